@@ -1,0 +1,36 @@
+"""The harness: both sides are given the same, and every quantity gets a verdict.
+
+Importing this does not import torch; the names below do when they are first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compare.cases import CASES, Case, Network
+    from compare.errors import BadInput
+    from compare.harness import run
+    from compare.report import Report
+
+__version__ = "0.1.0"
+__all__ = ["CASES", "BadInput", "Case", "Network", "Report", "run"]
+
+_HOMES = {
+    "CASES": "cases",
+    "Case": "cases",
+    "Network": "cases",
+    "BadInput": "errors",
+    "run": "harness",
+    "Report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compare' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

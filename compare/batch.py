@@ -1,0 +1,51 @@
+"""How many steps autograd may judge in one batch without changing a bit.
+
+The result of an elementwise operation depends on where in a tensor an element stands: what does
+not fill a whole vector goes through scalar code, whose exp has other last bits. And a matrix
+product's bits depend on the kernel that its size selects. Both were measured, see tests.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from compare.cases import Network
+
+# On the CPU torch multiplies a batch of matrices by its own loop while rows * inner * columns
+# stays below this (aten/src/ATen/native/LinearAlgebra.cpp); each product's bits then do not depend
+# on how many stand beside it. From there on MKL does it, and they do.
+OWN_LOOP = 400
+# From this many elements on an elementwise operation goes to several threads, each with a tail of
+# its own (at::internal::GRAIN_SIZE).
+GRAIN = 32_768
+# What the widest unrolled vector loop takes at once: two AVX-512 registers.
+VECTOR_BYTES = 128
+
+
+def plan(
+    network: Network, *, rows: int, population: int, dtype: torch.dtype, device: torch.device
+) -> tuple[int, int]:
+    """Return how many steps to judge in one batch, and the multiple that fills whole vectors.
+
+    A batch holds at most GRAIN values of any one quantity, or one step of the population where
+    that is more; this, and not the number of steps, bounds the memory. (1, 1) is the plain path.
+    """
+    pairs = list(pairwise(network.sizes))
+    if device.type != "cpu" or max(rows * i * o for i, o in pairs) >= OWN_LOOP:
+        return 1, 1
+    values = [count for i, o in pairs for count in (rows * o, i * o)]
+    steps = GRAIN // (population * max(rows * network.sizes[0], *values))
+    if steps < 2:
+        return 1, 1
+    lanes = VECTOR_BYTES // dtype.itemsize
+    return steps, lanes // math.gcd(lanes, *values)
+
+
+def fill(tensor: Tensor, multiple: int) -> Tensor:
+    """Return `tensor` (networks, ...) with its last one repeated up to the next multiple."""
+    missing = -len(tensor) % multiple
+    if not missing:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])

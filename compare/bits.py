@@ -1,0 +1,106 @@
+"""Are two tensors the same bits, and if not, how far apart and where?
+
+The lowest room of the house: imports torch and numpy, nothing of the project.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+
+
+def as_integers(values: Tensor) -> Tensor:
+    """Return the bits of `values` as integers of its width, in its shape."""
+    if not values.dtype.is_floating_point:
+        return values
+    return values.contiguous().view(_INTEGERS[values.dtype.itemsize])
+
+
+def on_the_line(values: Tensor) -> Tensor:
+    """Return int64 that count up by one from each float to the next, -0.0 just below +0.0."""
+    bits = as_integers(values).to(torch.int64)
+    magnitude = torch.iinfo(as_integers(values).dtype).max  # all bits but the sign
+    return torch.where(bits < 0, -(bits & magnitude) - 1, bits)
+
+
+def ulps(one: Tensor, other: Tensor) -> Tensor:
+    """Return how many floats lie between, elementwise, as the bits of an unsigned 64-bit integer.
+
+    Two float64 of opposite sign can be more than 2**63 apart; the subtraction then wraps to just
+    those unsigned bits. Neighbours are 1 apart, -0.0 and +0.0 too.
+    """
+    a, b = on_the_line(one), on_the_line(other)
+    return torch.maximum(a, b) - torch.minimum(a, b)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The element that is furthest apart, or the first NaN: where it is and both its values."""
+
+    index: tuple[int, ...]
+    manual: float
+    autograd: float
+    ulp: int  # 0 where one of the two is NaN: a NaN is at no distance
+
+    @property
+    def nan(self) -> bool:
+        """Whether either value is NaN."""
+        return math.isnan(self.manual) or math.isnan(self.autograd)
+
+    def outranks(self, ulp: int, *, nan: bool) -> bool:
+        """Whether this is worse than an element `ulp` apart, or than one that is NaN."""
+        return not nan and (self.nan or self.ulp > ulp)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an elementwise comparison of two tensors of one shape and dtype found."""
+
+    total: int
+    equal: int
+    nans: int = 0
+    max_ulp: int = 0
+    worst: Worst | None = None  # None when all is equal and nothing is NaN
+    first: int = 0  # the first index in the leading dimension with an unequal element
+
+
+def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
+    """Compare two tensors of one shape and dtype bit for bit.
+
+    An element that is NaN on either side counts as unequal, also where both have the same NaN:
+    a NaN shows nothing.
+    """
+    total = manual.numel()
+    differ = as_integers(manual) != as_integers(autograd)
+    nan = manual.isnan() | autograd.isnan()
+    unequal = differ | nan
+    count = int(unequal.sum())
+    if not count:
+        return Difference(total=total, equal=total)
+    distance = torch.where(nan, 0, ulps(manual, autograd))
+    order = distance ^ torch.iinfo(torch.int64).min  # unsigned order: flip the top bit
+    worst_order = torch.where(nan, torch.iinfo(torch.int64).max, order)
+    index = _unravel(int(worst_order.argmax()), manual.shape)
+    worst = Worst(index, float(manual[index]), float(autograd[index]), _unsigned(distance[index]))
+    return Difference(
+        total=total,
+        equal=total - count,
+        nans=int(nan.sum()),
+        max_ulp=_unsigned(distance.flatten()[order.argmax()]),
+        worst=worst,
+        first=_unravel(int(unequal.to(torch.uint8).argmax()), (*manual.shape, 1))[0],
+    )
+
+
+def _unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of the element `at` of a contiguous tensor of `shape`."""
+    return tuple(int(i) for i in np.unravel_index(at, tuple(shape)))
+
+
+def _unsigned(value: Tensor) -> int:
+    return int(value) % 2**64

@@ -1,0 +1,263 @@
+"""The command line: reads the arguments, runs, prints. Exit codes are in `main`."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from compare.cases import CASES, find
+from compare.errors import BadInput
+
+if TYPE_CHECKING:
+    from compare.board import RunFolder
+    from compare.harness import Chunk
+    from compare.report import Report
+
+EXAMPLES = """\
+examples:
+  python -m compare                                 the blog's 3-layer network, all 60,000 steps
+  python -m compare run two_layer --dtype float32   Part 1 of the blog in single precision
+  python -m compare run deep --population 8         eight networks at once, seeds 1 to 8
+  python -m compare run three_layer --json -        the result as JSON on standard output
+  python -m compare --list                          every case and what it promises
+  tensorboard --logdir runs                         look at the curves of all runs
+
+exit codes:
+  0  the demand is met    1  it is not    2  bad usage or bad input
+  3  a fault of this program              130  stopped by Ctrl-C
+"""
+_ERROR_EVERY = 10_000  # steps between the blog's "Error:" lines
+_FEW_ROWS = 8  # an output of at most this many rows is shown after training
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (python -m compare --help shows examples)")
+
+
+class _Console(Console):
+    """Falls silent when its reader has gone (`| head`); the run itself goes on to its end."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m compare",
+        description="Train by hand and by autograd side by side, and compare every bit.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    run = commands.add_parser(
+        "run",
+        help="run a case (the default command)",
+        description="Run a case: train by hand, judge every step by autograd, report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "case", nargs="?", default="three_layer", metavar="CASE",
+        help="one of --list (default: three_layer)",
+    )  # fmt: skip
+    run.add_argument(
+        "--steps", type=_whole, metavar="N", help="training steps (default: the case's)"
+    )
+    run.add_argument(
+        "--dtype",
+        default="float64",
+        metavar="T",
+        help="float64 (default), float32, float16, bfloat16",
+    )
+    run.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    run.add_argument(
+        "--seed", type=_whole, default=1, metavar="S", help="numpy's seed (default: 1)"
+    )
+    run.add_argument(
+        "--population", type=_whole, default=1, metavar="P",
+        help="networks side by side, with the seeds S, S+1, ... (default: 1)",
+    )  # fmt: skip
+    run.add_argument(
+        "--demand", choices=("exact", "rounding"),
+        help="what exit code 0 asks for (default: what the case promises)",
+    )  # fmt: skip
+    run.add_argument(
+        "--log-dir", type=Path, default=Path("runs"), metavar="DIR",
+        help="where the TensorBoard run folder goes (default: runs)",
+    )  # fmt: skip
+    run.add_argument("--no-board", action="store_true", help="write no run folder")
+    run.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    run.add_argument("--quiet", action="store_true", help="print the verdict only")
+    return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what `argv` asks for and return the exit code.
+
+    0 the demand is met, 1 it is not, 2 bad usage or input, 3 a fault of the program, 130 Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--list")):
+        words.insert(0, "run")
+    try:
+        args = _parser().parse_args(words)
+        return _list() if args.list else _run(args)
+    except BadInput as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("compare: stopped before the first step was checked", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print("compare: this is a fault of the program, not of your input", file=sys.stderr)
+        return 3
+
+
+def _list() -> int:
+    console = _Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("case", no_wrap=True)
+    table.add_column("promises", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("shows")
+    for case in CASES.values():
+        table.add_row(case.name, case.promises, f"{case.steps:,}", case.shows)
+    console.print(table)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    case = find(args.case)
+    steps = case.steps if args.steps is None else args.steps
+    on_stdout = args.json == "-"
+    if args.json and not on_stdout:
+        _check_can_hold(Path(args.json))
+    console = _Console(stderr=on_stdout, highlight=False)
+
+    from compare.harness import Run  # torch comes in here, not for --help or --list
+
+    run = Run(
+        case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
+        population=args.population,
+    )  # fmt: skip
+    folder = None if args.no_board else _folder(args.log_dir, case.name, steps)
+    try:
+        with _Progress(console, steps, quiet=args.quiet) as progress:
+            report = run.train([progress] if folder is None else [folder, progress])
+    except BaseException:
+        if folder:
+            folder.discard()
+        raise
+    if folder:
+        folder.finish(report)
+
+    demand = args.demand or case.demand
+    met = report.meets(demand)
+    console.print(report.headline() if args.quiet else report)
+    if not args.quiet:
+        _closing(console, report, folder)
+    if args.json:
+        _save_json(report, args.json)
+    if folder and folder.failed:
+        raise BadInput(folder.failed)
+    if report.interrupted:
+        return 130
+    return 0 if met else 1
+
+
+def _check_can_hold(path: Path) -> None:
+    """Raise BadInput, before anything runs, for a JSON file that could not be written after."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--json {path}: no file can be written there, name another place")
+
+
+def _folder(log_dir: Path, case: str, steps: int) -> "RunFolder":
+    """Make the run folder; tensorboard comes in only here."""
+    from compare.board import RunFolder
+
+    return RunFolder(log_dir, case, steps)
+
+
+class _Progress:
+    """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
+
+    def __init__(self, console: Console, steps: int, *, quiet: bool) -> None:
+        self.console = console
+        self.quiet = quiet
+        self.bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=steps, speed="")
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, chunk: "Chunk") -> None:
+        """Move the bar, and print each step's error that the blog prints."""
+        for k in range(-chunk.start % _ERROR_EVERY, chunk.steps, _ERROR_EVERY):
+            if not self.quiet:
+                self.console.print(f"Error:{float(chunk.error['manual'][k]):.12g}")
+        speed = self.bar.tasks[0].speed
+        self.bar.update(
+            self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
+        )
+
+
+def _closing(console: Console, report: "Report", folder: "RunFolder | None") -> None:
+    """Print what else is worth knowing: the output, the free run, the time, where to look."""
+    if 0 < len(report.output) <= _FEW_ROWS:
+        rows = "  ".join(" ".join(f"{value:.8f}" for value in row) for row in report.output)
+        console.print(f"  output after training  {rows}")
+    if report.steps > 1:
+        gap = (
+            "the same bits"
+            if not report.free_gap
+            else f"weights at most {report.free_gap:.3g} apart"
+        )
+        console.print(f"  autograd on its own, {report.steps:,} steps from the same start: {gap}")
+    speed = report.steps / report.seconds
+    console.print(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
+    if folder and not folder.failed:
+        console.print(f"  curves: tensorboard --logdir {folder.path.parent}   ({folder.path.name})")
+
+
+def _save_json(report: "Report", name: str) -> None:
+    """Write the report as JSON to standard output or a file."""
+    if name == "-":
+        _Console(highlight=False).out(report.to_json(), end="")
+    else:
+        from compare.report import save_text
+
+        save_text(Path(name), report.to_json())

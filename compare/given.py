@@ -1,0 +1,119 @@
+"""What both sides are given: the data and the first weights, drawn once, as tensors.
+
+Chance is data: the weights are drawn here, as the blog draws them, and nowhere else.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compare.cases import Case, Rows
+from compare.errors import BadInput, unknown
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+SEEDS = 2**32  # numpy's range
+
+
+@dataclass(frozen=True)
+class Given:
+    """X (P, B, I), y (P, B, O) and the first weights syn<n> (P, sizes[n], sizes[n+1])."""
+
+    X: Tensor
+    y: Tensor
+    weights: dict[str, Tensor]
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Return the dtype called `name`; raises BadInput with the nearest names."""
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device called `name` (cpu, cuda, cuda:N); raises BadInput if it is not here."""
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise BadInput(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
+    if kind == "cuda":
+        found = torch.cuda.device_count()
+        if not torch.cuda.is_available() or found == 0:
+            raise BadInput(f"device {name!r}: torch sees no CUDA device here, use --device cpu")
+        if int(index or 0) >= found:
+            raise BadInput(
+                f"device {name!r}: there are {found} here, use cuda:0 to cuda:{found - 1}"
+            )
+    return torch.device(name)
+
+
+def draw(
+    case: Case, *, seed: int, population: int, dtype: torch.dtype, device: torch.device
+) -> Given:
+    """Draw what a population of networks with the seeds seed, seed + 1, ... is given.
+
+    Raises BadInput for a seed, a population, sizes or values that cannot be used.
+    """
+    if population < 1:
+        raise BadInput(f"population {population}: a run needs at least 1 network")
+    if not 0 <= seed <= SEEDS - population:
+        last = "" if population == 1 else f" (the last network's is seed + {population - 1})"
+        raise BadInput(f"seed {seed}: numpy takes 0 to {SEEDS - 1}{last}")
+    sizes = case.network.sizes
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise BadInput(f"sizes {sizes}: give at least two layers, each of at least 1")
+    X, y = _table("X", case.X), _table("y", case.y)
+    for what, table, layer in (("X", X, sizes[0]), ("y", y, sizes[-1])):
+        if table.shape[1] != layer:
+            raise BadInput(
+                f"sizes {sizes}: {what} has {table.shape[1]} columns and its layer has {layer}"
+            )
+    if len(X) != len(y):
+        raise BadInput(f"X has {len(X)} rows and y has {len(y)}: give one y for each X")
+
+    draws = [_blog_weights(sizes, seed + p) for p in range(population)]
+    weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+    tensors = {
+        name: torch.tensor(array, dtype=dtype, device=device)
+        for name, array in {"X": X, "y": y, **weights}.items()
+    }
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor)
+    return Given(
+        X=tensors.pop("X").expand(population, -1, -1).contiguous(),
+        y=tensors.pop("y").expand(population, -1, -1).contiguous(),
+        weights=tensors,
+    )
+
+
+def _blog_weights(sizes: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+    """Draw uniform weights in [-1, 1), syn0 first, from numpy's legacy stream as the blog does."""
+    chance = np.random.RandomState(seed)
+    shapes = enumerate(pairwise(sizes))
+    return {f"syn{n}": 2 * chance.random_sample(shape) - 1 for n, shape in shapes}
+
+
+def _table(name: str, rows: Rows) -> np.ndarray:
+    """Return `rows` as a (B, columns) array; raises BadInput if they are not all of one length."""
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise BadInput(f"{name} has rows of {lengths} values: give rows of one length, at least 1")
+    return np.array(rows, dtype=np.float64)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Raise BadInput at the first NaN or infinity in `tensor`, with its place."""
+    if (bad := (~tensor.isfinite()).nonzero()).numel():
+        place = tuple(bad[0].tolist())
+        value = tensor[place].item()
+        raise BadInput(
+            f"{name}{list(place)} is {value} in {str(tensor.dtype).removeprefix('torch.')}: "
+            "give finite numbers that the dtype can hold"
+        )

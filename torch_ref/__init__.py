@@ -1,0 +1,5 @@
+"""The same networks as ordinary PyTorch: nn.Module, a loss, backward() and torch.optim."""
+
+from torch_ref.network import Network, Trainer
+
+__all__ = ["Network", "Trainer"]
