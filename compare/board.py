@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -111,6 +112,9 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder: nothing half written stays."""
+        for file in self.files.values():
+            with suppress(OSError):  # closing flushes, and the disk may be full
+                file.close()
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -34,7 +34,7 @@ class Case:
     y: Rows
     steps: int
     by_hand: str  # a module of manual/ that has a `step`
-    grouping: str | None = "autograd"  # the by-hand side's own choice; None: it has none
+    grouping: str | None = "left_to_right"  # the by-hand side's own choice; None: it has none
     promises: str = "EXACT"
     unnamed: tuple[str, ...] = ()  # quantities that the by-hand listing has no name for
 

@@ -55,6 +55,7 @@ class _Console(Console):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m compare",
+        allow_abbrev=False,
         description="Train by hand and by autograd side by side, and compare every bit.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     run = commands.add_parser(
         "run",
+        allow_abbrev=False,
         help="run a case (the default command)",
         description="Run a case: train by hand, judge every step by autograd, report.",
         epilog=EXAMPLES,
@@ -102,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
     )
     run.add_argument("--quiet", action="store_true", help="print the verdict only")
+    commands.add_parser(
+        "bench",
+        help="time a checked step against plain autograd with SGD",
+        description="Time the by-hand step, the checked step and autograd's, side by side.",
+    )
     return parser
 
 
@@ -122,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "run")
     try:
         args = _parser().parse_args(words)
-        return _list() if args.list else _run(args)
+        if args.list:
+            return _list()
+        return _bench() if args.command == "bench" else _run(args)
     except BadInput as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
@@ -146,6 +155,12 @@ def _list() -> int:
         table.add_row(case.name, case.promises, f"{case.steps:,}", case.shows)
     console.print(table)
     return 0
+
+
+def _bench() -> int:
+    from compare.bench import bench
+
+    return bench(_Console(highlight=False))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-def delta_as_autograd(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the blog's letter
-    """Return (error * (1 - l)) * l, grouped as torch's own kernel groups it: the same bits.
+def delta_left_to_right(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the blog's letter
+    """Return (error * (1 - l)) * l, grouped as torch's own kernel does: the same bits.
 
     `error` and `l` have one shape. On the CPU that kernel takes bfloat16 to float32 and rounds
     once at the end, so this does too; float16 it rounds at every operation.
@@ -33,6 +33,6 @@ def delta_as_blog(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the blog'
 
 #: How `l_delta = error * slope` is grouped, by name.
 GROUPINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "autograd": delta_as_autograd,
+    "left_to_right": delta_left_to_right,
     "blog": delta_as_blog,
 }

@@ -1,0 +1,1 @@
+"""The tests mirror the files; tests of claims stand beside them."""

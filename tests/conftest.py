@@ -1,0 +1,65 @@
+"""What several tests need: finished runs that are long, and the planting of bugs."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare.cases import CASES, Case
+from compare.harness import Chunk, Run, Step, by_hand
+from compare.report import Report
+
+Curves = dict[str, dict[int, float]]
+Plant = Callable[[dict[str, Tensor]], None]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set torch's number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def three_layer() -> tuple[Report, Curves]:
+    """The default run, and the mean absolute error of both sides at every step."""
+    return run_with_curves(CASES["three_layer"])
+
+
+def run_with_curves(case: Case) -> tuple[Report, Curves]:
+    """Run `case` whole; return its report and each side's error by step."""
+    curves: Curves = {"manual": {}, "autograd": {}}
+
+    def watch(chunk: Chunk) -> None:
+        for side, errors in chunk.error.items():
+            curves[side].update(enumerate(errors.tolist(), start=chunk.start))
+
+    return Run(case).train([watch]), curves
+
+
+def planted(case: Case, plant: Plant, *, at: int) -> Step:
+    """Return the case's by-hand step with `plant` done to its values at step `at` alone."""
+    step = by_hand(case)
+    calls = iter(range(-1, 1_000_000_000))  # the first call only asks for names and shapes
+
+    def wrong(**given: Tensor) -> dict[str, Tensor]:
+        values = step(**given)
+        if next(calls) == at:
+            plant(values)
+        return values
+
+    return wrong
+
+
+def one_ulp(name: str, *index: int) -> Plant:
+    """Return a plant that moves one element of `name` to the next float above."""
+
+    def plant(values: dict[str, Tensor]) -> None:
+        values[name] = values[name].clone()
+        values[name][index] = torch.nextafter(
+            values[name][index], torch.tensor(torch.inf).to(values[name])
+        )
+
+    return plant

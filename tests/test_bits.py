@@ -1,0 +1,84 @@
+"""Bits, ulps and the worst place."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compare.bits import compare_bits, ulps
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neighbours_are_one_ulp_apart(dtype: torch.dtype) -> None:
+    """From the least subnormal to the largest float, also across a power of two and zero."""
+    tiny = torch.finfo(dtype).smallest_normal
+    values = torch.tensor([0.0, tiny, 1.0, 2.0, -1.0, -tiny, 255.0], dtype=dtype)
+    above = torch.nextafter(values, torch.full_like(values, math.inf))
+    assert ulps(values, above).tolist() == [1] * len(values)
+
+
+def test_zeros_of_other_sign_are_one_ulp_apart() -> None:
+    assert ulps(torch.tensor([0.0]), torch.tensor([-0.0])).item() == 1
+
+
+@given(finite, finite)
+def test_distance_agrees_with_counting(a: float, b: float) -> None:
+    """Against Python's unbounded integers on the raw bits, for any two float64."""
+
+    def line(x: float) -> int:
+        bits = int(np.float64(x).view(np.int64))
+        return bits if bits >= 0 else -(bits + 2**63) - 1
+
+    expected = abs(line(a) - line(b))
+    one, other = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    assert ulps(one, other).item() % 2**64 == expected
+    found = compare_bits(one, other)
+    assert found.max_ulp == expected
+    assert (found.equal == 1) == (expected == 0)
+
+
+def test_the_furthest_of_opposite_signs_wins() -> None:
+    """A distance over 2**63 is larger than one below it, though its int64 is negative."""
+    big = torch.finfo(torch.float64).max
+    manual = torch.tensor([1.0, big, 3.0], dtype=torch.float64)
+    autograd = torch.tensor([2.0, -big, 3.0], dtype=torch.float64)
+    found = compare_bits(manual, autograd)
+    assert found.worst is not None
+    assert found.worst.index == (1,)
+    assert found.max_ulp > 2**63
+    assert (found.equal, found.total, found.first) == (1, 3, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_minus_zero_is_not_zero(dtype: torch.dtype) -> None:
+    found = compare_bits(torch.zeros(2, 3, dtype=dtype), -torch.zeros(2, 3, dtype=dtype))
+    assert (found.equal, found.max_ulp) == (0, 1)
+
+
+def test_nan_on_both_sides_is_unequal_and_comes_first() -> None:
+    """The same NaN, bit for bit, shows nothing; it outranks any distance."""
+    manual = torch.tensor([[1.0, 2.0], [math.nan, 4.0]])
+    autograd = torch.tensor([[9.0, 2.0], [math.nan, 4.0]])
+    found = compare_bits(manual, autograd)
+    assert (found.equal, found.nans) == (2, 1)
+    assert found.worst is not None
+    assert found.worst.index == (1, 0)
+    assert found.worst.nan
+    assert found.max_ulp == ulps(torch.tensor(1.0), torch.tensor(9.0)).item()
+
+
+def test_infinities_are_values() -> None:
+    inf = torch.tensor([math.inf, -math.inf])
+    assert compare_bits(inf, inf.clone()).equal == 2
+    assert compare_bits(inf, -inf).equal == 0
+
+
+def test_a_transposed_view_is_compared_by_place() -> None:
+    values = torch.arange(6.0).reshape(2, 3)
+    assert compare_bits(values.mT, values.mT.contiguous()).equal == 6

@@ -1,0 +1,26 @@
+"""On a CUDA device: the same verdicts. Skipped, and said so, where there is none."""
+
+import pytest
+import torch
+
+from compare.cases import CASES
+from compare.given import DTYPES
+from compare.harness import run
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.promises == "EXACT"])
+def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
+    report = run(CASES[name], steps=300, dtype=dtype, device="cuda")
+    assert report.verdict == "EXACT", str(report)
+    assert report.environment["gpu"]
+
+
+def test_a_population() -> None:
+    report = run(CASES["deep"], steps=50, device="cuda:0", population=33)
+    assert report.verdict == "EXACT", str(report)

@@ -1,0 +1,256 @@
+"""The harness: every bit of every step, and that it can fail."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compare.batch import plan
+from compare.cases import CASES, Case, Network
+from compare.errors import BadInput
+from compare.given import DTYPES
+from compare.harness import Run, run
+from compare.report import Report
+from tests.conftest import Plant, one_ulp, planted
+
+EXACT_CASES = [name for name, case in CASES.items() if case.promises == "EXACT"]
+THREE_LAYER = CASES["three_layer"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", EXACT_CASES)
+def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
+    """Over the whole run of each case, in each dtype."""
+    report = run(CASES[name], dtype=dtype)
+    assert report.verdict == "EXACT", str(report)
+    assert report.steps == CASES[name].steps
+    assert report.free_gap == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_sizes(
+    dtype: str, count: int, threads: Callable[[int], None], data: st.DataObject
+) -> None:
+    """Rows, inputs, hidden and outputs all different, one and two threads."""
+    numbers = st.lists(st.integers(1, 14), min_size=3, max_size=6, unique=True)
+    rows, *sizes = data.draw(numbers)
+    threads(count)
+    report = run(_case(rows, tuple(sizes), alpha=0.3), steps=20, dtype=dtype)
+    assert report.verdict == "EXACT", str(report)
+
+
+@pytest.mark.parametrize("population", [1, 3, 16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int) -> None:
+    """Verdicts, counts, worst places, curves' last values: the same but for the time."""
+    settings = {"steps": 150, "dtype": dtype, "population": population}
+    fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, chunk=1)
+    assert _timeless(fast) == _timeless(plain)
+
+
+def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """9x13 by 13x11 goes to MKL, whose bits depend on the batch: the plain path then decides."""
+    case = _case(9, (13, 11, 3), alpha=1.0)
+    cpu = torch.device("cpu")
+    assert plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu) == (1, 1)
+    monkeypatch.setattr("compare.batch.OWN_LOOP", 10_000)
+    batch = Run(case, steps=40)
+    assert batch.chunk > 1
+    report = batch.train()
+    assert report.verdict == "EXACT", str(report)
+    # ... and the batch by itself would have raised a false alarm
+    monkeypatch.setattr(Run, "_same_alone", lambda *_: True)
+    assert run(case, steps=40).verdict != "EXACT"
+
+
+@pytest.mark.slow
+def test_one_ulp_at_one_step_of_60000_is_found() -> None:
+    """Its name, step, index and both values are reported, and nothing else."""
+    at = 41_237
+    step = planted(THREE_LAYER, one_ulp("l1_delta", 0, 2, 3), at=at)
+    report = run(THREE_LAYER, step=step)
+    assert report.steps == 60_000
+    odd = {q.name: q for q in report.quantities.values() if q.verdict != "EXACT"}
+    assert list(odd) == ["l1_delta"]
+    row = odd["l1_delta"]
+    assert (row.verdict, row.compared - row.equal, row.max_ulp) == ("UNDECIDED", 1, 1)
+    assert row.first_unequal == at
+    assert row.worst is not None
+    assert (row.worst.step, row.worst.seed, row.worst.index) == (at, 1, (2, 3))
+    assert row.worst.manual == math.nextafter(row.worst.autograd, math.inf)
+    assert f"l1_delta is the first unequal quantity, at step {at}" in str(report)
+    assert repr(row.worst.manual) in str(report)
+    assert repr(row.worst.autograd) in str(report)
+
+
+@pytest.mark.parametrize("population", [1, 5])
+@pytest.mark.parametrize(
+    "name", ["l0", "l1", "l2", "l2_error", "l2_delta", "l1_error", "l1_delta",
+             "syn1_update", "syn0_update", "syn0", "syn1"],
+)  # fmt: skip
+def test_one_ulp_in_any_quantity_is_found(name: str, population: int) -> None:
+    """Also in the weights, whose next steps then go on from where the by-hand side stands."""
+    network = population - 1
+    step = planted(THREE_LAYER, one_ulp(name, network, 1, 0), at=70)
+    report = run(THREE_LAYER, steps=100, population=population, step=step)
+    row = report.quantities[name]
+    assert (row.first_unequal, row.compared - row.equal) == (70, 1)
+    assert row.worst is not None
+    assert (row.worst.step, row.worst.seed, row.worst.index) == (70, 1 + network, (1, 0))
+    assert [q.name for q in report.quantities.values() if q.verdict != "EXACT"] == [name]
+
+
+def test_minus_zero_for_zero_is_found() -> None:
+    """With every weight's update exactly zero, only the sign of a zero differs."""
+    case = dataclasses.replace(THREE_LAYER, X=((0.0,) * 3,) * 4)
+
+    def plant(values: dict[str, Tensor]) -> None:
+        values["syn0_update"] = -values["syn0_update"]
+
+    report = run(case, steps=3, step=planted(case, plant, at=1))
+    assert run(case, steps=3).verdict == "EXACT"
+    row = report.quantities["syn0_update"]
+    assert (row.compared - row.equal, row.max_ulp, row.first_unequal) == (12, 1, 1)
+    assert row.worst is not None
+    assert {str(row.worst.manual), str(row.worst.autograd)} == {"0.0", "-0.0"}
+
+
+def test_nan_on_both_sides_is_wrong() -> None:
+    """The weights become NaN by hand, so autograd's next step is NaN too, bit for bit."""
+
+    def plant(values: dict[str, Tensor]) -> None:
+        values["syn1"] = torch.full_like(values["syn1"], math.nan)
+
+    report = run(THREE_LAYER, steps=3, step=planted(THREE_LAYER, plant, at=1))
+    assert report.verdict == "WRONG"
+    assert report.first_wrong == "l2"
+    row = report.quantities["l2"]
+    assert (row.first_unequal, row.nans) == (2, 4)
+    assert row.worst is not None
+    assert math.isnan(row.worst.manual)
+    assert math.isnan(row.worst.autograd)
+    assert "of them NaN" in str(report)
+
+
+def _drop(values: dict[str, Tensor]) -> None:
+    del values["l1_delta"]
+
+
+def _flatten(values: dict[str, Tensor]) -> None:
+    values["l1_delta"] = values["l1_delta"].flatten(-2)
+
+
+def _broadcastable(values: dict[str, Tensor]) -> None:
+    values["l1_delta"] = values["l1_delta"][:, :1]
+
+
+def _narrow(values: dict[str, Tensor]) -> None:
+    values["l1_delta"] = values["l1_delta"].float()
+
+
+def _extra(values: dict[str, Tensor]) -> None:
+    values["l7"] = values["l1"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "name", "problem"),
+    [
+        (_drop, "l1_delta", "missing by hand"),
+        (_extra, "l7", "missing on the autograd side"),
+        (_flatten, "l1_delta", "shape (4, 16) by hand, (4, 4, 4) on the autograd side"),
+        (_broadcastable, "l1_delta", "shape (4, 1, 4) by hand, (4, 4, 4) on the autograd side"),
+        (_narrow, "l1_delta", "dtype torch.float32 by hand, torch.float64 on the autograd side"),
+    ],
+)
+def test_a_missing_or_misshapen_quantity_is_wrong(plant: Plant, name: str, problem: str) -> None:
+    report = run(THREE_LAYER, steps=5, step=planted(THREE_LAYER, plant, at=-1))
+    assert (report.verdict, report.first_wrong) == ("WRONG", name)
+    assert report.quantities[name].problem == problem
+    assert f"{name}: {problem}" in str(report)
+
+
+def test_the_sides_share_no_storage() -> None:
+    """A by-hand side that scribbles over what it was given changes nothing on the other side."""
+
+    def scribble(**given: Tensor) -> dict[str, Tensor]:
+        values = {name: value.clone() for name, value in by_hand_of(**given).items()}
+        values["l0"] = given["X"].clone()
+        for name in ("syn0", "syn1"):
+            given[name].fill_(9.0)
+        return values
+
+    by_hand_of = planted(THREE_LAYER, lambda _values: None, at=-1)
+    report = run(THREE_LAYER, steps=1, step=scribble)
+    # the by-hand side spoiled its own first weights: autograd judged what it was given, before
+    assert report.quantities["l1"].verdict == "EXACT"
+
+
+def test_the_free_run_is_a_run_of_its_own() -> None:
+    """From the first difference on it never sees the by-hand weights again."""
+
+    def plant(values: dict[str, Tensor]) -> None:
+        values["syn0"] = values["syn0"] + 1.0
+
+    report = run(THREE_LAYER, steps=50, step=planted(THREE_LAYER, plant, at=49))
+    assert report.free_gap == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": (3, 5, 2)}, "y has 1 columns and its layer has 2"),
+        ({"sizes": (4, 5, 1)}, "X has 3 columns and its layer has 4"),
+        ({"sizes": (3,)}, "at least two layers"),
+        ({"sizes": (3, 0, 1)}, "each of at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit(change: dict[str, tuple[int, ...]], message: str) -> None:
+    case = dataclasses.replace(CASES["deep"], network=Network(**change))
+    with pytest.raises(BadInput, match=message):
+        Run(case)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "message"),
+    [
+        ({"X": ((0.0, math.nan, 1.0),) * 4}, "float64", r"X\[0, 1\] is nan in float64"),
+        ({"y": ((0.0,), (1.0,), (math.inf,), (0.0,))}, "float64", r"y\[2, 0\] is inf in float64"),
+        ({"X": ((0.0, 1.0, 7e4),) * 4}, "float16", r"X\[0, 2\] is inf in float16"),
+        ({"X": ((0.0, 1.0, 1.0),) * 3}, "float64", "X has 3 rows and y has 4"),
+        ({"X": ((0.0, 1.0, 1.0), (1.0,))}, "float64", "rows of one length"),
+    ],
+)
+def test_values_that_cannot_be_used(change: dict[str, object], dtype: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Run(dataclasses.replace(THREE_LAYER, **change), dtype=dtype)
+
+
+def _case(rows: int, sizes: tuple[int, ...], alpha: float) -> Case:
+    """Return a case with signed data, zeros among them."""
+    chance = torch.Generator().manual_seed(rows)
+    X = torch.randn(rows, sizes[0], generator=chance, dtype=torch.float64)
+    X[0, 0] = 0
+    y = torch.rand(rows, sizes[-1], generator=chance, dtype=torch.float64)
+    return Case("any", "", Network(sizes, alpha), _rows(X), _rows(y), steps=20, by_hand="network")
+
+
+def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in table.tolist())
+
+
+def _timeless(report: Report) -> dict[str, object]:
+    return {**report.to_dict(), "seconds": None}

@@ -1,0 +1,69 @@
+"""Every shell and Python block of the README runs as it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SETUP = ("python3 -m venv", "pip install")  # `.ci/run` runs these, in a fresh environment
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of the checkout's sources to run in."""
+    for name in ("manual", "torch_ref", "compare"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def run(words: list[str], cwd: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("sh") if not b.startswith(SETUP)])
+def test_shell_block(block: str, clone: Path) -> None:
+    run(["bash", "-euo", "pipefail", "-c", block], clone)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_block(block: str, clone: Path) -> None:
+    run([sys.executable, "-c", block], clone)
+
+
+def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
+    setup = [block.strip() for block in blocks("sh") if block.startswith(SETUP)]
+    assert setup == [
+        "python3 -m venv .venv && . .venv/bin/activate",
+        "pip install -e . && python -m compare",
+        "pip install -e '.[dev]' && python -m pytest",
+    ]
+    ci = (ROOT / ".ci/run").read_text()
+    assert "readme 'python -m pytest'" in ci
+    assert "readme 'python -m compare'" in ci
+
+
+def test_the_table_is_that_of_a_real_run(clone: Path) -> None:
+    """The first block, but for trailing blanks, is what the main command prints."""
+    printed = [line.rstrip() for line in run([sys.executable, "-m", "compare"], clone).splitlines()]
+    shown = blocks("")[0].splitlines()
+    assert shown == printed[: len(shown)]
