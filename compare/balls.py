@@ -1,0 +1,157 @@
+"""Numbers as balls: real numbers known to 50 digits and more, by FLINT's arb.
+
+A lifted tensor is a numpy array of `flint.arb`. Every operation returns balls that contain the
+exact result for every choice of numbers in the balls it was given.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flint
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[np.object_]]
+PRECISION = 200  # bits
+
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "exp": lambda x: x.exp(),
+    "expm1": lambda x: x.expm1(),
+    "log": lambda x: x.log(),
+    "log1p": lambda x: x.log1p(),
+    "sqrt": lambda x: x.sqrt(),
+    "rsqrt": lambda x: x.rsqrt(),
+    "reciprocal": lambda x: 1 / x,
+    "tanh": lambda x: x.tanh(),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "erf": lambda x: x.erf(),
+    "sin": lambda x: x.sin(),
+    "cos": lambda x: x.cos(),
+    "atan": lambda x: x.atan(),
+    "abs": abs,
+}
+
+
+class Balls:
+    """The arithmetic that a row of the table is written in, over arrays of balls."""
+
+    def exact(self, values: Tensor) -> Array:
+        """Return the values of a tensor as balls of radius zero."""
+        return _each(flint.arb, values.detach().double().cpu().numpy())
+
+    def constant(self, number: float, _dtype: torch.dtype) -> Array:
+        """Return a number written in the code.
+
+        One that binary holds in few bits (0.5, 3) is that number. Any other was rounded by who
+        wrote it (0.044715, 1e-5): it is a ball of half an ulp.
+        """
+        return np.asarray(written(number), dtype=object)
+
+    def written(self, values: Tensor) -> Array:
+        """Return a tensor made in the code from one number, as `constant` does."""
+        half_ulp = torch.finfo(values.dtype).eps / 2
+        return _each(lambda x: written(x, half_ulp), values.detach().double().cpu().numpy())
+
+    def function(self, name: str, x: Array) -> Array:
+        """Return an elementary function of each element."""
+        return _each(_FUNCTIONS[name], x)
+
+    def power(self, x: Array, exponent: float) -> Array:
+        """Return x**exponent; a whole exponent also for negative x."""
+        if float(exponent).is_integer():
+            return _each(lambda b: b ** int(exponent), x)
+        return _each(lambda b: b ** written(exponent), x)
+
+    def where(self, mask: Tensor, x: Array, y: Array) -> Array:
+        """Choose by a mask, which the float run decided."""
+        return np.where(mask.cpu().numpy(), x, y)
+
+    def maximum(self, x: Array, y: Array) -> Array:
+        """Return the larger of each pair."""
+        return np.frompyfunc(lambda a, b: a.max(b), 2, 1)(x, y)
+
+    def minimum(self, x: Array, y: Array) -> Array:
+        """Return the smaller of each pair."""
+        return np.frompyfunc(lambda a, b: a.min(b), 2, 1)(x, y)
+
+    def amax(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
+        """Return the largest along `dims`."""
+        largest = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+        out = x
+        for dim in sorted((d % x.ndim for d in dims), reverse=True):
+            out = largest.reduce(out, axis=dim, keepdims=keepdim)
+        return out
+
+    def sum(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
+        """Return the sum over `dims`, all where there are none."""
+        axes = tuple(d % x.ndim for d in dims) or tuple(range(x.ndim))
+        shape = [1 if d in axes else s for d, s in enumerate(x.shape)]
+        if not x.size:
+            total = self.exact(torch.zeros(shape))
+        else:
+            total = np.asarray(np.add.reduce(x, axis=axes, keepdims=True), dtype=object)
+        return total.reshape(shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes])
+
+    def running(self, x: Array, dim: int, product: bool) -> Array:
+        """Return the running sum, or the running product, along `dim`."""
+        return (np.multiply if product else np.add).accumulate(x, axis=dim)
+
+    def product(self, x: Array, dim: int) -> Array:
+        """Return the product along `dim`, which stays as a dimension of 1."""
+        return np.asarray(np.multiply.reduce(x, axis=dim, keepdims=True, initial=flint.arb(1)))
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        """Return the products of matrices in the last two dimensions; leading ones are equal."""
+        lead, (rows, inner, columns) = x.shape[:-2], (*x.shape[-2:], y.shape[-1])
+        out = np.empty((*lead, rows, columns), dtype=object)
+        for at in np.ndindex(*lead):
+            left = flint.arb_mat(rows, inner, x[at].ravel().tolist())
+            right = flint.arb_mat(inner, columns, y[at].ravel().tolist())
+            flat = np.empty(rows * columns, dtype=object)
+            flat[:] = (left * right).entries()
+            out[at] = flat.reshape(rows, columns)
+        return out
+
+    def take(self, x: Array, index: Tensor) -> Array:
+        """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
+        at = index.cpu().numpy()
+        flat = np.append(x.ravel(), flint.arb(0))
+        return np.asarray(flat[at], dtype=object)
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Return all elements in one row."""
+        return np.concatenate([part.ravel() for part in parts])
+
+    def scatter_add(self, x: Array, index: Tensor, values: Array) -> Array:
+        """Return x with `values` added at the flat `index`; -1 adds nowhere."""
+        flat = x.ravel().copy()
+        for at, value in zip(index.flatten().tolist(), values.ravel(), strict=True):
+            if at >= 0:
+                flat[at] = flat[at] + value
+        return flat.reshape(x.shape)
+
+    def rounded(self, x: Array) -> Array:
+        """Return x: a ball does not round to the dtype."""
+        return x
+
+    def shaped(self, x: Any, shape: Sequence[int]) -> Array:
+        """Return x as an array of that shape, repeated where it has to be."""
+        return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))
+
+
+def written(number: float, half_ulp: float = 2.0**-53) -> Any:
+    """Return the ball that a number in the code stands for, see `Balls.constant`."""
+    if number == 0 or number != number or abs(number) == float("inf"):
+        return flint.arb(number)
+    mantissa = abs(number)
+    while mantissa != int(mantissa) and mantissa < 2**30:
+        mantissa *= 2
+    if mantissa == int(mantissa) and (int(mantissa) & -int(mantissa)) * 2**24 > mantissa:
+        return flint.arb(number)
+    return flint.arb(number, abs(number) * half_ulp)
+
+
+def _each(function: Callable[[Any], Any], values: Any) -> Array:
+    """Apply to each element; the result is an array also where there is only one."""
+    return np.asarray(np.frompyfunc(function, 1, 1)(values), dtype=object)

@@ -1,0 +1,204 @@
+"""Runs a program twice at once: in floats as it stands, and lifted to balls or to bounds.
+
+Comparisons and choices of places (relu's mask, max's index) are those of the float run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flint
+import torch
+from torch import Tensor, fx
+
+from compare.balls import PRECISION, Balls
+from compare.bounds import Bounds
+from compare.operations import JOINS, MADE, MOVES, ROWS, join, move
+from compare.program import Program
+
+# Operations that take tensors of integers or booleans as places and masks, not as numbers.
+_TAKES_PLACES = MOVES | JOINS | {
+    "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for numbers that could not be lifted: the operation that has no row in the table."""
+
+    operation: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} is not in the table of operations; "
+            "to add it, give it a row in compare/operations.py"
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a named value is taken to be from there on, whatever was computed for it."""
+
+    floats: Tensor
+    lifted: Any
+
+
+class _Node:
+    """What a row may ask for besides numbers: its node's float run, and the arithmetic itself."""
+
+    def __init__(self, n: Balls | Bounds, name: str, overload: str, floats: list[Tensor], out: Any) -> None:
+        self.arithmetic = n
+        self.name, self.overload, self.floats, self.out = name, overload, floats, out
+        self.dtype = _first_float(out).dtype
+        self.numbers: dict[int, float] = {}
+        if isinstance(n, Bounds):
+            n.dtype = self.dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.arithmetic, name)
+
+    def number(self, value: float) -> Any:
+        """Return a number of the code as a constant that `scalar` still knows."""
+        constant = self.arithmetic.constant(value, self.dtype)
+        self.numbers[id(constant)] = value
+        return constant
+
+    def scalar(self, value: Any) -> Any:
+        """Return the Python number behind an argument, None for a tensor's numbers."""
+        return value if isinstance(value, int | float) else self.numbers.get(id(value))
+
+
+def lift(
+    program: Program,
+    n: Balls | Bounds,
+    inputs: Mapping[str, Tensor],
+    lifted: Mapping[str, Any] | None = None,
+    starts: Mapping[str, Start] | None = None,
+) -> dict[str, Any]:
+    """Return each named output, lifted, as computed before any start takes its place.
+
+    `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
+    A value that depends on an operation without a row is a `Missing`.
+    """
+    starts, lifted = starts or {}, lifted or {}
+    names: dict[fx.Node, list[str]] = {}
+    for name, node in program.outputs.items():
+        names.setdefault(node, []).append(name)
+    floats: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, Any] = {}
+    outputs: dict[str, Any] = {}
+    given = iter(program.inputs)
+    last = {source: node for node in program.graph.graph.nodes for source in node.all_input_nodes}
+    with torch.no_grad(), flint.ctx.workprec(PRECISION):
+        for node in program.graph.graph.nodes:
+            if node.op == "output":
+                break
+            if node.op == "placeholder":
+                name = next(given)
+                floats[node] = inputs[name]
+                values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
+            elif node.op == "get_attr":
+                floats[node] = getattr(program.graph, node.target)
+                values[node] = _made(n, floats[node])
+            else:
+                floats[node], values[node] = _call(n, node, floats, values)
+            for name in names.get(node, ()):
+                outputs[name] = values[node]
+            for name in names.get(node, ()):
+                if name in starts:
+                    floats[node] = starts[name].floats.reshape(floats[node].shape)
+                    values[node] = starts[name].lifted
+            for source in node.all_input_nodes:
+                if last[source] is node:
+                    del floats[source], values[source]
+    return outputs
+
+
+def _exact(n: Balls | Bounds, values: Tensor) -> Any:
+    return n.exact(values) if values.is_floating_point() else values
+
+
+def _made(n: Balls | Bounds, values: Tensor) -> Any:
+    """Return a tensor that the code made: one number is as someone wrote it, more are as is."""
+    if not values.is_floating_point():
+        return values
+    one = values.numel() and bool((values == values.flatten()[0]).all())
+    return n.written(values) if one else n.exact(values)
+
+
+def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
+    """Run one operation in floats and lifted."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), floats.__getitem__)
+    assert callable(node.target)
+    out = node.target(*args, **kwargs)
+    name, _, overload = getattr(node.target, "__name__", "").partition(".")
+    if name == "getitem":
+        source, index = node.args
+        whole = values[source]  # type: ignore[index]
+        return out, whole if isinstance(whole, Missing) else whole[index]
+    first = _first_float(out)
+    if first is None:
+        return out, out
+    operands = [values[source] for source in node.all_input_nodes]
+    if missing := next((value for value in operands if isinstance(value, Missing)), None):
+        return out, missing
+    if name in MADE:
+        return out, _made(n, out)
+    if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
+        return out, n.exact(out)  # integers as floats
+    if name not in ROWS and name not in MOVES and name not in JOINS:
+        return out, Missing(f"{node.target}")
+    if kwargs.get("rounding_mode"):
+        return out, Missing(f"{node.target} with rounding_mode")
+
+    tensors = [floats[source] for source in node.all_input_nodes]
+    row = _Node(n, name, overload, tensors, out)
+
+    def number(value: Any) -> Any:
+        if isinstance(value, float) and name not in MOVES:
+            return row.number(value)
+        return value
+
+    def operand(source: fx.Node) -> Any:
+        value = values[source]
+        if isinstance(value, Tensor):
+            return value.cpu() if name in _TAKES_PLACES else n.exact(value)
+        return value
+
+    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, _formula(node.kwargs)), number)
+    lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
+    try:
+        found = _row(row, node.target, name, lifted_args, lifted_kwargs)
+    except (NotImplementedError, TypeError, KeyError) as error:
+        return out, Missing(f"{node.target} ({error})")
+    if isinstance(out, Tensor):
+        return out, n.shaped(found, out.shape)
+    return out, found
+
+
+def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Apply the operation's row in the table."""
+    if name in ROWS:
+        return ROWS[name](row, *args, **kwargs)
+    if name in MOVES:
+        if isinstance(args[0], Tensor):
+            raise TypeError("moves integers into floats")
+        return move(row, target, *args, **kwargs)
+    if isinstance(args[0], list | tuple):  # cat, stack
+        return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))
+    parts, rest = args[:2], args[2:]  # the *_scatter family
+    return join(row, parts, lambda places: target(*places, *rest, **kwargs))
+
+
+_FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
+
+
+def _formula(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that say something about the numbers."""
+    return {name: value for name, value in kwargs.items() if name not in _FORM}
+
+
+def _first_float(out: Any) -> Any:
+    """Return the first tensor of floats in an operation's result, None if there is none."""
+    tensors = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
+    return next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)

@@ -1,0 +1,567 @@
+"""The table: what each ATen operation computes, written once for balls and for bounds.
+
+A row takes the arithmetic `n` (`Balls` or `Bounds`), then the operation's own arguments: tensors of
+floats as arrays of `n`, tensors of integers and booleans as torch tensors. To add an operation,
+write its formula with what `n` offers and put it into `ROWS` under its ATen name; if it only moves
+numbers to other places, its name in `MOVES` is enough.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+aten = torch.ops.aten
+
+#: Operations that only move numbers: they are done to a tensor of places instead.
+MOVES = {
+    "_reshape_alias", "_unsafe_view", "alias", "alias_copy", "as_strided",
+    "as_strided_copy", "clone", "contiguous", "detach", "detach_copy", "diagonal", "diagonal_copy",
+    "embedding", "expand", "expand_copy", "flip", "gather", "index", "index_select",
+    "lift_fresh_copy", "narrow", "narrow_copy", "permute", "permute_copy", "repeat", "reshape",
+    "roll", "rot90", "select", "select_copy", "slice", "slice_copy", "split", "split_copy",
+    "split_with_sizes", "split_with_sizes_copy", "squeeze", "squeeze_copy", "t", "t_copy", "take",
+    "transpose", "transpose_copy", "unbind", "unbind_copy", "unfold", "unfold_copy", "unsqueeze",
+    "unsqueeze_copy", "view", "view_copy",
+}  # fmt: skip
+
+#: Operations that put some tensors' numbers between those of others.
+JOINS = {
+    "cat", "stack", "diagonal_scatter", "select_scatter", "slice_scatter", "scatter",
+    "as_strided_scatter",
+}  # fmt: skip
+
+
+def _places(shape: Sequence[int], start: int = 0) -> Tensor:
+    """Return a tensor of that shape that holds each element's place in flat order."""
+    count = 1
+    for size in shape:
+        count *= size
+    return torch.arange(start, start + count).reshape(tuple(shape))
+
+
+def move(n: Any, operation: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the numbers of x where `operation` moves them."""
+    there = operation(_places(x.shape), *args, **kwargs)
+    if isinstance(there, Tensor):
+        return n.take(x, there)
+    return [n.take(x, places) for places in there]
+
+
+def join(n: Any, parts: Sequence[Any], call: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Return the numbers of all parts where `call` puts them."""
+    starts, places = 0, []
+    for part in parts:
+        places.append(_places(part.shape, starts))
+        starts += places[-1].numel()
+    return n.take(n.join(parts), call(places))
+
+
+def _scaled(x: Any, alpha: float | Any) -> Any:
+    return x if isinstance(alpha, int | float) and alpha == 1 else x * alpha
+
+
+def _add(n: Any, x: Any, y: Any, alpha: Any = 1) -> Any:
+    return x + _scaled(y, alpha)
+
+
+def _sub(n: Any, x: Any, y: Any, alpha: Any = 1) -> Any:
+    return x - _scaled(y, alpha)
+
+
+def _addmm(n: Any, c: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+    return _scaled(c, beta) + _scaled(n.matmul(a, b), alpha)
+
+
+def _relu(n: Any, x: Any) -> Any:
+    return n.maximum(x, x * 0)
+
+
+def _leaky_relu(n: Any, x: Any, slope: Any = 0.01) -> Any:
+    return n.maximum(x, x * 0) + n.minimum(x, x * 0) * slope
+
+
+def _elu(n: Any, x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
+    below = n.minimum(x, x * 0)
+    return (n.maximum(x, x * 0) + n.function("expm1", below * input_scale) * alpha) * scale
+
+
+def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
+    half = x * 0.5
+    if approximate == "none":
+        return half * (1 + n.function("erf", x * _root_half(n)))
+    inner = (x + x * x * x * n.constant(0.044715, n.dtype)) * n.constant(0.7978845608028654, n.dtype)
+    return half * (1 + n.function("tanh", inner))
+
+
+def _root_half(n: Any) -> Any:
+    return n.constant(0.7071067811865476, n.dtype)
+
+
+def _silu(n: Any, x: Any) -> Any:
+    return x * n.function("sigmoid", x)
+
+
+def _softplus(n: Any, x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
+    soft = n.function("log1p", n.function("exp", x * beta)) / beta
+    return n.where(n.floats[0] * float(n.scalar(beta)) > float(n.scalar(threshold)), x, soft)
+
+
+def _softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
+    e = n.function("exp", x - n.amax(x, [dim], True))
+    return e / n.sum(e, [dim], True)
+
+
+def _log_softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
+    shifted = x - n.amax(x, [dim], True)
+    return shifted - n.function("log", n.sum(n.function("exp", shifted), [dim], True))
+
+
+def _sum(n: Any, x: Any, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> Any:
+    return n.sum(x, _dims(dim), keepdim)
+
+
+def _mean(n: Any, x: Any, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> Any:
+    return n.sum(x, _dims(dim), keepdim) / _count(x, _dims(dim))
+
+
+def _dims(dim: Sequence[int] | int | None) -> list[int]:
+    return [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
+
+
+def _count(x: Any, dims: Sequence[int]) -> int:
+    count = 1
+    for d in dims or range(x.ndim):
+        count *= x.shape[d]
+    return count
+
+
+def _var(n: Any, x: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Any:
+    dims = _dims(dim)
+    middle = x - _mean(n, x, dims or list(range(x.ndim)), True)
+    freedom = _count(x, dims) - (1 if correction is None else n.scalar(correction))
+    return n.sum(middle * middle, dims, keepdim) / freedom
+
+
+def _amax(n: Any, x: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+    return n.amax(x, list(dim) or list(range(x.ndim)), keepdim)
+
+
+def _amin(n: Any, x: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+    return -_amax(n, -x, dim, keepdim)
+
+
+def _with_index(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """max.dim and min.dim: the places are those of the float run, ties as it chose."""
+    if dim is None:
+        return _extreme_of_all(n, x)
+    index = n.out[1]
+    if not x.ndim:
+        return x, index
+    kept = index if keepdim else index.unsqueeze(dim)
+    values = move(n, torch.gather, x, dim, kept)
+    return values if keepdim else move(n, torch.squeeze, values, dim), index
+
+
+def _extreme_of_all(n: Any, x: Any) -> Any:
+    """max() and min() without a dimension: the element that the float run found."""
+    flat = n.floats[0].flatten()
+    return n.take(x, (flat == n.out).int().argmax().cpu())
+
+
+def _sorted(n: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """sort and topk, in the order of the float run."""
+    numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
+    dim = kwargs.get("dim", numbers[-1] if numbers else -1) if n.name == "sort" else (
+        args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    )  # fmt: skip
+    return move(n, torch.gather, x, dim, n.out[1].cpu()), n.out[1]
+
+
+def _prod(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    if dim is None:
+        return move(n, torch.reshape, n.product(move(n, torch.flatten, x), 0), ())
+    kept = n.product(x, dim)
+    return kept if keepdim else move(n, torch.squeeze, kept, dim)
+
+
+def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A002
+    order, dims = float(n.scalar(ord)), _dims(dim)
+    size = n.function("abs", x)
+    if order == float("inf"):
+        return _amax(n, size, dims, keepdim)
+    if order == 1:
+        return n.sum(size, dims, keepdim)
+    if order == 2:
+        return n.function("sqrt", n.sum(x * x, dims, keepdim))
+    return n.power(n.sum(n.power(size, order), dims, keepdim), 1 / order)
+
+
+def _layer_norm(n: Any, x: Any, shape: Sequence[int], w: Any, b: Any, eps: Any) -> Any:
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    mean = _mean(n, x, dims, True)
+    rstd = n.function("rsqrt", _var(n, x, dims, 0, True) + eps)
+    out = x * rstd - mean * rstd  # as the kernel does: the mean is taken off after the scaling
+    out = out if w is None else out * w
+    return out if b is None else out + b, mean, rstd
+
+
+def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, momentum: Any, eps: Any) -> Any:  # fmt: skip  # noqa: E501
+    dims = [d for d in range(x.ndim) if d != 1]
+    along = [1, -1] + [1] * (x.ndim - 2)
+
+    def per_channel(v: Any) -> Any:
+        return move(n, torch.reshape, v, along)
+
+    if training:
+        saved = _mean(n, x, dims)
+        spread = _var(n, x, dims, 0)
+        rstd = n.function("rsqrt", spread + eps)
+    else:
+        saved, rstd = mean, n.function("rsqrt", var + eps)
+    scale = rstd if w is None else rstd * w
+    out = x * per_channel(scale) - per_channel(saved * scale)
+    out = out if b is None else out + per_channel(b)
+    if not training:
+        empty = n.exact(torch.zeros(0))
+        return out, empty, empty
+    if n.name == "_native_batch_norm_legit_functional":
+        count = _count(x, dims)
+        new_mean = saved * momentum + mean * (1 - momentum)
+        new_var = spread * count / (count - 1) * momentum + var * (1 - momentum)
+        return out, saved, rstd, new_mean, new_var
+    return out, saved, rstd
+
+
+def _batch_norm_no_stats(n: Any, x: Any, w: Any, b: Any, *args: Any) -> Any:
+    if n.overload == "no_stats":
+        _training, momentum, eps = args
+        return _batch_norm(n, x, w, b, None, None, True, momentum, eps)
+    return _batch_norm(n, x, w, b, *args)
+
+
+def _group_norm(n: Any, x: Any, w: Any, b: Any, N: int, C: int, HxW: int, group: int, eps: Any) -> Any:
+    shape = tuple(x.shape)
+    rows = move(n, torch.reshape, x, (N, group, C // group * HxW))
+    mean = _mean(n, rows, [2], True)
+    rstd = n.function("rsqrt", _var(n, rows, [2], 0, True) + eps)
+    out = move(n, torch.reshape, rows * rstd - mean * rstd, (N, C, HxW))
+    along = (1, C, 1)
+    out = out if w is None else out * move(n, torch.reshape, w, along)
+    out = out if b is None else out + move(n, torch.reshape, b, along)
+    flat = (N, group)
+    return (
+        move(n, torch.reshape, out, shape),
+        move(n, torch.reshape, mean, flat),
+        move(n, torch.reshape, rstd, flat),
+    )
+
+
+def _index_put(n: Any, x: Any, indices: Sequence[Tensor | None], values: Any, accumulate: bool = False) -> Any:  # fmt: skip  # noqa: E501
+    full = [slice(None) if i is None else i for i in _cpu(indices)]
+    there = _places(x.shape)[tuple(full)]
+    spread = move(n, torch.expand_copy, values, there.shape)
+    if accumulate:
+        return n.scatter_add(x, there, spread)
+    return join(n, [x, spread], lambda p: p[0].index_put(_cpu(indices), p[1]))
+
+
+def _cpu(indices: Sequence[Tensor | None]) -> list[Any]:
+    return [None if i is None else i.cpu() for i in indices]
+
+
+def _scatter_add(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
+    index = index.cpu()
+    part = move(n, lambda p: p[tuple(slice(s) for s in index.shape)], source)
+    return n.scatter_add(x, _places(x.shape).gather(dim, index), part)
+
+
+def _index_add(n: Any, x: Any, dim: int, index: Tensor, source: Any, alpha: Any = 1) -> Any:
+    there = _places(x.shape).index_select(dim, index.cpu())
+    return n.scatter_add(x, there, _scaled(source, alpha))
+
+
+def _scatter(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
+    index = index.cpu()
+    if not source.ndim:
+        source = n.shaped(source, index.shape)
+    return join(n, [x, source], lambda p: p[0].scatter(dim, index, p[1]))
+
+
+def _pad(n: Any, x: Any, pad: Sequence[int], value: Any = 0) -> Any:
+    inside = F.pad(_places(x.shape), list(pad), value=-1)
+    moved = n.take(x, inside)
+    if float(n.scalar(value)) == 0:
+        return moved
+    return n.where(inside >= 0, moved, n.shaped(value, inside.shape))
+
+
+def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip  # noqa: E501
+    """Return the places under each window: (N, C, *outputs, *kernel), -1 for padding."""
+    k = len(kernel)
+    places = F.pad(
+        _places(shape), [p for size in reversed(padding) for p in (size, size)], value=-1
+    )
+    for d in range(k):
+        dim = len(shape) - k + d
+        wide = places.unfold(dim, dilation[d] * (kernel[d] - 1) + 1, stride[d])
+        places = wide[..., :: dilation[d]]
+    return places
+
+
+def _convolution(n: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int) -> Any:  # fmt: skip  # noqa: E501
+    shape = tuple(n.out.shape)
+    if transposed:
+        out = _spread(n, x, w, shape, stride, padding, dilation, groups)
+    else:
+        columns = _columns(n, x, w.shape[2:], stride, padding, dilation, groups)
+        kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
+        rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
+        out = move(n, lambda p: _from_rows(p, shape), rows)
+    if b is None:
+        return out
+    return out + move(n, torch.reshape, b, [1, -1] + [1] * (len(shape) - 2))
+
+
+def _columns(n: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    """Return the windows of x as (groups, N * outputs, C / groups * kernel)."""
+    places = _windows(x.shape, kernel, stride, padding, dilation)
+    return n.take(x, _to_columns(places, len(kernel), groups))
+
+
+def _to_columns(places: Tensor, k: int, groups: int) -> Tensor:
+    N, C = places.shape[:2]
+    grouped = places.reshape(N, groups, C // groups, *places.shape[2:])
+    outputs = list(range(3, 3 + k))
+    order = [1, 0, *outputs, 2, *range(3 + k, 3 + 2 * k)]
+    rows = grouped.permute(order)
+    return rows.reshape(groups, N * _count(rows, range(2, 2 + k)), -1)
+
+
+def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return (groups, N * outputs, O / groups) as (N, O, *outputs)."""
+    groups, _, each = rows.shape
+    N, outputs = shape[0], tuple(shape[2:])
+    there = rows.reshape(groups, N, *outputs, each)
+    return there.permute(1, 0, there.ndim - 1, *range(2, 2 + len(outputs))).reshape(tuple(shape))
+
+
+def _to_rows(p: Tensor, groups: int) -> Tensor:
+    """Return (N, O, *outputs) as (groups, N * outputs, O / groups)."""
+    N, channels = p.shape[:2]
+    there = p.reshape(N, groups, channels // groups, -1).permute(1, 0, 3, 2)
+    return there.reshape(groups, -1, channels // groups)
+
+
+def _spread(n: Any, g: Any, w: Any, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> Any:  # fmt: skip  # noqa: E501
+    """Return the transpose of a convolution: each output's kernel added under its window."""
+    rows = move(n, _to_rows, g, groups)
+    kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1), w)
+    places = _windows(shape, w.shape[2:], stride, padding, dilation)
+    there = _to_columns(places, len(w.shape) - 2, groups)
+    return n.scatter_add(n.exact(torch.zeros(tuple(shape))), there, n.matmul(rows, kernels))
+
+
+def _convolution_backward(n: Any, g: Any, x: Any, w: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> Any:  # fmt: skip  # noqa: E501
+    """Return the gradients of input, weight and bias, each None where the mask leaves it out."""
+    k = len(w.shape) - 2
+    big, small = (g, x) if transposed else (x, g)
+    to_input = to_weight = to_bias = None
+    if mask[0] and transposed:
+        columns = _columns(n, g, w.shape[2:], stride, padding, dilation, groups)
+        kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
+        to_input = move(n, lambda p: _from_rows(p, tuple(x.shape)), n.matmul(columns, kernels))
+    elif mask[0]:
+        to_input = _spread(n, g, w, tuple(x.shape), stride, padding, dilation, groups)
+    if mask[1]:
+        columns = _columns(n, big, w.shape[2:], stride, padding, dilation, groups)
+        rows = move(n, lambda p: _to_rows(p, groups).mT, small)
+        to_weight = move(n, torch.reshape, n.matmul(rows, columns), tuple(w.shape))
+    if mask[2]:
+        to_bias = n.sum(g, [0, *range(2, 2 + k)], False)
+    return to_input, to_weight, to_bias
+
+
+def _pairs(value: Any, k: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * k if len(values) == 1 else values
+
+
+def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: int | None) -> tuple[Tensor, Tensor]:  # fmt: skip  # noqa: E501
+    """Return the places under each window, and what each window's sum is divided by."""
+    k = 2
+    kernel, padding = _pairs(kernel, k), _pairs(padding, k)
+    stride = _pairs(stride, k) if stride else kernel
+    ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
+    share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
+    places = _places(shape)
+    more = [(share.shape[d] - 1) * stride[d] + kernel[d] - shape[-2 + d] - padding[d] for d in (0, 1)]
+    places = F.pad(
+        places,
+        [padding[1], max(padding[1], more[1]), padding[0], max(padding[0], more[0])],
+        value=-1,
+    )
+    places = places.unfold(-2, kernel[0], stride[0]).unfold(-2, kernel[1], stride[1])
+    places = places[..., : share.shape[0], : share.shape[1], :, :].flatten(-2)
+    by = (places >= 0).sum(-1).double() / share
+    return places, by.round()
+
+
+def _avg_pool(n: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> Any:  # fmt: skip  # noqa: E501
+    places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+    return n.sum(n.take(x, places), [-1], False) / n.exact(by)
+
+
+def _avg_pool_backward(n: Any, g: Any, x: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: Any) -> Any:  # fmt: skip  # noqa: E501
+    places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+    share = move(n, torch.unsqueeze, g / n.exact(by), -1)
+    spread = move(n, torch.expand_copy, share, places.shape)
+    return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), places, spread)
+
+
+def _max_pool(n: Any, x: Any, *_args: Any, **_kwargs: Any) -> Any:
+    """Take the elements that the float run chose."""
+    index = n.out[1]
+    flat = move(n, torch.flatten, x, -2)
+    values = move(n, torch.gather, flat, -1, index.cpu().flatten(-2))
+    return move(n, torch.reshape, values, tuple(index.shape)), index
+
+
+def _max_pool_backward(n: Any, g: Any, x: Any, *args: Any) -> Any:
+    index = args[-1].cpu()
+    plane = _places(x.shape).flatten(-2)
+    there = plane.gather(-1, index.flatten(-2))
+    return n.scatter_add(
+        n.exact(torch.zeros(tuple(x.shape))), there, move(n, torch.flatten, g, -2)
+    )
+
+
+def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
+    """Change the dtype: a rounding where it gets narrower, and no other."""
+    return n.rounded(x) if n.dtype.itemsize < n.floats[0].dtype.itemsize or (
+        n.dtype != n.floats[0].dtype and n.dtype.itemsize == 2
+    ) else x  # fmt: skip
+
+
+def _pow(n: Any, x: Any, y: Any) -> Any:
+    exponent = n.scalar(y)
+    if exponent is not None:
+        return n.power(x, exponent)
+    logarithm = n.function("log", x)  # of a positive base; other bases are not lifted
+    return n.function("exp", y * logarithm)
+
+
+def _clamp(n: Any, x: Any, low: Any = None, high: Any = None) -> Any:
+    out = x if low is None else n.maximum(x, low)
+    return out if high is None else n.minimum(out, high)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    return lambda n, x: n.function(name, x)
+
+
+ROWS: dict[str, Callable[..., Any]] = {
+    # elementwise
+    "add": _add,
+    "sub": _sub,
+    "rsub": lambda n, x, y, alpha=1: y - _scaled(x, alpha),
+    "mul": lambda _n, x, y: x * y,
+    "div": lambda _n, x, y: x / y,
+    "neg": lambda _n, x: -x,
+    "square": lambda _n, x: x * x,
+    "pow": _pow,
+    "abs": _function("abs"),
+    "reciprocal": _function("reciprocal"),
+    "sqrt": _function("sqrt"),
+    "rsqrt": _function("rsqrt"),
+    "exp": _function("exp"),
+    "expm1": _function("expm1"),
+    "log": _function("log"),
+    "log1p": _function("log1p"),
+    "log2": lambda n, x: n.function("log", x) / n.function("log", x * 0 + 2),
+    "log10": lambda n, x: n.function("log", x) / n.function("log", x * 0 + 10),
+    "exp2": lambda n, x: n.function("exp", x * n.function("log", x * 0 + 2)),
+    "sigmoid": _function("sigmoid"),
+    "tanh": _function("tanh"),
+    "erf": _function("erf"),
+    # piecewise constant: the float run's own value
+    **dict.fromkeys(("sign", "sgn", "floor", "ceil", "round", "trunc"), lambda n, *_: n.exact(n.out)),
+    "erfc": lambda n, x: 1 - n.function("erf", x),
+    "sin": _function("sin"),
+    "cos": _function("cos"),
+    "atan": _function("atan"),
+    "addcmul": lambda n, c, x, y, value=1: c + _scaled(x * y, value),
+    "addcdiv": lambda n, c, x, y, value=1: c + _scaled(x / y, value),
+    "lerp": lambda n, x, y, w: x + w * (y - x),
+    # activations
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "gelu": _gelu,
+    "silu": _silu,
+    "softplus": _softplus,
+    "hardtanh": lambda n, x, low=-1, high=1: _clamp(n, x, low, high),
+    # choices
+    "where": lambda n, mask, x, y: n.where(mask, x, y),
+    "clamp": _clamp,
+    "clamp_min": lambda n, x, low: n.maximum(x, low),
+    "clamp_max": lambda n, x, high: n.minimum(x, high),
+    "maximum": lambda n, x, y: n.maximum(x, y),
+    "minimum": lambda n, x, y: n.minimum(x, y),
+    "max": _with_index,
+    "min": _with_index,
+    "amax": _amax,
+    "amin": _amin,
+    "sort": _sorted,
+    "topk": _sorted,
+    # products
+    "mm": lambda n, x, y: n.matmul(x, y),
+    "bmm": lambda n, x, y: n.matmul(x, y),
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "mv": lambda n, a, x: move(
+        n, torch.squeeze, n.matmul(a, move(n, torch.unsqueeze, x, 1)), 1
+    ),
+    "dot": lambda n, x, y: n.sum(x * y, [], False),
+    "convolution": _convolution,
+    "convolution_backward": _convolution_backward,
+    # sums
+    "sum": _sum,
+    "mean": _mean,
+    "var": _var,
+    "prod": _prod,
+    "cumsum": lambda n, x, dim: n.running(x, dim, product=False),
+    "cumprod": lambda n, x, dim: n.running(x, dim, product=True),
+    "linalg_vector_norm": _norm,
+    "_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    # normalisation
+    "native_layer_norm": _layer_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm_no_stats,
+    "_native_batch_norm_legit_functional": _batch_norm,
+    "native_group_norm": _group_norm,
+    # pooling
+    "avg_pool2d": _avg_pool,
+    "avg_pool2d_backward": _avg_pool_backward,
+    "max_pool2d_with_indices": _max_pool,
+    "max_pool2d_with_indices_backward": _max_pool_backward,
+    # places
+    "index_put": _index_put,
+    "scatter_add": _scatter_add,
+    "index_add": _index_add,
+    "scatter": _scatter,
+    "constant_pad_nd": _pad,
+    "copy": lambda n, x, y, *_: n.shaped(y, x.shape),
+    "_to_copy": _cast,
+}
+
+
+#: Operations that make a tensor; its numbers are those of the float run.
+MADE = {
+    "arange", "empty", "empty_like", "empty_permuted", "empty_strided", "eye", "full", "full_like",
+    "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "ones_like",
+    "scalar_tensor", "zeros", "zeros_like",
+}  # fmt: skip

@@ -1,0 +1,157 @@
+"""A function as an ATen program: what lifting and bounds run instead of the function itself.
+
+Source of the method: torch.fx's make_fx records the operations, torch.func.functionalize turns
+writes in place into values, and the core ATen decompositions keep the list of operations short.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from compare.bits import as_integers
+
+Values = dict[str, Any]
+Function = Callable[..., Mapping[str, Tensor | None]]
+
+# Operations that hand on their input's numbers in its shape: a name given to one of them is the
+# name of what stands before it.
+_SAME = {"alias", "clone", "detach", "detach_copy", "lift_fresh_copy", "alias_copy", "contiguous"}
+
+
+class Opaque(Exception):
+    """The function cannot be read as a program; the message says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function: its graph, the names of its inputs, the node behind each named output."""
+
+    graph: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, fx.Node]
+    fused: bool  # it calls attention, whose kernels may round to the inputs' dtype on the way
+
+    def ancestors(self) -> dict[str, set[str]]:
+        """Return, for each output, the other outputs that it is computed from."""
+        names: dict[fx.Node, set[str]] = {}
+        for name, node in self.outputs.items():
+            names.setdefault(node, set()).add(name)
+        above: dict[fx.Node, set[str]] = {}
+        for node in self.graph.graph.nodes:
+            found: set[str] = set()
+            for source in node.all_input_nodes:
+                found |= above[source] | names.get(source, set())
+            above[node] = found
+        return {name: above[node] - {name} for name, node in self.outputs.items()}
+
+
+def trace(function: Function, inputs: Values) -> Program:
+    """Read `function(**inputs)`, which returns named tensors, as a program.
+
+    Raises Opaque when it leaves torch's operations (numpy, `.data`, `.item()`), which shows when
+    the recorded program, run at other inputs, does not give the function's own bits.
+    """
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    fixed = {name: value for name, value in inputs.items() if name not in tensors}
+    names: list[str] = []
+
+    def positional(*values: Tensor) -> list[Tensor]:
+        found = function(**dict(zip(tensors, values, strict=True)), **fixed)
+        kept = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        names[:] = kept
+        return list(kept.values())
+
+    attention = _Attention()
+    with _readable(), attention:
+        try:
+            recorded = make_fx(positional)(*tensors.values())
+            _check_complete(recorded, positional, list(tensors.values()))
+            functional = make_fx(
+                torch.func.functionalize(recorded), decomposition_table=core_aten_decompositions()
+            )(*tensors.values())
+        except Opaque:
+            raise
+        except Exception as error:  # whatever tracing cannot follow
+            raise Opaque(_first_line(error)) from error
+    functional.graph.eliminate_dead_code()
+    (output,) = (node for node in functional.graph.nodes if node.op == "output")
+    roots = [_root(node) for node in output.args[0]]
+    outputs = dict(zip(names, roots, strict=True))
+    return Program(functional, tuple(tensors), outputs, attention.called)
+
+
+class _Attention(TorchFunctionMode):
+    """Notes whether scaled_dot_product_attention was called."""
+
+    called = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.called |= func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Have attention written out, not as one fused kernel; what is drawn is left undrawn."""
+    with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _check_complete(
+    recorded: fx.GraphModule, function: Callable[..., list[Tensor]], at: list[Tensor]
+) -> None:
+    """Raise Opaque unless the recording is the whole of what the function does.
+
+    It is if it gives the function's bits at other inputs. Where it does not (a backward pass of
+    torch's own may choose another way while it is recorded), it is if a second recording, made at
+    those other inputs, has the same operations and constants: then no number crept in unseen.
+    """
+    chance = torch.Generator().manual_seed(0)
+
+    def elsewhere(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64)
+        return (tensor.double() * (1 + noise.to(tensor.device) / 64)).to(tensor.dtype)
+
+    moved = [elsewhere(tensor) for tensor in at]
+    expected = function(*(tensor.clone() for tensor in moved))
+    actual = recorded(*(tensor.clone() for tensor in moved))
+    if all(_same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
+        return
+    again = make_fx(function)(*moved)
+    same_code = again.code == recorded.code
+    constants = dict(recorded.named_buffers()), dict(again.named_buffers())
+    if not (
+        same_code
+        and constants[0].keys() == constants[1].keys()
+        and all(_same_bits(value, constants[1][name]) for name, value in constants[0].items())
+    ):
+        raise Opaque(
+            "its recorded operations do not give its own numbers at other inputs: some of its "
+            "work happens outside torch's operations (numpy, .data, a kernel of its own)"
+        )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(as_integers(one.detach()), as_integers(other.detach()))
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """Return the node whose numbers `node` only hands on."""
+    while node.op == "call_function" and node.target.__name__.split(".")[0] in _SAME:  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
