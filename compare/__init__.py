@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compare.cases import CASES, Case, Network
+    from compare.check import assert_same, check, name
     from compare.errors import BadInput
     from compare.harness import run
     from compare.report import Report
 
 __version__ = "0.1.0"
-__all__ = ["CASES", "BadInput", "Case", "Network", "Report", "run"]
+__all__ = ["CASES", "BadInput", "Case", "Network", "Report", "assert_same", "check", "name", "run"]
 
 _HOMES = {
     "CASES": "cases",
     "Case": "cases",
     "Network": "cases",
     "BadInput": "errors",
+    "assert_same": "check",
+    "check": "check",
+    "name": "check",
     "run": "harness",
     "Report": "report",
 }
@@ -29,7 +33,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'compare' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
+    found = getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
+    globals()[name] = found  # `check` the function, not the module that importing it leaves here
+    return found
 
 
 def __dir__() -> list[str]:

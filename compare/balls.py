@@ -91,7 +91,9 @@ class Balls:
             total = self.exact(torch.zeros(shape))
         else:
             total = np.asarray(np.add.reduce(x, axis=axes, keepdims=True), dtype=object)
-        return total.reshape(shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes])
+        return total.reshape(
+            shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes]
+        )
 
     def running(self, x: Array, dim: int, product: bool) -> Array:
         """Return the running sum, or the running product, along `dim`."""

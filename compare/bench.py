@@ -52,7 +52,7 @@ def bench(console: Console) -> int:
 
 def _autograd(given: Given, steps: int) -> None:
     """Train as any PyTorch user would, one network without a population's dimension."""
-    network = Network(sizes=CASES["three_layer"].network.sizes, like=given.X[0])
+    network = Network(sizes=CASES["three_layer"].network.sizes, dropout=0.0, like=given.X[0])
     with torch.no_grad():
         for parameter, weights in zip(network.parameters(), given.weights.values(), strict=True):
             parameter.copy_(weights[0])

@@ -94,10 +94,17 @@ _ROUNDED_ONCE = {"sqrt", "reciprocal", "abs"}
 class Bounds:
     """The same arithmetic as `Balls`, over bounds, for a float run in one dtype at a time."""
 
-    def __init__(self, narrowest: torch.dtype | None = None, product: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        narrowest: torch.dtype | None = None,
+        *,
+        tf32_products: bool = False,
+        narrow_sums: bool = False,
+    ) -> None:
         self.dtype = torch.float64  # of the operation at hand
         self.narrowest = narrowest  # what a fused kernel may round to on the way
-        self.factors = product  # what a product's factors may be rounded to (TF32's 10 bits)
+        self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
+        self.narrow_sums = narrow_sums  # half precision sums may be held in half precision
 
     @property
     def unit(self) -> float:
@@ -113,13 +120,14 @@ class Bounds:
 
     def _sum_unit(self, terms: int) -> float:
         """Return gamma_n of what sums are held in: float32 or wider, whatever the dtype."""
-        held = self.dtype if self.dtype.itemsize >= 4 else torch.float32
+        narrow = self.dtype.itemsize < 4 and not self.narrow_sums
+        held = torch.float32 if narrow else self.dtype
         product = terms * torch.finfo(held).eps / 2
         return product / (1 - product) if product < 0.5 else float("inf")
 
     def exact(self, values: Tensor) -> Bound:
         """Return the values of a tensor, without error."""
-        value = values.detach().double()
+        value = values.detach().double().cpu()
         return Bound(self, value, torch.zeros_like(value))
 
     def constant(self, number: float, dtype: torch.dtype) -> Bound:
@@ -131,7 +139,7 @@ class Bounds:
 
     def written(self, values: Tensor) -> Bound:
         """Return a tensor made in the code from one number: rounded to its dtype."""
-        value = values.detach().double()
+        value = values.detach().double().cpu()
         return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps)
 
     def add(self, x: Bound, y: Bound) -> Bound:
@@ -233,8 +241,8 @@ class Bounds:
         a, b = x.value.abs() + x.error, y.value.abs() + y.error
         inherited = x.error @ b + a @ y.error
         relative = self._sum_unit(x.shape[-1])
-        if self.factors and self.dtype == torch.float32:
-            relative += 2 * torch.finfo(self.factors).eps
+        if self.tf32_products and self.dtype == torch.float32:
+            relative += 2 * 2.0**-10
         return self._round(x.value @ y.value, inherited + relative * (a @ b), 2.0)
 
     def take(self, x: Bound, index: Tensor) -> Bound:

@@ -17,10 +17,16 @@ class Network:
 
     sizes: tuple[int, ...]
     alpha: float = 1.0
+    dropout: float = 0.0  # the share of each hidden layer's values that is dropped
 
     def question(self) -> dict[str, object]:
         """Return the fields by name, as both sides take them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def unusual(self) -> set[str]:
+        """Return the names of the fields that ask for more than the blog's own network."""
+        plain = Network(self.sizes, self.alpha)
+        return {name for name, value in self.question().items() if value != getattr(plain, name)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Case:
     @property
     def demand(self) -> str:
         """What the exit code asks for when the command line names no demand."""
-        return "exact" if self.promises == "EXACT" else "rounding"
+        return "exact" if self.promises == "EXACT" else "rounding"  # of a WRONG one: not met
 
 
 _X: Rows = ((0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1))
@@ -77,6 +83,12 @@ CASES = {
             "deep",
             "five layers of different sizes, 3-7-5-2-1, every step the same bits",
             Network(sizes=(3, 7, 5, 2, 1)), _X, _XOR, steps=10_000, by_hand="network",
+        ),
+        Case(
+            "dropout_as_published",
+            "the author's dropout listing: its slope is taken at the masked value, a wrong gradient",
+            Network(sizes=(3, 4, 1), dropout=0.2), _X, _XOR, steps=10_000,
+            by_hand="dropout_as_published", grouping=None, promises="WRONG",
         ),
     )
 }  # fmt: skip

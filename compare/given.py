@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.cases import Case, Rows
+from compare.cases import Case, Network, Rows
 from compare.errors import BadInput, unknown
 
 DTYPES = {
@@ -22,13 +22,34 @@ DTYPES = {
 SEEDS = 2**32  # numpy's range
 
 
-@dataclass(frozen=True)
+@dataclass
 class Given:
-    """X (P, B, I), y (P, B, O) and the first weights syn<n> (P, sizes[n], sizes[n+1])."""
+    """X (P, B, I), y (P, B, O) and the first weights syn<n> (P, sizes[n], sizes[n+1]).
+
+    Where the case has dropout, also a mask<n> (P, B, sizes[n]) of 0 and 1 for each step.
+    """
 
     X: Tensor
     y: Tensor
     weights: dict[str, Tensor]
+    network: Network
+    chances: list[np.random.RandomState]  # each network's, after its weights
+
+    def steps(self, count: int) -> list[dict[str, Tensor]]:
+        """Return what the next `count` steps are given besides the weights."""
+        fixed = {"X": self.X, "y": self.y}
+        if not self.network.dropout:
+            return [fixed] * count
+        return [{**fixed, **self._masks()} for _ in range(count)]
+
+    def _masks(self) -> dict[str, Tensor]:
+        rows, hidden = self.X.shape[-2], self.network.sizes[1:-1]
+        keep = 1 - self.network.dropout
+        masks = {
+            f"mask{n}": np.stack([c.binomial(1, keep, (rows, size)) for c in self.chances])
+            for n, size in enumerate(hidden, start=1)
+        }
+        return {name: torch.from_numpy(mask).to(self.X) for name, mask in masks.items()}
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -78,7 +99,8 @@ def draw(
     if len(X) != len(y):
         raise BadInput(f"X has {len(X)} rows and y has {len(y)}: give one y for each X")
 
-    draws = [_blog_weights(sizes, seed + p) for p in range(population)]
+    chances = [np.random.RandomState(seed + p) for p in range(population)]
+    draws = [_blog_weights(sizes, chance) for chance in chances]
     weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     tensors = {
         name: torch.tensor(array, dtype=dtype, device=device)
@@ -90,12 +112,13 @@ def draw(
         X=tensors.pop("X").expand(population, -1, -1).contiguous(),
         y=tensors.pop("y").expand(population, -1, -1).contiguous(),
         weights=tensors,
+        network=case.network,
+        chances=chances,
     )
 
 
-def _blog_weights(sizes: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+def _blog_weights(sizes: tuple[int, ...], chance: np.random.RandomState) -> dict[str, np.ndarray]:
     """Draw uniform weights in [-1, 1), syn0 first, from numpy's legacy stream as the blog does."""
-    chance = np.random.RandomState(seed)
     shapes = enumerate(pairwise(sizes))
     return {f"syn{n}": 2 * chance.random_sample(shape) - 1 for n, shape in shapes}
 

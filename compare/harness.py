@@ -1,36 +1,32 @@
-"""Both sides at every step of a run: the given -> by hand and autograd -> bits -> report.
+"""Both sides at every step of a run: the given -> by hand and autograd -> bits -> proof -> report.
 
 The by-hand side goes ahead for a chunk of steps. The weights that it passed through are then a
-population, which autograd judges in one batch. Where any bit differs, one such step is taken once
-more alone, with the shapes that the by-hand side has: if autograd alone has other bits than
-autograd in the batch, the whole chunk is judged on that plain path. So the batch only saves time.
+population, which autograd judges in one batch. Where any bit differs, autograd does so once more
+going on from the by-hand values, so that each quantity is judged by itself; and one such step is
+taken alone, with the shapes that the by-hand side has: if that gives other bits than the batch, the
+whole chunk is judged step by step on that plain path. So the batch only saves time.
 """
 
-import importlib
-import signal
-import threading
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compare.batch import fill, plan
-from compare.bits import Difference, compare_bits
+from compare.bits import Difference, as_integers, compare_bits
 from compare.cases import Case
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.given import device_named, draw, dtype_named
+from compare.interrupt import requests
+from compare.prove import Prover
 from compare.report import Report
-from compare.tally import Named, Tally
-from torch_ref import Trainer
-
-Step = Callable[..., Named]
+from compare.sides import Autograd, Named, Step, by_hand
+from compare.tally import Tally
 
 
 @dataclass
@@ -47,48 +43,6 @@ class Chunk:
 
 
 Watcher = Callable[[Chunk], None]
-
-
-@contextmanager
-def _interrupt_between_chunks() -> Iterator[threading.Event]:
-    """Let the first Ctrl-C set an event instead of raising, so that no chunk is half counted."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield stopped
-        return
-    usual = signal.getsignal(signal.SIGINT)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, usual)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-class _Autograd:
-    """The reference side: a trainer for each number of networks, built when first needed."""
-
-    def __init__(self, case: Case) -> None:
-        self.question: dict[str, Any] = case.network.question()
-        self.trainers: dict[int, Trainer] = {}
-
-    def step(self, *, X: Tensor, y: Tensor, **weights: Tensor) -> Named:
-        """Take one step, from copies: neither side ever holds storage of the other's."""
-        if len(X) not in self.trainers:
-            self.trainers[len(X)] = Trainer(like=X, **self.question)
-        copies = {name: weight.clone() for name, weight in weights.items()}
-        return self.trainers[len(X)].step(X=X.clone(), y=y.clone(), **copies)
-
-
-def by_hand(case: Case) -> Step:
-    """Return the step of the case's module in manual/, with the question put to it."""
-    module = importlib.import_module(f"manual.{case.by_hand}")
-    own = {} if case.grouping is None else {"grouping": case.grouping}
-    return partial(module.step, **case.network.question(), **own)
 
 
 class Run:
@@ -121,72 +75,95 @@ class Run:
         )
         self.chunk = min(most, chunk or most)
         self.population = population
-        self.data = {"X": fill(given.X, self.multiple), "y": fill(given.y, self.multiple)}
+        self.given = given
+        self.fixed = {"X": fill(given.X, self.multiple), "y": fill(given.y, self.multiple)}
         self.weights = {name: fill(w, self.multiple) for name, w in given.weights.items()}
         self.hand = step or by_hand(case)
-        self.autograd = _Autograd(case)
+        self.autograd = Autograd(case)
+        self.prover = Prover(self.hand, self.autograd)
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         self.tally = Tally(self.report, seed)
         self.output = f"l{len(self.weights)}"
         self.free: Named | None = None  # autograd's weights since it went on its own
+        self.unequal_chunks = 0
+        self.regular = True  # every step by hand has had the first one's names and shapes
 
     def train(self, watchers: Sequence[Watcher] = ()) -> Report:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
+        report = self.report
         started = time.perf_counter()
-        with _interrupt_between_chunks() as stopped:
-            self._train(watchers, stopped)
-        self.report.seconds = time.perf_counter() - started
-        return self.report
-
-    def _train(self, watchers: Sequence[Watcher], stopped: threading.Event) -> None:
-        report, weights = self.report, self.weights
-        given = {**self.data, **weights}
-        if not self.tally.open(self.hand(**given), self.autograd.step(**given)):
-            report.steps = 1
-            return
-        while report.steps < self.steps:
-            before, after = [], []
-            with torch.inference_mode():
-                for _ in range(min(self.chunk, self.steps - report.steps)):
-                    before.append(weights)
-                    after.append(self.hand(**self.data, **weights))
-                    weights = {name: after[-1][name] for name in weights}
-            chunk = self._judge(before, after)
-            report.steps += chunk.steps
-            report.output = after[-1][self.output][0].tolist()
-            for watcher in watchers:
-                watcher(chunk)
-            if stopped.is_set() and report.steps < self.steps:
+        with requests() as stopped:
+            try:
+                whole = copy.deepcopy(vars(report))
+                while report.steps < self.steps and self.regular:
+                    if stopped.is_set():
+                        raise KeyboardInterrupt
+                    self._chunk(watchers)
+                    whole = copy.deepcopy(vars(report))
+            except KeyboardInterrupt:
+                vars(report).update(whole)  # without the chunk in hand
                 report.interrupted = True
-                return
+        self.tally.conclude()
+        report.seconds = time.perf_counter() - started
+        return report
+
+    def _data(self, count: int) -> list[Named]:
+        """Return what each of the next steps is given besides the weights."""
+        return [
+            {**{name: fill(value, self.multiple) for name, value in data.items()}, **self.fixed}
+            for data in self.given.steps(count)
+        ]
+
+    def _chunk(self, watchers: Sequence[Watcher]) -> None:
+        """Go ahead by hand for a chunk of steps, then judge it."""
+        report, weights = self.report, self.weights
+        before: list[Named] = []
+        after: list[Named] = []
+        with torch.inference_mode():
+            for data in self._data(min(self.chunk, self.steps - report.steps)):
+                before.append({**data, **weights})
+                # copies: what the by-hand side does to what it is given stays its own affair
+                after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
+                weights = {name: after[-1].get(name, weights[name]) for name in weights}
+        self.weights = weights
+        if not report.quantities and not self.tally.open(after[0], self.autograd.step(**before[0])):
+            report.steps, self.regular = 1, False
+            return
+        same = self.tally.regular(after)
+        self.regular = same == len(after)
+        before, after = before[:same], after[:same]
+        if not after:
+            return
+        chunk = self._judge(before, after)
+        report.steps += chunk.steps
+        report.output = after[-1][self.output][0].tolist()
+        for watcher in watchers:
+            watcher(chunk)
 
     def _judge(self, before: list[Named], after: list[Named]) -> Chunk:
-        """Compare a chunk of steps with autograd at the weights `before` each."""
-        ours = {name: torch.stack([named[name] for named in after]) for name in after[0]}
-        theirs = self._in_one_batch(before) if len(before) > 1 else None
-        if theirs is not None:
-            found = self._compare(ours, theirs)
-            unequal = [d.worst.index[0] for d in found.values() if d.worst]
-            if unequal and not self._same_alone(before, theirs, min(unequal)):
-                theirs = None
-        if theirs is None:
-            alone = [self.autograd.step(**self.data, **weights) for weights in before]
-            theirs = {name: torch.stack([named[name] for named in alone]) for name in alone[0]}
+        """Compare a chunk of steps with autograd at what each step was given, `before`."""
+        start, count, P = self.report.steps, len(before), self.population
+        ours = _stacked(after)
+        theirs = self._autograd(before, None)
+        found = self._compare(ours, theirs)
+        if any(difference.worst for difference in found.values()):
+            theirs = self._autograd(before, ours)
             found = self._compare(ours, theirs)
         for name, difference in found.items():
-            self.tally.add(name, self.report.steps, difference)
+            self.tally.add(name, start, difference)
+        self._prove(before, ours, theirs, found)
         if self.tally.unequal:
             self._go_free(before, after)
 
-        P = self.population
+        y = self.fixed["y"][:P]
         errors = {
-            "manual": self.data["y"][:P] - ours[self.output][:, :P],
-            "autograd": self.data["y"][:P] - theirs[self.output][:, :P],
+            "manual": y - ours[self.output][:, :P],
+            "autograd": y - theirs[self.output][:, :P],
         }
         return Chunk(
-            start=self.report.steps,
-            steps=len(before),
+            start=start,
+            steps=count,
             loss={side: (e**2).sum((-2, -1)).mean(-1) / 2 for side, e in errors.items()},
             error={side: e.abs().mean((-3, -2, -1)) for side, e in errors.items()},
             unequal=self.tally.unequal,
@@ -194,28 +171,92 @@ class Run:
             free_gap=self.report.free_gap,
         )
 
-    def _in_one_batch(self, before: list[Named]) -> Named:
-        """Return autograd's values at every step's weights, (steps, P, ...), from one batch."""
-        given = {name: torch.stack([weights[name] for weights in before]) for name in before[0]}
-        given |= {name: g.expand(len(before), *g.shape) for name, g in self.data.items()}
-        size = (len(before), self.population)
-        states = {
-            name: fill(g[:, : self.population].flatten(0, 1), self.multiple)
-            for name, g in given.items()
-        }
-        named = self.autograd.step(**states)
-        return {n: v[: len(before) * self.population].unflatten(0, size) for n, v in named.items()}
+    def _autograd(self, before: list[Named], ours: Named | None) -> Named:
+        """Return autograd's values at each step, (steps, P, ...), from one batch where it can be.
 
-    def _same_alone(self, before: list[Named], theirs: Named, k: int) -> bool:
-        """Whether autograd gives step `k` alone the bits that it gave it in the batch."""
-        alone = self.autograd.step(**self.data, **before[k])
+        With `ours` each quantity goes on from the by-hand values of those above it.
+        """
+        count, P = len(before), self.population
+        if count > 1:
+            batch = self._batch(
+                {name: torch.stack([b[name] for b in before]) for name in before[0]}
+            )
+            if ours is None:
+                named = self.autograd.step(**batch)
+            else:
+                named = self.autograd.step_from(self._batch(ours), **batch)
+            theirs = {n: v[: count * P].unflatten(0, (count, P)) for n, v in named.items()}
+            if ours is None or self._same_alone(before, ours, theirs):
+                return theirs
+        alone = [
+            self.autograd.step(**given)
+            if ours is None
+            else self.autograd.step_from({name: v[k] for name, v in ours.items()}, **given)
+            for k, given in enumerate(before)
+        ]
+        return _stacked(alone)
+
+    def _batch(self, values: Named) -> Named:
+        """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
         P = self.population
-        return all(compare_bits(alone[n][:P], theirs[n][k]).worst is None for n in theirs)
+        return {n: fill(v[:, :P].flatten(0, 1), self.multiple) for n, v in values.items()}
+
+    def _same_alone(self, before: list[Named], ours: Named, theirs: Named) -> bool:
+        """Whether autograd gives unequal steps alone the bits that it gave them in the batch.
+
+        The first, the middle and the last of them are tried: another kernel shows everywhere.
+        """
+        P = self.population
+        unequal = sorted({k for name in ours for k in _unequal_steps(ours[name], theirs[name], P)})
+        tried = {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else {0}
+        for k in tried:
+            mine = {name: value[k] for name, value in ours.items()}
+            alone = self.autograd.step_from(mine, **before[k])
+            if any(compare_bits(alone[n][:P], theirs[n][k][:P]).worst for n in ours):
+                return False
+        return True
 
     def _compare(self, ours: Named, theirs: Named) -> dict[str, Difference]:
         """Compare each quantity over (steps, P, ...), without the padding."""
         P = self.population
         return {name: compare_bits(ours[name][:, :P], theirs[name][:, :P]) for name in ours}
+
+    def _prove(
+        self, before: list[Named], ours: Named, theirs: Named, found: dict[str, Difference]
+    ) -> None:
+        """Lift some steps, the first and the last among them; bound the rounding of unequal ones."""
+        start, count, P = self.report.steps, len(before), self.population
+        unequal = {name: d for name, d in found.items() if d.worst}
+        wanted = {(0, 0)} if start == 0 else set()
+        if start + count == self.steps:
+            wanted.add((count - 1, 0))
+        if unequal:
+            self.unequal_chunks += 1
+            if self.unequal_chunks & (self.unequal_chunks - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                first = min(unequal.values(), key=lambda d: d.first)
+                assert first.worst
+                wanted.add(first.worst.index[:2])
+            given = _stacked(before)
+            batch = [self._batch(values) for values in (given, ours, theirs)]
+            for name, share in self.prover.shares(*batch).items():
+                if name not in unequal:
+                    continue
+                if share is None:
+                    self.tally.bound(name, None, start)
+                    continue
+                worst = int(share[: count * P].flatten(1).amax(1).argmax())
+                largest = float(share[worst].max())
+                self.tally.bound(name, largest, start + worst // P)
+                if not largest <= 1:
+                    wanted.add((worst // P, worst % P))
+        for step, network in sorted(wanted):
+            given = {n: v[network : network + 1] for n, v in before[step].items()}
+            manual, autograd = (
+                {name: value[step, network : network + 1].clone() for name, value in side.items()}
+                for side in (ours, theirs)
+            )
+            proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
+            self.tally.prove(start + step, proofs)
 
     def _go_free(self, before: list[Named], after: list[Named]) -> None:
         """Let autograd train on its own, and note how far its weights come to lie from ours.
@@ -223,14 +264,26 @@ class Run:
         Until the first difference its weights are ours, since each of its steps was; so it sets
         out from the first chunk in which any bit differs.
         """
-        free = before[0] if self.free is None else self.free
-        for weights in after:
-            named = self.autograd.step(**self.data, **free)
+        free = {n: before[0][n] for n in self.weights} if self.free is None else self.free
+        for given, ours in zip(before, after, strict=True):
+            named = self.autograd.step(**{**given, **free})
             free = {name: named[name] for name in free}
             for name in free:
-                gap = (free[name] - weights[name])[: self.population].abs().max()
-                self.report.free_gap = max(self.report.free_gap, float(gap))
+                gap = float((free[name] - ours[name])[: self.population].abs().max())
+                if not gap <= self.report.free_gap:  # a NaN stays
+                    self.report.free_gap = gap
         self.free = free
+
+
+def _stacked(steps: list[Named]) -> Named:
+    """Return each quantity over (steps, networks, ...)."""
+    return {name: torch.stack([named[name] for named in steps]) for name in steps[0]}
+
+
+def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:
+    """Return the steps at which any element of (steps, networks, ...) has other bits."""
+    differ = as_integers(ours[:, :population]) != as_integers(theirs[:, :population])
+    return differ.flatten(1).any(1).nonzero().flatten().tolist()  # type: ignore[no-any-return]
 
 
 def run(case: Case, watchers: Sequence[Watcher] = (), **settings: Any) -> Report:

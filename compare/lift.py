@@ -36,6 +36,14 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Lifted:
+    """One named output: its float run, and its numbers (or a `Missing`)."""
+
+    floats: Tensor
+    numbers: Any
+
+
+@dataclass(frozen=True)
 class Start:
     """What a named value is taken to be from there on, whatever was computed for it."""
 
@@ -46,7 +54,9 @@ class Start:
 class _Node:
     """What a row may ask for besides numbers: its node's float run, and the arithmetic itself."""
 
-    def __init__(self, n: Balls | Bounds, name: str, overload: str, floats: list[Tensor], out: Any) -> None:
+    def __init__(
+        self, n: Balls | Bounds, name: str, overload: str, floats: list[Tensor], out: Any
+    ) -> None:
         self.arithmetic = n
         self.name, self.overload, self.floats, self.out = name, overload, floats, out
         self.dtype = _first_float(out).dtype
@@ -74,8 +84,8 @@ def lift(
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
     starts: Mapping[str, Start] | None = None,
-) -> dict[str, Any]:
-    """Return each named output, lifted, as computed before any start takes its place.
+) -> dict[str, Lifted]:
+    """Return each named output as computed, before any start takes its place.
 
     `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
     A value that depends on an operation without a row is a `Missing`.
@@ -86,7 +96,7 @@ def lift(
         names.setdefault(node, []).append(name)
     floats: dict[fx.Node, Any] = {}
     values: dict[fx.Node, Any] = {}
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, Lifted] = {}
     given = iter(program.inputs)
     last = {source: node for node in program.graph.graph.nodes for source in node.all_input_nodes}
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
@@ -103,7 +113,7 @@ def lift(
             else:
                 floats[node], values[node] = _call(n, node, floats, values)
             for name in names.get(node, ()):
-                outputs[name] = values[node]
+                outputs[name] = Lifted(floats[node], values[node])
             for name in names.get(node, ()):
                 if name in starts:
                     floats[node] = starts[name].floats.reshape(floats[node].shape)
@@ -200,5 +210,7 @@ def _formula(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first_float(out: Any) -> Any:
     """Return the first tensor of floats in an operation's result, None if there is none."""
-    tensors = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
+    tensors = (
+        [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
+    )
     return next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)

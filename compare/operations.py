@@ -92,7 +92,9 @@ def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
     half = x * 0.5
     if approximate == "none":
         return half * (1 + n.function("erf", x * _root_half(n)))
-    inner = (x + x * x * x * n.constant(0.044715, n.dtype)) * n.constant(0.7978845608028654, n.dtype)
+    inner = (x + x * x * x * n.constant(0.044715, n.dtype)) * n.constant(
+        0.7978845608028654, n.dtype
+    )
     return half * (1 + n.function("tanh", inner))
 
 
@@ -106,7 +108,7 @@ def _silu(n: Any, x: Any) -> Any:
 
 def _softplus(n: Any, x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
     soft = n.function("log1p", n.function("exp", x * beta)) / beta
-    return n.where(n.floats[0] * float(n.scalar(beta)) > float(n.scalar(threshold)), x, soft)
+    return n.where(n.floats[0].cpu() * float(n.scalar(beta)) > float(n.scalar(threshold)), x, soft)
 
 
 def _softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
@@ -172,7 +174,7 @@ def _extreme_of_all(n: Any, x: Any) -> Any:
 
 
 def _sorted(n: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """sort and topk, in the order of the float run."""
+    """Sort and topk, in the order of the float run."""
     numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
     dim = kwargs.get("dim", numbers[-1] if numbers else -1) if n.name == "sort" else (
         args[1] if len(args) > 1 else kwargs.get("dim", -1)
@@ -187,7 +189,7 @@ def _prod(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return kept if keepdim else move(n, torch.squeeze, kept, dim)
 
 
-def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A002
+def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     order, dims = float(n.scalar(ord)), _dims(dim)
     size = n.function("abs", x)
     if order == float("inf"):
@@ -242,7 +244,9 @@ def _batch_norm_no_stats(n: Any, x: Any, w: Any, b: Any, *args: Any) -> Any:
     return _batch_norm(n, x, w, b, *args)
 
 
-def _group_norm(n: Any, x: Any, w: Any, b: Any, N: int, C: int, HxW: int, group: int, eps: Any) -> Any:
+def _group_norm(
+    n: Any, x: Any, w: Any, b: Any, N: int, C: int, HxW: int, group: int, eps: Any
+) -> Any:
     shape = tuple(x.shape)
     rows = move(n, torch.reshape, x, (N, group, C // group * HxW))
     mean = _mean(n, rows, [2], True)
@@ -325,7 +329,9 @@ def _convolution(n: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dila
     return out + move(n, torch.reshape, b, [1, -1] + [1] * (len(shape) - 2))
 
 
-def _columns(n: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+def _columns(
+    n: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
     """Return the windows of x as (groups, N * outputs, C / groups * kernel)."""
     places = _windows(x.shape, kernel, stride, padding, dilation)
     return n.take(x, _to_columns(places, len(kernel), groups))
@@ -397,7 +403,9 @@ def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, c
     ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
     share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
     places = _places(shape)
-    more = [(share.shape[d] - 1) * stride[d] + kernel[d] - shape[-2 + d] - padding[d] for d in (0, 1)]
+    more = [
+        (share.shape[d] - 1) * stride[d] + kernel[d] - shape[-2 + d] - padding[d] for d in (0, 1)
+    ]
     places = F.pad(
         places,
         [padding[1], max(padding[1], more[1]), padding[0], max(padding[0], more[0])],
@@ -433,9 +441,7 @@ def _max_pool_backward(n: Any, g: Any, x: Any, *args: Any) -> Any:
     index = args[-1].cpu()
     plane = _places(x.shape).flatten(-2)
     there = plane.gather(-1, index.flatten(-2))
-    return n.scatter_add(
-        n.exact(torch.zeros(tuple(x.shape))), there, move(n, torch.flatten, g, -2)
-    )
+    return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), there, move(n, torch.flatten, g, -2))
 
 
 def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
@@ -487,7 +493,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "tanh": _function("tanh"),
     "erf": _function("erf"),
     # piecewise constant: the float run's own value
-    **dict.fromkeys(("sign", "sgn", "floor", "ceil", "round", "trunc"), lambda n, *_: n.exact(n.out)),
+    **dict.fromkeys(
+        ("sign", "sgn", "floor", "ceil", "round", "trunc"), lambda n, *_: n.exact(n.out)
+    ),
     "erfc": lambda n, x: 1 - n.function("erf", x),
     "sin": _function("sin"),
     "cos": _function("cos"),
@@ -521,9 +529,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "bmm": lambda n, x, y: n.matmul(x, y),
     "addmm": _addmm,
     "baddbmm": _addmm,
-    "mv": lambda n, a, x: move(
-        n, torch.squeeze, n.matmul(a, move(n, torch.unsqueeze, x, 1)), 1
-    ),
+    "mv": lambda n, a, x: move(n, torch.squeeze, n.matmul(a, move(n, torch.unsqueeze, x, 1)), 1),
     "dot": lambda n, x, y: n.sum(x * y, [], False),
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,

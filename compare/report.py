@@ -12,10 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compare.errors import BadInput
+from compare.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG, Proof
 
-EXACT, ROUNDING, WRONG, UNDECIDED = "EXACT", "ROUNDING", "WRONG", "UNDECIDED"
-#: From the verdict that outweighs all others to the one that needs all quantities to agree.
-WEIGHT = (WRONG, UNDECIDED, ROUNDING, EXACT)
 USUAL = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
 STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDED: "bold yellow"}
 
@@ -24,8 +22,8 @@ STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDE
 class Place:
     """Where two values were furthest apart: step from 0, network's seed, index, both values."""
 
-    step: int
-    seed: int
+    step: int | None  # None where there are no steps
+    seed: int | None
     index: tuple[int, ...]
     manual: float
     autograd: float
@@ -55,15 +53,38 @@ class Quantity:
     worst: Place | None = None
     first_unequal: int | None = None  # the step
     problem: str | None = None  # why it could not be compared at all
+    proof: Proof | None = None
 
     @property
     def verdict(self) -> str:
-        """EXACT for equal bits, WRONG for a NaN or what could not be compared, else UNDECIDED."""
+        """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
         if self.problem or self.nans:
             return WRONG
+        if self.proof:
+            return self.proof.verdict
         if self.compared and self.equal == self.compared:
             return EXACT
         return UNDECIDED
+
+    @property
+    def total(self) -> int:
+        """How many elements were compared."""
+        return self.compared
+
+    @property
+    def worst_index(self) -> tuple[int, ...] | None:
+        """Where the two are furthest apart, None where they are nowhere."""
+        return self.worst.index if self.worst else None
+
+    @property
+    def manual(self) -> float | None:
+        """The by-hand value there."""
+        return self.worst.manual if self.worst else None
+
+    @property
+    def autograd(self) -> float | None:
+        """Autograd's value there."""
+        return self.worst.autograd if self.worst else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contract's fields of result.json."""
@@ -78,6 +99,7 @@ class Quantity:
             "first_unequal": self.first_unequal,
             "worst": self.worst.to_dict() if self.worst else None,
             "problem": self.problem,
+            "proof": self.proof.to_dict() if self.proof else None,
             "verdict": self.verdict,
         }
 

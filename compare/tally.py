@@ -1,12 +1,14 @@
 """Adds up, chunk by chunk, what the comparison of each named quantity found."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from compare.bits import Difference
 from compare.report import Place, Quantity, Report
-
-Named = dict[str, Tensor]
+from compare.sides import Named
+from compare.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
 
 
 class Tally:
@@ -15,6 +17,9 @@ class Tally:
     def __init__(self, report: Report, seed: int) -> None:
         self.report = report
         self.seed = seed  # of the first network; the next ones have seed + 1, seed + 2, ...
+        self.first: Named | None = None
+        self.proofs: dict[str, list[tuple[int, Proof]]] = {}
+        self.bounds: dict[str, tuple[float | None, int]] = {}
 
     def open(self, manual: Named, autograd: Named) -> bool:
         """Make a row for every name of either side; return whether all can be compared.
@@ -31,9 +36,38 @@ class Tally:
             if one is None or other is None:
                 row.problem = f"missing {'by hand' if one is None else 'on the autograd side'}"
             else:
-                row.problem = _mismatch(one, other)
+                row.problem = mismatch(one, other)
             self.report.quantities[name] = row
         return all(row.problem is None for row in self.report.quantities.values())
+
+    def regular(self, steps: list[Named]) -> int:
+        """Return how many steps, from the first on, have the names, shapes, dtypes and devices.
+
+        The first that has not gets the row's `problem`: nothing later can be compared.
+        """
+        rows = [name for name, row in self.report.quantities.items() if row.problem is None]
+        if self.first is None:
+            self.first = {name: steps[0][name] for name in rows}
+        expected = [(v.shape, v.dtype, v.device) for v in self.first.values()]
+        for k, named in enumerate(steps):
+            if list(named) == rows and expected == [
+                (v.shape, v.dtype, v.device) for v in named.values()
+            ]:
+                continue
+            step = self.report.steps + k
+            for name in dict.fromkeys([*rows, *named]):
+                if name not in self.first or name not in named:
+                    why = "missing" if name in self.first else "new, and unknown to autograd"
+                    why += " by hand"
+                else:
+                    why = mismatch(named[name], self.first[name], ("at first", "")) or ""
+                if why and name not in self.report.quantities:
+                    self.report.quantities[name] = Quantity(name, (), "")
+                if why:
+                    row = self.report.quantities[name]
+                    row.problem, row.first_unequal = f"from step {step} on {why}", step
+            return k
+        return len(steps)
 
     def add(self, name: str, start: int, found: Difference) -> None:
         """Add what was found for (steps, networks, ...) values from step `start` on."""
@@ -53,6 +87,50 @@ class Tally:
         row.nans += found.nans
         row.max_ulp = max(row.max_ulp, found.max_ulp)
 
+    def prove(self, step: int, proofs: dict[str, Proof]) -> None:
+        """Keep what was shown of one sampled step."""
+        for name, proof in proofs.items():
+            self.proofs.setdefault(name, []).append((step, proof))
+
+    def bound(self, name: str, share: float | None, step: int) -> None:
+        """Keep the largest share that a difference has of what both sides may round."""
+        known, _ = self.bounds.get(name, (0.0, step))
+        if known is not None and (share is None or not share <= known):
+            self.bounds[name] = (share, step)
+
+    def conclude(self) -> None:
+        """Turn bits, sampled proofs and bounds into each row's verdict."""
+        for name, row in self.report.quantities.items():
+            if row.problem is None and name in self.proofs:
+                row.proof = self._conclude(row)
+
+    def _conclude(self, row: Quantity) -> Proof:
+        proofs = self.proofs[row.name]
+        errors = {
+            side: max((e for _, p in proofs if (e := getattr(p, side)) is not None), default=None)
+            for side in ("manual_error", "autograd_error")
+        }
+        for step, proof in proofs:
+            if proof.verdict == WRONG:
+                return replace(proof, text=f"at step {step}: {proof.text}", **errors)
+        sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
+        unread = next(((step, p) for step, p in proofs if not p.lifted), None)
+        lifted = f"{proofs[0][1].text} of the steps lifted ({sampled})"
+        if row.equal == row.compared:
+            return Proof(
+                EXACT, lifted if unread is None else unread[1].text, unread is None, **errors
+            )
+        if unread is not None:
+            return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
+        share, step = self.bounds[row.name]
+        if share is None:
+            return Proof(UNDECIDED, f"{lifted}; no bound on its rounding", True, **errors)
+        if not share <= 1:
+            text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
+            return Proof(UNDECIDED, text, True, **errors, share=share)
+        text = f"{lifted}; at every step apart at most {share:.2g} of what both may round"
+        return Proof(ROUNDING, text, True, **errors, share=share)
+
     @property
     def unequal(self) -> int:
         """Elements so far that differ."""
@@ -64,12 +142,15 @@ class Tally:
         return max((row.max_ulp for row in self.report.quantities.values()), default=0)
 
 
-def _mismatch(manual: Tensor, autograd: Tensor) -> str | None:
+def mismatch(
+    manual: Tensor, autograd: Tensor, places: tuple[str, str] = ("on the autograd side", " by hand")
+) -> str | None:
     """Return how two tensors differ before any value is looked at."""
+    other_place, place = places
     for what in ("shape", "dtype", "device"):
         one, other = getattr(manual, what), getattr(autograd, what)
         if one != other:
             if isinstance(one, torch.Size):
                 one, other = tuple(one), tuple(other)
-            return f"{what} {one} by hand, {other} on the autograd side"
+            return f"{what} {one}{place}, {other} {other_place}"
     return None

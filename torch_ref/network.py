@@ -23,15 +23,36 @@ class Synapse(nn.Module):
         return layer @ self.syn
 
 
-class Network(nn.Sequential):
-    """z1, l1, z2, l2, ...: each submodule is called by the name of the value that it returns."""
+class Mask(nn.Module):
+    """Inverted dropout with a mask that is given: what is kept is scaled by 1 / (1 - p)."""
 
-    def __init__(self, *, sizes: tuple[int, ...], like: Tensor) -> None:
+    mask: Tensor  # 0 and 1, set before each step
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, layer: Tensor) -> Tensor:
+        """Return what the mask keeps of `layer`, scaled."""
+        return layer * (self.mask / (1 - self.p))
+
+
+class Network(nn.Sequential):
+    """z1, l1, z2, l2, ...: each submodule is called by the name of the value that it returns.
+
+    With dropout a hidden layer's sigmoid is called a1, and l1 is what its mask keeps.
+    """
+
+    def __init__(self, *, sizes: tuple[int, ...], dropout: float, like: Tensor) -> None:
         """Build it with zero weights, in the dtype, device and leading dimensions of `like`."""
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for n, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
             layers[f"z{n}"] = Synapse(like.new_zeros(*like.shape[:-2], inputs, outputs))
-            layers[f"l{n}"] = nn.Sigmoid()
+            if dropout and n < len(sizes) - 1:
+                layers[f"a{n}"] = nn.Sigmoid()
+                layers[f"l{n}"] = Mask(dropout)
+            else:
+                layers[f"l{n}"] = nn.Sigmoid()
         super().__init__(layers)
 
 
@@ -47,22 +68,32 @@ class Trainer:
     update with its sign, down to the sign of a zero, and `l2_delta` is -dLoss/dz2.
     """
 
-    def __init__(self, *, like: Tensor, sizes: tuple[int, ...], alpha: float) -> None:
-        self.network = Network(sizes=sizes, like=like)
+    def __init__(
+        self, *, like: Tensor, sizes: tuple[int, ...], alpha: float, dropout: float
+    ) -> None:
+        self.network = Network(sizes=sizes, dropout=dropout, like=like)
+        self.masks = {
+            name.replace("l", "mask"): module
+            for name, module in self.network.named_children()
+            if isinstance(module, Mask)
+        }
         self.parameters = {f"syn{n}": p for n, p in enumerate(self.network.parameters())}
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=alpha, maximize=True)
 
-    def step(self, *, X: Tensor, y: Tensor, **syn: Tensor) -> dict[str, Tensor]:
-        """Take one step from the weights `syn` and return every named value of it.
+    def step(self, *, X: Tensor, y: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """Take one step from the weights given and return every named value of it.
 
-        Shapes: X (..., B, I), y (..., B, O), syn<n> (..., sizes[n], sizes[n+1]). Raises KeyError
-        or TypeError when the names in `syn` are not the network's.
+        Shapes: X (..., B, I), y (..., B, O), syn<n> (..., sizes[n], sizes[n+1]); with dropout a
+        mask<n> (..., B, sizes[n]) for each hidden layer. Raises TypeError for other names.
         """
-        if syn.keys() != self.parameters.keys():
-            raise TypeError(f"expected {', '.join(self.parameters)}, got {', '.join(syn)}")
+        expected = [*self.parameters, *self.masks]
+        if given.keys() != set(expected):
+            raise TypeError(f"expected {', '.join(expected)}, got {', '.join(given)}")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(syn[name])
+                parameter.copy_(given[name])
+        for name, module in self.masks.items():
+            module.mask = given[name]
 
         values = {"l0": X}
         layer = X

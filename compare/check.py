@@ -1,0 +1,449 @@
+"""`compare.check`: the verdict on anyone's own backward pass."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.bits import as_integers, compare_bits
+from compare.environment import environment
+from compare.errors import BadInput, unknown
+from compare.judge import Evidence, judge
+from compare.program import Opaque, Program, trace
+from compare.report import Place, Quantity, Report
+from compare.tally import mismatch as _mismatch
+
+Forward = Callable[..., Any]
+Backward = Callable[..., Any] | type[torch.autograd.Function]
+
+_VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
+_named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
+
+
+def name(tensor: Tensor, label: str) -> Tensor:
+    """Name an intermediate of the forward pass, so that its gradient can be judged too.
+
+    Returns `tensor` itself, and outside of `check` does nothing else. Raises BadInput for a name
+    given twice.
+    """
+    found = _named.get()
+    if found is not None:
+        if not isinstance(tensor, Tensor):
+            raise BadInput(f"compare.name(..., {label!r}) was given {_kind(tensor)}: name a tensor")
+        if label in found:
+            raise BadInput(f"compare.name(..., {label!r}) is called twice: give each its own name")
+        found[label] = tensor
+    return tensor
+
+
+def check(
+    backward: Backward,
+    forward: Forward,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    seed: int = 0,
+) -> Report:
+    """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
+
+    `forward(...)` is differentiable torch code; `inputs` holds its arguments, by name or in order.
+    `backward(...)` is given, by parameter name, whatever it asks for: `grad_output`, any input,
+    any intermediate named with `compare.name`, `output`. It returns a dict name -> gradient, or a
+    tuple in the order of the differentiable inputs: those with `requires_grad`, or every tensor of
+    floats where none has it. It may be a `torch.autograd.Function`: its `apply` then runs both
+    passes, and its output is judged as well. A scalar output gets `grad_output` 1, another one a
+    random cotangent drawn with `seed`.
+
+    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    """
+    return _Check(backward, forward, inputs, seed).report()
+
+
+def assert_same(
+    backward: Backward,
+    forward: Forward,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    demand: str = "rounding",
+    seed: int = 0,
+) -> None:
+    """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
+
+    `demand="exact"` insists on autograd's bits.
+    """
+    __tracebackhide__ = True
+    if demand not in ("exact", "rounding"):
+        raise unknown("demand", demand, ("exact", "rounding"))
+    report = check(backward, forward, inputs, seed=seed)
+    if not report.meets(demand):
+        raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
+
+
+class _Check:
+    """One check: what is given, what each side makes of it, and the evidence for the judge."""
+
+    def __init__(
+        self,
+        backward: Backward,
+        forward: Forward,
+        inputs: Mapping[str, Any] | Sequence[Any],
+        seed: int,
+    ) -> None:
+        self.backward, self.forward = backward, forward
+        self.inputs = _by_name(forward, inputs)
+        self.leaves = _differentiable(self.inputs)
+        first, values = self._forward(self.inputs)
+        second, again = self._forward(self.inputs)
+        for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
+            if not _same_bits(one, other):
+                raise BadInput(
+                    "forward gives another result the second time: take random numbers and state "
+                    "out of it, and pass them as inputs"
+                )
+        self.outputs = [output.detach() for output in first]
+        self.values = {label: value.detach().clone() for label, value in values.items()}
+        for label in self.values:
+            if label in self.inputs or label in ("grad_output", "output"):
+                raise BadInput(
+                    f"compare.name(..., {label!r}): an input has that name, choose another"
+                )
+        self.grads = _cotangents(self.outputs, seed)
+        self.is_function = isinstance(backward, type) and issubclass(
+            backward, torch.autograd.Function
+        )
+        offer = self._offer()
+        self.asked = [*self.inputs] if self.is_function else _asked(backward, offer)
+        wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
+        self.given = {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
+
+    def report(self) -> Report:
+        """Run both sides, read both as programs, judge, and put it all together."""
+        manual = self._run_by_hand()
+        autograd, order = self._run_autograd(manual)
+        report = Report("check", {}, environment=environment(self.outputs[0].device))
+        for label in order:
+            report.quantities[label] = _quantity(label, manual.get(label), autograd[label])
+        report.unnamed = tuple(label for label in self.values if label not in manual)
+        report.steps = 1
+        judged = [label for label, q in report.quantities.items() if q.problem is None]
+        evidence = Evidence(
+            hand=_read(self._by_hand, self.given),
+            reference=_read(self._reference, self._reference_inputs()),
+            inputs=_tensors(self._reference_inputs()),
+            given={key: (value, self._key(key)) for key, value in _tensors(self.given).items()},
+            manual={label: manual[label] for label in judged},
+            autograd={label: autograd[label] for label in judged},
+        )
+        for label, proof in judge(evidence, judged).items():
+            report.quantities[label].proof = proof
+        return report
+
+    # -- the forward pass
+
+    def _forward(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Run forward with fresh leaves; return its differentiable outputs and named values."""
+        return self._run_forward(self._fresh(inputs))
+
+    def _run_forward(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        named: dict[str, Tensor] = {}
+        token = _named.set(named)
+        try:
+            with torch.enable_grad():
+                found = self.forward(**arguments)
+        finally:
+            _named.reset(token)
+        outputs = list(found) if isinstance(found, tuple | list) else [found]
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise BadInput(
+                    f"forward returns {_kind(output)}: return a tensor or a tuple of tensors"
+                )
+        return [output for output in outputs if output.requires_grad], named
+
+    def _fresh(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return copies of the inputs, those to be differentiated as leaves."""
+        return {
+            label: value.detach().clone().requires_grad_(label in self.leaves)
+            if isinstance(value, Tensor)
+            else value
+            for label, value in inputs.items()
+        }
+
+    # -- the by-hand side
+
+    def _offer(self) -> dict[str, Any]:
+        """Return everything that backward may ask for; of several outputs each by its number."""
+        return {
+            **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
+            **self.values,
+            **dict(zip(_numbered("grad_output", self.outputs), self.grads, strict=True)),
+            **dict(zip(_numbered("output", self.outputs), self.outputs, strict=True)),
+        }
+
+    def _key(self, given: str) -> str | None:
+        """Return the reference's output that holds the same value, None for its own inputs."""
+        if given in self.values:
+            return _VALUE + given
+        return given if given.split("[")[0] == "output" else None
+
+    def _run_by_hand(self) -> dict[str, Tensor]:
+        """Return what the by-hand side gives, having seen that it left its inputs alone."""
+        given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.given.items()}
+        found = self._by_hand(**given)
+        for key, value in _tensors(self.given).items():
+            if not _same_bits(value, given[key]):
+                raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
+        return {label: value.detach().clone() for label, value in found.items()}
+
+    def _by_hand(self, **given: Any) -> dict[str, Tensor]:
+        """Run backward on exactly what it asks for; return its gradients by name."""
+        found = self._apply(given) if self.is_function else self._call(given)
+        like = {**_tensors(self.inputs), **self.values}
+        return {
+            label: torch.zeros_like(like[label]) if value is None else value
+            for label, value in found.items()
+        }
+
+    def _call(self, given: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
+        found = self.backward(**_gathered(given, self.asked))
+        if isinstance(found, Tensor):
+            found = (found,)
+        if isinstance(found, tuple | list):
+            if len(found) != len(self.leaves):
+                raise BadInput(
+                    f"backward returns {len(found)} gradients for {len(self.leaves)} inputs "
+                    f"({', '.join(self.leaves)}): return one for each, None where there is none"
+                )
+            found = dict(zip(self.leaves, found, strict=True))
+        if not isinstance(found, Mapping):
+            raise BadInput(
+                f"backward returns {_kind(found)}: return a dict or a tuple of gradients"
+            )
+        for label, value in found.items():
+            if label not in self.leaves and label not in self.values:
+                raise unknown("gradient", str(label), [*self.leaves, *self.values])
+            if value is not None and not isinstance(value, Tensor):
+                raise BadInput(f"backward returns {_kind(value)} for {label!r}: return a tensor")
+        return found
+
+    def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        """Run the autograd.Function's own forward and backward."""
+        fresh = self._fresh({label: given[label] for label in self.inputs})
+        with torch.enable_grad():
+            found = self.backward.apply(*fresh.values())  # type: ignore[union-attr]
+        outputs = [found] if isinstance(found, Tensor) else list(found)
+        outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
+        if len(outputs) != len(self.outputs):
+            raise BadInput(
+                f"{self.backward.__name__} has {len(outputs)} differentiable outputs and forward "  # type: ignore[union-attr]
+                f"{len(self.outputs)}: return the same ones"
+            )
+        labels = _numbered("output", outputs)
+        gradients = torch.autograd.grad(
+            outputs,
+            [fresh[label] for label in self.leaves],
+            [given[key] for key in _numbered("grad_output", outputs)],
+            allow_unused=True,
+        )
+        return {
+            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **dict(zip(self.leaves, gradients, strict=True)),
+        }
+
+    # -- the autograd side
+
+    def _reference_inputs(self) -> dict[str, Any]:
+        grads = dict(zip(_numbered("grad_output", self.outputs), self.grads, strict=True))
+        return {
+            **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
+            **grads,
+        }
+
+    def _reference(self, **given: Any) -> dict[str, Tensor]:
+        """Return the outputs, the named values and every gradient, as one function to read."""
+        fresh = self._fresh({label: given[label] for label in self.inputs})
+        outputs, named = self._run_forward(fresh)
+        wanted = {**named, **{label: fresh[label] for label in self.leaves}}
+        wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
+        grads = [given[key] for key in _numbered("grad_output", outputs)]
+        gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
+        labels = _numbered("output", outputs)
+        return {
+            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **{_VALUE + label: value.detach() for label, value in named.items()},
+            **{
+                label: torch.zeros_like(tensor) if gradient is None else gradient
+                for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
+            },
+        }
+
+    def _run_autograd(self, manual: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Return autograd's value of each quantity, going on from the by-hand ones, and their order.
+
+        Each named intermediate that the by-hand side has a gradient for gets a hook that notes
+        autograd's gradient there and puts the by-hand value in its place.
+        """
+        fresh = self._fresh(self.inputs)
+        outputs, named = self._run_forward(fresh)
+        found: dict[str, Tensor] = {}
+        if self.is_function:
+            found.update(zip(_numbered("output", outputs), self.outputs, strict=True))
+
+        def note(label: str, gradient: Tensor) -> Tensor | None:
+            found[label] = gradient.detach().clone()
+            mine = manual.get(label) if label in named else None
+            fits = mine is not None and _mismatch(mine, gradient) is None
+            return mine.clone() if fits and mine is not None else None
+
+        judged = {label: tensor for label, tensor in named.items() if label in manual}
+        judged |= {label: fresh[label] for label in self.leaves}
+        for label, tensor in judged.items():
+            if tensor.requires_grad:
+                tensor.register_hook(partial(note, label))
+        gradients = torch.autograd.grad(
+            outputs, [fresh[label] for label in self.leaves], self.grads, allow_unused=True
+        )
+        for label, gradient in zip(self.leaves, gradients, strict=True):
+            found.setdefault(
+                label, torch.zeros_like(fresh[label]) if gradient is None else gradient
+            )
+        for label, tensor in judged.items():
+            found.setdefault(label, torch.zeros_like(tensor))
+        return {label: value.detach() for label, value in found.items()}, list(found)
+
+
+def _by_name(forward: Forward, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """Return the inputs by the names of forward's parameters."""
+    if not callable(forward):
+        raise BadInput(f"forward is {_kind(forward)}: give a function")
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    signature = inspect.signature(forward)
+    try:
+        if isinstance(inputs, Mapping):
+            bound = signature.bind(**inputs)
+        elif isinstance(inputs, tuple | list):
+            bound = signature.bind(*inputs)
+        else:
+            raise BadInput(f"inputs is {_kind(inputs)}: give a dict or a tuple")
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        raise BadInput(f"inputs do not fit forward({names}): {error}") from None
+    found: dict[str, Any] = {}
+    for label, value in bound.arguments.items():
+        kind = signature.parameters[label].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(value)
+        elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise BadInput(f"forward takes {label!r} without a name: name each parameter")
+        else:
+            found[label] = value
+    for label in ("grad_output", "output"):
+        if label in found:
+            raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
+    return found
+
+
+def _differentiable(inputs: Mapping[str, Any]) -> list[str]:
+    """Return the names of the inputs whose gradients are judged."""
+    floats = {k: v for k, v in _tensors(inputs).items() if v.is_floating_point()}
+    asked = [label for label, value in floats.items() if value.requires_grad]
+    if not floats:
+        kinds = ", ".join(f"{label} is {_kind(value)}" for label, value in inputs.items())
+        raise BadInput(
+            f"no differentiable input ({kinds or 'none at all'}): give a tensor of floats"
+        )
+    return asked or list(floats)
+
+
+def _cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return what stands above each output: 1 for a scalar, else drawn from a normal."""
+    if not outputs:
+        raise BadInput("no output of forward depends on a differentiable input: nothing to judge")
+    chance = torch.Generator().manual_seed(seed)
+    return [
+        torch.ones_like(output)
+        if not output.ndim
+        else torch.randn(output.shape, generator=chance, dtype=torch.float64).to(output)
+        for output in outputs
+    ]
+
+
+def _asked(backward: Backward, offer: Mapping[str, Any]) -> list[str]:
+    """Return the names that backward's parameters ask for."""
+    if not callable(backward):
+        raise BadInput(f"backward is {_kind(backward)}: give a function or an autograd.Function")
+    known = list(dict.fromkeys(key.split("[")[0] for key in offer))
+    asked = []
+    for label, parameter in inspect.signature(backward).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            return known
+        if label in known:
+            asked.append(label)
+        elif parameter.default is inspect.Parameter.empty:
+            raise unknown("parameter of backward", label, known)
+    return asked
+
+
+def _gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+    """Return what is asked for by name; several outputs as one tuple."""
+    return {
+        label: given[label]
+        if label in given
+        else tuple(value for key, value in given.items() if key.split("[")[0] == label)
+        for label in asked
+    }
+
+
+def _numbered(label: str, outputs: Sequence[Tensor]) -> list[str]:
+    """Return a name for each output: `output`, or `output[0]`, `output[1]`, ..."""
+    return [label] if len(outputs) == 1 else [f"{label}[{k}]" for k in range(len(outputs))]
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {label: value for label, value in values.items() if isinstance(value, Tensor)}
+
+
+def _read(
+    function: Callable[..., Mapping[str, Tensor | None]], inputs: dict[str, Any]
+) -> Program | Opaque:
+    try:
+        return trace(function, inputs)
+    except Opaque as why:
+        return why
+
+
+def _quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
+    """Compare one quantity's bits."""
+    row = Quantity(label, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
+    if manual is None:
+        row.problem = (
+            "missing by hand: return its gradient (None for zero), or say which inputs need one "
+            "with requires_grad=True"
+        )
+        return row
+    row.problem = _mismatch(manual, autograd)
+    if row.problem:
+        return row
+    found = compare_bits(manual, autograd)
+    row.compared, row.equal, row.nans, row.max_ulp = (
+        found.total, found.equal, found.nans, found.max_ulp,
+    )  # fmt: skip
+    if found.worst:
+        worst = found.worst
+        row.worst = Place(None, None, worst.index, worst.manual, worst.autograd)
+    return row
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return _mismatch(one, other) is None and torch.equal(
+        as_integers(one.detach()), as_integers(other.detach())
+    )
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, in words for a message."""
+    return "None" if value is None else f"a {type(value).__name__}"

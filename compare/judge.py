@@ -1,0 +1,353 @@
+"""The verdict on each quantity, from bits, balls and bounds; no tolerance anywhere.
+
+Two questions, asked of the two programs:
+1. The same formula? Both are lifted from the inputs on, in exact real arithmetic. Where a quantity
+   is WRONG, what depends on it by hand is compared with the reference going on from the by-hand
+   value, so that one bug makes one red line.
+2. No further apart than rounding? Both are run from the by-hand floats, one named quantity to the
+   next, lifted (what is exact there) and with bounds (how far a float run may lie from it).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flint
+import numpy as np
+import torch
+from torch import Tensor
+
+from compare.balls import PRECISION, Array, Balls
+from compare.bits import as_integers
+from compare.bounds import Bound, Bounds
+from compare.lift import Lifted, Missing, Start, lift
+from compare.program import Opaque, Program
+from compare.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
+
+# A kernel that cannot be read may sum in another order and narrower than the reference does: its
+# numbers are WRONG only outside this many times the reference's own bound.
+OPAQUE_SLACK = 64.0
+# A ball is too wide to mean anything when its radius exceeds both the rounding that the float run
+# is allowed and this share of its value.
+_MEANINGFUL = 2.0**-40
+
+
+@dataclass
+class Evidence:
+    """Both sides as given to the judge.
+
+    `given` names, for each input of the by-hand program, its floats and the reference's output of
+    the same value, None where it is an input of the reference too.
+    """
+
+    hand: Program | Opaque
+    reference: Program | Opaque
+    inputs: Mapping[str, Tensor]
+    given: Mapping[str, tuple[Tensor, str | None]]
+    manual: Mapping[str, Tensor]
+    autograd: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A quantity on one side, from the by-hand floats above it: exact, and how far off it may be."""
+
+    exact: Any  # Array or Missing
+    bound: Any  # Bound or Missing
+
+
+def judge(evidence: Evidence, order: Sequence[str]) -> dict[str, Proof]:
+    """Return the proof for each quantity named in `order`, the order of computation.
+
+    Every one of them is in `manual` and `autograd`, of one shape and dtype.
+    """
+    with torch.no_grad(), flint.ctx.workprec(PRECISION):
+        return _Judge(evidence).all(order)
+
+
+class _Judge:
+    def __init__(self, evidence: Evidence) -> None:
+        self.e = evidence
+        self.wrong: set[str] = set()
+        self.references: dict[frozenset[str], dict[str, Lifted]] = {}
+        self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
+        self.by_hand = self._by_hand(self._reference(frozenset()))
+
+    def all(self, order: Sequence[str]) -> dict[str, Proof]:
+        proofs: dict[str, Proof] = {}
+        hand, reference = self._local(self.e.hand), self._local(self.e.reference)
+        for name in order:
+            proofs[name] = self._one(name, hand.get(name), reference.get(name))
+            if proofs[name].verdict == WRONG:
+                self.wrong.add(name)
+        return proofs
+
+    def _one(self, name: str, hand: _Side | None, reference: _Side | None) -> Proof:
+        manual, autograd = self.e.manual[name], self.e.autograd[name]
+        same_bits = torch.equal(as_integers(manual), as_integers(autograd))
+        if manual.isnan().any() or autograd.isnan().any():
+            return Proof(WRONG, "a NaN shows nothing")
+        off = {
+            "manual_error": _error_in_ulps(manual, hand),
+            "autograd_error": _error_in_ulps(autograd, reference),
+        }
+        unread = self._unread(name)
+        if unread is None:
+            room = _sum_of_bounds(hand, reference)
+            formula = self._formula(name, room)
+            if formula.same is False:
+                return Proof(WRONG, formula.text, at=formula.at, **off)
+            if formula.same and not same_bits:
+                return self._rounding(name, formula.text, hand, reference, off)
+            text = formula.text
+        else:
+            text = unread
+        if same_bits:
+            known = unread is None and formula.same
+            return Proof(EXACT, text if known else f"not lifted: {text}", bool(known), **off)
+        if unread is not None and reference is not None and _known(reference):
+            return self._by_numbers(name, text, reference, off)
+        return Proof(UNDECIDED, text, **off)
+
+    def _unread(self, name: str) -> str | None:
+        """Return why the quantity cannot be lifted on both sides, None if it can."""
+        if isinstance(self.e.hand, Opaque):
+            return f"the by-hand side cannot be read as a program: {self.e.hand}"
+        if isinstance(self.e.reference, Opaque):
+            return f"the autograd side cannot be read as a program: {self.e.reference}"
+        for side, values in (("by hand", self.by_hand), ("autograd", self._reference(frozenset()))):
+            if name not in values:
+                return f"{side} it does not come out of the program"
+            if isinstance(values[name].numbers, Missing):
+                return f"{side}, {values[name].numbers}"
+        return None
+
+    # -- the same formula?
+
+    def _reference(self, wrong: frozenset[str]) -> dict[str, Lifted]:
+        """Return the reference lifted from the inputs, going on from the by-hand values `wrong`."""
+        if isinstance(self.e.reference, Opaque):
+            return {}
+        if wrong not in self.references:
+            starts = {
+                name: Start(self.e.manual[name], self.by_hand[name].numbers) for name in wrong
+            }
+            self.references[wrong] = lift(self.e.reference, Balls(), self.e.inputs, starts=starts)
+        return self.references[wrong]
+
+    def _by_hand(self, reference: Mapping[str, Lifted]) -> dict[str, Lifted]:
+        """Return the by-hand side lifted; what it is given of the forward pass is lifted too."""
+        if isinstance(self.e.hand, Opaque):
+            return {}
+        floats = {name: value for name, (value, _) in self.e.given.items()}
+        lifted = {
+            name: reference[key].numbers
+            for name, (_, key) in self.e.given.items()
+            if key is not None and key in reference
+        }
+        return lift(self.e.hand, Balls(), floats, lifted)
+
+    def _formula(self, name: str, room: Tensor | None) -> "_Formula":
+        """Compare the two lifted values, going on from what is WRONG above."""
+        mine = self.by_hand[name].numbers
+        wrong = frozenset(self.wrong & self.above.get(name, set()))
+        found = _same_numbers(mine, self._reference(wrong)[name].numbers, room)
+        if found.same is False and wrong:
+            ends = _same_numbers(mine, self._reference(frozenset())[name].numbers, room)
+            if ends.same:
+                return ends
+        return found
+
+    # -- no further apart than rounding?
+
+    def _local(self, side: Program | Opaque) -> dict[str, _Side]:
+        """Return each quantity of a side from the by-hand floats above it."""
+        if isinstance(side, Opaque):
+            return {}
+        if side is self.e.hand:
+            floats = {name: value for name, (value, _) in self.e.given.items()}
+            forward: dict[str, Tensor] = {}
+        else:
+            floats = dict(self.e.inputs)
+            forward = {key: value for value, key in self.e.given.values() if key is not None}
+        values = {**forward, **self.e.manual}
+        arithmetics: list[Balls | Bounds] = [Balls(), _bounds_for(side, floats.values())]
+        exact, bound = (
+            lift(side, n, floats, starts={k: Start(v, n.exact(v)) for k, v in values.items()})
+            for n in arithmetics
+        )
+        return {name: _Side(exact[name].numbers, bound[name].numbers) for name in exact}
+
+    def _rounding(
+        self, name: str, text: str, hand: _Side | None, reference: _Side | None, off: dict[str, Any]
+    ) -> Proof:
+        """The formula is the same and the bits are not: is each side within its own bound?"""
+        assert hand is not None
+        assert reference is not None
+        if not (_known(hand) and _known(reference)):
+            return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
+        shares = [
+            _share_of_bound(values[name], side)
+            for values, side in ((self.e.manual, hand), (self.e.autograd, reference))
+        ]
+        share = max(shares)
+        if math.isnan(share):
+            return Proof(UNDECIDED, f"{text}; the bound on its rounding is not finite", **off)
+        if not shares[0] <= 1:
+            return Proof(
+                WRONG,
+                f"{text}, but by hand it is {shares[0]:.3g} times further from it than its own "
+                "operations can round",
+                share=shares[0],
+                **off,
+            )
+        if not shares[1] <= 1:
+            return Proof(
+                UNDECIDED,
+                f"{text}, but autograd's kernel is {shares[1]:.3g} times outside the bound of its "
+                "own operations",
+                share=shares[1],
+                **off,
+            )
+        return Proof(ROUNDING, text, lifted=True, share=share, **off)
+
+    def _by_numbers(self, name: str, text: str, reference: _Side, off: dict[str, Any]) -> Proof:
+        """The by-hand side cannot be read: judge its numbers against the lifted reference."""
+        share = _share_of_bound(self.e.manual[name], reference) / OPAQUE_SLACK
+        error = _error_in_ulps(self.e.manual[name], reference)
+        theirs = off["autograd_error"]
+        numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(theirs)}"
+        if theirs and error is not None:
+            numbers += f" (ratio {error / theirs:.2g})"
+        off = {**off, "manual_error": error}
+        if not math.isnan(share) and not share <= 1:
+            reach = f"outside {OPAQUE_SLACK:g} times the rounding that its shape allows"
+            return Proof(WRONG, f"{numbers}: {reach}; {text}", share=share, **off)
+        return Proof(UNDECIDED, f"{numbers}; not shown: the same formula ({text})", **off)
+
+
+@dataclass(frozen=True)
+class _Formula:
+    same: bool | None  # None: the balls are too wide to tell
+    text: str
+    at: tuple[int, ...] | None = None
+
+
+def _same_numbers(mine: Array, theirs: Array, room: Tensor | None) -> _Formula:
+    """Compare two lifted tensors, element by element."""
+    apart = ~np.frompyfunc(lambda a, b: bool(a.overlaps(b)), 2, 1)(mine, theirs).astype(bool)
+    apart = np.asarray(apart)
+    if apart.any():
+        gaps = np.where(apart, np.frompyfunc(_gap, 2, 1)(mine, theirs), -1.0).astype(float)
+        at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
+        one, other = mine[at], theirs[at]
+        text = (
+            f"another formula: in exact arithmetic {_digits(one)} by hand and {_digits(other)} "
+            f"for autograd at {list(at)}, {int(apart.sum()):,} of {apart.size:,} elements apart"
+        )
+        return _Formula(False, text, at)
+    if not mine.size:
+        return _Formula(True, "the same formula; it has no elements")
+    radius = np.frompyfunc(lambda a, b: float(a.rad()) + float(b.rad()), 2, 1)(mine, theirs)
+    radius = np.asarray(radius).astype(float)
+    middle = np.asarray(np.frompyfunc(_size, 1, 1)(mine)).astype(float)
+    allowed = _MEANINGFUL * middle
+    if room is not None:
+        allowed = np.maximum(allowed, np.where(np.isfinite(room.numpy()), room.numpy(), 0.0))
+    wide = ~(radius <= allowed)
+    if wide.any():
+        at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
+        return _Formula(None, f"its exact value is known too loosely to compare, at {list(at)}", at)
+    relative = np.divide(radius, middle, out=np.zeros_like(radius), where=middle > 0).max()
+    digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
+    return _Formula(True, f"the same real number to {digits} digits at these inputs")
+
+
+def _gap(a: Any, b: Any) -> float:
+    """Return how far apart two balls are, as a share of the larger."""
+    scale = max(_size(a), _size(b))
+    distance = _size(a - b)
+    return distance / scale if scale else 0.0
+
+
+def _size(a: Any) -> float:
+    return float(abs(a).mid())
+
+
+def _digits(a: Any) -> str:
+    return f"{float(a.mid()):.9g}"
+
+
+def _known(side: _Side) -> bool:
+    return not isinstance(side.exact, Missing) and isinstance(side.bound, Bound)
+
+
+def _distance(values: Tensor, exact: Array) -> Tensor:
+    """Return an upper bound of |values - exact|; 0 for an infinity where exact overflows."""
+    floats = values.detach().double().cpu().numpy()
+    largest = torch.finfo(values.dtype).max
+
+    def upper(value: float, ball: Any) -> float:
+        if math.isinf(value):
+            beyond = ball if value > 0 else -ball
+            return 0.0 if bool(beyond > largest) else math.inf
+        return float(abs(ball - value).upper())
+
+    found = np.frompyfunc(upper, 2, 1)(floats, exact)
+    return torch.from_numpy(np.asarray(found, dtype=float))
+
+
+def _ulp(values: Tensor) -> Tensor:
+    """Return the spacing of floats at each value, in float64."""
+    info = torch.finfo(values.dtype)
+    size = values.detach().double().cpu().abs().clamp_min(info.smallest_normal)
+    _, exponent = torch.frexp(size)
+    return torch.ldexp(torch.full_like(size, info.eps), exponent - 1)
+
+
+def _error_in_ulps(values: Tensor, side: _Side | None) -> float | None:
+    """Return the largest distance from the exact value, in ulps of the value."""
+    if side is None or isinstance(side.exact, Missing) or not values.numel():
+        return None
+    error = float((_distance(values, side.exact) / _ulp(values)).max())
+    return error if math.isfinite(error) else None
+
+
+def _ulps(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.3g} ulp"
+
+
+def _share_of_bound(values: Tensor, side: _Side) -> float:
+    """Return the largest |value - exact| / bound, NaN where a bound says nothing."""
+    if not values.numel():
+        return 0.0
+    bound = side.bound.error.cpu()
+    distance = _distance(values, side.exact)
+    if not bound.isfinite().all() and not bool((distance == 0)[~bound.isfinite()].all()):
+        return math.nan
+    share = torch.where(distance == 0, 0.0, distance / bound)
+    return float(share.max())
+
+
+def _sum_of_bounds(*sides: _Side | None) -> Tensor | None:
+    """Return the rounding that both sides together are allowed."""
+    total: Tensor | None = None
+    for side in sides:
+        if side is None or not isinstance(side.bound, Bound):
+            return None
+        total = side.bound.error.cpu() if total is None else total + side.bound.error.cpu()
+    return total
+
+
+def _bounds_for(program: Program, floats: Any) -> Bounds:
+    """Return bounds for the precision that torch's flags and fused kernels allow."""
+    dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
+    narrowest = max(dtypes, key=lambda d: torch.finfo(d).eps) if program.fused and dtypes else None
+    cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
+    flags = torch.backends.cuda.matmul
+    tf32 = cuda and (flags.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    narrow_sums = cuda and (
+        flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
+    )
+    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums)

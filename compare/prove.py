@@ -1,0 +1,76 @@
+"""What a run shows beyond bits: lifted proof at sampled steps, a rounding bound at every step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.bounds import Bound, Bounds
+from compare.judge import Evidence, judge
+from compare.lift import Missing, Start, lift
+from compare.program import Opaque, Program, trace
+from compare.sides import Autograd, Named, Step
+from compare.verdict import Proof
+
+_Read = Program | Opaque
+
+
+class Prover:
+    """Both sides of a run as programs, each read once for every size of batch."""
+
+    def __init__(self, hand: Step, autograd: Autograd) -> None:
+        self.hand, self.autograd = hand, autograd
+        self.programs: dict[int, tuple[_Read, _Read]] = {}
+
+    def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
+        """Return the full proof for one step of one network, its tensors (1, ...)."""
+        hand, reference = self._programs(given)
+        evidence = Evidence(
+            hand=hand,
+            reference=reference,
+            inputs=given,
+            given={name: (value, None) for name, value in given.items()},
+            manual=manual,
+            autograd=autograd,
+        )
+        return judge(evidence, list(manual))
+
+    def shares(self, given: Named, manual: Named, autograd: Named) -> dict[str, Tensor | None]:
+        """Return |by hand - autograd| over what both may round, elementwise, None where unknown.
+
+        Each quantity is taken from the by-hand values above it, on both sides.
+        """
+        sides = [self._bounds(program, given, manual) for program in self._programs(given)]
+        shares: dict[str, Tensor | None] = {}
+        for name, value in manual.items():
+            bounds = [side.get(name) for side in sides]
+            gap = (value.double() - autograd[name].double()).abs().cpu()
+            shares[name] = None
+            if all(isinstance(bound, Bound) for bound in bounds):
+                allowed = sum(bound.error for bound in bounds)  # type: ignore[union-attr,misc]
+                shares[name] = torch.where(gap == 0, 0.0, gap / allowed)
+        return shares
+
+    def _bounds(self, program: _Read, given: Named, manual: Named) -> Mapping[str, Any]:
+        if isinstance(program, Opaque):
+            return {}
+        n = Bounds()
+        starts = {name: Start(value, n.exact(value)) for name, value in manual.items()}
+        found = lift(program, n, given, starts=starts)
+        return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
+
+    def _programs(self, given: Named) -> tuple[_Read, _Read]:
+        size = len(given["X"])
+        if size not in self.programs:
+            self.programs[size] = (
+                _read(self.hand, given), _read(self.autograd.traceable, given)
+            )  # fmt: skip
+        return self.programs[size]
+
+
+def _read(function: Step, given: Named) -> _Read:
+    try:
+        return trace(function, given)
+    except Opaque as why:
+        return why

@@ -1,0 +1,32 @@
+"""The four verdicts, and what stands behind one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+EXACT, ROUNDING, WRONG, UNDECIDED = "EXACT", "ROUNDING", "WRONG", "UNDECIDED"
+#: From the verdict that outweighs all others to the one that needs all quantities to agree.
+WEIGHT = (WRONG, UNDECIDED, ROUNDING, EXACT)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What decided a verdict beyond the bits."""
+
+    verdict: str
+    text: str  # what was shown, or what could not be
+    lifted: bool = False  # whether both formulas were seen to be the same in exact arithmetic
+    manual_error: float | None = None  # from the exact value, in ulps, the largest element's
+    autograd_error: float | None = None
+    share: float | None = None  # of the bound on rounding, the largest element's
+    at: tuple[int, ...] | None = None  # where two formulas part
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "text": self.text,
+            "lifted": self.lifted,
+            "manual_error_ulp": self.manual_error,
+            "autograd_error_ulp": self.autograd_error,
+            "share_of_bound": self.share,
+            "at": None if self.at is None else list(self.at),
+        }
