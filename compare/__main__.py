@@ -2,6 +2,11 @@
 
 import sys
 
-from compare.cli import main
+from compare.interrupt import requests
 
-sys.exit(main())
+if __name__ == "__main__":
+    with requests():  # before the slow imports, in which a Ctrl-C would be lost
+        from compare.cli import main
+
+        code = main()
+    sys.exit(code)

@@ -4,7 +4,6 @@ Event files are for looking: their values are float32 and thinned out. What is e
 result.json beside them.
 """
 
-import math
 import os
 import shutil
 import time
@@ -62,7 +61,7 @@ class RunFolder:
     """
 
     def __init__(self, log_dir: Path, case: str, steps: int) -> None:
-        self.every = math.ceil(steps / MOST_POINTS)
+        self.every = -(-steps // MOST_POINTS)
         self.failed: str | None = None
         self.path = _fresh(log_dir, case)
         self.files: dict[str, EventFile] = {}

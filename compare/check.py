@@ -128,9 +128,11 @@ class _Check:
             report.quantities[label] = _quantity(label, manual.get(label), autograd[label])
         report.unnamed = tuple(label for label in self.values if label not in manual)
         report.steps = 1
+        hand = _read(self._by_hand, self.given)
+        report.follows = hand.follows() if isinstance(hand, Program) else {}
         judged = [label for label, q in report.quantities.items() if q.problem is None]
         evidence = Evidence(
-            hand=_read(self._by_hand, self.given),
+            hand=hand,
             reference=_read(self._reference, self._reference_inputs()),
             inputs=_tensors(self._reference_inputs()),
             given={key: (value, self._key(key)) for key, value in _tensors(self.given).items()},

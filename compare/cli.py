@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from compare.cases import CASES, find
 from compare.errors import BadInput
+from compare.interrupt import requests
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
@@ -27,6 +29,7 @@ examples:
   python -m compare run deep --population 8         eight networks at once, seeds 1 to 8
   python -m compare run three_layer --json -        the result as JSON on standard output
   python -m compare --list                          every case and what it promises
+  python -m compare check my_layer.py               your own forward, backward and inputs
   tensorboard --logdir runs                         look at the curves of all runs
 
 exit codes:
@@ -45,7 +48,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Console(Console):
-    """Falls silent when its reader has gone (`| head`); the run itself goes on to its end."""
+    """Plain text, and silent once its reader has gone (`| head`): the run goes on to its end."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def say(self, text: str) -> None:
+        """Print a line that is never broken, so that it can be copied."""
+        self.print(text, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -96,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what exit code 0 asks for (default: what the case promises)",
     )  # fmt: skip
     run.add_argument(
-        "--log-dir", type=Path, default=Path("runs"), metavar="DIR",
+        "--log-dir", default="runs", metavar="DIR",
         help="where the TensorBoard run folder goes (default: runs)",
     )  # fmt: skip
     run.add_argument("--no-board", action="store_true", help="write no run folder")
@@ -104,6 +114,25 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
     )
     run.add_argument("--quiet", action="store_true", help="print the verdict only")
+    check = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="check your own backward pass",
+        description="Check a file that defines forward, backward and inputs (a dict, a tuple, or "
+        "a function that returns one). backward asks by parameter name for grad_output, output, "
+        "any input, any intermediate that forward names with compare.name(tensor, 'z1').",
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="the Python file")
+    check.add_argument("--dtype", metavar="T", help="move the inputs' floats to this dtype")
+    check.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    check.add_argument(
+        "--demand", choices=("exact", "rounding"), default="rounding",
+        help="what exit code 0 asks for (default: rounding)",
+    )  # fmt: skip
+    check.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    check.add_argument("--quiet", action="store_true", help="print the verdict only")
     commands.add_parser(
         "bench",
         help="time a checked step against plain autograd with SGD",
@@ -114,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _whole(text: str) -> int:
     try:
-        return int(text.replace(",", "").replace("_", ""))
+        return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
@@ -125,27 +154,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 the demand is met, 1 it is not, 2 bad usage or input, 3 a fault of the program, 130 Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--list")):
+    if "--list" in words:
+        words = ["--list"]
+    elif not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
-    try:
-        args = _parser().parse_args(words)
-        if args.list:
-            return _list()
-        return _bench() if args.command == "bench" else _run(args)
-    except BadInput as error:
-        print(f"compare: {error}", file=sys.stderr)
+    elif words[0] in CASES:
+        print(f"compare: {words[0]!r} is a case: say run {words[0]}", file=sys.stderr)
         return 2
+    try:
+        with requests():
+            code = _dispatch(_parser().parse_args(words))
+            sys.stdout.flush()
+            return code
+    except BadInput as error:
+        return _say(f"compare: {error}", 2)
     except KeyboardInterrupt:
-        print("compare: stopped before the first step was checked", file=sys.stderr)
-        return 130
+        return _say("compare: stopped before the first step was checked", 130)
+    except OSError as error:
+        # standard output itself cannot be written to; nothing more is said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _say(f"compare: cannot write the output: {error.strerror}", 2)
     except Exception:
         traceback.print_exc()
-        print("compare: this is a fault of the program, not of your input", file=sys.stderr)
-        return 3
+        return _say("compare: this is a fault of the program, not of your input", 3)
+
+
+def _say(message: str, code: int) -> int:
+    """Print a message to standard error, if there is one to print to."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    return code
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if args.command == "check":
+        return _check(args)
+    return _bench() if args.command == "bench" else _run(args)
 
 
 def _list() -> int:
-    console = _Console(highlight=False)
+    console = _Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("case", no_wrap=True)
     table.add_column("promises", no_wrap=True)
@@ -160,16 +212,33 @@ def _list() -> int:
 def _bench() -> int:
     from compare.bench import bench
 
-    return bench(_Console(highlight=False))
+    return bench(_Console())
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.json is not None and args.json != "-":
+        _check_can_hold(args.json)
+    from compare.given import device_named, dtype_named
+    from compare.userfile import check_file
+
+    dtype = None if args.dtype is None else dtype_named(args.dtype)
+    report = check_file(args.file, dtype=dtype, device=device_named(args.device))
+    console = _Console(stderr=args.json == "-")
+    console.print(report.headline() if args.quiet else report, crop=False)
+    if args.json is not None:
+        _save_json(report, args.json)
+    return 0 if report.meets(args.demand) else 1
 
 
 def _run(args: argparse.Namespace) -> int:
     case = find(args.case)
     steps = case.steps if args.steps is None else args.steps
     on_stdout = args.json == "-"
-    if args.json and not on_stdout:
-        _check_can_hold(Path(args.json))
-    console = _Console(stderr=on_stdout, highlight=False)
+    if args.json is not None and not on_stdout:
+        _check_can_hold(args.json)
+    if str(args.log_dir) in ("", "."):
+        raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
+    console = _Console(stderr=on_stdout)
 
     from compare.harness import Run  # torch comes in here, not for --help or --list
 
@@ -177,7 +246,7 @@ def _run(args: argparse.Namespace) -> int:
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population,
     )  # fmt: skip
-    folder = None if args.no_board else _folder(args.log_dir, case.name, steps)
+    folder = None if args.no_board else _folder(Path(args.log_dir), case.name, steps)
     try:
         with _Progress(console, steps, quiet=args.quiet) as progress:
             report = run.train([progress] if folder is None else [folder, progress])
@@ -190,10 +259,10 @@ def _run(args: argparse.Namespace) -> int:
 
     demand = args.demand or case.demand
     met = report.meets(demand)
-    console.print(report.headline() if args.quiet else report)
+    console.print(report.headline() if args.quiet else report, crop=False)
     if not args.quiet:
         _closing(console, report, folder)
-    if args.json:
+    if args.json is not None:
         _save_json(report, args.json)
     if folder and folder.failed:
         raise BadInput(folder.failed)
@@ -202,10 +271,11 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if met else 1
 
 
-def _check_can_hold(path: Path) -> None:
+def _check_can_hold(name: str) -> None:
     """Raise BadInput, before anything runs, for a JSON file that could not be written after."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"--json {path}: no file can be written there, name another place")
+    path = Path(name)
+    if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--json {name}: no file can be written there, name another place")
 
 
 def _folder(log_dir: Path, case: str, steps: int) -> "RunFolder":
@@ -218,7 +288,7 @@ def _folder(log_dir: Path, case: str, steps: int) -> "RunFolder":
 class _Progress:
     """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
 
-    def __init__(self, console: Console, steps: int, *, quiet: bool) -> None:
+    def __init__(self, console: _Console, steps: int, *, quiet: bool) -> None:
         self.console = console
         self.quiet = quiet
         self.bar = Progress(
@@ -243,35 +313,35 @@ class _Progress:
         """Move the bar, and print each step's error that the blog prints."""
         for k in range(-chunk.start % _ERROR_EVERY, chunk.steps, _ERROR_EVERY):
             if not self.quiet:
-                self.console.print(f"Error:{float(chunk.error['manual'][k]):.12g}")
+                self.console.say(f"Error:{float(chunk.error['manual'][k]):.12g}")
         speed = self.bar.tasks[0].speed
         self.bar.update(
             self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
         )
 
 
-def _closing(console: Console, report: "Report", folder: "RunFolder | None") -> None:
+def _closing(console: _Console, report: "Report", folder: "RunFolder | None") -> None:
     """Print what else is worth knowing: the output, the free run, the time, where to look."""
     if 0 < len(report.output) <= _FEW_ROWS:
         rows = "  ".join(" ".join(f"{value:.8f}" for value in row) for row in report.output)
-        console.print(f"  output after training  {rows}")
+        console.say(f"  output after training  {rows}")
     if report.steps > 1:
-        gap = (
-            "the same bits"
-            if not report.free_gap
-            else f"weights at most {report.free_gap:.3g} apart"
-        )
-        console.print(f"  autograd on its own, {report.steps:,} steps from the same start: {gap}")
+        if all(q.equal == q.compared for q in report.quantities.values()):
+            free = "the same, since each step is"
+        else:
+            free = f"weights up to {report.free_gap:.3g} apart"
+        console.say(f"  autograd on its own    {free}")
     speed = report.steps / report.seconds
-    console.print(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
+    console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
     if folder and not folder.failed:
-        console.print(f"  curves: tensorboard --logdir {folder.path.parent}   ({folder.path.name})")
+        place = shlex.quote(str(folder.path.parent))
+        console.say(f"  curves: tensorboard --logdir {place}   ({folder.path.name})")
 
 
 def _save_json(report: "Report", name: str) -> None:
     """Write the report as JSON to standard output or a file."""
     if name == "-":
-        _Console(highlight=False).out(report.to_json(), end="")
+        _Console().out(report.to_json(), end="")
     else:
         from compare.report import save_text
 

@@ -3,6 +3,7 @@
 Chance is data: the weights are drawn here, as the blog draws them, and nowhere else.
 """
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -87,7 +88,11 @@ def draw(
     if not 0 <= seed <= SEEDS - population:
         last = "" if population == 1 else f" (the last network's is seed + {population - 1})"
         raise BadInput(f"seed {seed}: numpy takes 0 to {SEEDS - 1}{last}")
-    sizes = case.network.sizes
+    sizes, alpha = case.network.sizes, case.network.alpha
+    if not 0 < alpha <= torch.finfo(dtype).max:
+        raise BadInput(f"alpha {alpha}: give a positive number that {_short(dtype)} can hold")
+    if not 0 <= case.network.dropout < 1:
+        raise BadInput(f"dropout {case.network.dropout}: give a share from 0 to below 1")
     if len(sizes) < 2 or min(sizes) < 1:
         raise BadInput(f"sizes {sizes}: give at least two layers, each of at least 1")
     X, y = _table("X", case.X), _table("y", case.y)
@@ -100,6 +105,7 @@ def draw(
         raise BadInput(f"X has {len(X)} rows and y has {len(y)}: give one y for each X")
 
     chances = [np.random.RandomState(seed + p) for p in range(population)]
+    _check_memory(sizes, len(X), population, dtype)
     draws = [_blog_weights(sizes, chance) for chance in chances]
     weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     tensors = {
@@ -131,12 +137,28 @@ def _table(name: str, rows: Rows) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
 
+def _check_memory(sizes: tuple[int, ...], rows: int, population: int, dtype: torch.dtype) -> None:
+    """Raise BadInput for a population that one step of would not fit into this machine's memory."""
+    values = population * sum(rows * i + 3 * i * o for i, o in pairwise(sizes))
+    needed = 8 * values * dtype.itemsize  # both sides, what each keeps, and a comparison
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise BadInput(
+            f"population {population}: one step needs about {needed / 2**30:,.0f} GiB and this "
+            f"machine has {memory / 2**30:,.0f}; give a smaller one"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _check_finite(name: str, tensor: Tensor) -> None:
     """Raise BadInput at the first NaN or infinity in `tensor`, with its place."""
     if (bad := (~tensor.isfinite()).nonzero()).numel():
         place = tuple(bad[0].tolist())
         value = tensor[place].item()
         raise BadInput(
-            f"{name}{list(place)} is {value} in {str(tensor.dtype).removeprefix('torch.')}: "
+            f"{name}{list(place)} is {value} in {_short(tensor.dtype)}: "
             "give finite numbers that the dtype can hold"
         )

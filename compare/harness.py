@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compare.batch import fill, plan
 from compare.bits import Difference, as_integers, compare_bits
-from compare.cases import Case
+from compare.cases import CASES, Case
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.given import device_named, draw, dtype_named
@@ -64,9 +64,13 @@ class Run:
         step: Step | None = None,
         chunk: int | None = None,
     ) -> None:
+        if not isinstance(case, Case):
+            raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
         self.steps = case.steps if steps is None else steps
-        if self.steps < 1:
+        if not isinstance(self.steps, int) or self.steps < 1:
             raise BadInput(f"steps {self.steps}: a run needs at least 1 step")
+        if chunk is not None and chunk < 1:
+            raise BadInput(f"chunk {chunk}: at least 1 step is judged at a time")
         place = device_named(device)
         kind = dtype_named(dtype)
         given = draw(case, seed=seed, population=population, dtype=kind, device=place)
@@ -83,6 +87,8 @@ class Run:
         self.prover = Prover(self.hand, self.autograd)
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
+        if step is None and CASES.get(case.name) == case:
+            self.report.command = _command(case, self.steps, settings)
         self.tally = Tally(self.report, seed)
         self.output = f"l{len(self.weights)}"
         self.free: Named | None = None  # autograd's weights since it went on its own
@@ -105,6 +111,7 @@ class Run:
                 vars(report).update(whole)  # without the chunk in hand
                 report.interrupted = True
         self.tally.conclude()
+        report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - started
         return report
 
@@ -273,6 +280,13 @@ class Run:
                 if not gap <= self.report.free_gap:  # a NaN stays
                     self.report.free_gap = gap
         self.free = free
+
+
+def _command(case: Case, steps: int, settings: dict[str, Any]) -> str:
+    """Return the command line of a run, without what is usual."""
+    usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
+    options = "".join(f" --{k} {v}" for k, v in settings.items() if v != usual[k])
+    return f"python -m compare run {case.name} --steps {steps}{options}"
 
 
 def _stacked(steps: list[Named]) -> Named:

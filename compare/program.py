@@ -52,6 +52,11 @@ class Program:
             above[node] = found
         return {name: above[node] - {name} for name, node in self.outputs.items()}
 
+    def follows(self) -> dict[str, list[str]]:
+        """Return, for each output, the other outputs that are computed from it."""
+        above = self.ancestors()
+        return {name: [other for other in above if name in above[other]] for name in above}
+
 
 def trace(function: Function, inputs: Values) -> Program:
     """Read `function(**inputs)`, which returns named tensors, as a program.

@@ -36,6 +36,11 @@ class Prover:
         )
         return judge(evidence, list(manual))
 
+    def follows(self) -> dict[str, list[str]]:
+        """Return, for each quantity, those that are computed from it by hand."""
+        programs = (hand for hand, _ in self.programs.values() if isinstance(hand, Program))
+        return next((program.follows() for program in programs), {})
+
     def shares(self, given: Named, manual: Named, autograd: Named) -> dict[str, Tensor | None]:
         """Return |by hand - autograd| over what both may round, elementwise, None where unknown.
 

@@ -1,8 +1,10 @@
 """What a run found: one verdict for each quantity and one for all; as text, rich table and JSON."""
 
+import itertools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from rich.text import Text
 from compare.errors import BadInput
 from compare.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG, Proof
 
-USUAL = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
 STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDED: "bold yellow"}
 
 
@@ -106,18 +107,20 @@ class Quantity:
 
 @dataclass
 class Report:
-    """The result of a run."""
+    """What was found: of a run at every step, of `check` at its inputs."""
 
     case: str
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
-    unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name for
+    unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
     steps: int = 0  # compared so far
-    quantities: dict[str, Quantity] = field(default_factory=dict)
+    quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
+    follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
     free_gap: float = 0.0
     output: list[list[float]] = field(default_factory=list)  # the first network's last lN
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
+    command: str | None = None  # what shows the same again, where a command does
 
     @property
     def verdict(self) -> str:
@@ -138,13 +141,6 @@ class Report:
     def meets(self, demand: str) -> bool:
         """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
         return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
-
-    def again(self) -> str:
-        """Return the command that shows the same once more."""
-        options = "".join(
-            f" --{name} {value}" for name, value in self.settings.items() if value != USUAL[name]
-        )
-        return f"python -m compare run {self.case} --steps {self.steps}{options}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as what JSON can hold."""
@@ -170,36 +166,71 @@ class Report:
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
         line = Text(self.verdict, style=STYLE[self.verdict])
-        steps = f"{self.steps:,} step{'' if self.steps == 1 else 's'}"
-        odd = [q for q in self.quantities.values() if q.verdict != EXACT]
-        if self.verdict == EXACT:
-            line.append(
-                f"  all {len(self.quantities)} quantities have autograd's bits at each of {steps}",
-                style="default",
-            )
-        elif not odd:
-            line.append("  nothing was compared", style="default")
-        else:
-            first = next(q for q in odd if q.verdict == self.verdict)
-            at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
-            word = "wrong" if self.verdict == WRONG else "unequal"
-            line.append(f"  {first.name} is the first {word} quantity{at}", style="default")
+        line.append(f"  {self._claim()}", style="default")
         if self.interrupted:
-            line.append("  (interrupted: the steps until then)", style="default")
+            line.append(" (interrupted: the steps until then)", style="default")
         return line
+
+    def _claim(self) -> str:
+        rows = list(self.quantities.values())
+        if not rows:
+            return "nothing was compared"
+        where = "" if self.case == "check" else f" at each of {_plural(self.steps, 'step')}"
+        if self.verdict == EXACT:
+            return f"all {_plural(len(rows), 'quantity')} have autograd's bits{where}"
+        odd = [q for q in rows if q.verdict == self.verdict]
+        names = ", ".join(q.name for q in odd)
+        if self.verdict == ROUNDING:
+            return f"the same formulas{where}; {names}: other bits, by rounding alone"
+        word = "wrong" if self.verdict == WRONG else "undecided"
+        first = odd[0]
+        at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
+        return f"{first.name} is the first {word} quantity{at}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._table()
         yield self.headline()
-        for q in self.quantities.values():
+        for label, text in self._explanation():
+            yield _line(label, text)
+
+    def _explanation(self) -> Iterator[tuple[str, str]]:
+        """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
+        rows = list(self.quantities.values())
+        if self.first_wrong:
+            before = [q.name for q in itertools.takewhile(lambda q: q.verdict != WRONG, rows)]
+            if before:
+                yield "right so far", ", ".join(before)
+        for q in sorted(rows, key=lambda q: WEIGHT.index(q.verdict)):
             if q.verdict != EXACT:
-                yield Text("\n".join(self._explain(q)))
-        if self.verdict == UNDECIDED and self.quantities:
-            yield Text("  not yet proved rounding or wrong: no such proof is built in so far")
+                yield from self._on(q)
+        if self.first_wrong and (after := self.follows.get(self.first_wrong)):
+            yield "follows", ", ".join(after)
         if self.unnamed:
-            yield Text(f"  not compared, since unnamed by hand: {', '.join(self.unnamed)}")
-        if any(q.verdict != EXACT for q in self.quantities.values()):
-            yield Text(f"  again  {self.again()}", overflow="fold")
+            why = "the by-hand side gives none"
+            yield "not judged", f"{', '.join(self.unnamed)} ({why})"
+        if self.command and self.verdict != EXACT:
+            yield "again", self.command
+
+    def _on(self, q: Quantity) -> Iterator[tuple[str, str]]:
+        """Yield the lines on one quantity."""
+        if q.problem:
+            yield q.name, q.problem
+            return
+        nans = f", {q.nans:,} of them NaN" if q.nans else ""
+        differ = f"{q.compared - q.equal:,} of {q.compared:,} differ{nans}"
+        yield q.name, f"{q.shape} {q.dtype}: {differ}, by at most {q.max_ulp:,} ulp"
+        if w := q.worst:
+            step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
+            yield "", f"worst at {step}{list(w.index)}"
+            yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}"
+        if q.proof:
+            yield "", q.proof.text
+            if q.proof.manual_error is not None and q.proof.autograd_error is not None:
+                errors = (q.proof.manual_error, q.proof.autograd_error)
+                yield (
+                    "",
+                    "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
+                )
 
     def _table(self) -> Table:
         """Return a row for each quantity."""
@@ -210,37 +241,48 @@ class Report:
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for q in self.quantities.values():
-            numbers = (f"{q.compared:,}", f"{q.equal:,}", "NaN" if q.nans else f"{q.max_ulp:,}")
+            numbers = (f"{q.compared:,}", f"{q.equal:,}", "NaN" if q.nans else _short(q.max_ulp))
             verdict = Text(q.verdict, style=STYLE[q.verdict])
             table.add_row(q.name, str(q.shape).replace(" ", ""), *numbers, verdict)
         return table
 
-    def _explain(self, q: Quantity) -> list[str]:
-        """Return the lines on a quantity that is not EXACT."""
-        if q.problem:
-            return [f"  {q.name}: {q.problem}"]
-        nans = f", {q.nans:,} of them NaN" if q.nans else ""
-        lines = [
-            f"  {q.name}  {q.shape} {q.dtype}: {q.compared - q.equal:,} of {q.compared:,} "
-            f"differ{nans}, by at most {q.max_ulp:,} ulp"
-        ]
-        if w := q.worst:
-            lines += [
-                f"    worst at step {w.step}, seed {w.seed}, {list(w.index)}",
-                f"      by hand {w.manual!r}   autograd {w.autograd!r}",
-            ]
-        return lines
-
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True, highlight=False)
+        console = Console(width=100, no_color=True, highlight=False, markup=False)
         with console.capture() as capture:
-            console.print(self)
+            console.print(self, crop=False)
         return capture.get()
 
 
+_LABEL = 14  # columns for a line's label
+
+
+def _line(label: str, text: str) -> Text:
+    """Return a labelled line that is never broken, so that a command can be copied."""
+    return Text(
+        f"  {label:<{_LABEL}}{' ' if label else '  '}{text}", no_wrap=True, overflow="ignore"
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _short(count: int) -> str:
+    """Return a count in at most 9 columns."""
+    return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"
+
+
 def save_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; raises BadInput when it cannot be written."""
+    """Write `text` to `path` whole or not at all; raises BadInput when it cannot be written.
+
+    What is there and no plain file (a pipe, a device) is written to as it is.
+    """
     try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+            return
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:

@@ -1,0 +1,92 @@
+"""A person's own file for `python -m compare check FILE`: read, moved to a dtype and device."""
+
+import linecache
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from compare.check import check
+from compare.errors import BadInput
+from compare.report import Report
+
+
+class UserError(BadInput):
+    """An exception in the user's own code: the message holds their part of the traceback."""
+
+
+def check_file(path: Path, *, dtype: torch.dtype | None, device: torch.device) -> Report:
+    """Check the file's `backward` against its `forward` at its `inputs`.
+
+    `inputs` is a dict, a tuple, or a function without parameters that returns one. Raises BadInput
+    for a file that has not all three, UserError where its own code raises.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
+    with _theirs(path):
+        module = _load(path)
+    for name in ("forward", "backward", "inputs"):
+        if not hasattr(module, name):
+            raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
+    with _theirs(path):
+        inputs = module.inputs() if callable(module.inputs) else module.inputs
+        return check(module.backward, module.forward, _moved(inputs, dtype, device))
+
+
+def _load(path: Path) -> ModuleType:
+    """Run the file as a module of its own, with its folder first on the import path."""
+    loader = SourceFileLoader("_checked_file", str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = str(path)
+    sys.modules[loader.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    loader.exec_module(module)
+    return module
+
+
+def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Return the inputs on the device, tensors of floats in the dtype if one is asked for."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        kind = dtype if dtype and value.is_floating_point() else value.dtype
+        return value.detach().to(device, kind).requires_grad_(value.requires_grad)
+
+    if isinstance(inputs, Mapping):
+        return {name: move(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(move(value) for value in inputs)
+    return move(inputs)
+
+
+class _theirs:  # noqa: N801 - read as a word: with _theirs(path)
+    """Within, an exception from the user's file becomes a UserError with their lines of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None or isinstance(error, BadInput | KeyboardInterrupt):
+            return
+        file = str(self.path)
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines = traceback.format_exception_only(error)
+        else:
+            frames = traceback.extract_tb(trace)
+            first = next((k for k, f in enumerate(frames) if f.filename == file), None)
+            if first is None and not isinstance(error, SystemExit):
+                return  # not in their code: a fault of this program
+            linecache.checkcache(file)
+            lines = traceback.format_list(frames[first or 0 :])
+            lines += traceback.format_exception_only(error)
+        raise UserError(
+            f"{self.path} raised an exception of its own:\n{''.join(lines).rstrip()}"
+        ) from error
