@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[np.object_]]
+Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits
+LARGE = 200_000_000  # multiplications: a product of more takes over two seconds on one core
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: x.exp(),
@@ -34,7 +35,14 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class Balls:
-    """The arithmetic that a row of the table is written in, over arrays of balls."""
+    """The arithmetic that a row of the table is written in, over arrays of balls.
+
+    Of a matrix product that would take more than LARGE multiplications only `entries` entries are
+    lifted; the others are balls that know nothing, and whatever depends on them knows nothing.
+    """
+
+    def __init__(self, entries: int | None = None) -> None:
+        self.entries = entries
 
     def exact(self, values: Tensor) -> Array:
         """Return the values of a tensor as balls of radius zero."""
@@ -107,6 +115,13 @@ class Balls:
         """Return the products of matrices in the last two dimensions; leading ones are equal."""
         lead, (rows, inner, columns) = x.shape[:-2], (*x.shape[-2:], y.shape[-1])
         out = np.empty((*lead, rows, columns), dtype=object)
+        if self.entries is not None and rows * inner * columns > LARGE:
+            some = np.ix_(*(_some(size, self.entries) for size in (rows, columns)))
+            out[...] = flint.arb("nan")
+            for at in np.ndindex(*lead):
+                part = self.matmul(x[at][some[0].ravel()], y[at][:, some[1].ravel()])
+                out[at][some] = part
+            return out
         for at in np.ndindex(*lead):
             left = flint.arb_mat(rows, inner, x[at].ravel().tolist())
             right = flint.arb_mat(inner, columns, y[at].ravel().tolist())
@@ -140,6 +155,15 @@ class Balls:
     def shaped(self, x: Any, shape: Sequence[int]) -> Array:
         """Return x as an array of that shape, repeated where it has to be."""
         return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))
+
+
+def _some(size: int, entries: int) -> Array:
+    """Return indices into a dimension, the same for every dimension of that size.
+
+    So a product and its transpose, on the two sides, are lifted at the same places.
+    """
+    count = min(size, max(1, round(entries**0.5)))
+    return np.sort(np.random.RandomState(size).permutation(size)[:count])
 
 
 def written(number: float, half_ulp: float = 2.0**-53) -> Any:

@@ -1,7 +1,7 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -19,6 +19,9 @@ from compare.tally import mismatch as _mismatch
 
 Forward = Callable[..., Any]
 Backward = Callable[..., Any] | type[torch.autograd.Function]
+
+SAMPLE = 10_000  # entries
+TOO_MANY = 2_000_000  # elements
 
 _VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
@@ -46,6 +49,7 @@ def check(
     inputs: Mapping[str, Any] | Sequence[Any],
     *,
     seed: int = 0,
+    lift: str | int = "auto",
 ) -> Report:
     """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
 
@@ -57,9 +61,13 @@ def check(
     passes, and its output is judged as well. A scalar output gets `grad_output` 1, another one a
     random cotangent drawn with `seed`.
 
+    `lift` says how much of a large matrix product is lifted: "all", a number of entries, "none" to
+    lift nothing, or "auto": SAMPLE entries of those that would take seconds, and nothing of inputs
+    with more than TOO_MANY elements.
+
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
     """
-    return _Check(backward, forward, inputs, seed).report()
+    return _Check(backward, forward, inputs, seed).report(lift)
 
 
 def assert_same(
@@ -69,6 +77,7 @@ def assert_same(
     *,
     demand: str = "rounding",
     seed: int = 0,
+    lift: str | int = "auto",
 ) -> None:
     """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
 
@@ -77,7 +86,7 @@ def assert_same(
     __tracebackhide__ = True
     if demand not in ("exact", "rounding"):
         raise unknown("demand", demand, ("exact", "rounding"))
-    report = check(backward, forward, inputs, seed=seed)
+    report = check(backward, forward, inputs, seed=seed, lift=lift)
     if not report.meets(demand):
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
@@ -119,8 +128,9 @@ class _Check:
         wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
         self.given = {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
 
-    def report(self) -> Report:
+    def report(self, lift: str | int) -> Report:
         """Run both sides, read both as programs, judge, and put it all together."""
+        off, entries = how_much(lift, [*self.inputs.values(), *self.values.values()])
         manual = self._run_by_hand()
         autograd, order = self._run_autograd(manual)
         report = Report("check", {}, environment=environment(self.outputs[0].device))
@@ -128,12 +138,13 @@ class _Check:
             report.quantities[label] = _quantity(label, manual.get(label), autograd[label])
         report.unnamed = tuple(label for label in self.values if label not in manual)
         report.steps = 1
-        hand = _read(self._by_hand, self.given)
+        hand = off or _read(self._by_hand, self.given)
         report.follows = hand.follows() if isinstance(hand, Program) else {}
         judged = [label for label, q in report.quantities.items() if q.problem is None]
         evidence = Evidence(
             hand=hand,
-            reference=_read(self._reference, self._reference_inputs()),
+            reference=off or _read(self._reference, self._reference_inputs()),
+            entries=entries,
             inputs=_tensors(self._reference_inputs()),
             given={key: (value, self._key(key)) for key, value in _tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
@@ -315,6 +326,29 @@ class _Check:
         for label, tensor in judged.items():
             found.setdefault(label, torch.zeros_like(tensor))
         return {label: value.detach() for label, value in found.items()}, list(found)
+
+
+def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
+    """Return why nothing is lifted, if nothing is, and how many entries of a large product.
+
+    Raises BadInput for a `lift` that is neither all, none, auto nor a number of at least 1.
+    """
+    if lift == "none":
+        return Opaque("lifting was switched off"), None
+    if lift == "all":
+        return None, None
+    if lift == "auto":
+        count = sum(v.numel() for v in values if isinstance(v, Tensor))
+        if count > TOO_MANY:
+            return Opaque(f"{count:,} elements take long to lift: ask for it with lift all"), None
+        return None, SAMPLE
+    try:
+        entries = int(lift)
+    except ValueError:
+        entries = 0
+    if entries < 1:
+        raise BadInput(f"lift {lift!r}: choose all, none, auto or a number of entries")
+    return None, entries
 
 
 def _by_name(forward: Forward, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

@@ -111,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     run.add_argument("--no-board", action="store_true", help="write no run folder")
     run.add_argument(
+        "--lift", default="auto", metavar="HOW",
+        help="lift all, none, or N entries of each large product (default: auto)",
+    )  # fmt: skip
+    run.add_argument(
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
     )
     run.add_argument("--quiet", action="store_true", help="print the verdict only")
@@ -128,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--demand", choices=("exact", "rounding"), default="rounding",
         help="what exit code 0 asks for (default: rounding)",
+    )  # fmt: skip
+    check.add_argument(
+        "--lift", default="auto", metavar="HOW",
+        help="lift all, none, or N entries of each large product (default: auto)",
     )  # fmt: skip
     check.add_argument(
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
@@ -222,7 +230,7 @@ def _check(args: argparse.Namespace) -> int:
     from compare.userfile import check_file
 
     dtype = None if args.dtype is None else dtype_named(args.dtype)
-    report = check_file(args.file, dtype=dtype, device=device_named(args.device))
+    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift)
     console = _Console(stderr=args.json == "-")
     console.print(report.headline() if args.quiet else report, crop=False)
     if args.json is not None:
@@ -244,7 +252,7 @@ def _run(args: argparse.Namespace) -> int:
 
     run = Run(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
-        population=args.population,
+        population=args.population, lift=args.lift,
     )  # fmt: skip
     folder = None if args.no_board else _folder(Path(args.log_dir), case.name, steps)
     try:

@@ -19,6 +19,7 @@ from torch import Tensor
 from compare.batch import fill, plan
 from compare.bits import Difference, as_integers, compare_bits
 from compare.cases import CASES, Case
+from compare.check import how_much
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.given import device_named, draw, dtype_named
@@ -63,6 +64,7 @@ class Run:
         population: int = 1,
         step: Step | None = None,
         chunk: int | None = None,
+        lift: str | int = "auto",
     ) -> None:
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
@@ -84,7 +86,8 @@ class Run:
         self.weights = {name: fill(w, self.multiple) for name, w in given.weights.items()}
         self.hand = step or by_hand(case)
         self.autograd = Autograd(case)
-        self.prover = Prover(self.hand, self.autograd)
+        one = [value[:1] for value in (given.X, given.y, *given.weights.values())]
+        self.prover = Prover(self.hand, self.autograd, *how_much(lift, one))
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None and CASES.get(case.name) == case:

@@ -85,7 +85,7 @@ def trace(function: Function, inputs: Values) -> Program:
         except Opaque:
             raise
         except Exception as error:  # whatever tracing cannot follow
-            raise Opaque(_first_line(error)) from error
+            raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
     functional.graph.eliminate_dead_code()
     (output,) = (node for node in functional.graph.nodes if node.op == "output")
     roots = [_root(node) for node in output.args[0]]
@@ -120,15 +120,7 @@ def _check_complete(
     torch's own may choose another way while it is recorded), it is if a second recording, made at
     those other inputs, has the same operations and constants: then no number crept in unseen.
     """
-    chance = torch.Generator().manual_seed(0)
-
-    def elsewhere(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.clone()
-        noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64)
-        return (tensor.double() * (1 + noise.to(tensor.device) / 64)).to(tensor.dtype)
-
-    moved = [elsewhere(tensor) for tensor in at]
+    moved = [beside(tensor) for tensor in at]
     expected = function(*(tensor.clone() for tensor in moved))
     actual = recorded(*(tensor.clone() for tensor in moved))
     if all(_same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
@@ -142,9 +134,20 @@ def _check_complete(
         and all(_same_bits(value, constants[1][name]) for name, value in constants[0].items())
     ):
         raise Opaque(
-            "its recorded operations do not give its own numbers at other inputs: some of its "
+            "cannot be read as a program: its recorded operations do not give its own numbers at other inputs: some of its "
             "work happens outside torch's operations (numpy, .data, a kernel of its own)"
         )
+
+
+def beside(tensor: Tensor) -> Tensor:
+    """Return other inputs close by: each float moved by a random 1 % or so, zeros off zero too."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor.clone()
+    chance = torch.Generator().manual_seed(tensor.numel())
+    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
+    size = tensor.detach().double().abs()
+    scale = torch.where(size == 0, size.max().clamp_min(2.0**-10), size)
+    return (tensor.detach().double() + scale * (noise + 0.25) / 64).to(tensor.dtype)
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

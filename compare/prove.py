@@ -19,8 +19,11 @@ _Read = Program | Opaque
 class Prover:
     """Both sides of a run as programs, each read once for every size of batch."""
 
-    def __init__(self, hand: Step, autograd: Autograd) -> None:
+    def __init__(
+        self, hand: Step, autograd: Autograd, off: Opaque | None, entries: int | None
+    ) -> None:
         self.hand, self.autograd = hand, autograd
+        self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
         self.programs: dict[int, tuple[_Read, _Read]] = {}
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
@@ -33,6 +36,7 @@ class Prover:
             given={name: (value, None) for name, value in given.items()},
             manual=manual,
             autograd=autograd,
+            entries=self.entries,
         )
         return judge(evidence, list(manual))
 
@@ -69,8 +73,9 @@ class Prover:
         size = len(given["X"])
         if size not in self.programs:
             self.programs[size] = (
-                _read(self.hand, given), _read(self.autograd.traceable, given)
-            )  # fmt: skip
+                self.off or _read(self.hand, given),
+                self.off or _read(self.autograd.traceable, given),
+            )
         return self.programs[size]
 
 

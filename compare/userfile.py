@@ -20,7 +20,9 @@ class UserError(BadInput):
     """An exception in the user's own code: the message holds their part of the traceback."""
 
 
-def check_file(path: Path, *, dtype: torch.dtype | None, device: torch.device) -> Report:
+def check_file(
+    path: Path, *, dtype: torch.dtype | None, device: torch.device, lift: str | int
+) -> Report:
     """Check the file's `backward` against its `forward` at its `inputs`.
 
     `inputs` is a dict, a tuple, or a function without parameters that returns one. Raises BadInput
@@ -35,7 +37,7 @@ def check_file(path: Path, *, dtype: torch.dtype | None, device: torch.device) -
             raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
     with _theirs(path):
         inputs = module.inputs() if callable(module.inputs) else module.inputs
-        return check(module.backward, module.forward, _moved(inputs, dtype, device))
+        return check(module.backward, module.forward, _moved(inputs, dtype, device), lift=lift)
 
 
 def _load(path: Path) -> ModuleType:
