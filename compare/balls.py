@@ -113,8 +113,8 @@ class Balls:
 
     def matmul(self, x: Array, y: Array) -> Array:
         """Return the products of matrices in the last two dimensions; leading ones are equal."""
-        lead, (rows, inner, columns) = x.shape[:-2], (*x.shape[-2:], y.shape[-1])
-        out = np.empty((*lead, rows, columns), dtype=object)
+        lead, rows, inner, columns = x.shape[:-2], x.shape[-2], x.shape[-1], y.shape[-1]
+        out: Array = np.empty((*lead, rows, columns), dtype=object)
         if self.entries is not None and rows * inner * columns > LARGE:
             some = np.ix_(*(_some(size, self.entries) for size in (rows, columns)))
             out[...] = flint.arb("nan")
@@ -125,7 +125,7 @@ class Balls:
         for at in np.ndindex(*lead):
             left = flint.arb_mat(rows, inner, x[at].ravel().tolist())
             right = flint.arb_mat(inner, columns, y[at].ravel().tolist())
-            flat = np.empty(rows * columns, dtype=object)
+            flat: Array = np.empty(rows * columns, dtype=object)
             flat[:] = (left * right).entries()
             out[at] = flat.reshape(rows, columns)
         return out
@@ -133,7 +133,7 @@ class Balls:
     def take(self, x: Array, index: Tensor) -> Array:
         """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
         at = index.cpu().numpy()
-        flat = np.append(x.ravel(), flint.arb(0))
+        flat = self.join([x, self.exact(torch.zeros(1))])
         return np.asarray(flat[at], dtype=object)
 
     def join(self, parts: Sequence[Array]) -> Array:

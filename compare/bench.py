@@ -10,7 +10,8 @@ from rich.table import Table
 
 from compare.cases import CASES
 from compare.given import Given, draw
-from compare.harness import Run, by_hand
+from compare.harness import Run
+from compare.sides import by_hand
 from torch_ref.network import Network, half_squared_error
 
 _STEPS = 6_144

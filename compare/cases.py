@@ -86,7 +86,7 @@ CASES = {
         ),
         Case(
             "dropout_as_published",
-            "the author's dropout listing: its slope is taken at the masked value, a wrong gradient",
+            "the author's dropout listing: its slope is taken after the mask, a wrong gradient",
             Network(sizes=(3, 4, 1), dropout=0.2), _X, _XOR, steps=10_000,
             by_hand="dropout_as_published", grouping=None, promises="WRONG",
         ),

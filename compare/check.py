@@ -251,7 +251,7 @@ class _Check:
         outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
         if len(outputs) != len(self.outputs):
             raise BadInput(
-                f"{self.backward.__name__} has {len(outputs)} differentiable outputs and forward "  # type: ignore[union-attr]
+                f"{self.backward.__name__} has {len(outputs)} differentiable outputs and forward "
                 f"{len(self.outputs)}: return the same ones"
             )
         labels = _numbered("output", outputs)
@@ -294,7 +294,7 @@ class _Check:
         }
 
     def _run_autograd(self, manual: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Return autograd's value of each quantity, going on from the by-hand ones, and their order.
+        """Return autograd's values, going on from the by-hand ones, and their order.
 
         Each named intermediate that the by-hand side has a gradient for gets a hook that notes
         autograd's gradient there and puts the by-hand value in its place.

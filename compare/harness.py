@@ -234,7 +234,7 @@ class Run:
     def _prove(
         self, before: list[Named], ours: Named, theirs: Named, found: dict[str, Difference]
     ) -> None:
-        """Lift some steps, the first and the last among them; bound the rounding of unequal ones."""
+        """Lift some steps, first and last among them; bound the rounding of unequal ones."""
         start, count, P = self.report.steps, len(before), self.population
         unequal = {name: d for name, d in found.items() if d.worst}
         wanted = {(0, 0)} if start == 0 else set()
@@ -245,7 +245,7 @@ class Run:
             if self.unequal_chunks & (self.unequal_chunks - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
-                wanted.add(first.worst.index[:2])
+                wanted.add((first.worst.index[0], first.worst.index[1]))
             given = _stacked(before)
             batch = [self._batch(values) for values in (given, ours, theirs)]
             for name, share in self.prover.shares(*batch).items():
@@ -300,7 +300,7 @@ def _stacked(steps: list[Named]) -> Named:
 def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:
     """Return the steps at which any element of (steps, networks, ...) has other bits."""
     differ = as_integers(ours[:, :population]) != as_integers(theirs[:, :population])
-    return differ.flatten(1).any(1).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+    return differ.flatten(1).any(1).nonzero().flatten().tolist()
 
 
 def run(case: Case, watchers: Sequence[Watcher] = (), **settings: Any) -> Report:

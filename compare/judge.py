@@ -52,7 +52,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Side:
-    """A quantity on one side, from the by-hand floats above it: exact, and how far off it may be."""
+    """A quantity on one side, from the by-hand floats above it: exact, and its error's bound."""
 
     exact: Any  # Array or Missing
     bound: Any  # Bound or Missing
@@ -89,7 +89,7 @@ class _Judge:
         same_bits = torch.equal(as_integers(manual), as_integers(autograd))
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
-        off = {
+        off: dict[str, Any] = {
             "manual_error": _error_in_ulps(manual, hand),
             "autograd_error": _error_in_ulps(autograd, reference),
         }
@@ -203,7 +203,7 @@ class _Judge:
         values = {**forward, **self.e.manual}
         arithmetics: list[Balls | Bounds] = [
             Balls(self.e.entries),
-            _bounds_for(side, floats.values()),
+            bounds_for(side, floats.values()),
         ]
         exact, bound = (
             lift(side, n, floats, starts={k: Start(v, n.exact(v)) for k, v in values.items()})
@@ -214,7 +214,7 @@ class _Judge:
     def _rounding(
         self, name: str, text: str, hand: _Side | None, reference: _Side | None, off: dict[str, Any]
     ) -> Proof:
-        """The formula is the same and the bits are not: is each side within its own bound?"""
+        """Judge other bits of the same formula: is each side within its own bound?"""
         assert hand is not None
         assert reference is not None
         if not (_known(hand) and _known(reference)):
@@ -245,7 +245,7 @@ class _Judge:
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
 
     def _by_numbers(self, name: str, text: str, reference: _Side, off: dict[str, Any]) -> Proof:
-        """The by-hand side cannot be read: judge its numbers against the lifted reference."""
+        """Judge a by-hand side that cannot be read, against the lifted reference."""
         share = _share_of_bound(self.e.manual[name], reference) / OPAQUE_SLACK
         error = _error_in_ulps(self.e.manual[name], reference)
         theirs = off["autograd_error"]
@@ -391,10 +391,12 @@ def _sum_of_bounds(*sides: _Side | None) -> Tensor | None:
     return total
 
 
-def _bounds_for(program: Program, floats: Any) -> Bounds:
+def bounds_for(program: Program, floats: Any) -> Bounds:
     """Return bounds for the precision that torch's flags and fused kernels allow."""
     dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
-    narrowest = max(dtypes, key=lambda d: torch.finfo(d).eps) if program.fused and dtypes else None
+    narrowest = (
+        max(dtypes, key=lambda d: torch.finfo(d).eps) if program.narrower and dtypes else None
+    )
     cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
     flags = torch.backends.cuda.matmul
     tf32 = cuda and (flags.allow_tf32 or torch.backends.cudnn.allow_tf32)

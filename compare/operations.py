@@ -568,6 +568,6 @@ ROWS: dict[str, Callable[..., Any]] = {
 #: Operations that make a tensor; its numbers are those of the float run.
 MADE = {
     "arange", "empty", "empty_like", "empty_permuted", "empty_strided", "eye", "full", "full_like",
-    "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "ones_like",
-    "scalar_tensor", "zeros", "zeros_like",
+    "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones",
+    "ones_like", "scalar_tensor", "zeros", "zeros_like",
 }  # fmt: skip

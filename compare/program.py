@@ -37,7 +37,9 @@ class Program:
     graph: fx.GraphModule
     inputs: tuple[str, ...]
     outputs: Mapping[str, fx.Node]
-    fused: bool  # it calls attention, whose kernels may round to the inputs' dtype on the way
+    # Whether a kernel may round to the inputs' dtype where the program shows a wider one: a fused
+    # attention kernel, or an operation whose decomposition widens half precision of its own accord.
+    narrower: bool
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return, for each output, the other outputs that it is computed from."""
@@ -80,7 +82,8 @@ def trace(function: Function, inputs: Values) -> Program:
             recorded = make_fx(positional)(*tensors.values())
             _check_complete(recorded, positional, list(tensors.values()))
             functional = make_fx(
-                torch.func.functionalize(recorded), decomposition_table=core_aten_decompositions()
+                torch.func.functionalize(recorded),
+                decomposition_table=dict(core_aten_decompositions().items()),
             )(*tensors.values())
         except Opaque:
             raise
@@ -90,7 +93,13 @@ def trace(function: Function, inputs: Values) -> Program:
     (output,) = (node for node in functional.graph.nodes if node.op == "output")
     roots = [_root(node) for node in output.args[0]]
     outputs = dict(zip(names, roots, strict=True))
-    return Program(functional, tuple(tensors), outputs, attention.called)
+    narrower = attention.called or _casts(functional) > _casts(recorded)
+    return Program(functional, tuple(tensors), outputs, narrower)
+
+
+def _casts(graph: fx.GraphModule) -> int:
+    """Return how many times the program changes a dtype."""
+    return sum("_to_copy" in str(node.target) for node in graph.graph.nodes)
 
 
 class _Attention(TorchFunctionMode):
@@ -134,8 +143,8 @@ def _check_complete(
         and all(_same_bits(value, constants[1][name]) for name, value in constants[0].items())
     ):
         raise Opaque(
-            "cannot be read as a program: its recorded operations do not give its own numbers at other inputs: some of its "
-            "work happens outside torch's operations (numpy, .data, a kernel of its own)"
+            "cannot be read as a program: its recorded operations do not give its own numbers at "
+            "other inputs, so part of its work is not torch's (numpy, .data, a kernel of its own)"
         )
 
 

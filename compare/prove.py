@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.bounds import Bound, Bounds
-from compare.judge import Evidence, judge
+from compare.bounds import Bound
+from compare.judge import Evidence, bounds_for, judge
 from compare.lift import Missing, Start, lift
 from compare.program import Opaque, Program, trace
 from compare.sides import Autograd, Named, Step
@@ -57,14 +57,14 @@ class Prover:
             gap = (value.double() - autograd[name].double()).abs().cpu()
             shares[name] = None
             if all(isinstance(bound, Bound) for bound in bounds):
-                allowed = sum(bound.error for bound in bounds)  # type: ignore[union-attr,misc]
+                allowed = sum(bound.error for bound in bounds)  # type: ignore[union-attr]
                 shares[name] = torch.where(gap == 0, 0.0, gap / allowed)
         return shares
 
     def _bounds(self, program: _Read, given: Named, manual: Named) -> Mapping[str, Any]:
         if isinstance(program, Opaque):
             return {}
-        n = Bounds()
+        n = bounds_for(program, given.values())
         starts = {name: Start(value, n.exact(value)) for name, value in manual.items()}
         found = lift(program, n, given, starts=starts)
         return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}

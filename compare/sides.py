@@ -1,4 +1,4 @@
-"""The two sides as the harness calls them: by hand, autograd, and autograd going on from given values.
+"""The two sides as the harness calls them: by hand, autograd, autograd from by-hand values.
 
 Injection: autograd's own value of a named quantity is noted and the by-hand value put in its place,
 so that each quantity is judged on the by-hand values above it. A layer's value is overwritten in

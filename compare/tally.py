@@ -1,6 +1,7 @@
 """Adds up, chunk by chunk, what the comparison of each named quantity found."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ class Tally:
 
     def _conclude(self, row: Quantity) -> Proof:
         proofs = self.proofs[row.name]
-        errors = {
+        errors: dict[str, Any] = {
             side: max((e for _, p in proofs if (e := getattr(p, side)) is not None), default=None)
             for side in ("manual_error", "autograd_error")
         }

@@ -16,8 +16,9 @@ def step(
     *, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, mask1: Tensor,
     sizes: tuple[int, ...], alpha: float, dropout: float,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Take one step as published: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O), mask1 (B, H) 0 or 1.
+    """Take one step as published: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O).
 
+    mask1 (B, H) is 0 or 1.
     Raises ValueError when `sizes` is not (I, H, O).
     """
     _I, _H, _O = sizes

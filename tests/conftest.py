@@ -1,5 +1,6 @@
 """What several tests need: finished runs that are long, and the planting of bugs."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from compare.cases import CASES, Case
-from compare.harness import Chunk, Run, Step, by_hand
+from compare.harness import Chunk, Run
 from compare.report import Report
+from compare.sides import Step, by_hand
 
 Curves = dict[str, dict[int, float]]
 Plant = Callable[[dict[str, Tensor]], None]
@@ -42,7 +44,7 @@ def run_with_curves(case: Case) -> tuple[Report, Curves]:
 def planted(case: Case, plant: Plant, *, at: int) -> Step:
     """Return the case's by-hand step with `plant` done to its values at step `at` alone."""
     step = by_hand(case)
-    calls = iter(range(-1, 1_000_000_000))  # the first call only asks for names and shapes
+    calls = itertools.count()
 
     def wrong(**given: Tensor) -> dict[str, Tensor]:
         values = step(**given)

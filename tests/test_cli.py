@@ -62,6 +62,13 @@ BAD_INPUT = [
     ("run --json .", "--json .: no file can be written there"),
     ("run --stepz 3", "unrecognized arguments: --stepz"),
     ("walk", "argument COMMAND: invalid choice: 'walk'"),
+    ("three_layer", "'three_layer' is a case: say run three_layer"),
+    ("run --seed 1,2", "argument --seed: '1,2' is not a whole number"),
+    ("run --population 100000000", "population 100000000: one step needs about "),
+    ("run --lift some", "lift 'some': choose all, none, auto or a number of entries"),
+    ("run --lift 0", "lift '0': choose all, none, auto or a number of entries"),
+    ("check none.py", "none.py: no such file; name one that defines forward, backward and inputs"),
+    ("check a_file", "a_file defines no 'forward': it needs forward, backward and inputs"),
 ]
 
 
@@ -95,7 +102,7 @@ def test_the_default_is_the_whole_three_layer_run() -> None:
     assert "syn0_update  (3,4)   720,000     720,000        0  EXACT" in out
     assert "EXACT  all 11 quantities have autograd's bits at each of 60,000 steps" in out
     assert "output after training  0.00260572  0.99672209  0.99701711  0.00386759" in out
-    assert "autograd on its own, 60,000 steps from the same start: the same bits" in out
+    assert "autograd on its own    the same, since each step is" in out
     assert "\x1b" not in out  # a pipe gets no colour and no progress bar
     (folder,) = Path("runs").iterdir()
     assert folder.name in out
@@ -105,8 +112,8 @@ def test_exit_code_1_when_the_demand_is_not_met(capsys: pytest.CaptureFixture[st
     words = ["run", "three_layer_blog_grouping", "--steps", "9", "--demand", "exact", "--no-board"]
     assert main(words) == 1
     out = capsys.readouterr().out
-    assert "l2_delta is the first unequal quantity, at step 2" in out
-    assert "again  python -m compare run three_layer_blog_grouping --steps 9" in out
+    assert "ROUNDING  the same formulas at each of 9 steps; l2_delta, l1_delta: other bits" in out
+    assert "again          python -m compare run three_layer_blog_grouping --steps 9\n" in out
 
 
 def test_json_on_standard_output_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +232,61 @@ def test_a_fault_of_the_program_is_exit_code_3(
     assert "ZeroDivisionError: planted" in err
     assert err.endswith("compare: this is a fault of the program, not of your input\n")
     assert list(Path("runs").iterdir()) == []
+
+
+def test_two_ctrl_c_keep_what_was_checked() -> None:
+    run = command("run", "three_layer_blog_grouping", "--steps", "100000000")
+    assert run.stdout is not None
+    assert run.stdout.readline().startswith("Error:0.49")
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (130, "")
+    assert "(interrupted: the steps until then)" in out
+    (folder,) = Path("runs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert {q["compared"] % result["steps"] for q in result["quantities"]} == {0}
+
+
+@pytest.mark.parametrize("wait", [0.05, 0.3, 0.8])
+def test_an_early_ctrl_c_is_not_lost(wait: float) -> None:
+    """Also while torch is being imported."""
+    run = command("run", "--steps", "100000000")
+    time.sleep(wait)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode in (130, -signal.SIGINT)  # the latter before Python itself is up
+    assert "Traceback" not in err or run.returncode == -signal.SIGINT
+    assert not Path("runs").exists() or len(list(Path("runs").iterdir())) <= 1
+
+
+@pytest.mark.parametrize("words", ["--list", "run two_layer --steps 3 --no-board"])
+def test_a_standard_output_that_is_full(words: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "compare", *words.split()], stdout=full, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "compare: cannot write the output: No space left on device\n"
+
+
+def test_a_folder_with_brackets_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing that a person types is read as markup, and what is printed can be pasted."""
+    assert main(["run", "two_layer", "--steps", "3", "--log-dir", "[/x] y"]) == 0
+    assert "curves: tensorboard --logdir '[/x] y'" in capsys.readouterr().out
+
+
+def test_json_goes_into_a_pipe_as_it_is(elsewhere: Path) -> None:
+    os.mkfifo("pipe")
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True)
+    assert (
+        main(["run", "two_layer", "--steps", "3", "--no-board", "--quiet", "--json", "pipe"]) == 0
+    )
+    out, _ = reader.communicate(timeout=20)
+    assert json.loads(out)["verdict"] == "EXACT"
+    assert (elsewhere / "pipe").is_fifo()
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
 from compare.given import DTYPES
 from compare.harness import Run, run
-from compare.report import Report
 from tests.conftest import Plant, one_ulp, planted
 
 EXACT_CASES = [name for name, case in CASES.items() if case.promises == "EXACT"]
@@ -57,7 +56,14 @@ def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int) -> 
     """Verdicts, counts, worst places, curves' last values: the same but for the time."""
     settings = {"steps": 150, "dtype": dtype, "population": population}
     fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, chunk=1)
-    assert _timeless(fast) == _timeless(plain)
+    for row, other in zip(fast.quantities.values(), plain.quantities.values(), strict=True):
+        assert row.verdict == other.verdict, f"{row}\n{other}"
+        assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
+    assert (fast.verdict, fast.output, fast.free_gap) == (
+        plain.verdict,
+        plain.output,
+        plain.free_gap,
+    )
 
 
 def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
@@ -77,6 +83,48 @@ def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
     assert run(case, steps=40).verdict != "EXACT"
 
 
+def test_the_blogs_grouping_is_rounding_with_its_proof() -> None:
+    """At every step, the two deltas alone: the rest is judged on the by-hand values above it."""
+    report = run(CASES["three_layer_blog_grouping"], steps=3000)
+    assert report.verdict == "ROUNDING", str(report)
+    odd = {q.name: q.proof for q in report.quantities.values() if q.verdict != "EXACT"}
+    assert list(odd) == ["l2_delta", "l1_delta"]
+    for proof in odd.values():
+        assert proof is not None
+        assert proof.lifted
+        assert proof.share is not None
+        assert 0 < proof.share <= 1
+        assert "the same real number to 5" in proof.text
+
+
+def test_dropout_as_published_is_wrong_in_one_line() -> None:
+    report = run(CASES["dropout_as_published"], steps=300)
+    assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta")
+    assert [q.name for q in report.quantities.values() if q.verdict != "EXACT"] == ["l1_delta"]
+    row = report.quantities["l1_delta"]
+    assert row.first_unequal == 0
+    assert "another formula" in str(report)
+    assert "follows        syn0_update, syn0" in str(report)
+    assert "again          python -m compare run dropout_as_published --steps 300" in str(report)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_another_formula_with_the_same_bits_is_wrong(dtype: str) -> None:
+    """A slope off by a factor 1 + 1e-7 vanishes in half precision, and not from the formula."""
+
+    def step(**given: Tensor) -> dict[str, Tensor]:
+        values = hand(**given)
+        factor = 1 + 1e-7
+        wide = values["l1_error"].double() * factor * (1 - values["l1"].double())
+        wide = wide * values["l1"].double()
+        values["l1_delta"] = wide.to(values["l1"].dtype)
+        return values
+
+    hand = planted(THREE_LAYER, lambda _values: None, at=-1)
+    report = run(THREE_LAYER, steps=3, dtype=dtype, step=step)
+    assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
+
+
 @pytest.mark.slow
 def test_one_ulp_at_one_step_of_60000_is_found() -> None:
     """Its name, step, index and both values are reported, and nothing else."""
@@ -87,12 +135,14 @@ def test_one_ulp_at_one_step_of_60000_is_found() -> None:
     odd = {q.name: q for q in report.quantities.values() if q.verdict != "EXACT"}
     assert list(odd) == ["l1_delta"]
     row = odd["l1_delta"]
-    assert (row.verdict, row.compared - row.equal, row.max_ulp) == ("UNDECIDED", 1, 1)
+    # one ulp is within what l1_delta's operations may round, and its formula was seen to be right
+    assert (row.verdict, row.compared - row.equal, row.max_ulp) == ("ROUNDING", 1, 1)
     assert row.first_unequal == at
     assert row.worst is not None
     assert (row.worst.step, row.worst.seed, row.worst.index) == (at, 1, (2, 3))
     assert row.worst.manual == math.nextafter(row.worst.autograd, math.inf)
-    assert f"l1_delta is the first unequal quantity, at step {at}" in str(report)
+    assert f"step {at}, seed 1, [2, 3]" in str(report)
+    assert not report.meets("exact")
     assert repr(row.worst.manual) in str(report)
     assert repr(row.worst.autograd) in str(report)
 
@@ -108,6 +158,7 @@ def test_one_ulp_in_any_quantity_is_found(name: str, population: int) -> None:
     step = planted(THREE_LAYER, one_ulp(name, network, 1, 0), at=70)
     report = run(THREE_LAYER, steps=100, population=population, step=step)
     row = report.quantities[name]
+    assert row.verdict in ("ROUNDING", "WRONG")  # WRONG where not even one ulp can be rounding
     assert (row.first_unequal, row.compared - row.equal) == (70, 1)
     assert row.worst is not None
     assert (row.worst.step, row.worst.seed, row.worst.index) == (70, 1 + network, (1, 0))
@@ -177,26 +228,64 @@ def _extra(values: dict[str, Tensor]) -> None:
     ],
 )
 def test_a_missing_or_misshapen_quantity_is_wrong(plant: Plant, name: str, problem: str) -> None:
-    report = run(THREE_LAYER, steps=5, step=planted(THREE_LAYER, plant, at=-1))
+    report = run(THREE_LAYER, steps=5, step=planted(THREE_LAYER, plant, at=0))
     assert (report.verdict, report.first_wrong) == ("WRONG", name)
     assert report.quantities[name].problem == problem
-    assert f"{name}: {problem}" in str(report)
+    assert problem in str(report)
 
 
-def test_the_sides_share_no_storage() -> None:
-    """A by-hand side that scribbles over what it was given changes nothing on the other side."""
+@pytest.mark.parametrize(
+    ("plant", "name", "problem"),
+    [
+        (_drop, "l1_delta", "missing by hand"),
+        (_extra, "l7", "new, and unknown to autograd by hand"),
+        (_flatten, "l1_delta", "shape (4, 16) by hand, (4, 4, 4) at first"),
+        (_broadcastable, "l1_delta", "shape (4, 1, 4) by hand, (4, 4, 4) at first"),
+        (_narrow, "l1_delta", "dtype torch.float32 by hand, torch.float64 at first"),
+    ],
+)
+@pytest.mark.parametrize("at", [70, 2048, 2100])
+def test_a_quantity_that_goes_missing_later_is_wrong(
+    plant: Plant, name: str, problem: str, at: int
+) -> None:
+    """In the middle of a chunk of steps, at its first step, and in a later chunk."""
+    report = run(THREE_LAYER, steps=2200, step=planted(THREE_LAYER, plant, at=at))
+    assert (report.verdict, report.first_wrong, report.steps) == ("WRONG", name, at)
+    row = report.quantities[name]
+    assert (row.problem, row.first_unequal) == (f"from step {at} on {problem}", at)
+    assert report.quantities["l1"].compared == 16 * at
 
-    def scribble(**given: Tensor) -> dict[str, Tensor]:
-        values = {name: value.clone() for name, value in by_hand_of(**given).items()}
-        values["l0"] = given["X"].clone()
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(chunk: int | None) -> None:
+    """Blog-style `syn1 += update` in place is right; spoiling y in place is not hidden."""
+    plain = run(THREE_LAYER, steps=50)
+
+    def in_place(**given: Tensor) -> dict[str, Tensor]:
+        values = dict(step(**{name: value.clone() for name, value in given.items()}))
         for name in ("syn0", "syn1"):
-            given[name].fill_(9.0)
+            given[name] += values[f"{name}_update"]
+            values[name] = given[name]
         return values
 
-    by_hand_of = planted(THREE_LAYER, lambda _values: None, at=-1)
-    report = run(THREE_LAYER, steps=1, step=scribble)
-    # the by-hand side spoiled its own first weights: autograd judged what it was given, before
-    assert report.quantities["l1"].verdict == "EXACT"
+    def spoil(**given: Tensor) -> dict[str, Tensor]:
+        given["y"].fill_(0.5)
+        return step(**given)
+
+    step = planted(THREE_LAYER, lambda _values: None, at=-1)
+    report = run(THREE_LAYER, steps=50, step=in_place, chunk=chunk)
+    assert report.verdict == "EXACT", str(report)
+    assert report.output == plain.output
+    spoiled = run(THREE_LAYER, steps=50, step=spoil, chunk=chunk)
+    assert spoiled.first_wrong == "l2_error"
+
+
+def test_a_nan_in_the_free_run_is_not_the_same_bits() -> None:
+    def plant(values: dict[str, Tensor]) -> None:
+        values["syn1"] = torch.full_like(values["syn1"], math.nan)
+
+    report = run(THREE_LAYER, steps=60, step=planted(THREE_LAYER, plant, at=40))
+    assert math.isnan(report.free_gap)
 
 
 def test_the_free_run_is_a_run_of_its_own() -> None:
@@ -250,7 +339,3 @@ def _case(rows: int, sizes: tuple[int, ...], alpha: float) -> Case:
 
 def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in table.tolist())
-
-
-def _timeless(report: Report) -> dict[str, object]:
-    return {**report.to_dict(), "seconds": None}

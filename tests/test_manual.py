@@ -16,6 +16,7 @@ from manual import network, three_layer, two_layer
 from manual.eleven_lines import eleven_lines
 from manual.sigmoid import GROUPINGS
 from tests.conftest import Curves, run_with_curves
+from torch_ref import Trainer
 
 # As the blog prints them: str() of a float in Python 2, twelve digits.
 BLOG_ERRORS = {
@@ -114,6 +115,20 @@ def test_a_population_is_its_networks(sizes: list[int], rows: int, population: i
         alone = network.step(**{name: value[p] for name, value in given.items()}, **question)
         for name, value in alone.items():
             torch.testing.assert_close(together[name][p], value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_one_network_without_a_population_is_autograds_bits(dtype: torch.dtype) -> None:
+    """As a reader would call it: plain matrices, other kernels than a population's."""
+    given = {name: value.to(dtype) for name, value in _random((3, 5, 2), rows=4).items()}
+    question = {"sizes": (3, 5, 2), "alpha": 0.7}
+    trainer = Trainer(like=given["X"], dropout=0.0, **question)
+    for _ in range(200):
+        ours = three_layer.step(**given, **question, grouping="left_to_right")
+        theirs = trainer.step(**given)
+        for name, value in theirs.items():
+            _assert_same_bits(ours[name], value)
+        given |= {"syn0": ours["syn0"], "syn1": ours["syn1"]}
 
 
 def test_the_deltas_are_known_before_a_weight_moves() -> None:

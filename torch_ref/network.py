@@ -92,8 +92,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(given[name])
-        for name, module in self.masks.items():
-            module.mask = given[name]
+        for name, mask in self.masks.items():
+            mask.mask = given[name]
 
         values = {"l0": X}
         layer = X
