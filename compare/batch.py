@@ -6,6 +6,7 @@ product's bits depend on the kernel that its size selects. Both were measured, s
 """
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -24,23 +25,35 @@ GRAIN = 32_768
 VECTOR_BYTES = 128
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a run is cut into chunks: `steps` go ahead by hand, then are judged.
+
+    `together` in one batch of autograd, else one by one; with the number of networks in a batch a
+    multiple of `multiple`, so that every tensor fills whole vectors.
+    """
+
+    steps: int
+    together: bool
+    multiple: int
+
+
 def plan(
     network: Network, *, rows: int, population: int, dtype: torch.dtype, device: torch.device
-) -> tuple[int, int]:
-    """Return how many steps to judge in one batch, and the multiple that fills whole vectors.
+) -> Plan:
+    """Return the plan for a case.
 
-    A batch holds at most GRAIN values of any one quantity, or one step of the population where
-    that is more; this, and not the number of steps, bounds the memory. (1, 1) is the plain path.
+    A chunk holds at most GRAIN values of any one quantity, or one step of the population where
+    that is more; this, and not the number of steps, bounds the memory.
     """
     pairs = list(pairwise(network.sizes))
-    if device.type != "cpu" or max(rows * i * o for i, o in pairs) >= OWN_LOOP:
-        return 1, 1
     values = [count for i, o in pairs for count in (rows * o, i * o)]
-    steps = GRAIN // (population * max(rows * network.sizes[0], *values))
-    if steps < 2:
-        return 1, 1
+    steps = max(1, GRAIN // (population * max(rows * network.sizes[0], *values)))
+    small = max(rows * i * o for i, o in pairs) < OWN_LOOP
+    if device.type != "cpu" or not small or steps == 1:
+        return Plan(steps, together=False, multiple=1)
     lanes = VECTOR_BYTES // dtype.itemsize
-    return steps, lanes // math.gcd(lanes, *values)
+    return Plan(steps, together=True, multiple=lanes // math.gcd(lanes, *values))
 
 
 def fill(tensor: Tensor, multiple: int) -> Tensor:

@@ -37,11 +37,10 @@ class Given:
     chances: list[np.random.RandomState]  # each network's, after its weights
 
     def steps(self, count: int) -> list[dict[str, Tensor]]:
-        """Return what the next `count` steps are given besides the weights."""
-        fixed = {"X": self.X, "y": self.y}
+        """Return what each of the next steps is given besides X, y and the weights."""
         if not self.network.dropout:
-            return [fixed] * count
-        return [{**fixed, **self._masks()} for _ in range(count)]
+            return [{}] * count
+        return [self._masks() for _ in range(count)]
 
     def _masks(self) -> dict[str, Tensor]:
         rows, hidden = self.X.shape[-2], self.network.sizes[1:-1]

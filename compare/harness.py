@@ -49,7 +49,8 @@ Watcher = Callable[[Chunk], None]
 class Run:
     """A case with its settings, checked and drawn, ready to train.
 
-    `step` stands in for the case's own by-hand step; `chunk=1` is the plain path throughout.
+    `step` stands in for the case's own by-hand step: it returns new tensors, by name, each time.
+    `plain` has autograd take every step alone, the short path that the batch is tested against.
     Raises BadInput for settings that cannot be used.
     """
 
@@ -63,7 +64,7 @@ class Run:
         seed: int = 1,
         population: int = 1,
         step: Step | None = None,
-        chunk: int | None = None,
+        plain: bool = False,
         lift: str | int = "auto",
     ) -> None:
         if not isinstance(case, Case):
@@ -71,19 +72,20 @@ class Run:
         self.steps = case.steps if steps is None else steps
         if not isinstance(self.steps, int) or self.steps < 1:
             raise BadInput(f"steps {self.steps}: a run needs at least 1 step")
-        if chunk is not None and chunk < 1:
-            raise BadInput(f"chunk {chunk}: at least 1 step is judged at a time")
         place = device_named(device)
         kind = dtype_named(dtype)
         given = draw(case, seed=seed, population=population, dtype=kind, device=place)
-        most, self.multiple = plan(
+        self.plan = plan(
             case.network, rows=len(case.X), population=population, dtype=kind, device=place
         )
-        self.chunk = min(most, chunk or most)
+        self.together = self.plan.together and not plain
         self.population = population
         self.given = given
-        self.fixed = {"X": fill(given.X, self.multiple), "y": fill(given.y, self.multiple)}
-        self.weights = {name: fill(w, self.multiple) for name, w in given.weights.items()}
+        self.fixed = {
+            "X": fill(given.X, self.plan.multiple),
+            "y": fill(given.y, self.plan.multiple),
+        }
+        self.weights = {name: fill(w, self.plan.multiple) for name, w in given.weights.items()}
         self.hand = step or by_hand(case)
         self.autograd = Autograd(case)
         one = [value[:1] for value in (given.X, given.y, *given.weights.values())]
@@ -120,10 +122,11 @@ class Run:
 
     def _data(self, count: int) -> list[Named]:
         """Return what each of the next steps is given besides the weights."""
-        return [
-            {**{name: fill(value, self.multiple) for name, value in data.items()}, **self.fixed}
-            for data in self.given.steps(count)
-        ]
+        return [{**self._filled(data), **self.fixed} for data in self.given.steps(count)]
+
+    def _filled(self, values: Named) -> Named:
+        """Return (networks, ...) values with as many networks as fill whole vectors."""
+        return {name: fill(value, self.plan.multiple) for name, value in values.items()}
 
     def _chunk(self, watchers: Sequence[Watcher]) -> None:
         """Go ahead by hand for a chunk of steps, then judge it."""
@@ -131,7 +134,7 @@ class Run:
         before: list[Named] = []
         after: list[Named] = []
         with torch.inference_mode():
-            for data in self._data(min(self.chunk, self.steps - report.steps)):
+            for data in self._data(min(self.plan.steps, self.steps - report.steps)):
                 before.append({**data, **weights})
                 # copies: what the by-hand side does to what it is given stays its own affair
                 after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
@@ -187,7 +190,7 @@ class Run:
         With `ours` each quantity goes on from the by-hand values of those above it.
         """
         count, P = len(before), self.population
-        if count > 1:
+        if self.together:
             batch = self._batch(
                 {name: torch.stack([b[name] for b in before]) for name in before[0]}
             )
@@ -209,7 +212,7 @@ class Run:
     def _batch(self, values: Named) -> Named:
         """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
         P = self.population
-        return {n: fill(v[:, :P].flatten(0, 1), self.multiple) for n, v in values.items()}
+        return self._filled({name: v[:, :P].flatten(0, 1) for name, v in values.items()})
 
     def _same_alone(self, before: list[Named], ours: Named, theirs: Named) -> bool:
         """Whether autograd gives unequal steps alone the bits that it gave them in the batch.
@@ -260,7 +263,7 @@ class Run:
                 if not largest <= 1:
                     wanted.add((worst // P, worst % P))
         for step, network in sorted(wanted):
-            given = {n: v[network : network + 1] for n, v in before[step].items()}
+            given = {n: v[network : network + 1].clone() for n, v in before[step].items()}
             manual, autograd = (
                 {name: value[step, network : network + 1].clone() for name, value in side.items()}
                 for side in (ours, theirs)

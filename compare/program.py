@@ -71,7 +71,8 @@ def trace(function: Function, inputs: Values) -> Program:
     names: list[str] = []
 
     def positional(*values: Tensor) -> list[Tensor]:
-        found = function(**dict(zip(tensors, values, strict=True)), **fixed)
+        own = [value.clone() for value in values]  # it may write into them
+        found = function(**dict(zip(tensors, own, strict=True)), **fixed)
         kept = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         names[:] = kept
         return list(kept.values())

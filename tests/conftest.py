@@ -48,7 +48,8 @@ def planted(case: Case, plant: Plant, *, at: int) -> Step:
 
     def wrong(**given: Tensor) -> dict[str, Tensor]:
         values = step(**given)
-        if next(calls) == at:
+        # the run itself calls it in inference mode; reading it as a program does not count
+        if torch.is_inference_mode_enabled() and next(calls) == at:
             plant(values)
         return values
 

@@ -45,7 +45,7 @@ def test_any_sizes(
     numbers = st.lists(st.integers(1, 14), min_size=3, max_size=6, unique=True)
     rows, *sizes = data.draw(numbers)
     threads(count)
-    report = run(_case(rows, tuple(sizes), alpha=0.3), steps=20, dtype=dtype)
+    report = run(_case(rows, tuple(sizes), alpha=0.3), steps=20, dtype=dtype, lift="none")
     assert report.verdict == "EXACT", str(report)
 
 
@@ -55,7 +55,7 @@ def test_any_sizes(
 def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int) -> None:
     """Verdicts, counts, worst places, curves' last values: the same but for the time."""
     settings = {"steps": 150, "dtype": dtype, "population": population}
-    fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, chunk=1)
+    fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, plain=True)
     for row, other in zip(fast.quantities.values(), plain.quantities.values(), strict=True):
         assert row.verdict == other.verdict, f"{row}\n{other}"
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
@@ -72,10 +72,11 @@ def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
     """9x13 by 13x11 goes to MKL, whose bits depend on the batch: the plain path then decides."""
     case = _case(9, (13, 11, 3), alpha=1.0)
     cpu = torch.device("cpu")
-    assert plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu) == (1, 1)
+    found = plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu)
+    assert not found.together
     monkeypatch.setattr("compare.batch.OWN_LOOP", 10_000)
     batch = Run(case, steps=40)
-    assert batch.chunk > 1
+    assert batch.together
     report = batch.train()
     assert report.verdict == "EXACT", str(report)
     # ... and the batch by itself would have raised a false alarm
@@ -133,7 +134,7 @@ def test_one_ulp_at_one_step_of_60000_is_found() -> None:
     report = run(THREE_LAYER, step=step)
     assert report.steps == 60_000
     odd = {q.name: q for q in report.quantities.values() if q.verdict != "EXACT"}
-    assert list(odd) == ["l1_delta"]
+    assert set(odd) <= {"l1_delta", "syn0_update"}  # the latter judged on the planted l1_delta
     row = odd["l1_delta"]
     # one ulp is within what l1_delta's operations may round, and its formula was seen to be right
     assert (row.verdict, row.compared - row.equal, row.max_ulp) == ("ROUNDING", 1, 1)
@@ -162,7 +163,10 @@ def test_one_ulp_in_any_quantity_is_found(name: str, population: int) -> None:
     assert (row.first_unequal, row.compared - row.equal) == (70, 1)
     assert row.worst is not None
     assert (row.worst.step, row.worst.seed, row.worst.index) == (70, 1 + network, (1, 0))
-    assert [q.name for q in report.quantities.values() if q.verdict != "EXACT"] == [name]
+    # what is computed from it is judged on the planted value, which the by-hand side did not use
+    odd = [q.name for q in report.quantities.values() if q.verdict != "EXACT"]
+    assert odd[0] == name
+    assert set(odd) <= {name, *report.follows[name]}
 
 
 def test_minus_zero_for_zero_is_found() -> None:
@@ -256,10 +260,10 @@ def test_a_quantity_that_goes_missing_later_is_wrong(
     assert report.quantities["l1"].compared == 16 * at
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(chunk: int | None) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(plain: bool) -> None:
     """Blog-style `syn1 += update` in place is right; spoiling y in place is not hidden."""
-    plain = run(THREE_LAYER, steps=50)
+    usual = run(THREE_LAYER, steps=50)
 
     def in_place(**given: Tensor) -> dict[str, Tensor]:
         values = dict(step(**{name: value.clone() for name, value in given.items()}))
@@ -273,10 +277,10 @@ def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(chunk: in
         return step(**given)
 
     step = planted(THREE_LAYER, lambda _values: None, at=-1)
-    report = run(THREE_LAYER, steps=50, step=in_place, chunk=chunk)
+    report = run(THREE_LAYER, steps=50, step=in_place, plain=plain)
     assert report.verdict == "EXACT", str(report)
-    assert report.output == plain.output
-    spoiled = run(THREE_LAYER, steps=50, step=spoil, chunk=chunk)
+    assert report.output == usual.output
+    spoiled = run(THREE_LAYER, steps=50, step=spoil, plain=plain)
     assert spoiled.first_wrong == "l2_error"
 
 

@@ -1,0 +1,100 @@
+"""A function run three ways at the same inputs: in floats, in balls, in bounds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flint
+import torch
+from torch import Tensor
+
+from compare.balls import PRECISION, Balls
+from compare.bounds import Bounds
+from compare.lift import Missing, lift
+from compare.program import Program, trace
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """One output: the float result, its truth with the radius it is known to, its bound."""
+
+    floats: Tensor
+    truth: Tensor
+    radius: Tensor
+    error: Tensor
+    bound: Tensor
+
+    @property
+    def outside(self) -> Tensor:
+        """Where the float result lies further from the truth than the bound allows."""
+        allowed = self.bound + self.radius
+        return ~(self.error <= allowed * (1 + 2.0**-50))  # the three are rounded to float64
+
+    @property
+    def share(self) -> float:
+        """The largest share of its bound that an error takes up."""
+        return float((self.error / self.bound).nan_to_num(0).max()) if self.error.numel() else 0.0
+
+
+def in_dtype(inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the inputs with their floats rounded to `dtype`."""
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def named(function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
+    """Return the function with its tensors of floats named by their order."""
+
+    def run(**inputs: Tensor) -> dict[str, Tensor]:
+        out = function(**inputs)
+        parts = [out] if isinstance(out, Tensor) else list(out)
+        return {f"out{i}": part for i, part in enumerate(parts) if part.is_floating_point()}
+
+    return run
+
+
+def operations(program: Program) -> set[str]:
+    """Return the names of the ATen operations in a program, without their overloads."""
+    nodes = (node for node in program.graph.graph.nodes if node.op == "call_function")
+    return {getattr(node.target, "__name__", "").partition(".")[0] for node in nodes}
+
+
+def says_dtype(program: Program) -> bool:
+    """Whether a program names a dtype, and so holds for no other."""
+    return ("dtype" in program.graph.code) or any(
+        node.op == "get_attr" for node in program.graph.graph.nodes
+    )
+
+
+def three_ways(
+    function: Callable[..., dict[str, Tensor]],
+    inputs: dict[str, Tensor],
+    program: Program | None = None,
+) -> tuple[Program, dict[str, Ways | Missing]]:
+    """Run a function that returns named tensors, and lift its program to balls and to bounds."""
+    program = program or trace(function, inputs)
+    balls = lift(program, Balls(), inputs)
+    bounds = lift(program, Bounds(), inputs)
+    floats = function(**{name: value.clone() for name, value in inputs.items()})
+    found: dict[str, Ways | Missing] = {}
+    for name, value in floats.items():
+        numbers = balls[name].numbers, bounds[name].numbers
+        missing = next((one for one in numbers if isinstance(one, Missing)), None)
+        if missing:
+            found[name] = missing
+            continue
+        flat = balls[name].numbers.ravel()
+        with flint.ctx.workprec(PRECISION):
+            off = [
+                abs(flint.arb(number) - ball.mid()).mid()
+                for number, ball in zip(value.flatten().tolist(), flat, strict=True)
+            ]
+        truth, radius, error = (
+            torch.tensor([float(x) for x in numbers], dtype=torch.float64).reshape(value.shape)
+            for numbers in ([b.mid() for b in flat], [b.rad() for b in flat], off)
+        )
+        assert tuple(balls[name].numbers.shape) == tuple(value.shape), f"{name}: balls' shape"
+        assert bounds[name].numbers.shape == value.shape, f"{name}: bounds' shape"
+        found[name] = Ways(value, truth, radius, error, bounds[name].numbers.error)
+    return program, found

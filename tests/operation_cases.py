@@ -1,0 +1,260 @@
+"""For every entry of the table of operations, calls that a trace records under that very name.
+
+Calls whose names the table does not hold are written out by tracing in operations that it does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: what is run, at which inputs, and which rows it is there for."""
+
+    rows: tuple[str, ...]
+    run: Callable[..., Any]
+    inputs: dict[str, Tensor]
+    label: str
+
+
+CALLS: list[Call] = []
+
+
+def signed(*shape: int) -> Tensor:
+    """Draw numbers of either sign, the same for the same shape and place in the file."""
+    chance = torch.Generator().manual_seed(len(CALLS))
+    return torch.randn(*shape, generator=chance, dtype=torch.float64)
+
+
+def positive(*shape: int) -> Tensor:
+    """Draw numbers from 1/8 to 4."""
+    return signed(*shape).abs().clamp(0.125, 4)
+
+
+def calls(rows: str, run: Callable[..., Any], label: str = "", **inputs: Tensor) -> None:
+    """Add a call that exercises `rows` (names with spaces between)."""
+    first = rows.split()[0]
+    CALLS.append(Call(tuple(rows.split()), run, inputs, f"{first}-{label}" if label else first))
+
+
+def _elementwise() -> None:
+    for name in ("neg", "abs", "exp", "expm1", "sigmoid", "tanh", "erf", "erfc", "exp2", "sin", "cos", "atan", "square", "relu", "silu", "elu", "leaky_relu", "gelu", "hardtanh", "softplus", "sign", "sgn", "floor", "ceil", "round", "trunc"):  # fmt: skip  # noqa: E501
+        calls(name, getattr(aten, name), self=3 * signed(4, 6))
+    for name in ("log", "log1p", "log2", "log10", "sqrt", "rsqrt", "reciprocal"):
+        calls(name, getattr(aten, name), self=positive(4, 6))
+    calls("round", lambda x: aten.round(x, decimals=1), "decimals", x=signed(5))
+    calls("reciprocal", aten.reciprocal, "signed", self=signed(5).sign() * positive(5))
+    calls("gelu", lambda x: aten.gelu(x, approximate="tanh"), "tanh", x=signed(4, 6))
+    calls("elu", lambda x: aten.elu(x, 0.7, 1.1, 1.3), "scaled", x=signed(4, 6))
+    calls("leaky_relu", lambda x: aten.leaky_relu(x, 0.2), "slope", x=signed(4, 6))
+    calls("leaky_relu", lambda x: aten.leaky_relu(x, 1.5), "steep", x=signed(4, 6))
+    calls("leaky_relu", lambda x: aten.leaky_relu(x, -0.5), "negative", x=signed(4, 6))
+    calls("hardtanh", lambda x: aten.hardtanh(x, -0.3, 0.6), "bounds", x=signed(4, 6))
+    calls("softplus", lambda x: aten.softplus(x, 2.5, 3), "beta", x=2 * signed(4, 6))
+    for name in ("add", "sub", "mul", "div", "maximum", "minimum"):
+        x, y = signed(4, 6), positive(6)
+        calls(name, getattr(aten, name), self=x, other=y)
+    for name in ("add", "sub", "rsub"):
+        run = getattr(aten, name)
+        calls(name, lambda x, y, run=run: run(x, y, alpha=0.3), "alpha", x=signed(4), y=signed(4))
+        calls(name, lambda x, run=run: run(x, 0.3), "scalar", x=signed(4))
+        calls(name, lambda x, run=run: run(x, 3, 2), "whole", x=signed(4))
+    calls("mul", lambda x: aten.mul(x, 0.3), "scalar", x=signed(4))
+    calls("div", lambda x: aten.div(x, 3), "scalar", x=signed(4))
+    for exponent in (0, 1, 2, 3, 0.5, -0.5, -1, -2, 1.7, -2.5):
+        x = positive(6)
+        calls("pow", lambda x, e=exponent: aten.pow(x, e), str(exponent), x=x)
+    calls("pow", lambda x: aten.pow(x, 3), "cube", x=signed(6))
+    calls("pow", lambda x: aten.pow(2.5, x), "of-number", x=signed(6))
+    calls("pow", aten.pow, "of-tensors", self=positive(6), exponent=signed(6))
+    for name in ("addcmul", "addcdiv"):
+        run = getattr(aten, name)
+        three = {"x": signed(4), "y": signed(4, 4), "z": positive(4)}
+        calls(name, run, self=three["x"], tensor1=three["y"], tensor2=three["z"])
+        calls(name, lambda x, y, z, run=run: run(x, y, z, value=0.3), "value", **three)
+    calls("lerp", lambda x, y: aten.lerp(x, y, 0.3), "number", x=signed(4), y=-signed(4) + 1)
+    calls("lerp", aten.lerp, self=signed(4), end=signed(4) + 1, weight=positive(4))
+    mask = torch.tensor([True, False, True, False])
+    calls("where", lambda x, y: aten.where(mask, x, y), x=signed(3, 4), y=signed(4) + 5)
+    calls("clamp", lambda x: aten.clamp(x, -0.3, 0.7), x=signed(4, 6))
+    calls("clamp", lambda x: aten.clamp(x, max=0.7), "above", x=signed(4, 6))
+    calls("clamp", aten.clamp, "tensors", self=signed(6), min=-positive(6), max=positive(6))
+    calls("clamp_min", lambda x: aten.clamp_min(x, 0.1), x=signed(4, 6))
+    calls("clamp_max", lambda x: aten.clamp_max(x, 0.1), x=signed(4, 6))
+    calls("_to_copy", lambda x: aten._to_copy(x, dtype=torch.float32), x=signed(6))
+    calls("_to_copy", lambda x: x.float().half().double(), "narrow", x=signed(6))
+    calls("_to_copy", lambda x: x.float().bfloat16().half(), "across", x=signed(6))
+    calls("_to_copy", lambda x: x * torch.arange(3).to(x.dtype), "integers", x=signed(3))
+    calls("copy", lambda x, y: aten.copy(x, y), x=signed(4, 6), y=signed(6) + 1)
+    calls("copy", lambda x, y: aten.copy(x, y.float()), "cast", x=signed(4, 6), y=signed(6) + 1)
+
+
+def _sums() -> None:
+    for name in ("sum", "mean", "prod", "amax", "amin"):
+        run = getattr(aten, name)
+        dims = (1,) if name == "prod" else ([1],)
+        calls(name, run, "all", self=signed(4, 6))
+        calls(name, lambda x, run=run, d=dims: run(x, *d), "dim", x=signed(4, 6))
+        calls(name, lambda x, run=run, d=dims: run(x, *d, True), "keep", x=signed(4, 6))
+    for name in ("sum", "mean", "amax"):
+        run = getattr(aten, name)
+        calls(name, lambda x, run=run: run(x, [0, -1]), "dims", x=signed(4, 3, 5))
+    calls("sum", lambda x: aten.sum(x, [0], dtype=torch.float64), "wide", x=signed(400))
+    for correction in (0, 1, 2):
+        calls("var", lambda x, c=correction: aten.var(x, [0], correction=c), str(correction), x=signed(5, 3))  # fmt: skip  # noqa: E501
+    calls("var", lambda x: x.var(), "all", x=signed(5, 3))
+    calls("cumsum", lambda x: aten.cumsum(x, 1), x=signed(3, 40))
+    calls("cumprod", lambda x: aten.cumprod(x, 1), x=signed(3, 7))
+    for order in (2, 1, 3, 0.5, float("inf"), float("-inf"), 0):
+        calls("linalg_vector_norm", lambda x, o=order: aten.linalg_vector_norm(x, o, [1]), str(order), x=signed(4, 6))  # fmt: skip  # noqa: E501
+    calls("linalg_vector_norm", aten.linalg_vector_norm, "all", self=signed(4, 6))
+    for name in ("_softmax", "_log_softmax"):
+        run = getattr(aten, name)
+        calls(name, lambda x, run=run: run(x, 1, False), x=4 * signed(4, 6))
+        calls(name, lambda x, run=run: run(x, 0, False), "dim", x=4 * signed(4, 6))
+    for name in ("max", "min"):
+        run = getattr(aten, name)
+        calls(name, run, "all", self=signed(4, 6))
+        calls(name, lambda x, run=run: run(x, 1), "dim", x=signed(4, 6))
+        calls(name, lambda x, run=run: run(x, -2, True), "keep", x=signed(4, 6))
+        calls(name, lambda x, run=run: run(x[0, 0], 0), "number", x=signed(4, 6))
+    calls("sort", lambda x: aten.sort(x, 0, True), x=signed(4, 6))
+    calls("sort", lambda x: torch.sort(x, dim=0, stable=True), "stable", x=signed(4, 6))
+    calls("sort", lambda x: aten.sort(x), "last", x=signed(4, 6))
+    calls("topk", lambda x: aten.topk(x, 3), "last", x=signed(4, 6))
+    calls("topk", lambda x: aten.topk(x, 2, 0, False), x=signed(4, 6))
+
+
+def _products() -> None:
+    a, b = signed(4, 6), signed(6, 5)
+    calls("mm", aten.mm, self=a, mat2=b)
+    calls("mm", aten.mm, "long", self=signed(2, 300), mat2=signed(300, 2))
+    calls("mm", aten.mm, "empty", self=signed(4, 0), mat2=signed(0, 2))
+    calls("bmm", aten.bmm, self=signed(2, 4, 6), mat2=signed(2, 6, 5))
+    calls("addmm", aten.addmm, self=signed(5), mat1=a, mat2=b)
+    calls("addmm", lambda c, a, b: aten.addmm(c, a, b, beta=0.3, alpha=0.7), "scaled", c=signed(5), a=a, b=b)  # fmt: skip  # noqa: E501
+    calls("baddbmm", lambda c, a, b: aten.baddbmm(c, a, b, beta=0.3, alpha=0.7), c=signed(2, 4, 5), a=signed(2, 4, 6), b=signed(2, 6, 5))  # fmt: skip  # noqa: E501
+    calls("mv", aten.mv, self=a, vec=signed(6))
+    calls("dot", aten.dot, self=signed(6), tensor=signed(6) + 1)
+    weights = {"x": signed(2, 4, 6, 6), "w": signed(6, 2, 3, 3), "b": signed(6)}
+    geometry = ([2, 1], [1, 0], [1, 2], False, [0, 0], 2)
+    calls("convolution", lambda x, w, b: aten.convolution(x, w, b, *geometry), **weights)
+    calls("convolution", lambda x, w: aten.convolution(x, w, None, [1], [1], [1], False, [0], 1), "1d", x=signed(2, 3, 5), w=signed(4, 3, 3))  # fmt: skip  # noqa: E501
+    across = ([2, 1], [1, 0], [1, 2], True, [1, 0], 2)
+    spread = {"x": signed(2, 4, 4, 4), "w": signed(4, 3, 3, 2), "b": signed(6)}
+    calls("convolution", lambda x, w, b: aten.convolution(x, w, b, *across), "transposed", **spread)
+    for label, more, given in (("", geometry, weights), ("transposed", across, spread)):
+        size = aten.convolution(*given.values(), *more).shape
+        backward = lambda g, x, w, m=more: aten.convolution_backward(g, x, w, [6], *m, [True] * 3)  # noqa: E731
+        calls("convolution_backward", backward, label, g=signed(*size), x=given["x"], w=given["w"])
+
+
+def _normalised() -> None:
+    affine = {"w": positive(6), "b": signed(6)}
+    calls("native_layer_norm", lambda x, w, b: aten.native_layer_norm(x, [6], w, b, 1e-5), x=signed(4, 6), **affine)  # fmt: skip  # noqa: E501
+    calls("native_layer_norm", lambda x: aten.native_layer_norm(x, [5, 6], None, None, 1e-5), "bare", x=signed(4, 5, 6))  # fmt: skip  # noqa: E501
+    calls("native_layer_norm", lambda x: aten.native_layer_norm(x + 100, [6], None, None, 1e-5), "far", x=signed(4, 6))  # fmt: skip  # noqa: E501
+    x = {"x": signed(4, 6, 3), **affine, "m": signed(6), "v": positive(6)}
+    calls("native_batch_norm", lambda x, w, b, m, v: aten.native_batch_norm(x, w, b, m, v, False, 0.1, 1e-5)[0], "eval", **x)  # fmt: skip  # noqa: E501
+    calls("native_batch_norm", lambda x, w, b: aten.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5), "train", x=x["x"], **affine)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit", lambda x, w, b: aten._native_batch_norm_legit.no_stats(x, w, b, True, 0.1, 1e-5), "no-stats", x=x["x"], **affine)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit", lambda x, w, b, m, v: aten._native_batch_norm_legit(x, w, b, m, v, False, 0.1, 1e-5)[0], "eval", **x)  # fmt: skip  # noqa: E501
+    calls("native_batch_norm", lambda x, w, b, m, v: torch.nn.functional.batch_norm(x, m.clone(), v.clone(), w, b, True), "module", **x)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit_functional", lambda x, w, b, m, v: aten._native_batch_norm_legit_functional(x, w, b, m, v, True, 0.1, 1e-5), **x)  # fmt: skip  # noqa: E501
+    calls("native_group_norm", lambda x, w, b: aten.native_group_norm(x, w, b, 4, 6, 3, 2, 1e-5), x=x["x"], **affine)  # fmt: skip  # noqa: E501
+    calls("native_group_norm", lambda x: aten.native_group_norm(x, None, None, 4, 6, 3, 3, 1e-5), "bare", x=x["x"])  # fmt: skip  # noqa: E501
+    image = signed(2, 3, 7, 7)
+    for label, more in (("", ([2, 2],)), ("uneven", ([3, 2], [2, 3], [1, 1], True, False)), ("ceil", ([3], [2], [1], True, True)), ("divisor", ([2, 2], [1, 1], [0, 0], False, True, 3))):  # fmt: skip  # noqa: E501
+        calls("avg_pool2d", lambda x, m=more: aten.avg_pool2d(x, *m), label, x=image)
+        full = (*more, *((), [0], False, True, None)[len(more) - 1 :])
+        size = aten.avg_pool2d(image, *more).shape
+        back = lambda g, x, m=full: aten.avg_pool2d_backward(g, x, *m)  # noqa: E731
+        calls("avg_pool2d_backward", back, label, g=signed(*size), x=image)
+    pooling = ([3, 2], [2, 2], [1, 1], [1, 1], True)
+    calls("max_pool2d_with_indices", lambda x: aten.max_pool2d_with_indices(x, *pooling), x=image)
+    values, index = aten.max_pool2d_with_indices(image, *pooling)
+    calls("max_pool2d_with_indices_backward", lambda g, x: aten.max_pool2d_with_indices_backward(g, x, *pooling, index), g=values, x=image)  # fmt: skip  # noqa: E501
+
+
+def _placed() -> None:
+    index = torch.tensor([[0, 2, 1], [2, 2, 0]])
+    x, source = signed(3, 4), signed(2, 3)
+    at = torch.tensor([2, 0, 2])
+    calls("index_put", lambda x, y: aten.index_put(x, [at[:2]], y), x=x, y=signed(2, 4))
+    calls("index_put", lambda x, y: aten.index_put(x, [None, at], y, True), "add", x=x, y=signed(3, 3))  # fmt: skip  # noqa: E501
+    calls("index_put", lambda x, y: aten.index_put(x, [at, at], y, True), "one", x=x, y=signed(1))
+    keep = torch.tensor([True, False, True])
+    calls("index_put", lambda x, y: aten.index_put(x, [keep], y), "mask", x=x, y=signed(1))
+    calls("scatter_add", lambda x, y: aten.scatter_add(x, 1, index, y), x=x, y=source)
+    calls("index_add", lambda x, y: aten.index_add(x, 0, at, y, alpha=2), x=x, y=signed(3, 4) + 1)
+    calls("scatter", lambda x, y: aten.scatter(x, 1, index[:1], y), x=x, y=signed(1, 3))
+    calls("scatter", lambda x: aten.scatter(x, 1, index, 0.3), "value", x=x)
+    calls("constant_pad_nd", lambda x: aten.constant_pad_nd(x, [1, 2, 0, 1]), x=x)
+    calls("constant_pad_nd", lambda x: aten.constant_pad_nd(x, [1, -1], 0.3), "value", x=x)
+    calls("cat", lambda x, y: aten.cat([x, y, x], 1), x=x, y=signed(3, 2))
+    calls("stack", lambda x, y: aten.stack([x, y], 1), x=x, y=x + 1)
+    calls("diagonal_scatter", aten.diagonal_scatter, self=x, src=signed(3) + 1)
+    calls("select_scatter", lambda x, y: aten.select_scatter(x, y, 1, 2), x=x, y=signed(3))
+    calls("slice_scatter", lambda x, y: aten.slice_scatter(x, y, 1, 0, 4, 2), x=x, y=signed(3, 2))
+    calls("as_strided_scatter", lambda x, y: aten.as_strided_scatter(x, y, [2, 2], [4, 1], 1), x=x, y=signed(2, 2))  # fmt: skip  # noqa: E501
+
+
+def _moved() -> None:
+    at = torch.tensor([2, 0, 2])
+    more: dict[str, tuple[Any, ...]] = {
+        "_reshape_alias": ([4, 3], [3, 1]), "_unsafe_view": ([4, 3],), "alias": (), "clone": (),
+        "as_strided": ([2, 2], [4, 1], 1), "contiguous": (), "detach": (), "diagonal": (1,),
+        "expand": ([2, 3, 4],), "flip": ([0],), "gather": (0, at.reshape(1, 3)),
+        "index": ([None, at],), "index_select": (1, at), "lift_fresh_copy": (),
+        "narrow": (1, 1, 2), "permute": ([1, 0],), "repeat": ([2, 1],), "reshape": ([2, 6],),
+        "roll": ([1], [1]), "rot90": (1, [0, 1]), "select": (1, 2), "slice": (1, 0, 4, 2),
+        "split": (2, 1), "split_with_sizes": ([1, 3], 1), "squeeze": (), "t": (), "take": (at,),
+        "transpose": (0, 1), "unbind": (1,), "unfold": (1, 2, 1), "unsqueeze": (1,),
+        "view": ([2, 6],),
+    }  # fmt: skip
+    for name, args in more.items():
+        x = signed(3, 4)
+        run = getattr(aten, name)
+        calls(name, lambda x, run=run, a=args: run(x, *a), x=x)
+        if name in ("as_strided", "detach", "narrow", "permute", "select", "slice", "split", "unbind", "view"):  # fmt: skip  # noqa: E501
+            run = getattr(aten, name + "_copy")
+            calls(name + "_copy", lambda x, run=run, a=args: run(x, *a), x=x)
+    calls("squeeze", lambda x: aten.squeeze(x, [0, 2]), "dims", x=signed(1, 3, 1))
+    calls("embedding", lambda w: aten.embedding(w, at), w=signed(3, 4))
+
+
+def _made() -> None:
+    f = torch.float64
+    for name, run in {
+        "arange": lambda x: x + aten.arange(4, dtype=x.dtype),
+        "arange-integers": lambda x: x + aten.arange(4),
+        "empty": lambda x: aten.copy(aten.empty([4], dtype=x.dtype), x),
+        "empty_like": lambda x: aten.copy(aten.empty_like(x), x),
+        "empty_permuted": lambda x: aten.copy(aten.empty_permuted([4], [0], dtype=x.dtype), x),
+        "empty_strided": lambda x: aten.copy(aten.empty_strided([4], [1], dtype=x.dtype), x),
+        "eye": lambda x: x + aten.eye(4, dtype=x.dtype),
+        "full": lambda x: x + aten.full([4], 0.3, dtype=x.dtype),
+        "full_like": lambda x: x + aten.full_like(x, 0.3),
+        "linspace": lambda x: x + aten.linspace(0.1, 0.7, 4, dtype=x.dtype),
+        "new_empty": lambda x: aten.copy(aten.new_empty(x, [4]), x),
+        "new_empty_strided": lambda x: aten.copy(aten.new_empty_strided(x, [4], [1]), x),
+        "new_full": lambda x: x + aten.new_full(x, [4], 0.3),
+        "new_ones": lambda x: x + aten.new_ones(x, [4]),
+        "new_zeros": lambda x: x + aten.new_zeros(x, [4]),
+        "ones": lambda x: x + aten.ones([4], dtype=x.dtype),
+        "ones_like": lambda x: x + aten.ones_like(x),
+        "scalar_tensor": lambda x: x + aten.scalar_tensor(0.3, dtype=x.dtype),
+        "zeros": lambda x: x + aten.zeros([4], dtype=x.dtype),
+        "zeros_like": lambda x: x + aten.zeros_like(x),
+    }.items():
+        calls(name.partition("-")[0], run, name.partition("-")[2], x=signed(4).to(f))
+
+
+for _part in (_elementwise, _sums, _products, _normalised, _placed, _moved, _made):
+    _part()

@@ -1,0 +1,158 @@
+"""Programs and inputs drawn by chance: no float run ever leaves the bound of its truth."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+import flint
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compare import lift as lifting
+from compare.balls import Balls
+from compare.lift import Lifted, lift
+from compare.program import trace
+from tests.lifted import DTYPES, Ways, three_ways
+
+ROWS, COLUMNS = 3, 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An operation of one or two tensors, and where it is defined."""
+
+    name: str
+    run: Callable[..., Tensor]
+    defined: Callable[[Tensor], Tensor] | None = None
+
+
+_TOTAL = (
+    "neg", "abs", "expm1", "exp", "sigmoid", "tanh", "erf", "erfc", "relu", "sin", "cos", "atan",
+    "square", "exp2",
+)  # fmt: skip
+ONES = [Piece(name, getattr(torch, name)) for name in _TOTAL] + [
+    *(Piece(n, getattr(torch, n), lambda x: x > 0) for n in ("log", "sqrt", "rsqrt", "log2")),
+    Piece("log1p", torch.log1p, lambda x: x > -0.999),
+    Piece("reciprocal", torch.reciprocal, lambda x: x != 0),
+    Piece("pow3", lambda x: x**3),
+    Piece("pow-1.5", lambda x: x**-1.5, lambda x: x > 0),
+    Piece("scale", lambda x: 0.3 * x + 1.7),
+    Piece("clamp", lambda x: x.clamp(-0.3, 1.7)),
+    Piece("gelu", torch.nn.functional.gelu),
+    Piece("silu", torch.nn.functional.silu),
+    Piece("softplus", torch.nn.functional.softplus),
+    Piece("elu", torch.nn.functional.elu),
+    Piece("softmax", lambda x: x.softmax(-1)),
+    Piece("log_softmax", lambda x: x.log_softmax(-1)),
+    Piece("center", lambda x: x - x.mean(-1, keepdim=True)),
+    Piece("sum", lambda x: x.sum(0, keepdim=True).expand(x.shape)),
+    Piece("prod", lambda x: x.prod(1, keepdim=True).expand(x.shape)),
+    Piece("cumsum", lambda x: x.cumsum(1)),
+    Piece("cumprod", lambda x: x.cumprod(1)),
+    Piece("amax", lambda x: x - x.amax(1, keepdim=True)),
+    Piece("sort", lambda x: x.sort(1).values),
+    Piece("var", lambda x: x.var(1, keepdim=True).expand(x.shape)),
+    Piece("norm", lambda x: x.norm(dim=1, keepdim=True).expand(x.shape)),
+    Piece("gram", lambda x: x @ x.mT @ x),
+    Piece("layer_norm", lambda x: torch.nn.functional.layer_norm(x, x.shape[1:])),
+    Piece("flip", lambda x: x.flip(0)),
+]
+TWOS = [
+    Piece("add", torch.add),
+    Piece("sub", torch.sub),
+    Piece("mul", torch.mul),
+    Piece("div", torch.div, lambda y: y != 0),
+    Piece("maximum", torch.maximum),
+    Piece("where", lambda x, y: torch.where(x > y, x, y * 2)),
+    Piece("product", lambda x, y: x @ y.mT @ y),
+    Piece("index_add", lambda x, y: x.index_add(0, torch.tensor([0, 0, 2]), y)),
+]
+
+
+def kinds(dtype: torch.dtype) -> st.SearchStrategy[float]:
+    """Draw numbers of every size that `dtype` has: zeros, subnormals, tiny, usual, large."""
+    info = torch.finfo(dtype)
+    usual = st.floats(-8, 8)
+    return st.one_of(
+        usual,
+        usual,
+        st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]),
+        usual.map(lambda x: x * info.smallest_normal * info.eps * 16),
+        usual.map(lambda x: x * math.sqrt(info.smallest_normal)),
+        usual.map(lambda x: x * math.sqrt(info.max) / 16),
+    )
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[list[tuple[Piece, int, int]], torch.dtype, dict[str, Tensor]]:  # fmt: skip  # noqa: E501
+    """Draw 2 to 5 operations, each on values before it, a dtype, and inputs."""
+    count = draw(st.integers(2, 5))
+    steps = []
+    for i in range(count):
+        piece = draw(st.sampled_from(ONES + TWOS))
+        steps.append((piece, draw(st.integers(0, i + 1)), draw(st.integers(0, i + 1))))
+    dtype = draw(st.sampled_from(DTYPES))
+    numbers = st.lists(kinds(dtype), min_size=ROWS * COLUMNS, max_size=ROWS * COLUMNS)
+    inputs = {
+        name: torch.tensor(draw(numbers), dtype=torch.float64).to(dtype).reshape(ROWS, COLUMNS)
+        for name in ("x", "y")
+    }
+    return steps, dtype, inputs
+
+
+def composed(steps: list[tuple[Piece, int, int]]) -> Callable[..., dict[str, Tensor]]:
+    """Return the function that goes through the steps; where one is undefined it is given 2."""
+
+    def run(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        values = [x, y]
+        for piece, one, other in steps:
+            given = [values[one]] if piece in ONES else [values[one], values[other]]
+            if piece.defined is not None:
+                inside = piece.defined(given[-1])
+                given[-1] = torch.where(inside, given[-1], torch.full_like(given[-1], 2))
+            values.append(piece.run(*given))
+        return {f"v{i}": value for i, value in enumerate(values[2:])}
+
+    return run
+
+
+QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+
+@settings(deadline=None, max_examples=120, suppress_health_check=QUIET)
+@given(programs())
+def test_no_float_run_leaves_its_bound(program: tuple) -> None:  # type: ignore[type-arg]
+    """Every step of it, whatever the sizes; steps that overflow in the dtype are left out."""
+    steps, _, inputs = program
+    function = composed(steps)
+    assume(all(v.isfinite().all() for v in function(**inputs).values()))
+    _, found = three_ways(function, inputs)
+    for name, ways in found.items():
+        assert isinstance(ways, Ways), ways
+        known = ways.radius.isfinite() & ways.truth.isfinite()
+        assert not (ways.outside & known).any(), f"{name}: {ways.share} of the bound"
+
+
+def _at(bits: int, function: Callable[..., dict[str, Tensor]], inputs: dict[str, Tensor]) -> dict[str, Lifted]:  # fmt: skip  # noqa: E501
+    with mock.patch.object(lifting, "PRECISION", bits):
+        return lift(trace(function, inputs), Balls(), inputs)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=QUIET)
+@given(programs())
+def test_balls_hold_what_more_digits_show(program: tuple) -> None:  # type: ignore[type-arg]
+    """At 400 bits each truth lies where the ball of 200 bits said that it lies."""
+    steps, _, inputs = program
+    assume(not any(piece.name == "gelu" for piece, _, _ in steps))
+    function = composed(steps)
+    assume(all(v.isfinite().all() for v in function(**inputs).values()))
+    coarse, fine = _at(200, function, inputs), _at(400, function, inputs)
+    for name, lifted in coarse.items():
+        for ball, better in zip(lifted.numbers.ravel(), fine[name].numbers.ravel(), strict=True):
+            with flint.ctx.workprec(500):
+                assert ball.overlaps(better)
+                # no wider either, but for the radius of constants, which no digits make smaller
+                assert not better.is_finite() or better.rad() <= ball.rad() * 2 + flint.arb("1e-90")
