@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compare.cases import CASES, Case, Network
-    from compare.check import assert_same, check, name
+    from compare.checking import assert_same, check, name
     from compare.errors import BadInput
     from compare.harness import run
     from compare.report import Report

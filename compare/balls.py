@@ -4,6 +4,8 @@ A lifted tensor is a numpy array of `flint.arb`. Every operation returns balls t
 exact result for every choice of numbers in the balls it was given.
 """
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +13,8 @@ import flint
 import numpy as np
 import torch
 from torch import Tensor
+
+from compare.constants import meant
 
 Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits
@@ -27,6 +31,7 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": lambda x: x.tanh(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "erf": lambda x: x.erf(),
+    "erfc": lambda x: x.erfc(),
     "sin": lambda x: x.sin(),
     "cos": lambda x: x.cos(),
     "atan": lambda x: x.atan(),
@@ -49,17 +54,13 @@ class Balls:
         return _each(flint.arb, values.detach().double().cpu().numpy())
 
     def constant(self, number: float, _dtype: torch.dtype) -> Array:
-        """Return a number written in the code.
-
-        One that binary holds in few bits (0.5, 3) is that number. Any other was rounded by who
-        wrote it (0.044715, 1e-5): it is a ball of half an ulp.
-        """
-        return np.asarray(written(number), dtype=object)
+        """Return a number written in the code as what it stands for."""
+        return np.asarray(meant(number), dtype=object)
 
     def written(self, values: Tensor) -> Array:
-        """Return a tensor made in the code from one number, as `constant` does."""
-        half_ulp = torch.finfo(values.dtype).eps / 2
-        return _each(lambda x: written(x, half_ulp), values.detach().double().cpu().numpy())
+        """Return a tensor made in the code from one number, likewise."""
+        bits = 1 - round(math.log2(torch.finfo(values.dtype).eps))
+        return _each(lambda x: meant(x, bits), values.detach().double().cpu().numpy())
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""
@@ -69,7 +70,7 @@ class Balls:
         """Return x**exponent; a whole exponent also for negative x."""
         if float(exponent).is_integer():
             return _each(lambda b: b ** int(exponent), x)
-        return _each(lambda b: b ** written(exponent), x)
+        return _each(lambda b: b ** meant(exponent), x)
 
     def where(self, mask: Tensor, x: Array, y: Array) -> Array:
         """Choose by a mask, which the float run decided."""
@@ -148,6 +149,11 @@ class Balls:
                 flat[at] = flat[at] + value
         return flat.reshape(x.shape)
 
+    def inside(self, *, narrow_sums: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Return a context without effect: a ball does not round, inside a kernel or out."""
+        del narrow_sums
+        return contextlib.nullcontext()
+
     def rounded(self, x: Array) -> Array:
         """Return x: a ball does not round to the dtype."""
         return x
@@ -164,18 +170,6 @@ def _some(size: int, entries: int) -> Array:
     """
     count = min(size, max(1, round(entries**0.5)))
     return np.sort(np.random.RandomState(size).permutation(size)[:count])
-
-
-def written(number: float, half_ulp: float = 2.0**-53) -> Any:
-    """Return the ball that a number in the code stands for, see `Balls.constant`."""
-    if number == 0 or number != number or abs(number) == float("inf"):
-        return flint.arb(number)
-    mantissa = abs(number)
-    while mantissa != int(mantissa) and mantissa < 2**30:
-        mantissa *= 2
-    if mantissa == int(mantissa) and (int(mantissa) & -int(mantissa)) * 2**24 > mantissa:
-        return flint.arb(number)
-    return flint.arb(number, abs(number) * half_ulp)
 
 
 def _each(function: Callable[[Any], Any], values: Any) -> Array:

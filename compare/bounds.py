@@ -6,17 +6,21 @@ sums and products in any order: there, section 3.1. Values and bounds are float6
 leading dimensions: a bound for every step of a run at once.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.constants import is_exact
+
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
 # scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
 # `python -m compare.kernels`.
 KERNEL_ULPS = 4.0
+ERF_FLOAT32 = 2.0**-21
 # Two things that the analysis leaves out: its own rounding, and the second order of a slope.
 SLACK = 1.0 + 2.0**-10
 
@@ -82,13 +86,14 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": lambda x, e: 1 - torch.tanh((x.abs() - e).clamp_min(0)) ** 2 + 1e-30,
     "sigmoid": lambda x, e: torch.exp(-(x.abs() - e).clamp_min(0)),
     "erf": lambda x, e: 1.1284 * torch.exp(-((x.abs() - e).clamp_min(0) ** 2)),
+    "erfc": lambda x, e: 1.1284 * torch.exp(-((x.abs() - e).clamp_min(0) ** 2)),
     "sin": lambda x, _e: torch.ones_like(x),
     "cos": lambda x, _e: torch.ones_like(x),
     "atan": lambda x, _e: torch.ones_like(x),
     "abs": lambda x, _e: torch.ones_like(x),
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in _SLOPES}
-_ROUNDED_ONCE = {"sqrt", "reciprocal", "abs"}
+_ROUNDED_ONCE = {"reciprocal", "abs"}
 
 
 class Bounds:
@@ -113,17 +118,35 @@ class Bounds:
         return max(torch.finfo(dtype).eps for dtype in dtypes) / 2
 
     def _round(self, value: Tensor, error: Tensor, times: float = 1.0, tiny: float = 0.0) -> Bound:
-        """Add one rounding, or `times` as much, and what underflow can take."""
-        least = max(tiny, torch.finfo(self.dtype).smallest_normal * torch.finfo(self.dtype).eps)
+        """Add one rounding, or `times` as much, and what underflow takes; overflow has no bound."""
+        info = torch.finfo(self.dtype)
+        # vectorised bfloat16 kernels work in float32 and may flush what is subnormal there
+        flushed = info.smallest_normal if self.dtype == torch.bfloat16 else 0.0
+        least = max(tiny, flushed, info.smallest_normal * info.eps)
         total = (error + times * self.unit * (value.abs() + error) + least) * SLACK
-        return Bound(self, value, torch.where(total.isnan(), torch.inf, total))
+        lost = total.isnan() | (value.abs() + total >= info.max)
+        return Bound(self, value, torch.where(lost, torch.inf, total))
+
+    @contextlib.contextmanager
+    def inside(self, *, narrow_sums: bool = False) -> Iterator[None]:
+        """Within, be inside a kernel: half precision is worked in float32, or summed in halves."""
+        before = self.dtype, self.narrowest, self.narrow_sums
+        if narrow_sums:
+            self.narrow_sums = True
+        elif self.dtype.itemsize < 4:
+            self.dtype, self.narrowest = torch.float32, None
+        yield
+        self.dtype, self.narrowest, self.narrow_sums = before
 
     def _sum_unit(self, terms: int) -> float:
         """Return gamma_n of what sums are held in: float32 or wider, whatever the dtype."""
         narrow = self.dtype.itemsize < 4 and not self.narrow_sums
         held = torch.float32 if narrow else self.dtype
         product = terms * torch.finfo(held).eps / 2
-        return product / (1 - product) if product < 0.5 else float("inf")
+        gamma = product / (1 - product) if product < 0.5 else float("inf")
+        # Some kernels on the CPU (layer norm's bias, a convolution's weight) hold partial sums in
+        # half precision; up to 1.5 units of the sum of sizes were measured.
+        return gamma + 4 * torch.finfo(self.dtype).eps / 2 if narrow else gamma
 
     def exact(self, values: Tensor) -> Bound:
         """Return the values of a tensor, without error."""
@@ -133,7 +156,7 @@ class Bounds:
     def constant(self, number: float, dtype: torch.dtype) -> Bound:
         """Return a number written in the code; it is rounded to the dtype that it is used in."""
         value = torch.tensor(float(number), dtype=torch.float64)
-        kept = dtype.is_floating_point and value.to(dtype).double() == value
+        kept = bool(value.to(dtype).double() == value) and is_exact(number)
         off = 0.0 if kept else torch.finfo(dtype).eps
         return Bound(self, value, value.abs() * off)
 
@@ -175,9 +198,10 @@ class Bounds:
         if name in _ROUNDED_ONCE:
             return self._round(value, inherited)
         # a kernel may flush what is below the smallest normal number
-        return self._round(
-            value, inherited, 2 * KERNEL_ULPS, torch.finfo(self.dtype).smallest_normal
-        )
+        least = torch.finfo(self.dtype).smallest_normal
+        if name in ("erf", "erfc") and self.dtype.itemsize <= 4:
+            least = ERF_FLOAT32  # the erf inside gelu's own kernel is another one than torch.erf
+        return self._round(value, inherited, 2 * KERNEL_ULPS, least)
 
     def power(self, x: Bound, exponent: float) -> Bound:
         """Return x**exponent."""
@@ -221,20 +245,29 @@ class Bounds:
 
     def running(self, x: Bound, dim: int, product: bool) -> Bound:
         """Return the running sum, or the running product, along `dim`."""
-        n = x.shape[dim]
-        if not product:
-            size = (x.value.abs() + x.error).cumsum(dim)
-            error = x.error.cumsum(dim) + n * self.unit * size / (1 - min(0.5, n * self.unit))
-            return self._round(x.value.cumsum(dim), error)
-        value = x.value.cumprod(dim)
-        largest = (x.value.abs() + x.error).cumprod(dim)
-        return self._round(value, largest - value.abs(), 2.0 * n)
+        size = x.value.abs() + x.error
+        along = [1] * x.ndim
+        along[dim] = -1
+        terms = torch.arange(1.0, x.shape[dim] + 1, dtype=torch.float64).reshape(along)
+        if product:
+            return self._multiplied(x.value.cumprod(dim), size.cumprod(dim), x, dim, terms)
+        relative = terms * self.unit
+        gamma = torch.where(relative < 0.5, relative / (1 - relative), torch.inf)
+        error = x.error.cumsum(dim) + gamma * size.cumsum(dim)
+        return self._round(x.value.cumsum(dim), error)
 
     def product(self, x: Bound, dim: int) -> Bound:
         """Return the product along `dim`, which stays as a dimension of 1."""
-        value = x.value.prod(dim, keepdim=True)
-        largest = (x.value.abs() + x.error).prod(dim, keepdim=True)
-        return self._round(value, largest - value.abs(), 2.0 * max(1, x.shape[dim]))
+        size = (x.value.abs() + x.error).prod(dim, keepdim=True)
+        terms = torch.tensor(float(max(1, x.shape[dim])), dtype=torch.float64)
+        return self._multiplied(x.value.prod(dim, keepdim=True), size, x, dim, terms)
+
+    def _multiplied(self, value: Tensor, size: Tensor, x: Bound, dim: int, terms: Tensor) -> Bound:
+        """Bound a product in any order; one that could underflow part way has no bound."""
+        part_way = x.value.abs().clamp_max(1).prod(dim, keepdim=True)
+        error = size - value.abs() + 4 * terms * self.unit * size
+        error = torch.where(part_way < torch.finfo(self.dtype).smallest_normal, torch.inf, error)
+        return self._round(value, error)
 
     def matmul(self, x: Bound, y: Bound) -> Bound:
         """Return the products of matrices: gamma_k |x| |y| for inner length k, in any order."""

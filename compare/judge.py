@@ -157,13 +157,7 @@ class _Judge:
         wrong = frozenset(self.wrong & self.above.get(name, set()))
         sampled = self.e.entries is not None
         theirs = self._reference(wrong)[name].numbers
-        found = _same_numbers(mine, theirs, room, sampled=sampled)
-        if found.same is False and wrong:
-            theirs = self._reference(frozenset())[name].numbers
-            ends = _same_numbers(mine, theirs, room, sampled=sampled)
-            if ends.same:
-                return ends
-        return found
+        return _same_numbers(mine, theirs, room, sampled=sampled)
 
     def _kink(self, name: str) -> str:
         """Return a remark where the two formulas part at these very inputs and not beside them."""
@@ -270,18 +264,15 @@ def _same_numbers(
     mine: Array, theirs: Array, room: Tensor | None, *, sampled: bool = False
 ) -> _Formula:
     """Compare two lifted tensors, element by element; of sampled ones what is known."""
-    known = np.asarray(
-        np.frompyfunc(lambda a, b: bool(a.is_finite() and b.is_finite()), 2, 1)(mine, theirs)
-    ).astype(bool)
+    known = _pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
     if sampled and known.any() and not known.all():
         share = f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
         mine, theirs = mine[known], theirs[known]
         room = None if room is None else room[torch.from_numpy(known)]
-    apart = ~np.frompyfunc(lambda a, b: bool(a.overlaps(b)), 2, 1)(mine, theirs).astype(bool)
-    apart = np.asarray(apart)
+    apart = ~_pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
     if apart.any():
-        gaps = np.where(apart, np.frompyfunc(_gap, 2, 1)(mine, theirs), -1.0).astype(float)
+        gaps = np.where(apart, _pairs(_gap, mine, theirs), -1.0)
         at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
         one, other = mine[at], theirs[at]
         text = (
@@ -291,9 +282,8 @@ def _same_numbers(
         return _Formula(False, text, at)
     if not mine.size:
         return _Formula(True, "the same formula; it has no elements")
-    radius = np.frompyfunc(lambda a, b: float(a.rad()) + float(b.rad()), 2, 1)(mine, theirs)
-    radius = np.asarray(radius).astype(float)
-    middle = np.asarray(np.frompyfunc(_size, 1, 1)(mine)).astype(float)
+    radius = _pairs(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
+    middle = _pairs(lambda a, _b: _size(a), mine, theirs)
     allowed = _MEANINGFUL * middle
     if room is not None:
         allowed = np.maximum(allowed, np.where(np.isfinite(room.numpy()), room.numpy(), 0.0))
@@ -304,6 +294,12 @@ def _same_numbers(
     relative = np.divide(radius, middle, out=np.zeros_like(radius), where=middle > 0).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
     return _Formula(True, f"the same real number to {digits} digits at these inputs{share}")
+
+
+def _pairs(function: Any, mine: Any, theirs: Any) -> Any:
+    """Return a function of each pair of elements as an array of floats, also of no dimension."""
+    found = np.frompyfunc(lambda a, b: float(function(a, b)), 2, 1)(mine, theirs)
+    return np.asarray(found, dtype=float)
 
 
 def _gap(a: Any, b: Any) -> float:
@@ -338,8 +334,7 @@ def _distance(values: Tensor, exact: Array) -> Tensor:
             return 0.0 if bool(beyond > largest) else math.inf
         return float(abs(ball - value).upper())
 
-    found = np.frompyfunc(upper, 2, 1)(floats, exact)
-    return torch.from_numpy(np.asarray(found, dtype=float))
+    return torch.from_numpy(_pairs(upper, floats, exact))
 
 
 def _ulp(sizes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -354,7 +349,7 @@ def _error_in_ulps(values: Tensor, side: _Side | None) -> float | None:
     """Return the largest distance from the exact value, in ulps of the larger of the two."""
     if side is None or isinstance(side.exact, Missing) or not values.numel():
         return None
-    exact = torch.from_numpy(np.asarray(np.frompyfunc(_size, 1, 1)(side.exact), dtype=float))
+    exact = torch.from_numpy(_pairs(lambda a, _b: _size(a), side.exact, side.exact))
     larger = torch.maximum(values.detach().double().cpu().abs(), exact)
     errors = _distance(values, side.exact) / _ulp(larger, values.dtype)
     errors = errors[errors.isfinite()]

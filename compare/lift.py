@@ -153,6 +153,10 @@ def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: 
     if missing := next((value for value in operands if isinstance(value, Missing)), None):
         return out, missing
     if name in MADE:
+        at = _NUMBER_AT.get(name, len(node.args))
+        made_of = node.args[at] if at < len(node.args) else None
+        if isinstance(n, Balls) and isinstance(made_of, float):
+            return out, n.shaped(n.constant(made_of, out.dtype), out.shape)
         return out, _made(n, out)
     if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
         return out, n.exact(out)  # integers as floats
@@ -179,11 +183,15 @@ def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: 
     lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
     try:
         found = _row(row, node.target, name, lifted_args, lifted_kwargs)
-    except (NotImplementedError, TypeError, KeyError) as error:
+        if isinstance(out, Tensor):
+            found = n.shaped(found, out.shape)
+    except Exception as error:  # a use of the operation that its row does not know
         return out, Missing(f"{node.target} ({error})")
-    if isinstance(out, Tensor):
-        return out, n.shaped(found, out.shape)
     return out, found
+
+
+# Which argument holds the number that a tensor is made of, before any rounding to its dtype.
+_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1, "new_full": 2}
 
 
 def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -191,8 +199,8 @@ def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name in ROWS:
         return ROWS[name](row, *args, **kwargs)
     if name in MOVES:
-        if isinstance(args[0], Tensor):
-            raise TypeError("moves integers into floats")
+        if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
+            raise TypeError("reads numbers as another type's bits")
         return move(row, target, *args, **kwargs)
     if isinstance(args[0], list | tuple):  # cat, stack
         return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))

@@ -17,20 +17,15 @@ aten = torch.ops.aten
 
 #: Operations that only move numbers: they are done to a tensor of places instead.
 MOVES = {
-    "_reshape_alias", "_unsafe_view", "alias", "alias_copy", "as_strided",
-    "as_strided_copy", "clone", "contiguous", "detach", "detach_copy", "diagonal", "diagonal_copy",
-    "embedding", "expand", "expand_copy", "flip", "gather", "index", "index_select",
-    "lift_fresh_copy", "narrow", "narrow_copy", "permute", "permute_copy", "repeat", "reshape",
-    "roll", "rot90", "select", "select_copy", "slice", "slice_copy", "split", "split_copy",
-    "split_with_sizes", "split_with_sizes_copy", "squeeze", "squeeze_copy", "t", "t_copy", "take",
-    "transpose", "transpose_copy", "unbind", "unbind_copy", "unfold", "unfold_copy", "unsqueeze",
-    "unsqueeze_copy", "view", "view_copy",
+    "alias", "as_strided", "as_strided_copy", "clone", "detach_copy", "diagonal", "embedding",
+    "expand", "flip", "gather", "index", "index_select", "narrow_copy", "permute", "permute_copy",
+    "repeat", "select", "select_copy", "slice", "slice_copy", "split_copy", "split_with_sizes",
+    "squeeze", "unbind_copy", "unfold", "unsqueeze", "view", "view_copy",
 }  # fmt: skip
 
 #: Operations that put some tensors' numbers between those of others.
 JOINS = {
-    "cat", "stack", "diagonal_scatter", "select_scatter", "slice_scatter", "scatter",
-    "as_strided_scatter",
+    "cat", "diagonal_scatter", "slice_scatter", "scatter", "as_strided_scatter",
 }  # fmt: skip
 
 
@@ -76,16 +71,20 @@ def _addmm(n: Any, c: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any
 
 
 def _relu(n: Any, x: Any) -> Any:
-    return n.maximum(x, x * 0)
+    return n.maximum(x, _zero(n))
+
+
+def _zero(n: Any) -> Any:
+    return n.exact(torch.zeros(()))
 
 
 def _leaky_relu(n: Any, x: Any, slope: Any = 0.01) -> Any:
-    return n.maximum(x, x * 0) + n.minimum(x, x * 0) * slope
+    return n.maximum(x, _zero(n)) + n.minimum(x, _zero(n)) * slope
 
 
 def _elu(n: Any, x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
-    below = n.minimum(x, x * 0)
-    return (n.maximum(x, x * 0) + n.function("expm1", below * input_scale) * alpha) * scale
+    below = n.minimum(x, _zero(n))
+    return (n.maximum(x, _zero(n)) + n.function("expm1", below * input_scale) * alpha) * scale
 
 
 def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
@@ -100,15 +99,6 @@ def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
 
 def _root_half(n: Any) -> Any:
     return n.constant(0.7071067811865476, n.dtype)
-
-
-def _silu(n: Any, x: Any) -> Any:
-    return x * n.function("sigmoid", x)
-
-
-def _softplus(n: Any, x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
-    soft = n.function("log1p", n.function("exp", x * beta)) / beta
-    return n.where(n.floats[0].cpu() * float(n.scalar(beta)) > float(n.scalar(threshold)), x, soft)
 
 
 def _softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
@@ -194,6 +184,10 @@ def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) 
     size = n.function("abs", x)
     if order == float("inf"):
         return _amax(n, size, dims, keepdim)
+    if order == float("-inf"):
+        return _amin(n, size, dims, keepdim)
+    if order == 0:  # how many are not zero
+        return n.exact(n.out)
     if order == 1:
         return n.sum(size, dims, keepdim)
     if order == 2:
@@ -228,7 +222,8 @@ def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: b
     out = out if b is None else out + per_channel(b)
     if not training:
         empty = n.exact(torch.zeros(0))
-        return out, empty, empty
+        running = (mean, var) if n.name == "_native_batch_norm_legit_functional" else ()
+        return out, empty, empty, *running
     if n.name == "_native_batch_norm_legit_functional":
         count = _count(x, dims)
         new_mean = saved * momentum + mean * (1 - momentum)
@@ -280,11 +275,6 @@ def _scatter_add(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
     index = index.cpu()
     part = move(n, lambda p: p[tuple(slice(s) for s in index.shape)], source)
     return n.scatter_add(x, _places(x.shape).gather(dim, index), part)
-
-
-def _index_add(n: Any, x: Any, dim: int, index: Tensor, source: Any, alpha: Any = 1) -> Any:
-    there = _places(x.shape).index_select(dim, index.cpu())
-    return n.scatter_add(x, there, _scaled(source, alpha))
 
 
 def _scatter(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
@@ -464,6 +454,29 @@ def _clamp(n: Any, x: Any, low: Any = None, high: Any = None) -> Any:
     return out if high is None else n.minimum(out, high)
 
 
+def _in_float32(row: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the row of a kernel that works in float32 inside and rounds its results once."""
+
+    def inside(n: Any, *args: Any, **kwargs: Any) -> Any:
+        with n.inside():
+            found = row(n, *args, **kwargs)
+        if isinstance(found, tuple):
+            return tuple(n.rounded(each) for each in found)
+        return n.rounded(found)
+
+    return inside
+
+
+def _in_narrow_sums(row: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the row of a kernel that may hold its sums in half precision (float16 on the CPU)."""
+
+    def inside(n: Any, *args: Any, **kwargs: Any) -> Any:
+        with n.inside(narrow_sums=n.dtype == torch.float16):
+            return row(n, *args, **kwargs)
+
+    return inside
+
+
 def _function(name: str) -> Callable[..., Any]:
     return lambda n, x: n.function(name, x)
 
@@ -472,11 +485,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     # elementwise
     "add": _add,
     "sub": _sub,
-    "rsub": lambda n, x, y, alpha=1: y - _scaled(x, alpha),
     "mul": lambda _n, x, y: x * y,
     "div": lambda _n, x, y: x / y,
     "neg": lambda _n, x: -x,
-    "square": lambda _n, x: x * x,
     "pow": _pow,
     "abs": _function("abs"),
     "reciprocal": _function("reciprocal"),
@@ -494,28 +505,21 @@ ROWS: dict[str, Callable[..., Any]] = {
     "erf": _function("erf"),
     # piecewise constant: the float run's own value
     **dict.fromkeys(
-        ("sign", "sgn", "floor", "ceil", "round", "trunc"), lambda n, *_: n.exact(n.out)
+        ("sign", "floor", "ceil", "round", "trunc"), lambda n, *_, **__: n.exact(n.out)
     ),
-    "erfc": lambda n, x: 1 - n.function("erf", x),
+    "erfc": _function("erfc"),
     "sin": _function("sin"),
     "cos": _function("cos"),
     "atan": _function("atan"),
-    "addcmul": lambda n, c, x, y, value=1: c + _scaled(x * y, value),
-    "addcdiv": lambda n, c, x, y, value=1: c + _scaled(x / y, value),
-    "lerp": lambda n, x, y, w: x + w * (y - x),
     # activations
     "relu": _relu,
     "leaky_relu": _leaky_relu,
     "elu": _elu,
     "gelu": _gelu,
-    "silu": _silu,
-    "softplus": _softplus,
     "hardtanh": lambda n, x, low=-1, high=1: _clamp(n, x, low, high),
     # choices
     "where": lambda n, mask, x, y: n.where(mask, x, y),
     "clamp": _clamp,
-    "clamp_min": lambda n, x, low: n.maximum(x, low),
-    "clamp_max": lambda n, x, high: n.minimum(x, high),
     "maximum": lambda n, x, y: n.maximum(x, y),
     "minimum": lambda n, x, y: n.minimum(x, y),
     "max": _with_index,
@@ -528,11 +532,8 @@ ROWS: dict[str, Callable[..., Any]] = {
     "mm": lambda n, x, y: n.matmul(x, y),
     "bmm": lambda n, x, y: n.matmul(x, y),
     "addmm": _addmm,
-    "baddbmm": _addmm,
-    "mv": lambda n, a, x: move(n, torch.squeeze, n.matmul(a, move(n, torch.unsqueeze, x, 1)), 1),
-    "dot": lambda n, x, y: n.sum(x * y, [], False),
     "convolution": _convolution,
-    "convolution_backward": _convolution_backward,
+    "convolution_backward": _in_narrow_sums(_convolution_backward),
     # sums
     "sum": _sum,
     "mean": _mean,
@@ -541,14 +542,14 @@ ROWS: dict[str, Callable[..., Any]] = {
     "cumsum": lambda n, x, dim: n.running(x, dim, product=False),
     "cumprod": lambda n, x, dim: n.running(x, dim, product=True),
     "linalg_vector_norm": _norm,
-    "_softmax": _softmax,
-    "_log_softmax": _log_softmax,
+    "_softmax": _in_float32(_softmax),
+    "_log_softmax": _in_float32(_log_softmax),
     # normalisation
-    "native_layer_norm": _layer_norm,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm_no_stats,
-    "_native_batch_norm_legit_functional": _batch_norm,
-    "native_group_norm": _group_norm,
+    "native_layer_norm": _in_float32(_layer_norm),
+    "native_batch_norm": _in_float32(_batch_norm),
+    "_native_batch_norm_legit": _in_float32(_batch_norm_no_stats),
+    "_native_batch_norm_legit_functional": _in_float32(_batch_norm),
+    "native_group_norm": _in_float32(_group_norm),
     # pooling
     "avg_pool2d": _avg_pool,
     "avg_pool2d_backward": _avg_pool_backward,
@@ -557,7 +558,6 @@ ROWS: dict[str, Callable[..., Any]] = {
     # places
     "index_put": _index_put,
     "scatter_add": _scatter_add,
-    "index_add": _index_add,
     "scatter": _scatter,
     "constant_pad_nd": _pad,
     "copy": lambda n, x, y, *_: n.shaped(y, x.shape),
@@ -567,7 +567,6 @@ ROWS: dict[str, Callable[..., Any]] = {
 
 #: Operations that make a tensor; its numbers are those of the float run.
 MADE = {
-    "arange", "empty", "empty_like", "empty_permuted", "empty_strided", "eye", "full", "full_like",
-    "linspace", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones",
-    "ones_like", "scalar_tensor", "zeros", "zeros_like",
+    "arange", "empty", "empty_permuted", "empty_strided", "full", "full_like",
+    "new_empty_strided", "scalar_tensor",
 }  # fmt: skip

@@ -5,6 +5,7 @@ writes in place into values, and the core ATen decompositions keep the list of o
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compare.bits import as_integers
 
@@ -80,11 +82,11 @@ def trace(function: Function, inputs: Values) -> Program:
     attention = _Attention()
     with _readable(), attention:
         try:
-            recorded = make_fx(positional)(*tensors.values())
+            recorded = _record(positional, list(tensors.values()))
             _check_complete(recorded, positional, list(tensors.values()))
             functional = make_fx(
                 torch.func.functionalize(recorded),
-                decomposition_table=dict(core_aten_decompositions().items()),
+                decomposition_table=_decompositions(),
             )(*tensors.values())
         except Opaque:
             raise
@@ -101,6 +103,37 @@ def trace(function: Function, inputs: Values) -> Program:
 def _casts(graph: fx.GraphModule) -> int:
     """Return how many times the program changes a dtype."""
     return sum("_to_copy" in str(node.target) for node in graph.graph.nodes)
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's core ATen decompositions; building the table takes half a second."""
+    return dict(core_aten_decompositions().items())
+
+
+def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> fx.GraphModule:
+    """Record the operations that `function` does at these inputs."""
+
+    def recorded(*values: Tensor) -> list[Tensor]:
+        with _IntegersRead():  # type: ignore[no-untyped-call]
+            return function(*values)
+
+    return make_fx(recorded)(*at)
+
+
+class _IntegersRead(TorchDispatchMode):
+    """Lets the code read an integer or a boolean out of a tensor (`int(i)`, `if mask.any()`).
+
+    What is decided so is decided, like any branch, by the float run. Reading a float out stays
+    refused: a number would leave the program unseen.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is torch.ops.aten._local_scalar_dense.default and not args[0].is_floating_point():
+            with disable_proxy_modes_tracing():
+                return func(*args)
+        return func(*args, **(kwargs or {}))
 
 
 class _Attention(TorchFunctionMode):
@@ -135,7 +168,7 @@ def _check_complete(
     actual = recorded(*(tensor.clone() for tensor in moved))
     if all(_same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
         return
-    again = make_fx(function)(*moved)
+    again = _record(function, moved)
     same_code = again.code == recorded.code
     constants = dict(recorded.named_buffers()), dict(again.named_buffers())
     if not (

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compare.check import check
+from compare.checking import check
 from compare.errors import BadInput
 from compare.report import Report
 

@@ -10,12 +10,7 @@ from compare.bounds import _KERNELS
 
 DTYPES = [torch.float64, torch.float32]  # of half precision only a few: it has its own points
 #: Kernels that are further off than the bounds allow today.
-KNOWN = {
-    ("sqrt", torch.float64): "not rounded correctly: off by up to 0.53 ulp",
-    ("sqrt", torch.float32): "not rounded correctly: off by up to 0.75 ulp",
-    ("erf", torch.float16): "good to 1e-7 in absolute terms only",
-    ("erf", torch.bfloat16): "good to 1e-7 in absolute terms only",
-}
+KNOWN: dict = {}
 EACH = [(name, dtype) for name in _KERNELS for dtype in DTYPES]
 EACH += [(name, dtype) for name in ("erf", "exp") for dtype in (torch.float16, torch.bfloat16)]
 

@@ -17,15 +17,7 @@ TABLE = set(ROWS) | MOVES | JOINS | MADE
 # A call whose own rounding makes float64 results differ in the 3rd digit: to half precision.
 COARSE = {"_to_copy", "_to_copy-narrow", "_to_copy-across", "copy-cast"}
 #: What the rows get wrong today, by the call's label.
-KNOWN = {
-    "round-decimals": "the row takes no keyword: Missing, though it could be exact(out)",
-    "linalg_vector_norm--inf": "_norm raises zeros to the power of minus infinity",
-    "linalg_vector_norm-0": "_norm divides by its order",
-    "_native_batch_norm_legit-eval": "_batch_norm leaves out the running statistics in eval mode",
-    "convolution_backward": "float16: sums held in float16",
-    "convolution_backward-transposed": "float16: sums held in float16",
-    "native_layer_norm-far": "bfloat16: the kernel's inside is float32, the bound's is not",
-}
+KNOWN: dict = {}
 
 
 def _params() -> list[object]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from compare.check import check, name
+from compare.checking import check, name
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Gradients = tuple[Tensor | None, ...]
@@ -392,16 +392,7 @@ F64, F32, F16, BF16 = DTYPES
 CONSTANT = "a constant rounded to float32 or narrower is taken for one that binary holds"
 READS = "an integer read by .item(), as in one_hot, stops the tracing"
 SUMS = "the float16 kernel holds its sums in float16, and the bound has float32 sums"
-KNOWN: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
-    "division_as_a_factor": ("the bound takes a number of the code as exact in float64", (F64,)),
-    "leaky_relu": (CONSTANT, (F32, F16, BF16)),
-    "rms_norm": (CONSTANT, (F32, F16, BF16)),
-    "cross_entropy": (READS, DTYPES),
-    "gelu": ("the kernel's erf and exp are further off than KERNEL_ULPS", (F32,)),
-    "layer_norm_three_terms": (SUMS, (F16,)),
-    "conv2d_transposed": (SUMS, (F16,)),
-    "conv2d_unfolded": (SUMS, (F16,)),
-}
+KNOWN: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {}
 
 
 def cases(

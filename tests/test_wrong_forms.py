@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from compare.check import check, name
+from compare.checking import check, name
 from tests.test_right_forms import DTYPES, Form, Gradients, Named, _normed, _normed_backward
 
 FORMS: dict[str, tuple[Form, tuple[str, ...]]] = {}
