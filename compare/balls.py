@@ -149,9 +149,8 @@ class Balls:
                 flat[at] = flat[at] + value
         return flat.reshape(x.shape)
 
-    def inside(self, *, narrow_sums: bool = False) -> contextlib.AbstractContextManager[None]:
+    def in_narrow_sums(self) -> contextlib.AbstractContextManager[None]:
         """Return a context without effect: a ball does not round, inside a kernel or out."""
-        del narrow_sums
         return contextlib.nullcontext()
 
     def rounded(self, x: Array) -> Array:

@@ -128,25 +128,24 @@ class Bounds:
         return Bound(self, value, torch.where(lost, torch.inf, total))
 
     @contextlib.contextmanager
-    def inside(self, *, narrow_sums: bool = False) -> Iterator[None]:
-        """Within, be inside a kernel: half precision is worked in float32, or summed in halves."""
-        before = self.dtype, self.narrowest, self.narrow_sums
-        if narrow_sums:
-            self.narrow_sums = True
-        elif self.dtype.itemsize < 4:
-            self.dtype, self.narrowest = torch.float32, None
+    def in_narrow_sums(self) -> Iterator[None]:
+        """Within, be inside a kernel that sums float16 in float16."""
+        before = self.narrow_sums
+        self.narrow_sums |= self.dtype == torch.float16
         yield
-        self.dtype, self.narrowest, self.narrow_sums = before
+        self.narrow_sums = before
 
     def _sum_unit(self, terms: int) -> float:
         """Return gamma_n of what sums are held in: float32 or wider, whatever the dtype."""
-        narrow = self.dtype.itemsize < 4 and not self.narrow_sums
-        held = torch.float32 if narrow else self.dtype
-        product = terms * torch.finfo(held).eps / 2
+        half = self.dtype.itemsize < 4 or (
+            self.narrowest is not None and self.narrowest.itemsize < 4
+        )
+        wide = self.dtype.itemsize >= 4 or self.narrow_sums
+        product = terms * torch.finfo(self.dtype if wide else torch.float32).eps / 2
         gamma = product / (1 - product) if product < 0.5 else float("inf")
         # Some kernels on the CPU (layer norm's bias, a convolution's weight) hold partial sums in
         # half precision; up to 1.5 units of the sum of sizes were measured.
-        return gamma + 4 * torch.finfo(self.dtype).eps / 2 if narrow else gamma
+        return gamma + 4 * self.unit if half else gamma
 
     def exact(self, values: Tensor) -> Bound:
         """Return the values of a tensor, without error."""
@@ -263,11 +262,11 @@ class Bounds:
         return self._multiplied(x.value.prod(dim, keepdim=True), size, x, dim, terms)
 
     def _multiplied(self, value: Tensor, size: Tensor, x: Bound, dim: int, terms: Tensor) -> Bound:
-        """Bound a product in any order; one that could underflow part way has no bound."""
-        part_way = x.value.abs().clamp_max(1).prod(dim, keepdim=True)
-        error = size - value.abs() + 4 * terms * self.unit * size
-        error = torch.where(part_way < torch.finfo(self.dtype).smallest_normal, torch.inf, error)
-        return self._round(value, error)
+        """Bound a product in any order, of which a part may underflow and then grow again."""
+        info = torch.finfo(self.dtype)
+        grown = (x.value.abs() + x.error).clamp_min(1).prod(dim, keepdim=True)
+        lost = terms * info.smallest_normal * info.eps * grown
+        return self._round(value, size - value.abs() + 4 * terms * self.unit * size + lost)
 
     def matmul(self, x: Bound, y: Bound) -> Bound:
         """Return the products of matrices: gamma_k |x| |y| for inner length k, in any order."""

@@ -8,6 +8,7 @@ is tried: its kernels are others than those of float32 with a rounding after.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def measure(kernel: str, dtype: torch.dtype, count: int = 4000, seed: int = 1) -
     found = torch.maximum(errors(kernel, x, run(x)), errors(kernel, x, torch.cat(parts)))
     worst = int(found.argmax())
     allowed = 0.5 if kernel in _ROUNDED_ONCE else KERNEL_ULPS
+    if kernel in ("erf", "erfc") and dtype.itemsize < 4:
+        allowed = math.inf  # judged by its absolute error instead, see bounds.ERF_FLOAT32
     return Measured(kernel, dtype, float(found[worst]), float(x[worst]), allowed)
 
 

@@ -18,7 +18,8 @@ aten = torch.ops.aten
 #: Operations that only move numbers: they are done to a tensor of places instead.
 MOVES = {
     "alias", "as_strided", "as_strided_copy", "clone", "detach_copy", "diagonal", "embedding",
-    "expand", "flip", "gather", "index", "index_select", "narrow_copy", "permute", "permute_copy",
+    "expand", "flip", "gather", "index", "index_select", "lift_fresh_copy",
+    "narrow_copy", "permute", "permute_copy",
     "repeat", "select", "select_copy", "slice", "slice_copy", "split_copy", "split_with_sizes",
     "squeeze", "unbind_copy", "unfold", "unsqueeze", "view", "view_copy",
 }  # fmt: skip
@@ -454,24 +455,11 @@ def _clamp(n: Any, x: Any, low: Any = None, high: Any = None) -> Any:
     return out if high is None else n.minimum(out, high)
 
 
-def _in_float32(row: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the row of a kernel that works in float32 inside and rounds its results once."""
-
-    def inside(n: Any, *args: Any, **kwargs: Any) -> Any:
-        with n.inside():
-            found = row(n, *args, **kwargs)
-        if isinstance(found, tuple):
-            return tuple(n.rounded(each) for each in found)
-        return n.rounded(found)
-
-    return inside
-
-
 def _in_narrow_sums(row: Callable[..., Any]) -> Callable[..., Any]:
     """Return the row of a kernel that may hold its sums in half precision (float16 on the CPU)."""
 
     def inside(n: Any, *args: Any, **kwargs: Any) -> Any:
-        with n.inside(narrow_sums=n.dtype == torch.float16):
+        with n.in_narrow_sums():
             return row(n, *args, **kwargs)
 
     return inside
@@ -542,14 +530,14 @@ ROWS: dict[str, Callable[..., Any]] = {
     "cumsum": lambda n, x, dim: n.running(x, dim, product=False),
     "cumprod": lambda n, x, dim: n.running(x, dim, product=True),
     "linalg_vector_norm": _norm,
-    "_softmax": _in_float32(_softmax),
-    "_log_softmax": _in_float32(_log_softmax),
+    "_softmax": _softmax,
+    "_log_softmax": _log_softmax,
     # normalisation
-    "native_layer_norm": _in_float32(_layer_norm),
-    "native_batch_norm": _in_float32(_batch_norm),
-    "_native_batch_norm_legit": _in_float32(_batch_norm_no_stats),
-    "_native_batch_norm_legit_functional": _in_float32(_batch_norm),
-    "native_group_norm": _in_float32(_group_norm),
+    "native_layer_norm": _layer_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm_no_stats,
+    "_native_batch_norm_legit_functional": _batch_norm,
+    "native_group_norm": _group_norm,
     # pooling
     "avg_pool2d": _avg_pool,
     "avg_pool2d_backward": _avg_pool_backward,

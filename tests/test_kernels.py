@@ -6,29 +6,26 @@ import pytest
 import torch
 
 from compare import kernels
-from compare.bounds import _KERNELS
+from compare.bounds import _KERNELS, ERF_FLOAT32
 
 DTYPES = [torch.float64, torch.float32]  # of half precision only a few: it has its own points
-#: Kernels that are further off than the bounds allow today.
-KNOWN: dict = {}
 EACH = [(name, dtype) for name in _KERNELS for dtype in DTYPES]
-EACH += [(name, dtype) for name in ("erf", "exp") for dtype in (torch.float16, torch.bfloat16)]
+EACH += [(name, dtype) for name in ("tanh", "exp") for dtype in (torch.float16, torch.bfloat16)]
 
 
-def _params() -> list[object]:
-    strict = {pair: pytest.mark.xfail(reason=why, strict=True) for pair, why in KNOWN.items()}
-    return [
-        pytest.param(
-            *pair, marks=[strict[pair]] if pair in strict else [], id=f"{pair[0]}-{pair[1]}"
-        )
-        for pair in EACH
-    ]
-
-
-@pytest.mark.parametrize(("name", "dtype"), _params())
+@pytest.mark.parametrize(("name", "dtype"), EACH)
 def test_no_kernel_is_further_off_than_the_bounds_allow(name: str, dtype: torch.dtype) -> None:
     found = kernels.measure(name, dtype, count=200, seed=3)
     assert not found.exceeded, f"{found.ulps} ulps at {found.at!r}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_erf_below_float64_is_good_in_absolute_terms(dtype: torch.dtype) -> None:
+    """In half precision it is many ulps off near 0, and the bounds allow for that."""
+    x = kernels.points("erf", dtype, 300, seed=3)
+    truth = torch.erf(x.double())
+    off = (torch.erf(x).double() - truth).abs()
+    assert (off <= ERF_FLOAT32 + 0.5 * truth.abs() * torch.finfo(dtype).eps).all()
 
 
 def test_a_kernel_that_is_off_is_measured_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,21 +16,6 @@ from tests.operation_cases import CALLS, Call
 TABLE = set(ROWS) | MOVES | JOINS | MADE
 # A call whose own rounding makes float64 results differ in the 3rd digit: to half precision.
 COARSE = {"_to_copy", "_to_copy-narrow", "_to_copy-across", "copy-cast"}
-#: What the rows get wrong today, by the call's label.
-KNOWN: dict = {}
-
-
-def _params() -> list[object]:
-    return [
-        pytest.param(
-            call,
-            id=call.label,
-            marks=[pytest.mark.xfail(reason=KNOWN[call.label], strict=True)]
-            if call.label in KNOWN
-            else [],
-        )
-        for call in CALLS
-    ]
 
 
 @cache
@@ -50,7 +35,7 @@ def test_every_entry_of_the_table_is_exercised() -> None:
     assert not TABLE - seen, f"no call's program has {sorted(TABLE - seen)}"
 
 
-@pytest.mark.parametrize("call", _params())
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.label)
 def test_row(call: Call) -> None:
     """The ball is what torch computes in float64; the float run lies in the bound, in any dtype."""
     program = _program(call.label)

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from compare.checking import check, name
-from tests.test_right_forms import DTYPES, READS, Form, Gradients, Named, cases
+from tests.test_right_forms import Form, Gradients, Named, cases
 
 FORMS: dict[str, Form] = {}
 INDEX = torch.tensor([[3, 0], [1, 3], [3, 4]])
@@ -316,10 +316,7 @@ def eleven_lines(x: Tensor, y: Tensor, s0: Tensor, s1: Tensor) -> Named:
     return {"z2": z2, "z1": z1, "s1": l1.T.mm(z2), "s0": x.T.mm(z1), "x": z1 @ s0.T, "y": y - l2}
 
 
-KNOWN: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {}
-
-
-@pytest.mark.parametrize(("form", "dtype"), cases(FORMS, KNOWN))
+@pytest.mark.parametrize(("form", "dtype"), cases(FORMS))
 def test_right_code(form: Form, dtype: torch.dtype) -> None:
     """A right backward pass is EXACT or ROUNDING."""
     report = check(form.backward, form.forward, form.at(dtype))

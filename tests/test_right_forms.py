@@ -389,27 +389,18 @@ def conv2d_unfolded(x: Tensor, w: Tensor, grad_output: Tensor) -> Gradients:
 
 # Right forms that are not yet judged right: the reason, and the dtypes that show it.
 F64, F32, F16, BF16 = DTYPES
-CONSTANT = "a constant rounded to float32 or narrower is taken for one that binary holds"
-READS = "an integer read by .item(), as in one_hot, stops the tracing"
-SUMS = "the float16 kernel holds its sums in float16, and the bound has float32 sums"
-KNOWN: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {}
 
 
-def cases(
-    forms: dict[str, Form], known: dict[str, tuple[str, tuple[torch.dtype, ...]]]
-) -> list[Any]:
-    """Return every form in every dtype as a test's parameters, the known failures marked."""
-
-    def case(label: str, dtype: torch.dtype) -> Any:
-        reason, dtypes = known.get(label, ("", ()))
-        marks = [pytest.mark.xfail(strict=True, reason=reason)] if dtype in dtypes else []
-        short = str(dtype).removeprefix("torch.")
-        return pytest.param(forms[label], dtype, id=f"{label}-{short}", marks=marks)
-
-    return [case(label, dtype) for label in forms for dtype in DTYPES]
+def cases(forms: dict[str, Form]) -> list[Any]:
+    """Return every form in every dtype as a test's parameters."""
+    return [
+        pytest.param(form, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}")
+        for label, form in forms.items()
+        for dtype in DTYPES
+    ]
 
 
-@pytest.mark.parametrize(("form", "dtype"), cases(FORMS, KNOWN))
+@pytest.mark.parametrize(("form", "dtype"), cases(FORMS))
 def test_right_form(form: Form, dtype: torch.dtype) -> None:
     """A right backward pass is EXACT or ROUNDING."""
     report = check(form.backward, form.forward, form.at(dtype))

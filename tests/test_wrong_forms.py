@@ -272,7 +272,7 @@ network("two bugs, one below the other", "z2 z1", ("z2", lambda v: v["dl2"] * v[
         ("z1", lambda v: v["dl1"] * (1 - v["l1"])))  # fmt: skip
 network("two bugs, neither above the other", "w1 w0", ("w1", lambda v: 2 * (v["l1"].T @ v["dz2"])),
         ("w0", lambda v: -(v["x"].T @ v["dz1"])))  # fmt: skip
-network("a bug undone further down", "z2",
+network("a bug undone further down", "z2 w1 l1",
         ("z2", lambda v: 2 * v["dl2"] * v["l2"] * (1 - v["l2"])),
         ("w1", lambda v: v["l1"].T @ v["dz2"] / 2), ("l1", lambda v: v["dz2"] @ v["w1"].T / 2))  # fmt: skip  # noqa: E501
 
