@@ -20,9 +20,9 @@ _HOMES = {
     "Case": "cases",
     "Network": "cases",
     "BadInput": "errors",
-    "assert_same": "check",
-    "check": "check",
-    "name": "check",
+    "assert_same": "checking",
+    "check": "checking",
+    "name": "checking",
     "run": "harness",
     "Report": "report",
 }
@@ -33,9 +33,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'compare' has no attribute {name!r}")
     import importlib
 
-    found = getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
-    globals()[name] = found  # `check` the function, not the module that importing it leaves here
-    return found
+    return getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

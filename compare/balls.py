@@ -116,19 +116,15 @@ class Balls:
         """Return the products of matrices in the last two dimensions; leading ones are equal."""
         lead, rows, inner, columns = x.shape[:-2], x.shape[-2], x.shape[-1], y.shape[-1]
         out: Array = np.empty((*lead, rows, columns), dtype=object)
-        if self.entries is not None and rows * inner * columns > LARGE:
-            some = np.ix_(*(_some(size, self.entries) for size in (rows, columns)))
+        sampled = self.entries is not None and rows * inner * columns > LARGE
+        if sampled:
             out[...] = flint.arb("nan")
-            for at in np.ndindex(*lead):
-                part = self.matmul(x[at][some[0].ravel()], y[at][:, some[1].ravel()])
-                out[at][some] = part
-            return out
         for at in np.ndindex(*lead):
-            left = flint.arb_mat(rows, inner, x[at].ravel().tolist())
-            right = flint.arb_mat(inner, columns, y[at].ravel().tolist())
-            flat: Array = np.empty(rows * columns, dtype=object)
-            flat[:] = (left * right).entries()
-            out[at] = flat.reshape(rows, columns)
+            if sampled:
+                some, others = (_some(size, self.entries or 1) for size in (rows, columns))
+                out[at][np.ix_(some, others)] = _product(x[at][some], y[at][:, others])
+            else:
+                out[at] = _product(x[at], y[at])
         return out
 
     def take(self, x: Array, index: Tensor) -> Array:
@@ -160,6 +156,16 @@ class Balls:
     def shaped(self, x: Any, shape: Sequence[int]) -> Array:
         """Return x as an array of that shape, repeated where it has to be."""
         return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))
+
+
+def _product(x: Array, y: Array) -> Array:
+    """Return the product of two matrices."""
+    (rows, inner), columns = x.shape, y.shape[1]
+    left = flint.arb_mat(rows, inner, x.ravel().tolist())
+    right = flint.arb_mat(inner, columns, y.ravel().tolist())
+    flat: Array = np.empty(rows * columns, dtype=object)
+    flat[:] = (left * right).entries()
+    return flat.reshape(rows, columns)
 
 
 def _some(size: int, entries: int) -> Array:

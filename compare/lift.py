@@ -24,11 +24,16 @@ _TAKES_PLACES = MOVES | JOINS | {
 
 @dataclass(frozen=True)
 class Missing:
-    """Stands for numbers that could not be lifted: the operation that has no row in the table."""
+    """Stands for numbers that could not be lifted: the operation, and why its row cannot do it."""
 
     operation: str
+    why: str | None = None  # None: it has no row
 
     def __str__(self) -> str:
+        if self.why:
+            return (
+                f"{self.operation} is used as its row in compare/operations.py cannot: {self.why}"
+            )
         return (
             f"{self.operation} is not in the table of operations; "
             "to add it, give it a row in compare/operations.py"
@@ -163,7 +168,7 @@ def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: 
     if name not in ROWS and name not in MOVES and name not in JOINS:
         return out, Missing(f"{node.target}")
     if kwargs.get("rounding_mode"):
-        return out, Missing(f"{node.target} with rounding_mode")
+        return out, Missing(f"{node.target}", "with a rounding_mode")
 
     tensors = [floats[source] for source in node.all_input_nodes]
     row = _Node(n, name, overload, tensors, out)
@@ -186,7 +191,7 @@ def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: 
         if isinstance(out, Tensor):
             found = n.shaped(found, out.shape)
     except Exception as error:  # a use of the operation that its row does not know
-        return out, Missing(f"{node.target} ({error})")
+        return out, Missing(f"{node.target}", f"{error}")
     return out, found
 
 

@@ -1,0 +1,358 @@
+"""`compare.check` and `compare.assert_same` as their users meet them."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import compare
+from compare.cli import main
+from compare.errors import BadInput
+
+ROOT = Path(__file__).parent.parent
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    chance = torch.Generator().manual_seed(5)
+    shapes = {"X": (5, 4), "w1": (4, 3), "w2": (3, 2)}
+    return {
+        k: torch.randn(*s, generator=chance, dtype=torch.float64).to(dtype)
+        for k, s in shapes.items()
+    }
+
+
+def forward(X: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    z1 = compare.name(X @ w1, "z1")
+    h = compare.name(torch.tanh(z1), "h")
+    return compare.name(h @ w2, "z2").sigmoid().square().sum()
+
+
+def backward(X: Tensor, w1: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    s = torch.sigmoid(z2)
+    dz2 = 2 * s * s * (1 - s)
+    dh = dz2 @ w2.mT
+    dz1 = dh * (1 - h * h)
+    return {"z2": dz2, "h": dh, "z1": dz1, "w2": h.mT @ dz2, "w1": X.mT @ dz1, "X": dz1 @ w1.mT}
+
+
+def wrong(X: Tensor, w1: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    found = backward(X, w1, w2, h, z2)
+    dz1 = found["h"] * (1 - h)  # the slope of another function
+    return {**found, "z1": dz1, "w1": X.mT @ dz1, "X": dz1 @ w1.mT}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_right_pass(dtype: torch.dtype) -> None:
+    report = compare.check(backward, forward, inputs(dtype))
+    assert report.verdict in ("EXACT", "ROUNDING"), str(report)
+    assert report.ok
+    assert report.first_wrong is None
+    assert list(report.quantities) == ["z2", "w2", "h", "z1", "X", "w1"]  # as autograd goes back
+    compare.assert_same(backward, forward, inputs(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_first_wrong_line_is_named_and_only_it(dtype: torch.dtype) -> None:
+    """What is computed from it is judged on the by-hand value; the fields of the contract."""
+    report = compare.check(wrong, forward, inputs(dtype))
+    assert (report.verdict, report.ok, report.first_wrong) == ("WRONG", False, "z1")
+    assert [q.name for q in report.quantities.values() if q.verdict == "WRONG"] == ["z1"]
+    row = report.quantities["z1"]
+    assert (row.verdict, row.total) == ("WRONG", 15)
+    assert row.equal < 15
+    assert row.max_ulp > 0
+    assert row.worst_index is not None
+    assert row.manual != row.autograd
+    text = str(report)
+    assert "WRONG  z1 is the first wrong quantity" in text
+    assert "right so far   z2, w2, h\n" in text
+    assert "another formula: in exact arithmetic" in text
+    assert "follows        w1, X\n" in text
+    assert report.to_dict()["first_wrong"] == "z1"
+
+
+def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import compare\nfrom tests.test_checking import forward, inputs, wrong\n\n"
+        "def test_it():\n    compare.assert_same(wrong, forward, inputs())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "z1 is the first wrong quantity" in done.stdout
+    assert "checking.py" not in done.stdout
+
+
+def test_exact_insists_on_bits() -> None:
+    def rounded(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        l = torch.sigmoid(x)  # noqa: E741 - the blog's letter
+        return (grad_output * (l * (1 - l)),)
+
+    x = (inputs(torch.float32)["X"],)
+    compare.assert_same(rounded, lambda x: torch.sigmoid(x), x)
+    with pytest.raises(AssertionError, match="demand 'exact' is not met\n"):
+        compare.assert_same(rounded, lambda x: torch.sigmoid(x), x, demand="exact")
+    with pytest.raises(BadInput, match="unknown demand 'close'"):
+        compare.assert_same(rounded, lambda x: torch.sigmoid(x), x, demand="close")
+
+
+def test_every_quantity_says_how_far_each_side_is_from_the_truth() -> None:
+    def tanh(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        e = torch.exp(2 * x)
+        return (grad_output * (1 - ((e - 1) / (e + 1)) ** 2),)
+
+    report = compare.check(tanh, lambda x: torch.tanh(x), (inputs()["X"],))
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    assert proof.manual_error is not None
+    assert proof.autograd_error is not None
+    assert "the same real number to 5" in proof.text
+    assert "ulp by hand" in str(report)
+
+
+def _numpy(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (grad_output * torch.from_numpy(np.cos(X.detach().numpy())).to(X.dtype),)
+
+
+def _data(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (grad_output * (X.data * 1).cos(),)
+
+
+def _item(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (torch.tensor([[g * math.cos(x) for g, x in zip(gs, xs, strict=True)]
+                          for gs, xs in zip(grad_output.tolist(), X.tolist(), strict=True)],
+                         dtype=X.dtype),)  # fmt: skip
+
+
+@pytest.mark.parametrize("opaque", [_numpy, _item])
+def test_opaque_code_is_judged_by_its_numbers(opaque: Callable[..., Any]) -> None:
+    """Its error and autograd's, in ulps; never a pass unless the bits are autograd's."""
+    given = {"X": inputs(torch.float32)["X"]}
+    report = compare.check(opaque, lambda X: torch.sin(X), given)
+    row = report.quantities["X"]
+    assert row.verdict in ("UNDECIDED", "EXACT")
+    assert row.proof is not None
+    assert not row.proof.lifted
+    assert "cannot be read as a program" in row.proof.text
+    if row.verdict == "UNDECIDED":
+        assert "by hand" in row.proof.text
+        assert "not shown: the same formula" in row.proof.text
+
+
+def test_opaque_code_that_is_wrong_is_wrong() -> None:
+    def flipped(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        slopes = np.cos(X.detach().numpy())
+        slopes[3, 1] *= 1.001
+        return (grad_output * torch.from_numpy(slopes),)
+
+    report = compare.check(flipped, lambda X: torch.sin(X), {"X": inputs()["X"]})
+    assert report.first_wrong == "X"
+    assert "outside 64 times the rounding that its shape allows" in str(report)
+
+
+def test_numbers_that_crept_in_unseen_are_noticed() -> None:
+    """`.data` cuts the recording off; taken at face value it would be a false WRONG."""
+    report = compare.check(_data, lambda X: torch.sin(X), {"X": inputs()["X"]})
+    assert report.verdict in ("EXACT", "ROUNDING", "UNDECIDED")
+
+
+def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
+    def i0(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        return (torch.special.i1(X) * grad_output * (1 + 2**-50),)
+
+    report = compare.check(i0, lambda X: torch.special.i0(X), {"X": inputs()["X"]})
+    assert report.verdict == "UNDECIDED"
+    assert "special_i1" in str(report)
+    assert "give it a row in compare/operations.py" in str(report)
+
+
+def _at_zero(step: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor]]:
+    return lambda x, grad_output: (grad_output * step(x),)
+
+
+@pytest.mark.parametrize(
+    ("function", "slope", "same"),
+    [
+        (F.relu, lambda x: (x > 0).to(x.dtype), True),
+        (F.relu, lambda x: (x >= 0).to(x.dtype), False),
+        (torch.abs, torch.sign, True),
+        (torch.abs, lambda x: torch.where(x >= 0, 1.0, -1.0), False),
+    ],
+)
+def test_kinks_follow_autograd_and_another_subgradient_is_said(
+    function: Callable[..., Tensor], slope: Callable[[Tensor], Tensor], same: bool
+) -> None:
+    x = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64)
+    report = compare.check(_at_zero(slope), lambda x: function(x), {"x": x})
+    assert report.ok == same
+    assert ("takes another subgradient than autograd" in str(report)) != same
+
+
+def test_several_outputs_and_an_input_used_twice() -> None:
+    def two(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        return x * w + x, (x @ w.mT).sum()
+
+    def by_hand(x: Tensor, w: Tensor, grad_output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        g, s = grad_output
+        ones = torch.ones(x.shape[0], w.shape[0], dtype=x.dtype)
+        return g * w + g + s * (ones @ w), g * x + s * (ones.mT @ x)
+
+    chance = torch.Generator().manual_seed(1)
+    given = [torch.randn(3, 4, generator=chance, dtype=torch.float64) for _ in range(2)]
+    compare.assert_same(by_hand, two, given)
+
+
+def test_none_is_zero_and_what_needs_no_gradient_is_left_out() -> None:
+    def shifted(x: Tensor, b: Tensor, n: int) -> Tensor:
+        return (x * n).sum() + (b - b.detach()).sum() * 0
+
+    given = {"x": torch.randn(3, requires_grad=True), "b": torch.randn(2), "n": 3}
+    report = compare.check(lambda x, n: {"x": torch.full_like(x, n)}, shifted, given)
+    assert report.verdict == "EXACT"
+    assert list(report.quantities) == ["x"]
+    given["b"].requires_grad_()
+    report = compare.check(lambda x, n: (torch.full_like(x, n), None), shifted, given)
+    assert report.verdict == "EXACT"
+
+
+X = inputs()["X"]
+BAD: list[tuple[str, Any, Any, Any, str]] = [
+    ("unknown name", lambda X: {"Y": X}, lambda X: X.sum(), {"X": X}, "unknown gradient 'Y': "),
+    ("count", lambda X: (X, X), lambda X: X.sum(), {"X": X}, "2 gradients for 1 inputs"),
+    ("kind", lambda X: 3, lambda X: X.sum(), {"X": X}, "backward returns a int"),
+    ("item", lambda X: {"X": 3.0}, lambda X: X.sum(), {"X": X}, "returns a float for 'X'"),
+    ("asks", lambda Z: (Z,), lambda X: X.sum(), {"X": X}, "unknown parameter of backward 'Z'"),
+    ("inputs", lambda X: (X,), lambda X: X.sum(), {"Y": X}, "inputs do not fit forward(X)"),
+    ("no inputs", lambda X: (X,), lambda X: X.sum(), 3, "inputs is a int"),
+    ("ints", lambda X: (X,), lambda X: X.sum(), {"X": torch.arange(3)}, "no differentiable input"),
+    ("detached", lambda X: (X,), lambda X: X.detach().sum(), {"X": X}, "nothing to judge"),
+    ("random", lambda X: (X,), lambda X: (X * torch.rand(1)).sum(), {"X": X}, "the second time"),
+    ("number", lambda X: (X,), lambda X: 3.0, {"X": X}, "forward returns a float"),
+    ("in place", lambda X: (X.mul_(2),), lambda X: X.sum(), {"X": X}, "changes its input 'X'"),
+    ("twice", lambda X: (X,), lambda X: compare.name(compare.name(X * 2, "a") * 3, "a").sum(),
+     {"X": X}, "'a') is called twice"),
+    ("clash", lambda X: (X,), lambda X: compare.name(X * 2, "X").sum(), {"X": X}, "has that name"),
+    ("no tensor", lambda X: (X,), lambda X: compare.name(3, "a") * X.sum(), {"X": X}, "a int"),
+    ("not callable", 3, lambda X: X.sum(), {"X": X}, "backward is a int"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bad", "fore", "given", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD]
+)
+def test_bad_input_names_the_thing(bad: Any, fore: Any, given: Any, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        compare.check(bad, fore, given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "problem"),
+    [
+        (lambda X: {"X": torch.ones(4, 5, dtype=X.dtype)}, "shape (4, 5) by hand, (5, 4)"),
+        (lambda X: {"X": torch.ones(5, 4)}, "dtype torch.float32 by hand, torch.float64"),
+        (lambda X: {}, "missing by hand: return its gradient"),
+    ],
+)
+def test_a_misshapen_or_missing_gradient_is_wrong(gradient: Any, problem: str) -> None:
+    report = compare.check(gradient, lambda X: X.sum(), {"X": X})
+    assert (report.verdict, report.first_wrong) == ("WRONG", "X")
+    assert problem in str(report)
+
+
+def test_an_exception_in_the_users_code_is_theirs() -> None:
+    def broken(X: Tensor) -> tuple[Tensor]:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        compare.check(broken, lambda X: X.sum(), {"X": X})
+
+
+MINE = """\
+import torch
+import compare
+
+def forward(x, w):
+    return compare.name(x @ w, "z").tanh().sum()
+
+def backward(x, w, z):
+    dz = 1 - torch.tanh(z) ** 2
+    return {"z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+
+def inputs():
+    torch.manual_seed(0)
+    return {"x": torch.randn(3, 4), "w": torch.randn(4, 2)}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def test_check_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(file)]) == 0
+    assert main(["check", str(file), "--dtype", "bfloat16", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "quantity" in out
+    assert "ROUNDING" in out or "EXACT" in out
+    file.write_text(MINE.replace("x.mT @ dz", "2 * x.mT @ dz"))
+    assert main(["check", str(file), "--json", "-"]) == 1
+    assert '"first_wrong": "w"' in capsys.readouterr().out
+
+
+def test_check_file_whose_own_code_raises(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their traceback, from their own line on, and exit code 2."""
+    file.write_text(MINE.replace("dz = 1 -", "dz = nothing -"))
+    assert main(["check", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"compare: {file} raised an exception of its own:\n")
+    assert "dz = nothing - torch.tanh(z) ** 2" in err
+    assert err.endswith("NameError: name 'nothing' is not defined\n")
+    assert "checking.py" not in err
+    file.write_text("def forward(:\n")
+    assert main(["check", str(file)]) == 2
+    assert "SyntaxError" in capsys.readouterr().err
+
+
+def test_large_products_are_sampled_and_said_to_be() -> None:
+    given = {
+        "a": torch.randn(20, 30, dtype=torch.float64),
+        "b": torch.randn(30, 10, dtype=torch.float64),
+    }
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    def by_hand(a: Tensor, b: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        return (b @ grad_output.mT).mT, (grad_output.mT @ a).mT
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compare.balls.LARGE", 100)
+        report = compare.check(by_hand, product, given, lift=16)
+    assert report.ok, str(report)
+    proof = report.quantities["a"].proof
+    assert proof is not None
+    assert "(16 of 600 elements lifted)" in proof.text
+    assert compare.check(by_hand, product, given, lift="none").verdict in ("EXACT", "UNDECIDED")
+    with pytest.raises(BadInput, match="lift 'much': choose all, none, auto or a number"):
+        compare.check(by_hand, product, given, lift="much")
+
+
+def test_a_name_outside_a_check_is_the_tensor_itself() -> None:
+    assert compare.name(X, "X") is X
+    assert callable(compare.check)  # the function, whatever was imported first
