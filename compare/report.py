@@ -181,7 +181,9 @@ class Report:
         odd = [q for q in rows if q.verdict == self.verdict]
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:
-            return f"the same formulas{where}; {names}: other bits, by rounding alone"
+            shown = "at these inputs" if self.case == "check" else "at the steps lifted"
+            at_all = "" if self.case == "check" else " at every step"
+            return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
         word = "wrong" if self.verdict == WRONG else "undecided"
         first = odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""

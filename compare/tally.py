@@ -123,7 +123,7 @@ class Tally:
                 return replace(proof, text=f"at step {step}: {proof.text}", **errors)
         sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
         unread = next(((step, p) for step, p in proofs if not p.lifted), None)
-        lifted = f"{proofs[0][1].text} of the steps lifted ({sampled})"
+        lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")
         if row.equal == row.compared:
             return Proof(
                 EXACT, lifted if unread is None else unread[1].text, unread is None, **errors

@@ -221,7 +221,7 @@ def test_none_is_zero_and_what_needs_no_gradient_is_left_out() -> None:
     report = compare.check(lambda x, n: {"x": torch.full_like(x, n)}, shifted, given)
     assert report.verdict == "EXACT"
     assert list(report.quantities) == ["x"]
-    given["b"].requires_grad_()
+    given = {**given, "b": torch.randn(2, requires_grad=True)}
     report = compare.check(lambda x, n: (torch.full_like(x, n), None), shifted, given)
     assert report.verdict == "EXACT"
 

@@ -15,7 +15,8 @@ SETUP = ("python3 -m venv", "pip install")  # `.ci/run` runs these, in a fresh e
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
 
 
 @pytest.fixture
@@ -60,6 +61,12 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
     ci = (ROOT / ".ci/run").read_text()
     assert "readme 'python -m pytest'" in ci
     assert "readme 'python -m compare'" in ci
+
+
+def test_the_example_prints_what_is_shown(clone: Path) -> None:
+    """The block after the first Python block, but for trailing blanks."""
+    printed = run([sys.executable, "-c", blocks("python")[0]], clone).splitlines()
+    assert blocks("")[1].splitlines() == [line.rstrip() for line in printed]
 
 
 def test_the_table_is_that_of_a_real_run(clone: Path) -> None:
