@@ -103,8 +103,8 @@ def draw(
     if len(X) != len(y):
         raise BadInput(f"X has {len(X)} rows and y has {len(y)}: give one y for each X")
 
-    chances = [np.random.RandomState(seed + p) for p in range(population)]
     _check_memory(sizes, len(X), population, dtype)
+    chances = [np.random.RandomState(seed + p) for p in range(population)]
     draws = [_blog_weights(sizes, chance) for chance in chances]
     weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     tensors = {

@@ -98,6 +98,7 @@ class Run:
         self.output = f"l{len(self.weights)}"
         self.free: Named | None = None  # autograd's weights since it went on its own
         self.unequal_chunks = 0
+        self.whole: dict[str, Any] = {}  # the report after the last whole chunk
         self.regular = True  # every step by hand has had the first one's names and shapes
 
     def train(self, watchers: Sequence[Watcher] = ()) -> Report:
@@ -106,14 +107,17 @@ class Run:
         started = time.perf_counter()
         with requests() as stopped:
             try:
-                whole = copy.deepcopy(vars(report))
                 while report.steps < self.steps and self.regular:
+                    self.whole = copy.deepcopy(vars(report))
                     if stopped.is_set():
                         raise KeyboardInterrupt
-                    self._chunk(watchers)
-                    whole = copy.deepcopy(vars(report))
+                    chunk = self._chunk()
+                    self.whole = copy.deepcopy(vars(report))
+                    if chunk:
+                        for watcher in watchers:
+                            watcher(chunk)
             except KeyboardInterrupt:
-                vars(report).update(whole)  # without the chunk in hand
+                vars(report).update(self.whole)  # without the chunk in hand
                 report.interrupted = True
         self.tally.conclude()
         report.follows = self.prover.follows()
@@ -128,7 +132,7 @@ class Run:
         """Return (networks, ...) values with as many networks as fill whole vectors."""
         return {name: fill(value, self.plan.multiple) for name, value in values.items()}
 
-    def _chunk(self, watchers: Sequence[Watcher]) -> None:
+    def _chunk(self) -> Chunk | None:
         """Go ahead by hand for a chunk of steps, then judge it."""
         report, weights = self.report, self.weights
         before: list[Named] = []
@@ -142,17 +146,16 @@ class Run:
         self.weights = weights
         if not report.quantities and not self.tally.open(after[0], self.autograd.step(**before[0])):
             report.steps, self.regular = 1, False
-            return
+            return None
         same = self.tally.regular(after)
         self.regular = same == len(after)
         before, after = before[:same], after[:same]
         if not after:
-            return
+            return None
         chunk = self._judge(before, after)
         report.steps += chunk.steps
         report.output = after[-1][self.output][0].tolist()
-        for watcher in watchers:
-            watcher(chunk)
+        return chunk
 
     def _judge(self, before: list[Named], after: list[Named]) -> Chunk:
         """Compare a chunk of steps with autograd at what each step was given, `before`."""

@@ -252,7 +252,7 @@ class Report:
         console = Console(width=100, no_color=True, highlight=False, markup=False)
         with console.capture() as capture:
             console.print(self, crop=False)
-        return capture.get()
+        return capture.get().rstrip("\n")
 
 
 _LABEL = 14  # columns for a line's label

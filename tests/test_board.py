@@ -47,8 +47,10 @@ def test_a_planted_ulp_shows_in_the_running_maximum(tmp_path: Path) -> None:
     step = planted(case, one_ulp("l1", 0, 0, 0), at=100)
     path = record(tmp_path, 3000, Run(case, steps=3000, step=step))
     last = read(path / "compare").Scalars("largest ulp so far")[-1]
-    assert (last.step, last.value) == (2999, 1)
-    assert json.loads((path / "result.json").read_text())["quantities"][1]["max_ulp"] == 1
+    rows = json.loads((path / "result.json").read_text())["quantities"]
+    assert rows[1]["max_ulp"] == 1
+    # the largest is that of what autograd computes from the planted value
+    assert (last.step, last.value) == (2999, max(row["max_ulp"] for row in rows))
 
 
 def test_a_folder_is_never_reused(tmp_path: Path) -> None:
