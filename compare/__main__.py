@@ -1,5 +1,6 @@
 """`python -m compare`."""
 
+import signal
 import sys
 
 from compare.interrupt import requests
@@ -9,4 +10,5 @@ if __name__ == "__main__":
         from compare.cli import main
 
         code = main()
-    sys.exit(code)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: nothing is left to stop
+        sys.exit(code)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         return _say(f"compare: {error}", 2)
     except KeyboardInterrupt:
-        return _say("compare: stopped before the first step was checked", 130)
+        return _say("compare: stopped before anything was judged", 130)
     except OSError as error:
         # standard output itself cannot be written to; nothing more is said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -229,6 +230,7 @@ def _check(args: argparse.Namespace) -> int:
     from compare.given import device_named, dtype_named
     from compare.userfile import check_file
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     dtype = None if args.dtype is None else dtype_named(args.dtype)
     report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift)
     console = _Console(stderr=args.json == "-")
@@ -262,6 +264,10 @@ def _run(args: argparse.Namespace) -> int:
         if folder:
             folder.discard()
         raise
+    if not report.steps:
+        if folder:
+            folder.discard()
+        raise KeyboardInterrupt
     if folder:
         folder.finish(report)
 

@@ -105,11 +105,12 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
         started = time.perf_counter()
-        with requests() as stopped:
+        with requests() as asked:
             try:
+                asked.working = True
                 while report.steps < self.steps and self.regular:
                     self.whole = copy.deepcopy(vars(report))
-                    if stopped.is_set():
+                    if asked.stop.is_set():
                         raise KeyboardInterrupt
                     chunk = self._chunk()
                     self.whole = copy.deepcopy(vars(report))
@@ -119,6 +120,8 @@ class Run:
             except KeyboardInterrupt:
                 vars(report).update(self.whole)  # without the chunk in hand
                 report.interrupted = True
+            finally:
+                asked.working = False
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - started

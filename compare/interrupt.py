@@ -10,29 +10,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_requested = threading.Event()
-_installed = False
+
+class Requests:
+    """What Ctrl-C has asked for so far."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.installed = False
+        self.working = False  # on a chunk, which a second Ctrl-C cuts short
+
+    def note(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle the signal."""
+        if self.stop.is_set() and self.working:
+            raise KeyboardInterrupt
+        self.stop.set()
+
+
+_requests = Requests()  # signals are the whole process's
 
 
 @contextmanager
-def requests() -> Iterator[threading.Event]:
-    """Yield the event that Ctrl-C sets. Nested use shares it; an ignored signal stays ignored."""
-    global _installed
+def requests() -> Iterator[Requests]:
+    """Have Ctrl-C noted within. Nested use shares it; an ignored signal stays ignored."""
     usual = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
-    if _installed or not main or usual in (signal.SIG_IGN, None):
-        yield _requested
+    if _requests.installed or not main or usual in (signal.SIG_IGN, None):
+        yield _requests
         return
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        _requested.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    _requested.clear()
-    signal.signal(signal.SIGINT, note)
-    _installed = True
+    _requests.stop.clear()
+    _requests.installed = True
+    signal.signal(signal.SIGINT, _requests.note)
     try:
-        yield _requested
+        yield _requests
     finally:
-        _installed = False
-        signal.signal(signal.SIGINT, usual)
+        _requests.installed = False
+        if signal.getsignal(signal.SIGINT) == _requests.note:
+            signal.signal(signal.SIGINT, usual)
