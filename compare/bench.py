@@ -1,15 +1,18 @@
-"""What a checked step costs, in plain steps of autograd with SGD, side by side in one run."""
+"""What a checked step costs beside autograd with SGD, and a verdict beside gradcheck."""
 
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from compare.cases import CASES
+from compare.checking import check, name
 from compare.given import Given, draw
 from compare.harness import Run
 from compare.sides import by_hand
@@ -20,36 +23,96 @@ _ROUNDS = 5
 
 
 def bench(console: Console) -> int:
-    """Time the three in turn, round by round, and print the ratios' median and spread."""
+    """Time each group's works in turn, round by round; print ratios with median and spread."""
     case = CASES["three_layer"]
     given = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    works: dict[str, tuple[int, Callable[[int], None]]] = {
+    steps: Works = {
         "autograd and SGD, plain": (_STEPS, partial(_autograd, given)),
         "by hand, plain": (_STEPS, partial(_by_hand, given)),
         "checked, a whole run with its proofs": (case.steps, _checked),
     }
-    micro: dict[str, list[float]] = {name: [] for name in works}
-    for round_ in range(_ROUNDS + 1):
-        for name, (steps, work) in works.items():
-            started = time.perf_counter()
-            work(steps)
-            if round_:  # the first round warms up
-                micro[name].append((time.perf_counter() - started) / steps * 1e6)
-    plain = micro["autograd and SGD, plain"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("one step of three_layer", "microseconds", "ratio", "least", "most"):
-        table.add_column(title, justify="left" if "step" in title else "right")
-    for name, times in micro.items():
-        ratios = [time / base for time, base in zip(times, plain, strict=True)]
-        figures = (statistics.median(ratios), min(ratios), max(ratios))
-        cells = (f"{figure:.2f}" for figure in figures)
-        table.add_row(name, f"{statistics.median(times):.1f}", *cells)
-    console.print(table)
-    console.print(
-        f"  ratio: to the plain autograd step of the same round; {_ROUNDS} rounds, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    small, large = _inputs(64, 128, 10, rows=32), _inputs(784, 128, 10, rows=32)
+    verdicts: Works = {
+        "torch's slow gradcheck, 64-128-10": (
+            1, lambda _: torch.autograd.gradcheck(_TwoLayers.apply, tuple(small.values()))
+        ),
+        "compare.check, 64-128-10": (1, lambda _: check(_backward, _forward, small)),
+        "compare.check, 784-128-10": (1, lambda _: check(_backward, _forward, large)),
+    }  # fmt: skip
+    console.print(_side_by_side("one step of three_layer", "microseconds", 1e6, steps))
+    console.print()
+    console.print(_side_by_side("one verdict, batch 32, float64", "milliseconds", 1e3, verdicts))
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    console.print(f"  ratio: to the first of the same round; {_ROUNDS} rounds, {machine}")
     return 0
+
+
+Works = dict[str, tuple[int, Callable[[int], object]]]  # how many times it does its thing
+
+
+def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Table:
+    """Time the works in turn after a round of warming up."""
+    times: dict[str, list[float]] = {label: [] for label in works}
+    for round_ in range(_ROUNDS + 1):
+        for label, (count, work) in works.items():
+            started = time.perf_counter()
+            work(count)
+            if round_:
+                times[label].append((time.perf_counter() - started) / count * scale)
+    first = next(iter(times.values()))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title)
+    for heading in (unit, "ratio", "least", "most"):
+        table.add_column(heading, justify="right")
+    for label, found in times.items():
+        ratios = [each / base for each, base in zip(found, first, strict=True)]
+        figures = (statistics.median(ratios), min(ratios), max(ratios))
+        table.add_row(label, f"{statistics.median(found):.1f}", *(f"{f:.2f}" for f in figures))
+    return table
+
+
+def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # noqa: E741 - sizes
+    """Return data, and weights that need a gradient, for I-H-O."""
+    chance = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=chance, dtype=torch.float64)
+
+    weights = {"w1": normal(I, H) / I**0.5, "b1": normal(H), "w2": normal(H, O) / H**0.5}
+    weights["b2"] = normal(O)
+    data = {"X": normal(rows, I), "y": normal(rows, O)}
+    return {**data, **{name: weight.requires_grad_() for name, weight in weights.items()}}
+
+
+def _forward(X: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    h = name(torch.sigmoid(name(X @ w1 + b1, "z1")), "h")
+    return ((y - torch.sigmoid(name(h @ w2 + b2, "z2"))) ** 2).sum() / 2
+
+
+def _backward(X: Tensor, y: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    output = torch.sigmoid(z2)
+    dz2 = (output - y) * (1 - output) * output
+    dh = dz2 @ w2.mT
+    dz1 = dh * (1 - h) * h
+    return {"z2": dz2, "h": dh, "z1": dz1, "w2": h.mT @ dz2, "b2": dz2.sum(0),
+            "w1": X.mT @ dz1, "b1": dz1.sum(0)}  # fmt: skip
+
+
+class _TwoLayers(torch.autograd.Function):
+    """The same pass as gradcheck takes it."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+        w1, b1, w2, b2 = weights
+        h = torch.sigmoid(X @ w1 + b1)
+        z2 = h @ w2 + b2
+        ctx.save_for_backward(X, y, w2, h, z2)
+        return ((y - torch.sigmoid(z2)) ** 2).sum() / 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        found = _backward(*ctx.saved_tensors)
+        return None, None, *(grads[0] * found[key] for key in ("w1", "b1", "w2", "b2"))
 
 
 def _autograd(given: Given, steps: int) -> None:
