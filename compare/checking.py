@@ -1,7 +1,6 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -9,6 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.arguments import (
+    asked,
+    by_name,
+    cotangents,
+    differentiable,
+    gathered,
+    how_much,
+    kind_of,
+    numbered,
+    tensors,
+)
 from compare.bits import as_integers, compare_bits
 from compare.environment import environment
 from compare.errors import BadInput, unknown
@@ -20,8 +30,6 @@ from compare.tally import mismatch as _mismatch
 Forward = Callable[..., Any]
 Backward = Callable[..., Any] | type[torch.autograd.Function]
 
-SAMPLE = 10_000  # entries
-TOO_MANY = 2_000_000  # elements
 
 _VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
@@ -36,7 +44,9 @@ def name(tensor: Tensor, label: str) -> Tensor:
     found = _named.get()
     if found is not None:
         if not isinstance(tensor, Tensor):
-            raise BadInput(f"compare.name(..., {label!r}) was given {_kind(tensor)}: name a tensor")
+            raise BadInput(
+                f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
+            )
         if label in found:
             raise BadInput(f"compare.name(..., {label!r}) is called twice: give each its own name")
         found[label] = tensor
@@ -102,8 +112,8 @@ class _Check:
         seed: int,
     ) -> None:
         self.backward, self.forward = backward, forward
-        self.inputs = _by_name(forward, inputs)
-        self.leaves = _differentiable(self.inputs)
+        self.inputs = by_name(forward, inputs)
+        self.leaves = differentiable(self.inputs)
         first, values = self._forward(self.inputs)
         second, again = self._forward(self.inputs)
         for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
@@ -119,12 +129,12 @@ class _Check:
                 raise BadInput(
                     f"compare.name(..., {label!r}): an input has that name, choose another"
                 )
-        self.grads = _cotangents(self.outputs, seed)
+        self.grads = cotangents(self.outputs, seed)
         self.is_function = isinstance(backward, type) and issubclass(
             backward, torch.autograd.Function
         )
         offer = self._offer()
-        self.asked = [*self.inputs] if self.is_function else _asked(backward, offer)
+        self.asked = [*self.inputs] if self.is_function else asked(backward, offer)
         wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
         self.given = {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
 
@@ -145,8 +155,8 @@ class _Check:
             hand=hand,
             reference=off or _read(self._reference, self._reference_inputs()),
             entries=entries,
-            inputs=_tensors(self._reference_inputs()),
-            given={key: (value, self._key(key)) for key, value in _tensors(self.given).items()},
+            inputs=tensors(self._reference_inputs()),
+            given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
         )
@@ -172,7 +182,7 @@ class _Check:
         for output in outputs:
             if not isinstance(output, Tensor):
                 raise BadInput(
-                    f"forward returns {_kind(output)}: return a tensor or a tuple of tensors"
+                    f"forward returns {kind_of(output)}: return a tensor or a tuple of tensors"
                 )
         return [output for output in outputs if output.requires_grad], named
 
@@ -192,8 +202,8 @@ class _Check:
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
             **self.values,
-            **dict(zip(_numbered("grad_output", self.outputs), self.grads, strict=True)),
-            **dict(zip(_numbered("output", self.outputs), self.outputs, strict=True)),
+            **dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True)),
+            **dict(zip(numbered("output", self.outputs), self.outputs, strict=True)),
         }
 
     def _key(self, given: str) -> str | None:
@@ -206,7 +216,7 @@ class _Check:
         """Return what the by-hand side gives, having seen that it left its inputs alone."""
         given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.given.items()}
         found = self._by_hand(**given)
-        for key, value in _tensors(self.given).items():
+        for key, value in tensors(self.given).items():
             if not _same_bits(value, given[key]):
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
         return {label: value.detach().clone() for label, value in found.items()}
@@ -214,14 +224,14 @@ class _Check:
     def _by_hand(self, **given: Any) -> dict[str, Tensor]:
         """Run backward on exactly what it asks for; return its gradients by name."""
         found = self._apply(given) if self.is_function else self._call(given)
-        like = {**_tensors(self.inputs), **self.values}
+        like = {**tensors(self.inputs), **self.values}
         return {
             label: torch.zeros_like(like[label]) if value is None else value
             for label, value in found.items()
         }
 
     def _call(self, given: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
-        found = self.backward(**_gathered(given, self.asked))
+        found = self.backward(**gathered(given, self.asked))
         if isinstance(found, Tensor):
             found = (found,)
         if isinstance(found, tuple | list):
@@ -233,13 +243,13 @@ class _Check:
             found = dict(zip(self.leaves, found, strict=True))
         if not isinstance(found, Mapping):
             raise BadInput(
-                f"backward returns {_kind(found)}: return a dict or a tuple of gradients"
+                f"backward returns {kind_of(found)}: return a dict or a tuple of gradients"
             )
         for label, value in found.items():
             if label not in self.leaves and label not in self.values:
                 raise unknown("gradient", str(label), [*self.leaves, *self.values])
             if value is not None and not isinstance(value, Tensor):
-                raise BadInput(f"backward returns {_kind(value)} for {label!r}: return a tensor")
+                raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
         return found
 
     def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
@@ -254,11 +264,11 @@ class _Check:
                 f"{self.backward.__name__} has {len(outputs)} differentiable outputs and forward "
                 f"{len(self.outputs)}: return the same ones"
             )
-        labels = _numbered("output", outputs)
+        labels = numbered("output", outputs)
         gradients = torch.autograd.grad(
             outputs,
             [fresh[label] for label in self.leaves],
-            [given[key] for key in _numbered("grad_output", outputs)],
+            [given[key] for key in numbered("grad_output", outputs)],
             allow_unused=True,
         )
         return {
@@ -269,7 +279,7 @@ class _Check:
     # -- the autograd side
 
     def _reference_inputs(self) -> dict[str, Any]:
-        grads = dict(zip(_numbered("grad_output", self.outputs), self.grads, strict=True))
+        grads = dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True))
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
             **grads,
@@ -281,9 +291,9 @@ class _Check:
         outputs, named = self._run_forward(fresh)
         wanted = {**named, **{label: fresh[label] for label in self.leaves}}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
-        grads = [given[key] for key in _numbered("grad_output", outputs)]
+        grads = [given[key] for key in numbered("grad_output", outputs)]
         gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
-        labels = _numbered("output", outputs)
+        labels = numbered("output", outputs)
         return {
             **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
             **{_VALUE + label: value.detach() for label, value in named.items()},
@@ -303,7 +313,7 @@ class _Check:
         outputs, named = self._run_forward(fresh)
         found: dict[str, Tensor] = {}
         if self.is_function:
-            found.update(zip(_numbered("output", outputs), self.outputs, strict=True))
+            found.update(zip(numbered("output", outputs), self.outputs, strict=True))
 
         def note(label: str, gradient: Tensor) -> Tensor | None:
             found[label] = gradient.detach().clone()
@@ -326,121 +336,6 @@ class _Check:
         for label, tensor in judged.items():
             found.setdefault(label, torch.zeros_like(tensor))
         return {label: value.detach() for label, value in found.items()}, list(found)
-
-
-def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
-    """Return why nothing is lifted, if nothing is, and how many entries of a large product.
-
-    Raises BadInput for a `lift` that is neither all, none, auto nor a number of at least 1.
-    """
-    if lift == "none":
-        return Opaque("lifting was switched off"), None
-    if lift == "all":
-        return None, None
-    if lift == "auto":
-        count = sum(v.numel() for v in values if isinstance(v, Tensor))
-        if count > TOO_MANY:
-            return Opaque(f"{count:,} elements take long to lift: ask for it with lift all"), None
-        return None, SAMPLE
-    try:
-        entries = int(lift)
-    except ValueError:
-        entries = 0
-    if entries < 1:
-        raise BadInput(f"lift {lift!r}: choose all, none, auto or a number of entries")
-    return None, entries
-
-
-def _by_name(forward: Forward, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
-    """Return the inputs by the names of forward's parameters."""
-    if not callable(forward):
-        raise BadInput(f"forward is {_kind(forward)}: give a function")
-    if isinstance(inputs, Tensor):
-        inputs = (inputs,)
-    signature = inspect.signature(forward)
-    try:
-        if isinstance(inputs, Mapping):
-            bound = signature.bind(**inputs)
-        elif isinstance(inputs, tuple | list):
-            bound = signature.bind(*inputs)
-        else:
-            raise BadInput(f"inputs is {_kind(inputs)}: give a dict or a tuple")
-    except TypeError as error:
-        names = ", ".join(signature.parameters)
-        raise BadInput(f"inputs do not fit forward({names}): {error}") from None
-    found: dict[str, Any] = {}
-    for label, value in bound.arguments.items():
-        kind = signature.parameters[label].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            found.update(value)
-        elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
-            raise BadInput(f"forward takes {label!r} without a name: name each parameter")
-        else:
-            found[label] = value
-    for label in ("grad_output", "output"):
-        if label in found:
-            raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
-    return found
-
-
-def _differentiable(inputs: Mapping[str, Any]) -> list[str]:
-    """Return the names of the inputs whose gradients are judged."""
-    floats = {k: v for k, v in _tensors(inputs).items() if v.is_floating_point()}
-    asked = [label for label, value in floats.items() if value.requires_grad]
-    if not floats:
-        kinds = ", ".join(f"{label} is {_kind(value)}" for label, value in inputs.items())
-        raise BadInput(
-            f"no differentiable input ({kinds or 'none at all'}): give a tensor of floats"
-        )
-    return asked or list(floats)
-
-
-def _cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return what stands above each output: 1 for a scalar, else drawn from a normal."""
-    if not outputs:
-        raise BadInput("no output of forward depends on a differentiable input: nothing to judge")
-    chance = torch.Generator().manual_seed(seed)
-    return [
-        torch.ones_like(output)
-        if not output.ndim
-        else torch.randn(output.shape, generator=chance, dtype=torch.float64).to(output)
-        for output in outputs
-    ]
-
-
-def _asked(backward: Backward, offer: Mapping[str, Any]) -> list[str]:
-    """Return the names that backward's parameters ask for."""
-    if not callable(backward):
-        raise BadInput(f"backward is {_kind(backward)}: give a function or an autograd.Function")
-    known = list(dict.fromkeys(key.split("[")[0] for key in offer))
-    asked = []
-    for label, parameter in inspect.signature(backward).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            return known
-        if label in known:
-            asked.append(label)
-        elif parameter.default is inspect.Parameter.empty:
-            raise unknown("parameter of backward", label, known)
-    return asked
-
-
-def _gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
-    """Return what is asked for by name; several outputs as one tuple."""
-    return {
-        label: given[label]
-        if label in given
-        else tuple(value for key, value in given.items() if key.split("[")[0] == label)
-        for label in asked
-    }
-
-
-def _numbered(label: str, outputs: Sequence[Tensor]) -> list[str]:
-    """Return a name for each output: `output`, or `output[0]`, `output[1]`, ..."""
-    return [label] if len(outputs) == 1 else [f"{label}[{k}]" for k in range(len(outputs))]
-
-
-def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {label: value for label, value in values.items() if isinstance(value, Tensor)}
 
 
 def _read(
@@ -478,8 +373,3 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return _mismatch(one, other) is None and torch.equal(
         as_integers(one.detach()), as_integers(other.detach())
     )
-
-
-def _kind(value: Any) -> str:
-    """Return what a value is, in words for a message."""
-    return "None" if value is None else f"a {type(value).__name__}"

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.arguments import how_much
 from compare.batch import fill, plan
 from compare.bits import Difference, as_integers, compare_bits
 from compare.cases import CASES, Case
-from compare.checking import how_much
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.given import device_named, draw, dtype_named

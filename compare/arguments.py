@@ -1,0 +1,140 @@
+"""What `check` is given, brought into order: inputs by name, what backward asks for, cotangents.
+
+Raises BadInput, in one line, for whatever cannot be used.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.errors import BadInput, unknown
+from compare.program import Opaque
+
+SAMPLE = 10_000  # entries
+TOO_MANY = 2_000_000  # elements
+
+
+def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
+    """Return why nothing is lifted, if nothing is, and how many entries of a large product.
+
+    Raises BadInput for a `lift` that is neither all, none, auto nor a number of at least 1.
+    """
+    if lift == "none":
+        return Opaque("lifting was switched off"), None
+    if lift == "all":
+        return None, None
+    if lift == "auto":
+        count = sum(v.numel() for v in values if isinstance(v, Tensor))
+        if count > TOO_MANY:
+            return Opaque(f"{count:,} elements take long to lift: ask for it with lift all"), None
+        return None, SAMPLE
+    try:
+        entries = int(lift)
+    except ValueError:
+        entries = 0
+    if entries < 1:
+        raise BadInput(f"lift {lift!r}: choose all, none, auto or a number of entries")
+    return None, entries
+
+
+def by_name(
+    forward: Callable[..., Any], inputs: Mapping[str, Any] | Sequence[Any]
+) -> dict[str, Any]:
+    """Return the inputs by the names of forward's parameters."""
+    if not callable(forward):
+        raise BadInput(f"forward is {kind_of(forward)}: give a function")
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    signature = inspect.signature(forward)
+    try:
+        if isinstance(inputs, Mapping):
+            bound = signature.bind(**inputs)
+        elif isinstance(inputs, tuple | list):
+            bound = signature.bind(*inputs)
+        else:
+            raise BadInput(f"inputs is {kind_of(inputs)}: give a dict or a tuple")
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        raise BadInput(f"inputs do not fit forward({names}): {error}") from None
+    found: dict[str, Any] = {}
+    for label, value in bound.arguments.items():
+        kind = signature.parameters[label].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(value)
+        elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise BadInput(f"forward takes {label!r} without a name: name each parameter")
+        else:
+            found[label] = value
+    for label in ("grad_output", "output"):
+        if label in found:
+            raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
+    return found
+
+
+def differentiable(inputs: Mapping[str, Any]) -> list[str]:
+    """Return the names of the inputs whose gradients are judged."""
+    floats = {k: v for k, v in tensors(inputs).items() if v.is_floating_point()}
+    asked = [label for label, value in floats.items() if value.requires_grad]
+    if not floats:
+        kinds = ", ".join(f"{label} is {kind_of(value)}" for label, value in inputs.items())
+        raise BadInput(
+            f"no differentiable input ({kinds or 'none at all'}): give a tensor of floats"
+        )
+    return asked or list(floats)
+
+
+def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return what stands above each output: 1 for a scalar, else drawn from a normal."""
+    if not outputs:
+        raise BadInput("no output of forward depends on a differentiable input: nothing to judge")
+    chance = torch.Generator().manual_seed(seed)
+    return [
+        torch.ones_like(output)
+        if not output.ndim
+        else torch.randn(output.shape, generator=chance, dtype=torch.float64).to(output)
+        for output in outputs
+    ]
+
+
+def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
+    """Return the names that backward's parameters ask for."""
+    if not callable(backward):
+        raise BadInput(f"backward is {kind_of(backward)}: give a function or an autograd.Function")
+    known = list(dict.fromkeys(key.split("[")[0] for key in offer))
+    asked = []
+    for label, parameter in inspect.signature(backward).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            return known
+        if label in known:
+            asked.append(label)
+        elif parameter.default is inspect.Parameter.empty:
+            raise unknown("parameter of backward", label, known)
+    return asked
+
+
+def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+    """Return what is asked for by name; several outputs as one tuple."""
+    return {
+        label: given[label]
+        if label in given
+        else tuple(value for key, value in given.items() if key.split("[")[0] == label)
+        for label in asked
+    }
+
+
+def numbered(label: str, outputs: Sequence[Tensor]) -> list[str]:
+    """Return a name for each output: `output`, or `output[0]`, `output[1]`, ..."""
+    return [label] if len(outputs) == 1 else [f"{label}[{k}]" for k in range(len(outputs))]
+
+
+def tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return those of the values that are tensors."""
+    return {label: value for label, value in values.items() if isinstance(value, Tensor)}
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words for a message."""
+    return "None" if value is None else f"a {type(value).__name__}"
