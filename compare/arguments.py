@@ -48,7 +48,8 @@ def by_name(
         raise BadInput(f"forward is {kind_of(forward)}: give a function")
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
-    signature = inspect.signature(forward)
+    called = forward.forward if isinstance(forward, torch.nn.Module) else forward
+    signature = _signature("forward", called)
     try:
         if isinstance(inputs, Mapping):
             bound = signature.bind(**inputs)
@@ -68,10 +69,20 @@ def by_name(
             raise BadInput(f"forward takes {label!r} without a name: name each parameter")
         else:
             found[label] = value
+    for label, value in tensors(found).items():
+        if value.layout != torch.strided:
+            raise BadInput(f"input {label!r} is sparse: give a dense tensor")
     for label in ("grad_output", "output"):
         if label in found:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
     return found
+
+
+def _signature(what: str, function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError):
+        raise BadInput(f"{what} has no signature to read: wrap it, as in lambda x: ...") from None
 
 
 def differentiable(inputs: Mapping[str, Any]) -> list[str]:
@@ -105,7 +116,14 @@ def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
         raise BadInput(f"backward is {kind_of(backward)}: give a function or an autograd.Function")
     known = list(dict.fromkeys(key.split("[")[0] for key in offer))
     asked = []
-    for label, parameter in inspect.signature(backward).parameters.items():
+    for label, parameter in _signature("backward", backward).parameters.items():
+        if parameter.kind in (
+            inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
+        ):  # fmt: skip
+            raise BadInput(
+                f"backward takes {label!r} without a name: name each parameter, and give a "
+                "torch.autograd.Function as the class itself"
+            )
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             return known
         if label in known:
@@ -137,4 +155,6 @@ def tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def kind_of(value: Any) -> str:
     """Return what a value is, in words for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
     return "None" if value is None else f"a {type(value).__name__}"

@@ -43,6 +43,8 @@ def name(tensor: Tensor, label: str) -> Tensor:
     """
     found = _named.get()
     if found is not None:
+        if not isinstance(label, str):
+            raise BadInput(f"compare.name(..., {label!r}): a name is a string")
         if not isinstance(tensor, Tensor):
             raise BadInput(
                 f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
@@ -124,6 +126,7 @@ class _Check:
                 )
         self.outputs = [output.detach() for output in first]
         self.values = {label: value.detach().clone() for label, value in values.items()}
+        self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
             if label in self.inputs or label in ("grad_output", "output"):
                 raise BadInput(
@@ -246,6 +249,16 @@ class _Check:
                 f"backward returns {kind_of(found)}: return a dict or a tuple of gradients"
             )
         for label, value in found.items():
+            if label in self.inputs and label not in self.leaves:
+                raise BadInput(
+                    f"backward returns a gradient for {label!r}, which needs none: mark it with "
+                    "requires_grad=True, or leave it out"
+                )
+            if label in self.values and label not in self.through:
+                raise BadInput(
+                    f"backward returns a gradient for {label!r}, and none flows through it "
+                    "(detached, or integers): leave it out"
+                )
             if label not in self.leaves and label not in self.values:
                 raise unknown("gradient", str(label), [*self.leaves, *self.values])
             if value is not None and not isinstance(value, Tensor):
@@ -255,8 +268,10 @@ class _Check:
     def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """Run the autograd.Function's own forward and backward."""
         fresh = self._fresh({label: given[label] for label in self.inputs})
+        # not the leaves themselves: the Function may write into what it is given
         with torch.enable_grad():
-            found = self.backward.apply(*fresh.values())  # type: ignore[union-attr]
+            own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in fresh.items()}
+            found = self.backward.apply(*own.values())  # type: ignore[union-attr]
         outputs = [found] if isinstance(found, Tensor) else list(found)
         outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
         if len(outputs) != len(self.outputs):
@@ -265,12 +280,14 @@ class _Check:
                 f"{len(self.outputs)}: return the same ones"
             )
         labels = numbered("output", outputs)
-        gradients = torch.autograd.grad(
-            outputs,
-            [fresh[label] for label in self.leaves],
-            [given[key] for key in numbered("grad_output", outputs)],
-            allow_unused=True,
-        )
+        leaves = [fresh[label] for label in self.leaves]
+        grads = [given[key] for key in numbered("grad_output", outputs)]
+        try:
+            gradients = torch.autograd.grad(outputs, leaves, grads, allow_unused=True)
+        except RuntimeError as error:
+            if "incorrect number of gradients" not in str(error):
+                raise
+            raise BadInput(str(error).splitlines()[0]) from None
         return {
             **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
             **dict(zip(self.leaves, gradients, strict=True)),

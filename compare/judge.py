@@ -266,6 +266,10 @@ def _same_numbers(
     """Compare two lifted tensors, element by element; of sampled ones what is known."""
     known = _pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
+    if sampled and known.size and not known.any():
+        return _Formula(
+            None, "it depends on entries of a large product that were not lifted: use lift all"
+        )
     if sampled and known.any() and not known.all():
         share = f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
         mine, theirs = mine[known], theirs[known]

@@ -147,6 +147,8 @@ def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: 
     assert callable(node.target)
     out = node.target(*args, **kwargs)
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
+    if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flat(args))):
+        return out, Missing(f"{node.target}", "it takes or gives complex numbers")
     if name == "getitem":
         source, index = node.args
         whole = values[source]  # type: ignore[index]
@@ -211,6 +213,11 @@ def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))
     parts, rest = args[:2], args[2:]  # the *_scatter family
     return join(row, parts, lambda places: target(*places, *rest, **kwargs))
+
+
+def _flat(values: Any) -> list[Any]:
+    """Return arguments without the lists around some of them."""
+    return [v for value in values for v in (value if isinstance(value, list | tuple) else [value])]
 
 
 _FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}

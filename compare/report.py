@@ -177,7 +177,11 @@ class Report:
             return "nothing was compared"
         where = "" if self.case == "check" else f" at each of {_plural(self.steps, 'step')}"
         if self.verdict == EXACT:
-            return f"all {_plural(len(rows), 'quantity')} have autograd's bits{where}"
+            if not any(q.compared for q in rows):
+                return "nothing to compare: no quantity has any elements"
+            if len(rows) == 1:
+                return f"{rows[0].name} has autograd's bits{where}"
+            return f"all {len(rows)} quantities have autograd's bits{where}"
         odd = [q for q in rows if q.verdict == self.verdict]
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:

@@ -1,6 +1,7 @@
 """A person's own file for `python -m compare check FILE`: read, moved to a dtype and device."""
 
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -67,6 +68,11 @@ def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
     return move(inputs)
 
 
+def _library(filename: str) -> bool:
+    """Whether a frame is in Python itself or an installed library."""
+    return "site-packages" in filename or filename.startswith(("<", os.path.dirname(os.__file__)))
+
+
 class _theirs:  # noqa: N801 - read as a word: with _theirs(path)
     """Within, an exception from the user's file becomes a UserError with their lines of it."""
 
@@ -83,11 +89,14 @@ class _theirs:  # noqa: N801 - read as a word: with _theirs(path)
             lines = traceback.format_exception_only(error)
         else:
             frames = traceback.extract_tb(trace)
-            first = next((k for k, f in enumerate(frames) if f.filename == file), None)
-            if first is None and not isinstance(error, SystemExit):
+            ours = str(Path(__file__).parent)
+            last = max((k for k, f in enumerate(frames) if f.filename.startswith(ours)), default=-1)
+            theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
+            if not theirs and not isinstance(error, SystemExit):
                 return  # not in their code: a fault of this program
+            first = theirs[0] if theirs else 0
             linecache.checkcache(file)
-            lines = traceback.format_list(frames[first or 0 :])
+            lines = traceback.format_list(frames[first:])
             lines += traceback.format_exception_only(error)
         raise UserError(
             f"{self.path} raised an exception of its own:\n{''.join(lines).rstrip()}"

@@ -177,6 +177,46 @@ def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
     assert "give it a row in compare/operations.py" in str(report)
 
 
+def test_complex_numbers_in_between_are_not_taken_for_real_ones() -> None:
+    """|3 + 0.0008i| is not 3, though lifting its real part alone would say so."""
+
+    def near(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        c = torch.complex(torch.full_like(x, 3), torch.full_like(x, 0.0008))
+        return (grad_output * c.abs(),)
+
+    def right(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        return (grad_output * torch.tensor(3 + 4j).abs(),)
+
+    x = inputs(torch.float32)["X"]
+    report = compare.check(near, lambda x: x * 3, (x,))
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    assert not proof.lifted
+    assert compare.check(right, lambda x: x * 5, (x,)).verdict in ("EXACT", "UNDECIDED")
+
+
+def test_a_module_is_a_forward_and_a_function_may_write_into_its_input() -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.mark_dirty(x)
+            return x.mul_(2)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            return grads[0] * 2
+
+    compare.assert_same(Doubled, lambda x: x * 2, (X.float(),))
+    layer = torch.nn.Linear(4, 3, dtype=X.dtype)
+    weight = layer.weight.detach()
+    compare.assert_same(lambda grad_output: (grad_output @ weight,), layer, (X,))
+
+
+def test_nothing_to_compare_is_said() -> None:
+    report = compare.check(lambda x: (x * 7,), lambda x: x.sum(), (torch.zeros(0),))
+    assert "nothing to compare" in str(report)
+
+
 def _at_zero(step: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor]]:
     return lambda x, grad_output: (grad_output * step(x),)
 
@@ -253,6 +293,15 @@ BAD: list[tuple[str, Any, Any, Any, str]] = [
      {"X": X}, "'a') is called twice"),
     ("clash", lambda X: (X,), lambda X: compare.name(X * 2, "X").sum(), {"X": X}, "has that name"),
     ("no tensor", lambda X: (X,), lambda X: compare.name(3, "a") * X.sum(), {"X": X}, "a int"),
+    ("builtin", lambda x: (x,), torch.log, {"x": X}, "forward has no signature to read"),
+    ("positional", lambda *args: args, lambda X: X.sum(), {"X": X}, "as the class itself"),
+    ("label", lambda X: (X,), lambda X: compare.name(X * 2, 3).sum(), {"X": X}, "is a string"),
+    ("sparse", lambda X: (X,), lambda X: X.sum(), {"X": torch.eye(3).to_sparse()}, "is sparse"),
+    ("through", lambda X: {"X": X, "u": X},
+     lambda X: (compare.name(X.detach() * 2, "u") * X).sum(), {"X": X}, "none flows through it"),
+    ("needs none", lambda X, w: {"X": X, "w": w}, lambda X, w: (X * w).sum(),
+     {"X": X, "w": X.clone().requires_grad_()}, "which needs none"),
+    ("complex", lambda X: (X,), lambda X: X.abs().sum(), {"X": X + 1j}, "X is a tensor of complex"),
     ("not callable", 3, lambda X: X.sum(), {"X": X}, "backward is a int"),
 ]  # fmt: skip
 
