@@ -54,11 +54,10 @@ class Prover:
         shares: dict[str, Tensor | None] = {}
         for name, value in manual.items():
             bounds = [side.get(name) for side in sides]
-            gap = (value.double() - autograd[name].double()).abs().cpu()
             shares[name] = None
             if all(isinstance(bound, Bound) for bound in bounds):
                 allowed = sum(bound.error for bound in bounds)  # type: ignore[union-attr]
-                shares[name] = torch.where(gap == 0, 0.0, gap / allowed)
+                shares[name] = share_of_rounding(value, autograd[name], allowed)
         return shares
 
     def _bounds(self, program: _Read, given: Named, manual: Named) -> Mapping[str, Any]:
@@ -77,6 +76,18 @@ class Prover:
                 self.off or _read(self.autograd.traceable, given),
             )
         return self.programs[size]
+
+
+def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
+    """Return |manual - autograd| / allowed, 0 where they are equal.
+
+    Infinite where they are not and nothing finite is allowed: a bound that says nothing is no pass.
+    """
+    one, other = manual.double().cpu(), autograd.double().cpu()
+    share = torch.where(
+        torch.as_tensor(allowed).isfinite(), (one - other).abs() / allowed, torch.inf
+    )
+    return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 def _read(function: Step, given: Named) -> _Read:

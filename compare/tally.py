@@ -1,5 +1,6 @@
 """Adds up, chunk by chunk, what the comparison of each named quantity found."""
 
+import math
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -56,11 +57,10 @@ class Tally:
             for name, first in self.first.items()
         ):
             return len(steps)
-        expected = [(v.shape, v.dtype, v.device) for v in self.first.values()]
         for k, named in enumerate(steps):
-            if list(named) == rows and expected == [
-                (v.shape, v.dtype, v.device) for v in named.values()
-            ]:
+            if named.keys() == self.first.keys() and not any(
+                mismatch(named[name], first) for name, first in self.first.items()
+            ):
                 continue
             step = self.report.steps + k
             for name in dict.fromkeys([*rows, *named]):
@@ -131,8 +131,9 @@ class Tally:
         if unread is not None:
             return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
         share, step = self.bounds[row.name]
-        if share is None:
-            return Proof(UNDECIDED, f"{lifted}; no bound on its rounding", True, **errors)
+        if share is None or not math.isfinite(share):
+            text = f"{lifted}; no bound on its rounding at step {step}"
+            return Proof(UNDECIDED, text, True, **errors)
         if not share <= 1:
             text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
             return Proof(UNDECIDED, text, True, **errors, share=share)

@@ -15,6 +15,7 @@ from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
 from compare.given import DTYPES
 from compare.harness import Run, run
+from compare.prove import share_of_rounding
 from tests.conftest import Plant, one_ulp, planted
 
 EXACT_CASES = [name for name, case in CASES.items() if case.promises == "EXACT"]
@@ -258,6 +259,25 @@ def test_a_quantity_that_goes_missing_later_is_wrong(
     row = report.quantities[name]
     assert (row.problem, row.first_unequal) == (f"from step {at} on {problem}", at)
     assert report.quantities["l1"].compared == 16 * at
+
+
+def test_another_order_of_names_hides_nothing() -> None:
+    """A by-hand side may name things in its own order; what it drops later is still noticed."""
+
+    def reordered(**given: Tensor) -> dict[str, Tensor]:
+        return dict(reversed(step(**given).items()))
+
+    step = planted(THREE_LAYER, _drop, at=2100)
+    report = run(THREE_LAYER, steps=2200, step=reordered, lift="none")
+    assert (report.verdict, report.first_wrong, report.steps) == ("WRONG", "l1_delta", 2100)
+
+
+def test_a_bound_that_says_nothing_is_no_pass() -> None:
+    inf = math.inf
+    manual = torch.tensor([1.0, 1.0, inf, inf, 2.0])
+    autograd = torch.tensor([1.0, 1.5, inf, 3.0, 2.5])
+    allowed = torch.tensor([inf, inf, inf, 1.0, 0.25], dtype=torch.float64)
+    assert share_of_rounding(manual, autograd, allowed).tolist() == [0, inf, 0, inf, 2]
 
 
 @pytest.mark.parametrize("plain", [False, True])
