@@ -213,10 +213,8 @@ class _Judge:
         assert reference is not None
         if not (_known(hand) and _known(reference)):
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
-        shares = [
-            _share_of_bound(values[name], side)
-            for values, side in ((self.e.manual, hand), (self.e.autograd, reference))
-        ]
+        manual, autograd = self.e.manual[name], self.e.autograd[name]
+        shares = [_share_of_bound(manual, hand), _share_of_bound(autograd, reference)]
         share = max(shares)
         if math.isnan(share):
             return Proof(UNDECIDED, f"{text}; the bound on its rounding is not finite", **off)
@@ -236,6 +234,14 @@ class _Judge:
                 share=shares[1],
                 **off,
             )
+        room = _sum_of_bounds(hand, reference)
+        unlifted = torch.from_numpy(_pairs(_unknown, hand.exact, reference.exact) == 1)
+        if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone
+            beyond = share_of_rounding(manual, autograd, room)[unlifted]
+            share = max(share, float(beyond.max()))
+            if not share <= 1:
+                why = f"where nothing was lifted the two are {share:.3g} times what both may round"
+                return Proof(UNDECIDED, f"{text}; {why} apart: use lift all", share=share, **off)
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
 
     def _by_numbers(self, name: str, text: str, reference: _Side, off: dict[str, Any]) -> Proof:
@@ -321,6 +327,10 @@ def _digits(a: Any) -> str:
     return f"{float(a.mid()):.9g}"
 
 
+def _unknown(a: Any, b: Any) -> bool:
+    return not (a.is_finite() and b.is_finite())
+
+
 def _known(side: _Side) -> bool:
     return not isinstance(side.exact, Missing) and isinstance(side.bound, Bound)
 
@@ -378,6 +388,18 @@ def _share_of_bound(values: Tensor, side: _Side) -> float:
         return math.nan
     share = torch.where(distance == 0, 0.0, distance / bound)
     return float(share.max())
+
+
+def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
+    """Return |manual - autograd| / allowed, 0 where they are equal.
+
+    Infinite where they are not and nothing finite is allowed: a bound that says nothing is no pass.
+    """
+    one, other = manual.double().cpu(), autograd.double().cpu()
+    share = torch.where(
+        torch.as_tensor(allowed).isfinite(), (one - other).abs() / allowed, torch.inf
+    )
+    return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 def _sum_of_bounds(*sides: _Side | None) -> Tensor | None:

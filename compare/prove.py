@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compare.bounds import Bound
-from compare.judge import Evidence, bounds_for, judge
+from compare.judge import Evidence, bounds_for, judge, share_of_rounding
 from compare.lift import Missing, Start, lift
 from compare.program import Opaque, Program, trace
 from compare.sides import Autograd, Named, Step
@@ -76,18 +75,6 @@ class Prover:
                 self.off or _read(self.autograd.traceable, given),
             )
         return self.programs[size]
-
-
-def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
-    """Return |manual - autograd| / allowed, 0 where they are equal.
-
-    Infinite where they are not and nothing finite is allowed: a bound that says nothing is no pass.
-    """
-    one, other = manual.double().cpu(), autograd.double().cpu()
-    share = torch.where(
-        torch.as_tensor(allowed).isfinite(), (one - other).abs() / allowed, torch.inf
-    )
-    return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 def _read(function: Step, given: Named) -> _Read:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
+from compare.balls import _some
 from compare.cli import main
 from compare.errors import BadInput
 
@@ -399,9 +400,20 @@ def test_large_products_are_sampled_and_said_to_be() -> None:
     def by_hand(a: Tensor, b: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
         return (b @ grad_output.mT).mT, (grad_output.mT @ a).mT
 
+    def flipped(a: Tensor, b: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        da, db = by_hand(a, b, grad_output)
+        sign = torch.ones_like(da)
+        sign[outside] = -1
+        return da * sign, db
+
+    rows, columns = (set(range(n)) - set(_some(n, 16).tolist()) for n in (20, 30))
+    outside = (min(rows), min(columns))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.balls.LARGE", 100)
         report = compare.check(by_hand, product, given, lift=16)
+        blind = compare.check(flipped, product, given, lift=16)
+    assert not blind.ok, str(blind)  # a flipped sign where nothing was lifted is no pass
+    assert compare.check(flipped, product, given, lift="all").first_wrong == "a"
     assert report.ok, str(report)
     proof = report.quantities["a"].proof
     assert proof is not None

@@ -15,7 +15,7 @@ from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
 from compare.given import DTYPES
 from compare.harness import Run, run
-from compare.prove import share_of_rounding
+from compare.judge import share_of_rounding
 from tests.conftest import Plant, one_ulp, planted
 
 EXACT_CASES = [name for name, case in CASES.items() if case.promises == "EXACT"]
