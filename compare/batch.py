@@ -48,9 +48,12 @@ def plan(
     """
     pairs = list(pairwise(network.sizes))
     values = [count for i, o in pairs for count in (rows * o, i * o)]
+    if network.bias or network.batch_norm:
+        values += network.sizes[1:]
     steps = max(1, GRAIN // (population * max(rows * network.sizes[0], *values)))
     small = max(rows * i * o for i, o in pairs) < OWN_LOOP
-    if device.type != "cpu" or not small or steps == 1:
+    alike = network.optimizer == "sgd"  # torch.optim.Adam has one number of steps for all weights
+    if device.type != "cpu" or not small or not alike or steps == 1:
         return Plan(steps, together=False, multiple=1)
     lanes = VECTOR_BYTES // dtype.itemsize
     return Plan(steps, together=True, multiple=lanes // math.gcd(lanes, *values))

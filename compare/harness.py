@@ -22,12 +22,14 @@ from compare.bits import Difference, as_integers, compare_bits
 from compare.cases import CASES, Case
 from compare.environment import environment
 from compare.errors import BadInput
+from compare.evaluation import Evaluation
 from compare.given import device_named, draw, dtype_named
 from compare.interrupt import requests
-from compare.prove import Prover
+from compare.prove import Prover, whole_numbers
 from compare.report import Report
 from compare.sides import Autograd, Named, Step, by_hand
 from compare.tally import Tally
+from manual.losses import LOSSES
 
 
 @dataclass
@@ -37,7 +39,8 @@ class Chunk:
     start: int
     steps: int
     loss: dict[str, Tensor]  # of each side, (steps,), the mean over the population
-    error: dict[str, Tensor]  # mean absolute error of the output, likewise
+    error: dict[str, Tensor]  # mean absolute error of the prediction, likewise
+    accuracy: dict[str, Tensor]  # share of rows whose class is right, likewise; empty: no classes
     unequal: int  # elements so far
     max_ulp: int  # so far
     free_gap: float  # so far
@@ -72,31 +75,30 @@ class Run:
         self.steps = case.steps if steps is None else steps
         if not isinstance(self.steps, int) or self.steps < 1:
             raise BadInput(f"steps {self.steps}: a run needs at least 1 step")
+        self.case = case
         place = device_named(device)
         kind = dtype_named(dtype)
         given = draw(case, seed=seed, population=population, dtype=kind, device=place)
         self.plan = plan(
-            case.network, rows=len(case.X), population=population, dtype=kind, device=place
+            case.network, rows=given.rows, population=population, dtype=kind, device=place
         )
         self.together = self.plan.together and not plain
         self.population = population
         self.given = given
-        self.fixed = {
-            "X": fill(given.X, self.plan.multiple),
-            "y": fill(given.y, self.plan.multiple),
-        }
-        self.weights = {name: fill(w, self.plan.multiple) for name, w in given.weights.items()}
+        self.state = self._filled(given.state)
+        self.rows = self._filled({"X": given.X, "y": given.y}) if not case.batch_size else {}
         self.hand = step or by_hand(case)
         self.autograd = Autograd(case)
-        one = [value[:1] for value in (given.X, given.y, *given.weights.values())]
-        self.prover = Prover(self.hand, self.autograd, *how_much(lift, one))
+        one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
+        self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
+        self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None and CASES.get(case.name) == case:
             self.report.command = _command(case, self.steps, settings)
         self.tally = Tally(self.report, seed)
-        self.output = f"l{len(self.weights)}"
-        self.free: Named | None = None  # autograd's weights since it went on its own
+        self.output = f"l{len(case.network.sizes) - 1}"
+        self.free: Named | None = None  # autograd's state since it went on its own
         self.unequal_chunks = 0
         self.whole: dict[str, Any] = {}  # the report after the last whole chunk
         self.regular = True  # every step by hand has had the first one's names and shapes
@@ -122,14 +124,25 @@ class Run:
                 report.interrupted = True
             finally:
                 asked.working = False
+        if not report.interrupted and self.regular and self.given.X_test is not None:
+            self._evaluate()
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - started
         return report
 
+    def _evaluate(self) -> None:
+        """Ask both sides about the rows kept back."""
+        state = {name: value[: self.population] for name, value in self.state.items()}
+        evaluation = Evaluation(self.case, self.autograd, *self.lifts)
+        l = evaluation.judge(self.given.X_test, state, self.tally)[self.output]  # noqa: E741
+        if self.case.network.classes:
+            share = _right(l[None], self.given.y_test[None], self.case.network.loss)
+            self.report.accuracy = float(share)
+
     def _data(self, count: int) -> list[Named]:
-        """Return what each of the next steps is given besides the weights."""
-        return [{**self._filled(data), **self.fixed} for data in self.given.steps(count)]
+        """Return what each of the next steps is given besides the state."""
+        return [{**self._filled(data), **self.rows} for data in self.given.steps(count)]
 
     def _filled(self, values: Named) -> Named:
         """Return (networks, ...) values with as many networks as fill whole vectors."""
@@ -137,16 +150,16 @@ class Run:
 
     def _chunk(self) -> Chunk | None:
         """Go ahead by hand for a chunk of steps, then judge it."""
-        report, weights = self.report, self.weights
+        report, state = self.report, self.state
         before: list[Named] = []
         after: list[Named] = []
         with torch.inference_mode():
             for data in self._data(min(self.plan.steps, self.steps - report.steps)):
-                before.append({**data, **weights})
+                before.append({**data, **state})
                 # copies: what the by-hand side does to what it is given stays its own affair
                 after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
-                weights = {name: after[-1].get(name, weights[name]) for name in weights}
-        self.weights = weights
+                state = {name: after[-1].get(name, state[name]) for name in state}
+        self.state = state
         if not report.quantities and not self.tally.open(after[0], self.autograd.step(**before[0])):
             report.steps, self.regular = 1, False
             return None
@@ -175,16 +188,22 @@ class Run:
         if self.tally.unequal:
             self._go_free(before, after)
 
-        y = self.fixed["y"][:P]
-        errors = {
-            "manual": y - ours[self.output][:, :P],
-            "autograd": y - theirs[self.output][:, :P],
-        }
+        y = torch.stack([given["y"] for given in before])[:, :P]
+        output = {"manual": ours[self.output][:, :P], "autograd": theirs[self.output][:, :P]}
+        hand_loss = LOSSES[self.case.network.loss].value
         return Chunk(
             start=start,
             steps=count,
-            loss={side: (e**2).sum((-2, -1)).mean(-1) / 2 for side, e in errors.items()},
-            error={side: e.abs().mean((-3, -2, -1)) for side, e in errors.items()},
+            loss={
+                "manual": hand_loss(output["manual"], y).mean(-1),
+                "autograd": self.autograd.loss(output["autograd"], y).mean(-1),
+            },
+            error={side: _error(l, y, self.case.network.loss) for side, l in output.items()},
+            accuracy={
+                side: _right(l, y, self.case.network.loss)
+                for side, l in output.items()
+                if self.case.network.classes
+            },
             unequal=self.tally.unequal,
             max_ulp=self.tally.max_ulp,
             free_gap=self.report.free_gap,
@@ -255,19 +274,24 @@ class Run:
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
                 wanted.add((first.worst.index[0], first.worst.index[1]))
-            given = _stacked(before)
-            batch = [self._batch(values) for values in (given, ours, theirs)]
-            for name, share in self.prover.shares(*batch).items():
-                if name not in unequal:
-                    continue
-                if share is None:
-                    self.tally.bound(name, None, start)
-                    continue
-                worst = int(share[: count * P].flatten(1).amax(1).argmax())
-                largest = float(share[worst].max())
-                self.tally.bound(name, largest, start + worst // P)
-                if not largest <= 1:
-                    wanted.add((worst // P, worst % P))
+            for steps in self._alike(before, ours, theirs):
+                given = _stacked([before[k] for k in steps])
+                batch = [
+                    self._batch(values)
+                    for values in (given, *({n: v[steps] for n, v in s.items()} for s in (ours, theirs)))
+                ]
+                for name, share in self.prover.shares(*batch).items():
+                    if name not in unequal:
+                        continue
+                    if share is None:
+                        self.tally.bound(name, None, start + steps[0])
+                        continue
+                    worst = int(share[: len(steps) * P].flatten(1).amax(1).argmax())
+                    largest = float(share[worst].max())
+                    step = steps[worst // P]
+                    self.tally.bound(name, largest, start + step)
+                    if not largest <= 1:
+                        wanted.add((step, worst % P))
         for step, network in sorted(wanted):
             given = {n: v[network : network + 1].clone() for n, v in before[step].items()}
             manual, autograd = (
@@ -277,13 +301,23 @@ class Run:
             proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
             self.tally.prove(start + step, proofs)
 
+    def _alike(self, before: list[Named], ours: Named, theirs: Named) -> list[list[int]]:
+        """Return the steps in groups that one program serves.
+
+        Where the steps are given other whole numbers each unequal one is a group by itself.
+        """
+        if len({whole_numbers(given) for given in before}) == 1:
+            return [list(range(len(before)))]
+        P = self.population
+        return [[k] for k in sorted({k for n in ours for k in _unequal_steps(ours[n], theirs[n], P)})]
+
     def _go_free(self, before: list[Named], after: list[Named]) -> None:
         """Let autograd train on its own, and note how far its weights come to lie from ours.
 
         Until the first difference its weights are ours, since each of its steps was; so it sets
         out from the first chunk in which any bit differs.
         """
-        free = {n: before[0][n] for n in self.weights} if self.free is None else self.free
+        free = {n: before[0][n] for n in self.state} if self.free is None else self.free
         for given, ours in zip(before, after, strict=True):
             named = self.autograd.step(**{**given, **free})
             free = {name: named[name] for name in free}
@@ -299,6 +333,27 @@ def _command(case: Case, steps: int, settings: dict[str, Any]) -> str:
     usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
     options = "".join(f" --{k} {v}" for k, v in settings.items() if v != usual[k])
     return f"python -m compare run {case.name} --steps {steps}{options}"
+
+
+def _prediction(l: Tensor, loss: str) -> Tensor:
+    """Return what an output says of y: its logits as chances."""
+    if loss == "cross_entropy":
+        return torch.softmax(l, -1)
+    return torch.sigmoid(l) if loss == "binary_cross_entropy_with_logits" else l
+
+
+def _error(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the mean absolute error over networks, rows and outputs."""
+    return (y - _prediction(l, loss)).abs().mean((-3, -2, -1))
+
+
+def _right(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the share of rows whose class is right, over networks and rows."""
+    if loss == "cross_entropy":
+        right = l.argmax(-1) == y.argmax(-1)
+    else:
+        right = ((l > 0) == (y > 0.5)).all(-1)
+    return right.to(torch.float64).mean((-2, -1))
 
 
 def _stacked(steps: list[Named]) -> Named:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._decomp.decompositions import native_batch_norm_decomposition
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -118,7 +119,9 @@ def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> fx.Graph
         with _IntegersRead():  # type: ignore[no-untyped-call]
             return function(*values)
 
-    return make_fx(recorded)(*at)
+    # the schema of native_batch_norm does not say that it moves the running statistics
+    saying_so = {torch.ops.aten.native_batch_norm.default: native_batch_norm_decomposition}
+    return make_fx(recorded, decomposition_table=saying_so)(*at)
 
 
 class _IntegersRead(TorchDispatchMode):

@@ -9,7 +9,7 @@ from compare.bounds import Bound
 from compare.judge import Evidence, bounds_for, judge, share_of_rounding
 from compare.lift import Missing, Start, lift
 from compare.program import Opaque, Program, trace
-from compare.sides import Autograd, Named, Step
+from compare.sides import Named, Step
 from compare.verdict import Proof
 
 _Read = Program | Opaque
@@ -19,11 +19,11 @@ class Prover:
     """Both sides of a run as programs, each read once for every size of batch."""
 
     def __init__(
-        self, hand: Step, autograd: Autograd, off: Opaque | None, entries: int | None
+        self, hand: Step, reference: Step, off: Opaque | None, entries: int | None
     ) -> None:
-        self.hand, self.autograd = hand, autograd
+        self.hand, self.reference = hand, reference
         self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
-        self.programs: dict[int, tuple[_Read, _Read]] = {}
+        self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
         """Return the full proof for one step of one network, its tensors (1, ...)."""
@@ -68,13 +68,20 @@ class Prover:
         return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
 
     def _programs(self, given: Named) -> tuple[_Read, _Read]:
-        size = len(given["X"])
-        if size not in self.programs:
-            self.programs[size] = (
+        """Return both programs for tensors of this size; whole numbers may be read into them."""
+        key = (len(given["X"]), *whole_numbers(given))
+        if key not in self.programs:
+            self.programs[key] = (
                 self.off or _read(self.hand, given),
-                self.off or _read(self.autograd.traceable, given),
+                self.off or _read(self.reference, given),
             )
-        return self.programs[size]
+        return self.programs[key]
+
+
+def whole_numbers(given: Named) -> tuple[int, ...]:
+    """Return what of `given` is no float: the number of the step."""
+    wholes = (value for value in given.values() if not value.is_floating_point())
+    return tuple(number for value in wholes for number in value.flatten().tolist())
 
 
 def _read(function: Step, given: Named) -> _Read:

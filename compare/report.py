@@ -116,6 +116,7 @@ class Report:
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
     follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
     free_gap: float = 0.0
+    accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
     output: list[list[float]] = field(default_factory=list)  # the first network's last lN
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -154,6 +155,7 @@ class Report:
             "unnamed": list(self.unnamed),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": self.free_gap.hex(),
+            "accuracy": self.accuracy,
             "output": [[value.hex() for value in row] for row in self.output],
             "environment": self.environment,
             "seconds": self.seconds,

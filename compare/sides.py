@@ -40,6 +40,14 @@ def by_hand(case: Case) -> Step:
     return partial(module.step, **question, **own)
 
 
+def by_hand_prediction(case: Case) -> Step:
+    """Return the evaluation of the case's module in manual/, with the question put to it."""
+    predict = importlib.import_module(f"manual.{case.by_hand}").predict
+    known = inspect.signature(predict).parameters
+    question = {n: v for n, v in case.network.question().items() if n in known}
+    return partial(predict, **question)
+
+
 class Autograd:
     """The reference side: a trainer for each number of networks, built when first needed."""
 
@@ -64,21 +72,43 @@ class Autograd:
             named = self.step(**given)
         return {**named, **own}
 
-    def traceable(self, **given: Tensor) -> Named:
-        """Take one step of a trainer made for it, with plain tensors in place of parameters.
+    def loss(self, l: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of an output, one for each network."""
+        loss: Tensor = self.trainer(y[0]).loss(l, y)
+        return loss
 
-        For reading the step as a program: nn.Parameter would cut the recording off.
-        """
-        trainer = Trainer(like=given["X"], **self.question)
+    def learned(self, like: Tensor) -> list[str]:
+        """Return the names of what an evaluation needs: weights and running statistics."""
+        trainer = self.trainer(like)
+        return [*trainer.parameters, *trainer.statistics]
+
+    def predict_from(self, by_hand: Named, **given: Tensor) -> Named:
+        """Return every layer's value in evaluation, each from the by-hand values above it."""
+        with _injected(self.trainer(given["X"]), by_hand) as own:
+            named = self.trainer(given["X"]).predict(**given)
+        return {**named, **own}
+
+    def traceable(self, **given: Tensor) -> Named:
+        """Take one step of a trainer made for it, for reading the step as a program."""
+        return self._plain(given["X"]).step(**given)
+
+    def traceable_prediction(self, **given: Tensor) -> Named:
+        """Evaluate by a trainer made for it, for reading it as a program."""
+        return self._plain(given["X"]).predict(**given)
+
+    def _plain(self, like: Tensor) -> Trainer:
+        """Return a trainer with plain tensors as parameters: nn.Parameter cuts a recording off."""
+        trainer = Trainer(like=like, **self.question)
         for module in trainer.network.modules():
             for name, parameter in module._parameters.items():
-                assert parameter is not None
-                plain = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-                module._parameters[name] = plain.requires_grad_()  # type: ignore[assignment]
+                if parameter is not None:
+                    size, kind, place = parameter.shape, parameter.dtype, parameter.device
+                    plain = torch.zeros(size, dtype=kind, device=place)
+                    module._parameters[name] = plain.requires_grad_()  # type: ignore[assignment]
         leaves = list(trainer.network.parameters())
         trainer.parameters = dict(zip(trainer.parameters, leaves, strict=True))
         trainer.optimizer.param_groups[0]["params"] = leaves
-        return trainer.step(**given)
+        return trainer
 
 
 @contextmanager
@@ -90,13 +120,11 @@ def _injected(trainer: Trainer, by_hand: Named) -> Iterator[Named]:
         own[name] = value.detach().clone()
         return by_hand[name].clone() if name in by_hand else None
 
-    def after(module_name: str, _module: Any, _inputs: Any, output: Tensor) -> None:
-        if (value := note(module_name, output)) is not None:
+    def after(name: str, _module: Any, _inputs: Any, output: Tensor) -> None:
+        if (value := note(name, output)) is not None:
             output.data.copy_(value)
-        kind, number = module_name[0], module_name[1:]
-        suffix = {"l": "error", "z": "delta"}.get(kind)
-        if suffix:
-            output.register_hook(partial(note, f"l{number}_{suffix}"))
+        if output.requires_grad:
+            output.register_hook(partial(note, trainer.gradients[name]))
 
     modules = trainer.network.named_children()
     handles = [module.register_forward_hook(partial(after, name)) for name, module in modules]
@@ -107,5 +135,5 @@ def _injected(trainer: Trainer, by_hand: Named) -> Iterator[Named]:
     finally:
         for handle in handles:
             handle.remove()
-        for name in [name for name in own if name[0] in "za"]:
+        for name in own.keys() - by_hand.keys():
             del own[name]  # the by-hand side has no names for these

@@ -1,39 +1,164 @@
-"""The blog's step for any number of layers: the lines of `three_layer` in loops."""
+"""The blog's step for any number of layers, with every item of its list of future work.
 
-import torch
+A layer is linear, then batch norm, activation, dropout, each of these asked for or not; with none
+of them the lines are those of `three_layer` in loops.
+"""
+
+from dataclasses import dataclass, field
+
 from torch import Tensor
 
-from manual.sigmoid import GROUPINGS, sigmoid
+from manual.activations import ACTIVATIONS
+from manual.batch_norm import Normed, normalise, normalise_as_learned, normalise_back, running
+from manual.delta_trimming import trim as trimmed
+from manual.dropout import drop
+from manual.losses import LOSSES
+from manual.optimizers import MOMENTS, adam, sgd
+from manual.regularization import penalty_update
+
+Named = dict[str, Tensor]
+
+
+@dataclass
+class Forward:
+    """What the way back needs of layer n: z before and a after its activation, what it normed."""
+
+    named: Named  # l0, l1, ... and what stands between them
+    z: Named = field(default_factory=dict)
+    a: Named = field(default_factory=dict)
+    normed: dict[str, Normed] = field(default_factory=dict)
+    statistics: Named = field(default_factory=dict)  # the running ones, moved
 
 
 # B rows, sizes[n] values in layer n; any leading dimensions are networks side by side
 def step(
-    *, X: Tensor, y: Tensor, sizes: tuple[int, ...], alpha: float, grouping: str, **syn: Tensor
-) -> dict[str, Tensor]:
+    *, X: Tensor, y: Tensor, sizes: tuple[int, ...], alpha: float, activation: str, output: str,
+    loss: str, bias: bool, batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float,
+    dropout: float, trim: float, trimming: str, l1_penalty: float, l2_penalty: float,
+    optimizer: str, momentum: float, nesterov: bool, betas: tuple[float, float], adam_eps: float,
+    weight_decay: float, **given: Tensor,
+) -> Named:  # fmt: skip
     """Take one step: X (B, sizes[0]), y (B, sizes[-1]), syn<n> (sizes[n], sizes[n+1]).
 
-    Raises KeyError for a missing syn<n> or an unknown grouping, TypeError for one too many.
+    Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n])
+    and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as it is; and with
+    adam t, the number of the step from 1.
+    Raises KeyError for what is missing or has no such name, TypeError for one too many.
     """
-    delta = GROUPINGS[grouping]
     N = len(sizes) - 1                                      # the last layer
-    if unknown := syn.keys() - {f"syn{n}" for n in range(N)}:
+    weights = weight_names(sizes, bias=bias, batch_norm=batch_norm)
+    moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
+    known = [*weights, *(f"{name}_{moment}" for name in weights for moment in moments)]
+    for n in range(1, N):
+        known += [f"mean{n}", f"var{n}"] * batch_norm + [f"mask{n}"] * bool(dropout)
+    known += ["t"] * (optimizer != "sgd")
+    if unknown := given.keys() - set(known):
         raise TypeError(f"a network of {N + 1} layers has no {', '.join(sorted(unknown))}")
 
     # feed forward
-    q = {"l0": X}
-    for n in range(N):
-        q[f"l{n + 1}"] = sigmoid(q[f"l{n}"] @ syn[f"syn{n}"])
+    forward = feed_forward(
+        X, given, sizes=sizes, activation=activation, output=output, batch_norm=batch_norm,
+        batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum, dropout=dropout,
+        training=True,
+    )  # fmt: skip
+    q = forward.named
 
     # the error goes back layer by layer; every delta is known before any weight moves
-    q[f"l{N}_error"] = y - q[f"l{N}"]
+    updates = {}
+    q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y)
     for n in range(N, 0, -1):
-        q[f"l{n}_delta"] = delta(q[f"l{n}_error"], q[f"l{n}"])
+        error = q[f"l{n}_error"]
+        if dropout and n < N:
+            error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], dropout)
+        act = ACTIVATIONS[activation if n < N else output]
+        delta = act.delta(error, forward.z[f"l{n}"], forward.a[f"l{n}"])
+        if trim:
+            delta = trimmed(delta, trim, trimming)
+        q[f"l{n}_delta"] = delta
+        if batch_norm and n < N:
+            delta, updates[f"gamma{n}"], updates[f"beta{n}"] = normalise_back(
+                delta, given[f"gamma{n}"], forward.normed[f"l{n}"]
+            )
+            q[f"z{n}_delta"] = delta
         if n > 1:
-            q[f"l{n - 1}_error"] = q[f"l{n}_delta"] @ syn[f"syn{n - 1}"].mT
+            q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
+        updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
+        if f"bias{n - 1}" in weights:
+            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True)
+
+    # the penalties pull at the weights
+    for n in range(N):
+        if l1_penalty or l2_penalty:
+            syn = f"syn{n}"
+            updates[syn] = updates[syn] + penalty_update(given[syn], l1_penalty, l2_penalty)
+    q |= {f"{name}_update": update for name, update in updates.items()}
 
     # update weights
-    for n in range(N - 1, -1, -1):
-        q[f"syn{n}_update"] = q[f"l{n}"].mT @ q[f"l{n + 1}_delta"]
+    for name in weights:
+        own = {moment: given[f"{name}_{moment}"] for moment in moments}
+        if optimizer == "sgd":
+            q[name], own = sgd(
+                given[name], updates[name], alpha=alpha, momentum=momentum, nesterov=nesterov, **own
+            )
+        else:
+            q[name], own = adam(
+                given[name], updates[name], alpha=alpha, betas=betas, adam_eps=adam_eps,
+                weight_decay=weight_decay, t=int(given["t"].flatten()[0]), **own,
+            )  # fmt: skip
+        q |= {f"{name}_{moment}": value for moment, value in own.items()}
+    return q | forward.statistics
+
+
+def weight_names(sizes: tuple[int, ...], *, bias: bool, batch_norm: bool) -> list[str]:
+    """Return what is learned; a layer with batch norm has its beta in place of a bias."""
+    N = len(sizes) - 1
+    names = []
     for n in range(N):
-        q[f"syn{n}"] = torch.add(syn[f"syn{n}"], q[f"syn{n}_update"], alpha=alpha)
-    return q
+        names += [f"syn{n}"] + [f"bias{n}"] * (bias and (not batch_norm or n == N - 1))
+        names += [f"gamma{n + 1}", f"beta{n + 1}"] * (batch_norm and n < N - 1)
+    return names
+
+
+def feed_forward(
+    X: Tensor, given: Named, *, sizes: tuple[int, ...], activation: str, output: str,
+    batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float, dropout: float,
+    training: bool,
+) -> Forward:  # fmt: skip
+    """Return every layer's value; in evaluation nothing is dropped and the statistics stay."""
+    N = len(sizes) - 1
+    kept = Forward({"l0": X})
+    q = kept.named
+    for n in range(1, N + 1):
+        z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
+        if f"bias{n - 1}" in given:
+            z = z + given[f"bias{n - 1}"]
+        if batch_norm and n < N:
+            q[f"z{n}"] = z
+            learned = given[f"gamma{n}"], given[f"beta{n}"]
+            statistics = given[f"mean{n}"], given[f"var{n}"]
+            if training:
+                z, kept.normed[f"l{n}"], *batch = normalise(z, *learned, batch_norm_eps)
+                for name, before, now in zip(("mean", "var"), statistics, batch, strict=True):
+                    kept.statistics[f"{name}{n}"] = running(before, now, batch_norm_momentum)
+            else:
+                z = normalise_as_learned(z, *learned, *statistics, batch_norm_eps)
+            q[f"norm{n}"] = z
+        a = ACTIVATIONS[activation if n < N else output].value(z)
+        kept.z[f"l{n}"], kept.a[f"l{n}"] = z, a
+        if dropout and n < N and training:
+            q[f"a{n}"] = a
+            a = drop(a, given[f"mask{n}"], dropout)
+        q[f"l{n}"] = a
+    return kept
+
+
+def predict(
+    *, X: Tensor, sizes: tuple[int, ...], activation: str, output: str, batch_norm: bool,
+    batch_norm_eps: float, batch_norm_momentum: float, **given: Tensor,
+) -> Named:  # fmt: skip
+    """Return every layer's value in evaluation: X (B, sizes[0]), the rest as `step` takes it."""
+    return feed_forward(
+        X, given, sizes=sizes, activation=activation, output=output, batch_norm=batch_norm,
+        batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum, dropout=0.0,
+        training=False,
+    ).named  # fmt: skip

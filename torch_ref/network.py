@@ -1,30 +1,65 @@
-"""The blog's network as an nn.Module, and one training step of it with torch.optim.SGD."""
+"""The blog's network, and its list of future work, as an ordinary nn.Module."""
 
 from collections import OrderedDict
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Synapse(nn.Module):
     """A matrix of weights between two layers: (..., B, I) @ (..., I, O) -> (..., B, O).
 
-    nn.Linear without a bias, but for its weight, which lies as the blog's does, (I, O), and may
-    have leading dimensions: networks side by side.
+    nn.Linear, but for its weight, which lies as the blog's does, (I, O), and may have leading
+    dimensions: networks side by side.
     """
 
-    def __init__(self, syn: Tensor) -> None:
+    def __init__(self, syn: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.syn = nn.Parameter(syn)
+        self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Return `layer` times the weights."""
-        return layer @ self.syn
+        """Return `layer` times the weights, plus the bias if there is one."""
+        z = layer @ self.syn
+        return z if self.bias is None else z + self.bias
+
+
+class BatchNorm(nn.Module):
+    """nn.BatchNorm1d for networks side by side: (..., B, H), its numbers (..., 1, H)."""
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, ones: Tensor, *, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(ones.clone())
+        self.beta = nn.Parameter(torch.zeros_like(ones))
+        self.register_buffer("mean", torch.zeros_like(ones))
+        self.register_buffer("var", ones.clone())
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return z normalised; in training the running statistics move."""
+        side_by_side = z.movedim(-2, 0)
+        out = F.batch_norm(
+            side_by_side.flatten(1), self.mean.view(-1), self.var.view(-1), self.gamma.view(-1),
+            self.beta.view(-1), self.training, self.momentum, self.eps,
+        )  # fmt: skip
+        return out.view(side_by_side.shape).movedim(0, -2)
+
+
+class Identity(nn.Module):
+    """nn.Identity, as a view: a tensor of its own for hooks."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return z."""
+        return z.view_as(z)
 
 
 class Mask(nn.Module):
-    """Inverted dropout with a mask that is given: what is kept is scaled by 1 / (1 - p)."""
+    """nn.Dropout with a mask that is given: what is kept is scaled by 1 / (1 - p)."""
 
     mask: Tensor  # 0 and 1, set before each step
 
@@ -33,91 +68,53 @@ class Mask(nn.Module):
         self.p = p
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Return what the mask keeps of `layer`, scaled."""
-        return layer * (self.mask / (1 - self.p))
+        """Return what the mask keeps of `layer`, scaled; in evaluation all of it."""
+        return layer * (self.mask / (1 - self.p)) if self.training else layer
+
+
+#: Every activation by its name.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "identity": Identity,
+}
 
 
 class Network(nn.Sequential):
-    """z1, l1, z2, l2, ...: each submodule is called by the name of the value that it returns.
+    """z1, norm1, a1, l1, z2, ...: each submodule is called by the name of the value it returns.
 
-    With dropout a hidden layer's sigmoid is called a1, and l1 is what its mask keeps.
-    """
-
-    def __init__(self, *, sizes: tuple[int, ...], dropout: float, like: Tensor) -> None:
-        """Build it with zero weights, in the dtype, device and leading dimensions of `like`."""
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for n, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-            layers[f"z{n}"] = Synapse(like.new_zeros(*like.shape[:-2], inputs, outputs))
-            if dropout and n < len(sizes) - 1:
-                layers[f"a{n}"] = nn.Sigmoid()
-                layers[f"l{n}"] = Mask(dropout)
-            else:
-                layers[f"l{n}"] = nn.Sigmoid()
-        super().__init__(layers)
-
-
-def half_squared_error(l: Tensor, y: Tensor) -> Tensor:  # noqa: E741 - the blog's letter
-    """Return sum((y - l)**2) / 2 over rows and outputs, one for each network."""
-    return ((y - l) ** 2).sum((-2, -1)) / 2
-
-
-class Trainer:
-    """One step at a time of `Network`, from whatever weights it is given.
-
-    The blog adds its updates, so this climbs -Loss (`maximize=True`): each gradient is then an
-    update with its sign, down to the sign of a zero, and `l2_delta` is -dLoss/dz2.
+    norm<n> is there with batch norm; with dropout a hidden layer's activation is called a<n>, and
+    l<n> is what its mask keeps.
     """
 
     def __init__(
-        self, *, like: Tensor, sizes: tuple[int, ...], alpha: float, dropout: float
-    ) -> None:
-        self.network = Network(sizes=sizes, dropout=dropout, like=like)
-        self.masks = {
-            name.replace("l", "mask"): module
-            for name, module in self.network.named_children()
-            if isinstance(module, Mask)
-        }
-        self.parameters = {f"syn{n}": p for n, p in enumerate(self.network.parameters())}
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=alpha, maximize=True)
-
-    def step(self, *, X: Tensor, y: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        """Take one step from the weights given and return every named value of it.
-
-        Shapes: X (..., B, I), y (..., B, O), syn<n> (..., sizes[n], sizes[n+1]); with dropout a
-        mask<n> (..., B, sizes[n]) for each hidden layer. Raises TypeError for other names.
-        """
-        expected = [*self.parameters, *self.masks]
-        if given.keys() != set(expected):
-            raise TypeError(f"expected {', '.join(expected)}, got {', '.join(given)}")
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(given[name])
-        for name, mask in self.masks.items():
-            mask.mask = given[name]
-
-        values = {"l0": X}
-        layer = X
-        for name, module in self.network.named_children():
-            layer = values[name] = module(layer)
-            layer.retain_grad()
-        loss = half_squared_error(layer, y)
-
-        self.optimizer.zero_grad()
-        (-loss).sum().backward()  # the networks side by side have nothing to do with each other
-        N = len(self.parameters)
-        named = {f"l{n}": values[f"l{n}"].detach() for n in range(N + 1)}
-        for n in range(N, 0, -1):
-            named[f"l{n}_error"] = _grad(values[f"l{n}"])
-            named[f"l{n}_delta"] = _grad(values[f"z{n}"])
-        for n in range(N - 1, -1, -1):
-            named[f"syn{n}_update"] = _grad(self.parameters[f"syn{n}"])
-        self.optimizer.step()
-        for name, parameter in self.parameters.items():
-            named[name] = parameter.detach().clone()
-        return named
-
-
-def _grad(tensor: Tensor) -> Tensor:
-    """Return what backward() left on `tensor`."""
-    assert tensor.grad is not None
-    return tensor.grad
+        self, *, sizes: tuple[int, ...], activation: str, output: str, bias: bool,
+        batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float, dropout: float,
+        like: Tensor,
+    ) -> None:  # fmt: skip
+        """Build it with zero weights, in the dtype, device and leading dimensions of `like`."""
+        leading = like.shape[:-2]
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for n, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
+            hidden = n < len(sizes) - 1
+            biased = bias and not (batch_norm and hidden)  # there beta takes its place
+            layers[f"z{n}"] = Synapse(
+                like.new_zeros(*leading, inputs, outputs),
+                like.new_zeros(*leading, 1, outputs) if biased else None,
+            )
+            if batch_norm and hidden:
+                layers[f"norm{n}"] = BatchNorm(
+                    like.new_ones(*leading, 1, outputs),
+                    eps=batch_norm_eps,
+                    momentum=batch_norm_momentum,
+                )
+            last = f"a{n}" if dropout and hidden else f"l{n}"
+            layers[last] = ACTIVATIONS[activation if hidden else output]()
+            if dropout and hidden:
+                layers[f"l{n}"] = Mask(dropout)
+        super().__init__(layers)
