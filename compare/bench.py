@@ -1,22 +1,25 @@
 """What a checked step costs beside autograd with SGD, and a verdict beside gradcheck."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Lines
 from torch import Tensor
 
-from compare.cases import CASES
+from compare.cases import CASES, Case, Network
 from compare.checking import check, name
-from compare.given import Given, draw
+from compare.data import Table
+from compare.given import draw
 from compare.harness import Run
-from compare.sides import by_hand
-from torch_ref.network import Network, half_squared_error
+from compare.sides import Named, by_hand
+from torch_ref import Trainer
 
 _STEPS = 6_000
 _ROUNDS = 5
@@ -25,12 +28,10 @@ _ROUNDS = 5
 def bench(console: Console) -> int:
     """Time each group's works in turn, round by round; print ratios with median and spread."""
     case = CASES["three_layer"]
-    given = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    steps: Works = {
-        "autograd and SGD, plain": (_STEPS, partial(_autograd, given)),
-        "by hand, plain": (_STEPS, partial(_by_hand, given)),
-        "checked, a whole run with its proofs": (case.steps, _checked),
-    }
+    groups = [_training(case, torch.float64, steps=_STEPS)]
+    groups[0]["checked, a whole run with its proofs"] = (case.steps, _checked)
+    groups.append(_training(CASES["digits"], torch.float64, steps=400))
+    groups.append(_training(_wide(), torch.float32, steps=200))
     small, large = _inputs(64, 128, 10, rows=32), _inputs(784, 128, 10, rows=32)
     verdicts: Works = {
         "torch's slow gradcheck, 64-128-10": (
@@ -39,18 +40,42 @@ def bench(console: Console) -> int:
         "compare.check, 64-128-10": (1, lambda _: check(_backward, _forward, small)),
         "compare.check, 784-128-10": (1, lambda _: check(_backward, _forward, large)),
     }  # fmt: skip
-    console.print(_side_by_side("one step of three_layer", "microseconds", 1e6, steps))
-    console.print()
+    titles = ("three_layer", "digits, batch 64", "784-256-10, batch 128, float32")
+    for title, works in zip(titles, groups, strict=True):
+        console.print(_side_by_side(f"one step of {title}", "microseconds", 1e6, works))
+        console.print()
     console.print(_side_by_side("one verdict, batch 32, float64", "milliseconds", 1e3, verdicts))
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     console.print(f"  ratio: to the first of the same round; {_ROUNDS} rounds, {machine}")
     return 0
 
 
+def _wide() -> Case:
+    """Return 784-256-10 on rows of chance: the blog's layers at the size of MNIST's images."""
+
+    def data(seed: int) -> Table:
+        chance = np.random.RandomState(seed)
+        X, y = chance.standard_normal((128, 784)), np.eye(10)[chance.randint(10, size=128)]
+        return Table(X, y, X[:1], y[:1], tuple("0123456789"))
+
+    network = Network(sizes=(784, 256, 10), alpha=0.01)
+    return Case("wide", "", network, data=data, init="glorot")
+
+
+def _training(case: Case, dtype: torch.dtype, *, steps: int) -> "Works":
+    given = draw(case, seed=1, population=1, dtype=dtype, device=torch.device("cpu"))
+    batches = [{n: v[0] for n, v in batch.items()} for batch in given.steps(8)]
+    state = {name: value[0] for name, value in given.state.items()}
+    return {
+        "autograd and torch.optim.SGD": (steps, partial(_autograd, case, batches, state)),
+        "by hand": (steps, partial(_by_hand, case, batches, state)),
+    }
+
+
 Works = dict[str, tuple[int, Callable[[int], object]]]  # how many times it does its thing
 
 
-def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Table:
+def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Lines:
     """Time the works in turn after a round of warming up."""
     times: dict[str, list[float]] = {label: [] for label in works}
     for round_ in range(_ROUNDS + 1):
@@ -60,7 +85,7 @@ def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Table:
             if round_:
                 times[label].append((time.perf_counter() - started) / count * scale)
     first = next(iter(times.values()))
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Lines(box=None, pad_edge=False, header_style="bold")
     table.add_column(title)
     for heading in (unit, "ratio", "least", "most"):
         table.add_column(heading, justify="right")
@@ -71,7 +96,7 @@ def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Table:
     return table
 
 
-def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # noqa: E741 - sizes
+def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # sizes
     """Return data, and weights that need a gradient, for I-H-O."""
     chance = torch.Generator().manual_seed(0)
 
@@ -115,26 +140,28 @@ class _TwoLayers(torch.autograd.Function):
         return None, None, *(grads[0] * found[key] for key in ("w1", "b1", "w2", "b2"))
 
 
-def _autograd(given: Given, steps: int) -> None:
+def _autograd(case: Case, batches: list[Named], state: Named, steps: int) -> None:
     """Train as any PyTorch user would, one network without a population's dimension."""
-    network = Network(sizes=CASES["three_layer"].network.sizes, dropout=0.0, like=given.X[0])
+    question = case.network.question()
+    trainer = Trainer(like=batches[0]["X"], **question)
+    network = trainer.network
     with torch.no_grad():
-        for parameter, weights in zip(network.parameters(), given.weights.values(), strict=True):
-            parameter.copy_(weights[0])
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    X, y = given.X[0], given.y[0]
-    for _ in range(steps):
+        for name, parameter in trainer.parameters.items():
+            parameter.copy_(state[name])
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=question["alpha"], momentum=question["momentum"]
+    )
+    for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
         optimizer.zero_grad()
-        half_squared_error(network(X), y).backward()
+        trainer.loss(network(batch["X"]), batch["y"]).backward()
         optimizer.step()
 
 
-def _by_hand(given: Given, steps: int) -> None:
-    step = by_hand(CASES["three_layer"])
-    weights = {name: w[0] for name, w in given.weights.items()}
-    for _ in range(steps):
-        values = step(X=given.X[0], y=given.y[0], **weights)
-        weights = {name: values[name] for name in weights}
+def _by_hand(case: Case, batches: list[Named], state: Named, steps: int) -> None:
+    step = by_hand(case)
+    for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
+        values = step(**batch, **state)
+        state = {name: values[name] for name in state}
 
 
 def _checked(steps: int) -> None:

@@ -270,7 +270,7 @@ CASES = {
         ),
         Case(
             "digits",
-            "real data: 1,437 handwritten digits to learn from and 360 to be asked, 20 epochs",
+            "real data: 1,438 handwritten digits to learn from, 359 to be asked, 20 epochs",
             Network(sizes=(64, 64, 10), alpha=0.1, activation="relu", output="identity",
                     loss="cross_entropy", bias=True, momentum=0.9),
             steps=440, batch_size=64, init="he", data=_digits,

@@ -1,12 +1,14 @@
 """The command line: reads the arguments, runs, prints. Exit codes are in `main`."""
 
 import argparse
+import json
 import os
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,9 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compare.cases import CASES, find
+from compare import options
+from compare.cases import CASES, Case, find
 from compare.errors import BadInput
 from compare.interrupt import requests
+from compare.verdict import WEIGHT
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
@@ -29,6 +33,8 @@ examples:
   python -m compare run two_layer --dtype float32   Part 1 of the blog in single precision
   python -m compare run deep --population 8         eight networks at once, seeds 1 to 8
   python -m compare run three_layer --json -        the result as JSON on standard output
+  python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
+  python -m compare run network --data my.csv --target species --dropout 0.2
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
   tensorboard --logdir runs                         look at the curves of all runs
@@ -37,7 +43,6 @@ exit codes:
   0  the demand is met    1  it is not    2  bad usage or bad input
   3  a fault of this program              130  stopped by Ctrl-C
 """
-_ERROR_EVERY = 10_000  # steps between the blog's "Error:" lines
 _FEW_ROWS = 8  # an output of at most this many rows is shown after training
 
 
@@ -119,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
     )
     run.add_argument("--quiet", action="store_true", help="print the verdict only")
+    options.add(run)
     check = commands.add_parser(
         "check",
         allow_abbrev=False,
@@ -236,29 +242,48 @@ def _check(args: argparse.Namespace) -> int:
     console = _Console(stderr=args.json == "-")
     console.print(report.headline() if args.quiet else report, crop=False)
     if args.json is not None:
-        _save_json(report, args.json)
+        _save_json(report.to_json(), args.json)
     return 0 if report.meets(args.demand) else 1
 
 
 def _run(args: argparse.Namespace) -> int:
-    case = find(args.case)
-    steps = case.steps if args.steps is None else args.steps
+    case = options.asked(find(args.case), vars(args), args.seed)
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
         _check_can_hold(args.json)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
     console = _Console(stderr=on_stdout)
+    if case.sweep:
+        return _sweep(args, case, console)
 
+    report, folder, _ = _train(args, case, console)
+    console.print(report.headline() if args.quiet else report, crop=False)
+    if not args.quiet:
+        _closing(console, report, folder)
+    if args.json is not None:
+        _save_json(report.to_json(), args.json)
+    if folder and folder.failed:
+        raise BadInput(folder.failed)
+    if report.interrupted:
+        return 130
+    return 0 if report.meets(args.demand or case.demand) else 1
+
+
+def _train(
+    args: argparse.Namespace, case: Case, console: _Console, *, lines: bool = True
+) -> tuple["Report", "RunFolder | None", list[float]]:
+    """Run one case; return its report, its folder, and the errors that the blog prints."""
     from compare.harness import Run  # torch comes in here, not for --help or --list
 
+    steps = case.steps if args.steps is None else args.steps
     run = Run(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population, lift=args.lift,
     )  # fmt: skip
     folder = None if args.no_board else _folder(Path(args.log_dir), case.name, steps)
     try:
-        with _Progress(console, steps, quiet=args.quiet) as progress:
+        with _Progress(console, steps, quiet=args.quiet, lines=lines) as progress:
             report = run.train([progress] if folder is None else [folder, progress])
     except BaseException:
         if folder:
@@ -270,19 +295,43 @@ def _run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
     if folder:
         folder.finish(report)
+    return report, folder, progress.errors
 
-    demand = args.demand or case.demand
-    met = report.meets(demand)
-    console.print(report.headline() if args.quiet else report, crop=False)
+
+def _sweep(args: argparse.Namespace, case: Case, console: _Console) -> int:
+    """Run a case's networks in turn; print a line of errors for each as it is done."""
+    steps = case.steps if args.steps is None else args.steps
+    titles = "".join(f"{f'error at {step:,}':<17}" for step in _told(steps))
     if not args.quiet:
-        _closing(console, report, folder)
+        console.say(f"{'sizes':<8}{'alpha':>6}  {titles}verdict")
+    reports: list[Report] = []
+    met: list[bool] = []
+    failed = None
+    for network in case.sweep:
+        one = replace(case, network=network, sweep=(), promises="")
+        report, folder, errors = _train(args, one, console, lines=False)
+        reports.append(report)
+        met.append(report.meets(args.demand or one.demand))
+        failed = failed or (folder and folder.failed)
+        if not args.quiet:
+            numbers = "".join(f"{error:<17.12g}" for error in errors)
+            sizes = "-".join(map(str, network.sizes))
+            console.say(f"{sizes:<8}{network.alpha:>6g}  {numbers}{report.verdict}")
+            if not met[-1]:
+                console.print(report, crop=False)
+        if report.interrupted:
+            break
+    worst = next(v for v in WEIGHT if v in {report.verdict for report in reports})
+    console.say(f"{worst}  {len(reports)} networks, each compared at every step")
     if args.json is not None:
-        _save_json(report, args.json)
-    if folder and folder.failed:
-        raise BadInput(folder.failed)
-    if report.interrupted:
+        runs = [report.to_dict() for report in reports]
+        text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
+        _save_json(text, args.json)
+    if failed:
+        raise BadInput(failed)
+    if reports[-1].interrupted:
         return 130
-    return 0 if met else 1
+    return 0 if all(met) else 1
 
 
 def _check_can_hold(name: str) -> None:
@@ -302,9 +351,11 @@ def _folder(log_dir: Path, case: str, steps: int) -> "RunFolder":
 class _Progress:
     """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
 
-    def __init__(self, console: _Console, steps: int, *, quiet: bool) -> None:
+    def __init__(self, console: _Console, steps: int, *, quiet: bool, lines: bool) -> None:
         self.console = console
-        self.quiet = quiet
+        self.lines = lines and not quiet
+        self.told = set(_told(steps))
+        self.errors: list[float] = []
         self.bar = Progress(
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
             BarColumn(),
@@ -324,14 +375,24 @@ class _Progress:
         self.bar.stop()
 
     def __call__(self, chunk: "Chunk") -> None:
-        """Move the bar, and print each step's error that the blog prints."""
-        for k in range(-chunk.start % _ERROR_EVERY, chunk.steps, _ERROR_EVERY):
-            if not self.quiet:
-                self.console.say(f"Error:{float(chunk.error['manual'][k]):.12g}")
+        """Move the bar, and keep and print the errors that the blog prints."""
+        for k in sorted(self.told & set(range(chunk.start, chunk.start + chunk.steps))):
+            error = float(chunk.error["manual"][k - chunk.start])
+            self.errors.append(error)
+            if not self.lines:
+                continue
+            right = chunk.accuracy.get("manual")
+            share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
+            self.console.say(f"Error:{error:.12g}{share}")
         speed = self.bar.tasks[0].speed
         self.bar.update(
             self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
         )
+
+
+def _told(steps: int) -> range:
+    """Return the steps whose error is told: of 60,000 every 10,000th, as the blog does."""
+    return range(0, steps, max(1, -(-steps // 6)))
 
 
 def _closing(console: _Console, report: "Report", folder: "RunFolder | None") -> None:
@@ -345,6 +406,8 @@ def _closing(console: _Console, report: "Report", folder: "RunFolder | None") ->
         else:
             free = f"weights up to {report.free_gap:.3g} apart"
         console.say(f"  autograd on its own    {free}")
+    if report.accuracy is not None:
+        console.say(f"  rows kept back         {report.accuracy:.2%} right, by hand")
     speed = report.steps / report.seconds
     console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
     if folder and not folder.failed:
@@ -352,11 +415,11 @@ def _closing(console: _Console, report: "Report", folder: "RunFolder | None") ->
         console.say(f"  curves: tensorboard --logdir {place}   ({folder.path.name})")
 
 
-def _save_json(report: "Report", name: str) -> None:
-    """Write the report as JSON to standard output or a file."""
+def _save_json(text: str, name: str) -> None:
+    """Write JSON to standard output or a file."""
     if name == "-":
-        _Console().out(report.to_json(), end="")
+        _Console().out(text, end="")
     else:
         from compare.report import save_text
 
-        save_text(Path(name), report.to_json())
+        save_text(Path(name), text)

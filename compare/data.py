@@ -38,7 +38,7 @@ def digits() -> Table:
     Raises BadInput where scikit-learn is missing.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError:
         raise BadInput(
             "digits: they come with scikit-learn, which is missing here: "

@@ -1,7 +1,7 @@
 """After training: both sides asked, in evaluation, about the rows kept back."""
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from compare.bits import compare_bits
 from compare.cases import Case
@@ -35,13 +35,15 @@ class Evaluation:
         names = {name: PREFIX + name for name in ours}
         if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):
             return ours
-        one = [{name: value[:1].clone() for name, value in s.items()} for s in (given, ours, theirs)]
-        shares = self.prover.shares(given, ours, theirs)
+        one = [
+            {name: value[:1].clone() for name, value in s.items()} for s in (given, ours, theirs)
+        ]
+        unequal = []
         for name, proof in self.prover.proof(*one).items():
             found = compare_bits(ours[name][None], theirs[name][None])
             tally.add(names[name], step, found)
             tally.prove(step, {names[name]: proof})
-            if found.worst:
-                share = shares[name]
-                tally.bound(names[name], None if share is None else float(share.max()), step)
+            unequal += [name] * bool(found.worst)
+        for name, share in self.prover.shares(given, ours, theirs, unequal).items():
+            tally.bound(names[name], None if share is None else float(share.max()), step)
         return ours

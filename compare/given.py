@@ -5,6 +5,7 @@ Chance is data: the weights are drawn here, as the blog draws them, and nowhere 
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,12 +77,12 @@ class Given:
         network = self.case.network
         if not network.dropout:
             return {}
+        keep = 1 - network.dropout
+        shapes = {f"mask{n}": (self.rows, network.sizes[n]) for n in network.hidden}
         masks = {
-            f"mask{n}": np.stack(
-                [c.binomial(1, 1 - network.dropout, (self.rows, network.sizes[n])) for c in self.chances]
-            )
-            for n in network.hidden
-        }  # fmt: skip
+            name: np.stack([chance.binomial(1, keep, shape) for chance in self.chances])
+            for name, shape in shapes.items()
+        }
         return {name: torch.from_numpy(mask).to(self.X) for name, mask in masks.items()}
 
 
@@ -124,6 +125,11 @@ def draw(
     network.check()
     if network.alpha > torch.finfo(dtype).max:
         raise BadInput(f"alpha {network.alpha}: give a number that {_short(dtype)} can hold")
+    if network.optimizer != "sgd" and not torch.tensor(network.adam_eps, dtype=dtype) > 0:
+        least = torch.finfo(dtype).smallest_normal
+        raise BadInput(
+            f"adam_eps {network.adam_eps} is 0 in {_short(dtype)}: give {least:.2g} or more"
+        )
     arrays = _arrays(case, seed)
     _check_rows(case, arrays)
 
@@ -158,10 +164,10 @@ def first_weights(
     2 / (inputs + outputs) (Glorot and Bengio, 2010). he: normal with the variance 2 / inputs (He et
     al., 2015). Raises BadInput for another name.
     """
-    draws = {
-        "blog": lambda shape: 2 * chance.random_sample(shape) - 1,
+    draws: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+        "blog": lambda shape: np.asarray(2 * chance.random_sample(shape) - 1),
         "glorot": lambda shape: (2 * chance.random_sample(shape) - 1) * math.sqrt(6 / sum(shape)),
-        "he": lambda shape: chance.standard_normal(shape) * math.sqrt(2 / shape[0]),
+        "he": lambda shape: np.asarray(chance.standard_normal(shape) * math.sqrt(2 / shape[0])),
     }
     if init not in draws:
         raise unknown("init", init, draws)

@@ -9,7 +9,7 @@ whole chunk is judged step by step on that plain path. So the batch only saves t
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import Tensor
 from compare.arguments import how_much
 from compare.batch import fill, plan
 from compare.bits import Difference, as_integers, compare_bits
-from compare.cases import CASES, Case
+from compare.cases import Case
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.evaluation import Evaluation
 from compare.given import device_named, draw, dtype_named
 from compare.interrupt import requests
+from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.report import Report
 from compare.sides import Autograd, Named, Step, by_hand
@@ -94,8 +95,8 @@ class Run:
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
-        if step is None and CASES.get(case.name) == case:
-            self.report.command = _command(case, self.steps, settings)
+        if step is None:
+            self.report.command = command(case, self.steps, settings)
         self.tally = Tally(self.report, seed)
         self.output = f"l{len(case.network.sizes) - 1}"
         self.free: Named | None = None  # autograd's state since it went on its own
@@ -124,7 +125,7 @@ class Run:
                 report.interrupted = True
             finally:
                 asked.working = False
-        if not report.interrupted and self.regular and self.given.X_test is not None:
+        if not report.interrupted and self.regular:
             self._evaluate()
         self.tally.conclude()
         report.follows = self.prover.follows()
@@ -132,12 +133,15 @@ class Run:
         return report
 
     def _evaluate(self) -> None:
-        """Ask both sides about the rows kept back."""
+        """Ask both sides about the rows kept back, if there are any."""
+        X, y = self.given.X_test, self.given.y_test
+        if X is None or y is None:
+            return
         state = {name: value[: self.population] for name, value in self.state.items()}
         evaluation = Evaluation(self.case, self.autograd, *self.lifts)
-        l = evaluation.judge(self.given.X_test, state, self.tally)[self.output]  # noqa: E741
+        l = evaluation.judge(X, state, self.tally)[self.output]
         if self.case.network.classes:
-            share = _right(l[None], self.given.y_test[None], self.case.network.loss)
+            share = _right(l[None], y[None], self.case.network.loss)
             self.report.accuracy = float(share)
 
     def _data(self, count: int) -> list[Named]:
@@ -274,15 +278,9 @@ class Run:
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
                 wanted.add((first.worst.index[0], first.worst.index[1]))
-            for steps in self._alike(before, ours, theirs):
-                given = _stacked([before[k] for k in steps])
-                batch = [
-                    self._batch(values)
-                    for values in (given, *({n: v[steps] for n, v in s.items()} for s in (ours, theirs)))
-                ]
-                for name, share in self.prover.shares(*batch).items():
-                    if name not in unequal:
-                        continue
+            for steps, given in self._alike(before, ours, theirs, list(unequal)):
+                batch = [given, *(self._batch(_at(side, steps)) for side in (ours, theirs))]
+                for name, share in self.prover.shares(*batch, names=list(unequal)).items():
                     if share is None:
                         self.tally.bound(name, None, start + steps[0])
                         continue
@@ -301,15 +299,21 @@ class Run:
             proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
             self.tally.prove(start + step, proofs)
 
-    def _alike(self, before: list[Named], ours: Named, theirs: Named) -> list[list[int]]:
-        """Return the steps in groups that one program serves.
+    def _alike(
+        self, before: list[Named], ours: Named, theirs: Named, unequal: list[str]
+    ) -> Iterator[tuple[list[int], Named]]:
+        """Yield the steps in groups that one program serves, and what each group is given.
 
-        Where the steps are given other whole numbers each unequal one is a group by itself.
+        Where the number of the step matters to what is unequal, each such step is one by itself.
         """
+        P, steps = self.population, list(range(len(before)))
         if len({whole_numbers(given) for given in before}) == 1:
-            return [list(range(len(before)))]
-        P = self.population
-        return [[k] for k in sorted({k for n in ours for k in _unequal_steps(ours[n], theirs[n], P)})]
+            yield steps, self._batch(_stacked(before))
+        elif given := self.prover.timeless(self._batch(_stacked(before)), unequal, ours):
+            yield steps, given
+        else:
+            for k in sorted({k for n in ours for k in _unequal_steps(ours[n], theirs[n], P)}):
+                yield [k], self._batch(_stacked([before[k]]))
 
     def _go_free(self, before: list[Named], after: list[Named]) -> None:
         """Let autograd train on its own, and note how far its weights come to lie from ours.
@@ -326,13 +330,6 @@ class Run:
                 if not gap <= self.report.free_gap:  # a NaN stays
                     self.report.free_gap = gap
         self.free = free
-
-
-def _command(case: Case, steps: int, settings: dict[str, Any]) -> str:
-    """Return the command line of a run, without what is usual."""
-    usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
-    options = "".join(f" --{k} {v}" for k, v in settings.items() if v != usual[k])
-    return f"python -m compare run {case.name} --steps {steps}{options}"
 
 
 def _prediction(l: Tensor, loss: str) -> Tensor:
@@ -359,6 +356,11 @@ def _right(l: Tensor, y: Tensor, loss: str) -> Tensor:
 def _stacked(steps: list[Named]) -> Named:
     """Return each quantity over (steps, networks, ...)."""
     return {name: torch.stack([named[name] for named in steps]) for name in steps[0]}
+
+
+def _at(values: Named, steps: list[int]) -> Named:
+    """Return some of the steps of (steps, networks, ...) values."""
+    return {name: value[steps] for name, value in values.items()}
 
 
 def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:

@@ -3,7 +3,7 @@
 Comparisons and choices of places (relu's mask, max's index) are those of the float run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,10 +89,12 @@ def lift(
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
     starts: Mapping[str, Start] | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, Lifted]:
     """Return each named output as computed, before any start takes its place.
 
     `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
+    With `only` just these outputs are computed, from the starts nearest above them.
     A value that depends on an operation without a row is a `Missing`.
     """
     starts, lifted = starts or {}, lifted or {}
@@ -103,13 +105,21 @@ def lift(
     values: dict[fx.Node, Any] = {}
     outputs: dict[str, Lifted] = {}
     given = iter(program.inputs)
-    last = {source: node for node in program.graph.graph.nodes for source in node.all_input_nodes}
+    begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
+    nodes = list(program.graph.graph.nodes)
+    needed = set(nodes) if only is None else cone(program, only, starts)
+    last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        for node in program.graph.graph.nodes:
+        for node in nodes:
             if node.op == "output":
                 break
+            name = next(given) if node.op == "placeholder" else ""
+            if node not in needed:
+                if node in begun:
+                    floats[node] = begun[node].floats.reshape(node.meta["val"].shape)
+                    values[node] = begun[node].lifted
+                continue
             if node.op == "placeholder":
-                name = next(given)
                 floats[node] = inputs[name]
                 values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
             elif node.op == "get_attr":
@@ -119,14 +129,26 @@ def lift(
                 floats[node], values[node] = _call(n, node, floats, values)
             for name in names.get(node, ()):
                 outputs[name] = Lifted(floats[node], values[node])
-            for name in names.get(node, ()):
-                if name in starts:
-                    floats[node] = starts[name].floats.reshape(floats[node].shape)
-                    values[node] = starts[name].lifted
+            if node in begun:
+                floats[node] = begun[node].floats.reshape(floats[node].shape)
+                values[node] = begun[node].lifted
             for source in node.all_input_nodes:
                 if last[source] is node:
                     del floats[source], values[source]
     return outputs
+
+
+def cone(program: Program, names: Collection[str], starts: Collection[str]) -> set[fx.Node]:
+    """Return the operations that these outputs come from, back to the starts nearest above."""
+    begun = {program.outputs[name] for name in starts if name in program.outputs}
+    needed: set[fx.Node] = set()
+    left = [program.outputs[name] for name in names]
+    while left:
+        node = left.pop()
+        if node not in needed:
+            needed.add(node)
+            left += [source for source in node.all_input_nodes if source not in begun]
+    return needed
 
 
 def _exact(n: Balls | Bounds, values: Tensor) -> Any:

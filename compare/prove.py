@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compare.bounds import Bound
 from compare.judge import Evidence, bounds_for, judge, share_of_rounding
-from compare.lift import Missing, Start, lift
+from compare.lift import Missing, Start, cone, lift
 from compare.program import Opaque, Program, trace
 from compare.sides import Named, Step
 from compare.verdict import Proof
@@ -44,27 +45,51 @@ class Prover:
         programs = (hand for hand, _ in self.programs.values() if isinstance(hand, Program))
         return next((program.follows() for program in programs), {})
 
-    def shares(self, given: Named, manual: Named, autograd: Named) -> dict[str, Tensor | None]:
+    def shares(
+        self, given: Named, manual: Named, autograd: Named, names: list[str]
+    ) -> dict[str, Tensor | None]:
         """Return |by hand - autograd| over what both may round, elementwise, None where unknown.
 
         Each quantity is taken from the by-hand values above it, on both sides.
         """
-        sides = [self._bounds(program, given, manual) for program in self._programs(given)]
+        sides = [self._bounds(program, given, manual, names) for program in self._programs(given)]
         shares: dict[str, Tensor | None] = {}
-        for name, value in manual.items():
+        for name in names:
             bounds = [side.get(name) for side in sides]
             shares[name] = None
             if all(isinstance(bound, Bound) for bound in bounds):
                 allowed = sum(bound.error for bound in bounds)  # type: ignore[union-attr]
-                shares[name] = share_of_rounding(value, autograd[name], allowed)
+                shares[name] = share_of_rounding(manual[name], autograd[name], allowed)
         return shares
 
-    def _bounds(self, program: _Read, given: Named, manual: Named) -> Mapping[str, Any]:
+    def timeless(self, given: Named, names: list[str], starts: Named) -> Named | None:
+        """Return `given` with 1 for every whole number, if `names` do not depend on them.
+
+        They do not if with 2 the same operations lead to them from the starts. One program then
+        serves every step.
+        """
+        one, two = (
+            {n: v if v.is_floating_point() else torch.full_like(v, k) for n, v in given.items()}
+            for k in (1, 2)
+        )
+        for mine, other in zip(self._programs(one), self._programs(two), strict=True):
+            if isinstance(mine, Program) and isinstance(other, Program):
+                texts = [
+                    sorted(node.format_node() or "" for node in cone(program, names, starts))
+                    for program in (mine, other)
+                ]
+                if texts[0] != texts[1]:
+                    return None
+        return one
+
+    def _bounds(
+        self, program: _Read, given: Named, manual: Named, names: list[str]
+    ) -> Mapping[str, Any]:
         if isinstance(program, Opaque):
             return {}
         n = bounds_for(program, given.values())
         starts = {name: Start(value, n.exact(value)) for name, value in manual.items()}
-        found = lift(program, n, given, starts=starts)
+        found = lift(program, n, given, starts=starts, only=names)
         return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
 
     def _programs(self, given: Named) -> tuple[_Read, _Read]:

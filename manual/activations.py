@@ -17,7 +17,6 @@ from torch import Tensor
 from manual.sigmoid import delta_left_to_right, sigmoid
 
 
-
 @dataclass(frozen=True)
 class Activation:
     """`value(z)` is l; `delta(error, z, l)` is error * dl/dz, all of one shape."""
@@ -46,12 +45,12 @@ def sigmoid_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
 
 @_wide
 def tanh_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope of tanh is 1 - l * l; the kernel rounds it once, so addcmul."""
+    """Return error * (1 - l * l); the kernel rounds the slope once, so addcmul."""
     return error * torch.addcmul(torch.ones_like(l), l, l, value=-1)
 
 
 def relu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope of max(z, 0) is 1 above 0, and 0 at 0 and below (torch's choice at the kink)."""
+    """Return the error above 0, and 0 at 0 and below: torch's choice at the kink."""
     return torch.where(l > 0, error, 0)
 
 
@@ -61,7 +60,7 @@ def leaky_relu(z: Tensor) -> Tensor:
 
 
 def leaky_relu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope is 1 above 0, and 0.01 at 0 and below."""
+    """Return the error above 0, and 0.01 of it at 0 and below."""
     return torch.where(z > 0, error, error * 0.01)
 
 
@@ -76,7 +75,7 @@ def gelu(z: Tensor) -> Tensor:
 
 @_wide
 def gelu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope is P(z) + z * p(z), p the normal density.
+    """Return error * (P(z) + z * p(z)), p the normal density.
 
     Not the kernel's bits: its erf and its exp are not torch.erf and torch.exp.
     """
@@ -96,7 +95,7 @@ def silu(z: Tensor) -> Tensor:
 
 @_wide
 def silu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope is s * (1 + z * (1 - s)) with s = sigmoid(z); the kernel fuses the last product."""
+    """Return error * s * (1 + z * (1 - s)), s = sigmoid(z); the kernel fuses the last product."""
     s = sigmoid(z)
     return error * s * torch.addcmul(torch.ones_like(z), z, 1 - s)
 
@@ -112,7 +111,7 @@ def softplus(z: Tensor) -> Tensor:
 
 @_wide
 def softplus_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope is e / (e + 1) with e = exp(z), and 1 above 20.
+    """Return error * e / (e + 1), e = exp(z), and the error itself above 20.
 
     Not always the kernel's bits: its exp is not torch.exp.
     """
@@ -126,7 +125,7 @@ def identity(z: Tensor) -> Tensor:
 
 
 def identity_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
-    """The slope is 1."""
+    """Return the error: the slope is 1."""
     return error
 
 

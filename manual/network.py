@@ -43,7 +43,8 @@ def step(
     Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n])
     and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as it is; and with
     adam t, the number of the step from 1.
-    Raises KeyError for what is missing or has no such name, TypeError for one too many.
+    Raises KeyError for what is missing or has no such name, TypeError for one too many, ValueError
+    for weights of other sizes.
     """
     N = len(sizes) - 1                                      # the last layer
     weights = weight_names(sizes, bias=bias, batch_norm=batch_norm)
@@ -54,6 +55,9 @@ def step(
     known += ["t"] * (optimizer != "sgd")
     if unknown := given.keys() - set(known):
         raise TypeError(f"a network of {N + 1} layers has no {', '.join(sorted(unknown))}")
+    for n in range(N):
+        if (shape := tuple(given[f"syn{n}"].shape[-2:])) != sizes[n : n + 2]:
+            raise ValueError(f"syn{n} is {shape} where sizes say {sizes[n : n + 2]}")
 
     # feed forward
     forward = feed_forward(

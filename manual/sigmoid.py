@@ -15,7 +15,7 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-def delta_left_to_right(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the blog's letter
+def delta_left_to_right(error: Tensor, l: Tensor) -> Tensor:
     """Return (error * (1 - l)) * l, grouped as torch's own kernel does: the same bits.
 
     `error` and `l` have one shape. On the CPU that kernel takes bfloat16 to float32 and rounds
@@ -26,7 +26,7 @@ def delta_left_to_right(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the
     return error * (1 - l) * l
 
 
-def delta_as_blog(error: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the blog's letter
+def delta_as_blog(error: Tensor, l: Tensor) -> Tensor:
     """Return error * (l * (1 - l)), grouped as the blog groups it: off by an ulp or so."""
     return error * (l * (1 - l))
 

@@ -97,7 +97,7 @@ def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path
 
 def test_exact_insists_on_bits() -> None:
     def rounded(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-        l = torch.sigmoid(x)  # noqa: E741 - the blog's letter
+        l = torch.sigmoid(x)
         return (grad_output * (l * (1 - l)),)
 
     x = (inputs(torch.float32)["X"],)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compare.bits import compare_bits
-from compare.cases import CASES
+from compare.cases import CASES, Network
 from compare.given import draw
 from compare.report import Report
 from manual import network, three_layer, two_layer
@@ -74,14 +74,13 @@ def test_the_eleven_lines_are_the_blogs_grouping_but_for_their_sigmoid() -> None
     _assert_same_bits(ours["syn1"], weights["syn1"] + ours["l1"].mT @ l2_delta)
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize(("listing", "sizes"), [(two_layer, (3, 2)), (three_layer, (3, 5, 2))])
-def test_the_loops_are_the_listings(listing: object, sizes: tuple[int, ...], grouping: str) -> None:
+def test_the_loops_are_the_listings(listing: object, sizes: tuple[int, ...]) -> None:
     """`network` gives the names, the order and the bits of the written-out listings."""
     given = _random(sizes, rows=4, leading=(6,))
-    question = {"sizes": sizes, "alpha": 0.7, "grouping": grouping}
-    expected = listing.step(**given, **question)  # type: ignore[attr-defined]
-    actual = network.step(**given, **question)
+    alike = {"sizes": sizes, "alpha": 0.7}
+    expected = listing.step(**given, **alike, grouping="left_to_right")  # type: ignore[attr-defined]
+    actual = network.step(**given, **Network(**alike).question())
     assert list(actual) == list(expected)
     for name in expected:
         _assert_same_bits(actual[name], expected[name])
@@ -109,7 +108,7 @@ def test_a_population_is_its_networks(sizes: list[int], rows: int, population: i
     """
     shape = tuple(sizes)
     given = _random(shape, rows=rows, leading=(population,))
-    question = {"sizes": shape, "alpha": 0.5, "grouping": "left_to_right"}
+    question = Network(shape, alpha=0.5).question()
     together = network.step(**given, **question)
     for p in range(population):
         alone = network.step(**{name: value[p] for name, value in given.items()}, **question)
@@ -122,7 +121,7 @@ def test_one_network_without_a_population_is_autograds_bits(dtype: torch.dtype) 
     """As a reader would call it: plain matrices, other kernels than a population's."""
     given = {name: value.to(dtype) for name, value in _random((3, 5, 2), rows=4).items()}
     question = {"sizes": (3, 5, 2), "alpha": 0.7}
-    trainer = Trainer(like=given["X"], dropout=0.0, **question)
+    trainer = Trainer(like=given["X"], **Network(**question).question())
     for _ in range(200):
         ours = three_layer.step(**given, **question, grouping="left_to_right")
         theirs = trainer.step(**given)
@@ -140,10 +139,15 @@ def test_the_deltas_are_known_before_a_weight_moves() -> None:
 
 def test_a_side_that_does_not_know_a_field_says_so() -> None:
     given = _random((3, 4, 1), rows=4)
-    question = {"sizes": (3, 4, 1), "alpha": 1.0, "grouping": "blog"}
-    for listing in (three_layer, network):
-        with pytest.raises(TypeError, match=r"syn7|unexpected keyword"):
-            listing.step(**given, **question, syn7=given["syn1"])
+    asked = {"sizes": (3, 4, 1), "alpha": 1.0}
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
+    with pytest.raises(TypeError, match="has no syn7"):
+        network.step(**given, **Network(**asked).question(), syn7=given["syn1"])
+    with pytest.raises(ValueError, match=r"syn0 is \(3, 4\) where sizes say \(3, 5\)"):
+        network.step(**given, **Network((3, 5, 1)).question())
+    with pytest.raises(TypeError, match="expected syn0, syn1, got"):
+        Trainer(like=given["X"], **Network(**asked).question()).step(**given, syn7=given["syn1"])
     with pytest.raises(TypeError, match="alpha"):
         three_layer.step(**given, sizes=(3, 4, 1), grouping="blog")
     with pytest.raises(ValueError, match="three layers and alpha 1"):
@@ -153,7 +157,7 @@ def test_a_side_that_does_not_know_a_field_says_so() -> None:
 def _blog(case: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return the blog's X, y and first weights without the population's dimension."""
     found = draw(CASES[case], seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    return found.X[0], found.y[0], {name: w[0] for name, w in found.weights.items()}
+    return found.X[0], found.y[0], {name: w[0] for name, w in found.state.items()}
 
 
 def _random(

@@ -7,67 +7,161 @@ import pytest
 import torch
 from torch import Tensor
 
-from manual import network
+from compare.cases import Network
+from manual import network, three_layer
+from manual.losses import LOSSES
 from manual.sigmoid import GROUPINGS
 
 SIZES = (3, 5, 4, 2)
 ROWS = 6
+NETWORKS = {
+    "plain": Network(SIZES),
+    "everything": Network(
+        SIZES, activation="tanh", bias=True, batch_norm=True, dropout=0.25, l1_penalty=0.01,
+        l2_penalty=0.02, momentum=0.9,
+    ),
+    "classes": Network(
+        SIZES, activation="softplus", output="identity", loss="cross_entropy", bias=True
+    ),
+}  # fmt: skip
 
 
 class _ByHand(torch.autograd.Function):
-    """The loss of the by-hand network, and its updates as the gradient of -loss."""
+    """The loss of a by-hand network, and its updates as the gradient of -loss."""
 
     @staticmethod
-    def forward(ctx: Any, grouping: str, X: Tensor, y: Tensor, *syn: Tensor) -> Tensor:
-        weights = {f"syn{n}": w for n, w in enumerate(syn)}
-        values = network.step(X=X, y=y, sizes=SIZES, alpha=1.0, grouping=grouping, **weights)
-        ctx.updates = [values[f"syn{n}_update"] for n in range(len(syn))]
-        error = values[f"l{len(SIZES) - 1}_error"]
-        return (error**2).sum() / 2
+    def forward(ctx: Any, asked: Network, data: dict[str, Tensor], *learned: Tensor) -> Tensor:
+        weights = dict(zip(_learned(asked), learned, strict=True))
+        values = _step(asked, data, weights)
+        ctx.updates = [values[f"{name}_update"] for name in weights]
+        output = values[f"l{len(SIZES) - 1}"]
+        loss = LOSSES[asked.loss].value(output, data["y"])
+        for name, syn in weights.items():
+            if name.startswith("syn"):
+                loss = loss + asked.l2_penalty / 2 * (syn**2).sum()
+                loss = loss + asked.l1_penalty * syn.abs().sum()
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return (None, None, None, *(-update * grad for update in ctx.updates))
+        return (None, None, *(-update * grad for update in ctx.updates))
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
-def test_gradcheck(grouping: str) -> None:
-    X, y, *syn = _given()
-    syn = [w.requires_grad_() for w in syn]
-    assert torch.autograd.gradcheck(lambda *w: _ByHand.apply(grouping, X, y, *w), syn)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradcheck(name: str) -> None:
+    asked, data = NETWORKS[name], _data()
+    learned = [w.requires_grad_() for w in _learned(asked).values()]
+    assert torch.autograd.gradcheck(lambda *w: _ByHand.apply(asked, data, *w), learned)
 
 
-@pytest.mark.parametrize("grouping", GROUPINGS)
-def test_central_differences_in_numpy(grouping: str) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_central_differences_in_numpy(name: str) -> None:
     """The forward pass once more in numpy alone; the step and error bound are for float64."""
-    X, y, *syn = _given()
-    values = network.step(
-        X=X, y=y, sizes=SIZES, alpha=1.0, grouping=grouping,
-        **{f"syn{n}": w for n, w in enumerate(syn)},
-    )  # fmt: skip
-    arrays = [w.numpy().copy() for w in syn]
-
-    def loss() -> float:
-        layer = X.numpy()
-        for w in arrays:
-            layer = 1 / (1 + np.exp(-(layer @ w)))
-        return float(((y.numpy() - layer) ** 2).sum() / 2)
+    asked, data = NETWORKS[name], _data()
+    learned = _learned(asked)
+    values = _step(asked, data, learned)
+    arrays = {name: w.numpy().copy() for name, w in learned.items()}
 
     step = 6e-6  # about the cube root of 2**-53: the two errors of a central difference balance
-    for n, w in enumerate(arrays):
-        update = values[f"syn{n}_update"].numpy()
+    for name, w in arrays.items():
+        update = values[f"{name}_update"].numpy()
         for index in np.ndindex(*w.shape):
             middle = w[index]
             w[index] = middle + step
-            above = loss()
+            above = _loss_in_numpy(asked, data, arrays)
             w[index] = middle - step
-            below = loss()
+            below = _loss_in_numpy(asked, data, arrays)
             w[index] = middle
-            assert -(above - below) / (2 * step) == pytest.approx(update[index], abs=2e-10)
+            assert -(above - below) / (2 * step) == pytest.approx(update[index], abs=1e-9)
 
 
-def _given() -> list[Tensor]:
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_central_differences_of_the_listing(grouping: str) -> None:
+    """Part 2 of the blog as it is written out, in either grouping of its slope."""
+    chance = np.random.default_rng(3)
+    X, y = chance.standard_normal((ROWS, 3)), chance.standard_normal((ROWS, 2))
+    arrays = {"syn0": chance.standard_normal((3, 5)), "syn1": chance.standard_normal((5, 2))}
+    values = three_layer.step(
+        X=torch.from_numpy(X), y=torch.from_numpy(y), sizes=(3, 5, 2), alpha=1.0,
+        grouping=grouping, **{name: torch.from_numpy(w.copy()) for name, w in arrays.items()},
+    )  # fmt: skip
+
+    def loss() -> float:
+        l1 = 1 / (1 + np.exp(-(X @ arrays["syn0"])))
+        l2 = 1 / (1 + np.exp(-(l1 @ arrays["syn1"])))
+        return float(((y - l2) ** 2).sum() / 2)
+
+    for name, w in arrays.items():
+        for index in np.ndindex(*w.shape):
+            middle, losses = w[index], []
+            for w[index] in (middle + 6e-6, middle - 6e-6):
+                losses.append(loss())
+            w[index] = middle
+            difference = -(losses[0] - losses[1]) / 1.2e-5
+            assert difference == pytest.approx(float(values[f"{name}_update"][index]), abs=2e-10)
+
+
+def _loss_in_numpy(asked: Network, data: dict[str, Tensor], w: dict[str, np.ndarray]) -> float:
+    layer, y = data["X"].numpy(), data["y"].numpy()
+    penalty = 0.0
+    for n in range(1, len(SIZES)):
+        hidden = n < len(SIZES) - 1
+        syn = w[f"syn{n - 1}"]
+        penalty += asked.l2_penalty / 2 * (syn**2).sum() + asked.l1_penalty * np.abs(syn).sum()
+        z = layer @ syn + w.get(f"bias{n - 1}", 0.0)
+        if asked.batch_norm and hidden:
+            z = (z - z.mean(0)) / np.sqrt(z.var(0) + asked.batch_norm_eps)
+            z = w[f"gamma{n}"] * z + w[f"beta{n}"]
+        kind = asked.activation if hidden else asked.output
+        layer = {
+            "sigmoid": lambda z: 1 / (1 + np.exp(-z)), "tanh": np.tanh, "identity": lambda z: z,
+            "softplus": lambda z: np.log1p(np.exp(z)),
+        }[kind](z)  # fmt: skip
+        if asked.dropout and hidden:
+            layer = layer * data[f"mask{n}"].numpy() / (1 - asked.dropout)
+    if asked.loss == "cross_entropy":
+        chances = np.exp(layer) / np.exp(layer).sum(1, keepdims=True)
+        return float(-np.log((chances * y).sum(1)).mean() + penalty)
+    return float(((y - layer) ** 2).sum() / 2 + penalty)
+
+
+def _step(asked: Network, data: dict[str, Tensor], learned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take one by-hand step; moments and statistics start where they do."""
+    weights = {name: w.detach() for name, w in learned.items()}
+    given = {"X": data["X"], "y": data["y"], **weights}
+    for n in asked.hidden:
+        if asked.dropout:
+            given[f"mask{n}"] = data[f"mask{n}"]
+        if asked.batch_norm:
+            given |= {f"mean{n}": torch.zeros(1, SIZES[n]).double()}
+            given |= {f"var{n}": torch.ones(1, SIZES[n]).double()}
+    if asked.momentum:
+        given |= {f"{name}_momentum_buffer": torch.zeros_like(w) for name, w in weights.items()}
+    return network.step(**given, **asked.question())
+
+
+def _data() -> dict[str, Tensor]:
     chance = torch.Generator().manual_seed(11)
-    shapes = [(ROWS, SIZES[0]), (ROWS, SIZES[-1])]
-    shapes += [(SIZES[n], SIZES[n + 1]) for n in range(len(SIZES) - 1)]
-    return [torch.randn(*s, generator=chance, dtype=torch.float64) for s in shapes]
+    X = torch.randn(ROWS, SIZES[0], generator=chance, dtype=torch.float64)
+    y = torch.eye(SIZES[-1], dtype=torch.float64)[torch.arange(ROWS) % SIZES[-1]]
+    masks = {
+        f"mask{n}": (torch.rand(ROWS, SIZES[n], generator=chance) > 0.25).double() for n in (1, 2)
+    }
+    return {"X": X, "y": y, **masks}
+
+
+def _learned(asked: Network) -> dict[str, Tensor]:
+    """Return what is learned, of chance."""
+    chance = torch.Generator().manual_seed(12)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for n in range(len(SIZES) - 1):
+        shapes[f"syn{n}"] = SIZES[n : n + 2]
+        normed = asked.batch_norm and n + 1 in asked.hidden
+        if asked.bias and not normed:
+            shapes[f"bias{n}"] = (1, SIZES[n + 1])
+        if normed:
+            shapes |= {f"gamma{n + 1}": (1, SIZES[n + 1]), f"beta{n + 1}": (1, SIZES[n + 1])}
+    return {
+        name: torch.randn(*shape, generator=chance, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }

@@ -58,10 +58,10 @@ class Trainer:
         options: dict[str, Any] = {"lr": alpha, "maximize": True}
         if optimizer == "sgd":
             options |= {"momentum": momentum, "nesterov": nesterov}
-            self.moments = ("momentum_buffer",) if momentum else ()
+            self.moments = ["momentum_buffer"] if momentum else []
         else:
             options |= {"betas": betas, "eps": adam_eps, "weight_decay": weight_decay}
-            self.moments = ("exp_avg", "exp_avg_sq")
+            self.moments = ["exp_avg", "exp_avg_sq"]
         self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer](
             self.parameters.values(), **options
         )
