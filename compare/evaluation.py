@@ -44,6 +44,6 @@ class Evaluation:
             tally.add(names[name], step, found)
             tally.prove(step, {names[name]: proof})
             unequal += [name] * bool(found.worst)
-        for name, share in self.prover.shares(given, ours, theirs, unequal).items():
+        for name, share in self.prover.shares(unequal, given, ours, theirs).items():
             tally.bound(names[name], None if share is None else float(share.max()), step)
         return ours

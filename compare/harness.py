@@ -280,7 +280,7 @@ class Run:
                 wanted.add((first.worst.index[0], first.worst.index[1]))
             for steps, given in self._alike(before, ours, theirs, list(unequal)):
                 batch = [given, *(self._batch(_at(side, steps)) for side in (ours, theirs))]
-                for name, share in self.prover.shares(*batch, names=list(unequal)).items():
+                for name, share in self.prover.shares(list(unequal), *batch).items():
                     if share is None:
                         self.tally.bound(name, None, start + steps[0])
                         continue

@@ -72,6 +72,7 @@ class _Judge:
         self.e = evidence
         self.wrong: set[str] = set()
         self.references: dict[frozenset[str], dict[str, Lifted]] = {}
+        self.noise: dict[str, Any] | None = None
         self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
         self.by_hand = self._by_hand(self._reference(frozenset()))
 
@@ -157,7 +158,23 @@ class _Judge:
         wrong = frozenset(self.wrong & self.above.get(name, set()))
         sampled = self.e.entries is not None
         theirs = self._reference(wrong)[name].numbers
-        return _same_numbers(mine, theirs, room, sampled=sampled)
+        found = _same_numbers(mine, theirs, room, sampled=sampled)
+        if found.same is None and (noise := self._noise(name)) is not None:
+            # where the exact value is 0, no precision makes a ball narrow beside it
+            wider = _MEANINGFUL * noise
+            room = wider if room is None else torch.maximum(wider, room)
+            found = _same_numbers(mine, theirs, room, sampled=sampled)
+        return found
+
+    def _noise(self, name: str) -> Tensor | None:
+        """Return how far a float run may come off from the inputs on, None where unknown."""
+        if self.noise is None:
+            assert isinstance(self.e.reference, Program)
+            bounds = bounds_for(self.e.reference, self.e.inputs.values())
+            found = lift(self.e.reference, bounds, self.e.inputs)
+            self.noise = {name: value.numbers for name, value in found.items()}
+        bound = self.noise[name]
+        return bound.error.double().cpu() if isinstance(bound, Bound) else None
 
     def _kink(self, name: str) -> str:
         """Return a remark where the two formulas part at these very inputs and not beside them."""
@@ -301,9 +318,13 @@ def _same_numbers(
     if wide.any():
         at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
         return _Formula(None, f"its exact value is known too loosely to compare, at {list(at)}", at)
-    relative = np.divide(radius, middle, out=np.zeros_like(radius), where=middle > 0).max()
+    zero = radius >= middle  # as far as can be told
+    relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
-    return _Formula(True, f"the same real number to {digits} digits at these inputs{share}")
+    also = f", 0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
+    if zero.all() and also:
+        return _Formula(True, f"the same real number{also}, at these inputs{share}")
+    return _Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
 
 
 def _pairs(function: Any, mine: Any, theirs: Any) -> Any:

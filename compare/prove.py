@@ -46,7 +46,7 @@ class Prover:
         return next((program.follows() for program in programs), {})
 
     def shares(
-        self, given: Named, manual: Named, autograd: Named, names: list[str]
+        self, names: list[str], given: Named, manual: Named, autograd: Named
     ) -> dict[str, Tensor | None]:
         """Return |by hand - autograd| over what both may round, elementwise, None where unknown.
 

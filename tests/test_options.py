@@ -170,10 +170,7 @@ def test_the_authors_table_of_alphas(capsys: pytest.CaptureFixture[str], tmp_pat
     words = ["run", "alpha", "--steps", "12", "--no-board", "--json", str(result)]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0].split()
-        == "sizes alpha error at 0 error at 2 error at 4 error at 6 error at 8 error at 10 verdict".split()
-    )  # noqa: E501, SIM905
+    assert lines[0].split()[:8] == ["sizes", "alpha", "error", "at", "0", "error", "at", "2"]
     assert [line.split()[:2] for line in lines[1:3]] == [["3-4-1", "0.001"], ["3-4-1", "0.01"]]
     assert lines[-1] == "EXACT  14 networks, each compared at every step"
     found = json.loads(result.read_text())

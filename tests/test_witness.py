@@ -1,5 +1,6 @@
 """A third witness, which shares nothing with either side: gradcheck and central differences."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,11 @@ def _loss_in_numpy(asked: Network, data: dict[str, Tensor], w: dict[str, np.ndar
             z = (z - z.mean(0)) / np.sqrt(z.var(0) + asked.batch_norm_eps)
             z = w[f"gamma{n}"] * z + w[f"beta{n}"]
         kind = asked.activation if hidden else asked.output
-        layer = {
+        functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "sigmoid": lambda z: 1 / (1 + np.exp(-z)), "tanh": np.tanh, "identity": lambda z: z,
             "softplus": lambda z: np.log1p(np.exp(z)),
-        }[kind](z)  # fmt: skip
+        }  # fmt: skip
+        layer = functions[kind](z)
         if asked.dropout and hidden:
             layer = layer * data[f"mask{n}"].numpy() / (1 - asked.dropout)
     if asked.loss == "cross_entropy":

@@ -23,8 +23,9 @@ def binary_cross_entropy_with_logits(l: Tensor, y: Tensor) -> Tensor:
 
 def cross_entropy(l: Tensor, y: Tensor) -> Tensor:
     """Return the mean over rows; y is 1 at the row's class and 0 elsewhere."""
-    rows: Tensor = F.cross_entropy(l.flatten(0, -2), y.argmax(-1).flatten(), reduction="none")
-    return rows.unflatten(0, l.shape[:-1]).mean(-1)
+    rows = F.cross_entropy(l.flatten(0, -2), y.argmax(-1).flatten(), reduction="none")
+    loss: Tensor = rows.unflatten(0, l.shape[:-1]).mean(-1)
+    return loss
 
 
 #: Every loss by its name.
