@@ -159,9 +159,10 @@ def _autograd(case: Case, batches: list[Named], state: Named, steps: int) -> Non
 
 def _by_hand(case: Case, batches: list[Named], state: Named, steps: int) -> None:
     step = by_hand(case)
-    for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
-        values = step(**batch, **state)
-        state = {name: values[name] for name in state}
+    with torch.inference_mode():
+        for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
+            values = step(**batch, **state)
+            state = {name: values[name] for name in state}
 
 
 def _checked(steps: int) -> None:

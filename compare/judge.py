@@ -252,7 +252,7 @@ class _Judge:
                 **off,
             )
         room = _sum_of_bounds(hand, reference)
-        unlifted = torch.from_numpy(_pairs(_unknown, hand.exact, reference.exact) == 1)
+        unlifted = torch.from_numpy(_pairs(_unknown, hand.exact, reference.exact)) == 1
         if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone
             beyond = share_of_rounding(manual, autograd, room)[unlifted]
             share = max(share, float(beyond.max()))

@@ -79,7 +79,8 @@ def _zero(n: Any) -> Any:
     return n.exact(torch.zeros(()))
 
 
-def _leaky_relu(n: Any, x: Any, slope: Any = 0.01) -> Any:
+def _leaky_relu(n: Any, x: Any, slope: Any = None) -> Any:
+    slope = n.constant(0.01, n.dtype) if slope is None else slope
     return n.maximum(x, _zero(n)) + n.minimum(x, _zero(n)) * slope
 
 

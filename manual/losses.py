@@ -38,8 +38,8 @@ def mse(l: Tensor, y: Tensor) -> Tensor:
 
 
 def mse_error(l: Tensor, y: Tensor) -> Tensor:
-    """Return 2 / (B * O) * (y - l)."""
-    return 2 * _one_of(l.shape[-2] * l.shape[-1], l) * (y - l)
+    """Return 2 / (B * O) * (y - l), signs turned as autograd's: a miss of 0 gives its -0."""
+    return (l - y) * (-2 * _one_of(l.shape[-2] * l.shape[-1], l))
 
 
 def binary_cross_entropy_with_logits(l: Tensor, y: Tensor) -> Tensor:
@@ -49,8 +49,8 @@ def binary_cross_entropy_with_logits(l: Tensor, y: Tensor) -> Tensor:
 
 
 def binary_cross_entropy_with_logits_error(l: Tensor, y: Tensor) -> Tensor:
-    """Return (y - sigmoid(l)) / (B * O)."""
-    return (y - sigmoid(l)) * _one_of(l.shape[-2] * l.shape[-1], l)
+    """Return (y - sigmoid(l)) / (B * O), signs turned as autograd's: a miss of 0 gives its -0."""
+    return (sigmoid(l) - y) * -_one_of(l.shape[-2] * l.shape[-1], l)
 
 
 def cross_entropy(l: Tensor, y: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ def cross_entropy_error(l: Tensor, y: Tensor) -> Tensor:
     return (y - torch.exp(torch.log_softmax(l, -1))) * _one_of(l.shape[-2], l)
 
 
-def _one_of(count: int, like: Tensor) -> Tensor:
-    """Return 1 / count, rounded to the dtype of `like`."""
-    return like.new_tensor(1 / count)
+def _one_of(count: int, like: Tensor) -> Tensor | float:
+    """Return 1 / count, which half precision would not round by itself."""
+    return like.new_tensor(1 / count) if like.dtype.itemsize == 2 else 1 / count
 
 
 #: Every loss by its name.

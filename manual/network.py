@@ -4,7 +4,8 @@ A layer is linear, then batch norm, activation, dropout, each of these asked for
 of them the lines are those of `three_layer` in loops.
 """
 
-from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,15 +20,15 @@ from manual.regularization import penalty_update
 Named = dict[str, Tensor]
 
 
-@dataclass
-class Forward:
-    """What the way back needs of layer n: z before and a after its activation, what it normed."""
+
+class Forward(NamedTuple):
+    """What the way back needs, by layer: z before and a after its activation, what it normed."""
 
     named: Named  # l0, l1, ... and what stands between them
-    z: Named = field(default_factory=dict)
-    a: Named = field(default_factory=dict)
-    normed: dict[str, Normed] = field(default_factory=dict)
-    statistics: Named = field(default_factory=dict)  # the running ones, moved
+    z: dict[int, Tensor]
+    a: dict[int, Tensor]
+    normed: dict[int, Normed]
+    statistics: Named  # the running ones, moved
 
 
 # B rows, sizes[n] values in layer n; any leading dimensions are networks side by side
@@ -47,25 +48,20 @@ def step(
     for weights of other sizes.
     """
     N = len(sizes) - 1                                      # the last layer
-    weights = weight_names(sizes, bias=bias, batch_norm=batch_norm)
+    weights = weight_names(sizes, bias, batch_norm)
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
-    known = [*weights, *(f"{name}_{moment}" for name in weights for moment in moments)]
-    for n in range(1, N):
-        known += [f"mean{n}", f"var{n}"] * batch_norm + [f"mask{n}"] * bool(dropout)
-    known += ["t"] * (optimizer != "sgd")
-    if unknown := given.keys() - set(known):
+    if unknown := given.keys() - names_known(sizes, bias, batch_norm, dropout > 0, moments):
         raise TypeError(f"a network of {N + 1} layers has no {', '.join(sorted(unknown))}")
     for n in range(N):
-        if (shape := tuple(given[f"syn{n}"].shape[-2:])) != sizes[n : n + 2]:
-            raise ValueError(f"syn{n} is {shape} where sizes say {sizes[n : n + 2]}")
+        if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
+            raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes[n : n + 2]}")
 
     # feed forward
-    forward = feed_forward(
+    q, z, a, normed, statistics = feed_forward(
         X, given, sizes=sizes, activation=activation, output=output, batch_norm=batch_norm,
         batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum, dropout=dropout,
         training=True,
     )  # fmt: skip
-    q = forward.named
 
     # the error goes back layer by layer; every delta is known before any weight moves
     updates = {}
@@ -75,13 +71,13 @@ def step(
         if dropout and n < N:
             error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], dropout)
         act = ACTIVATIONS[activation if n < N else output]
-        delta = act.delta(error, forward.z[f"l{n}"], forward.a[f"l{n}"])
+        delta = act.delta(error, z[n], a[n])
         if trim:
             delta = trimmed(delta, trim, trimming)
         q[f"l{n}_delta"] = delta
         if batch_norm and n < N:
             delta, updates[f"gamma{n}"], updates[f"beta{n}"] = normalise_back(
-                delta, given[f"gamma{n}"], forward.normed[f"l{n}"]
+                delta, given[f"gamma{n}"], normed[n]
             )
             q[f"z{n}_delta"] = delta
         if n > 1:
@@ -99,28 +95,45 @@ def step(
 
     # update weights
     for name in weights:
-        own = {moment: given[f"{name}_{moment}"] for moment in moments}
+        kept = [f"{name}_{moment}" for moment in moments]
         if optimizer == "sgd":
-            q[name], own = sgd(
-                given[name], updates[name], alpha=alpha, momentum=momentum, nesterov=nesterov, **own
-            )
-        else:
-            q[name], own = adam(
-                given[name], updates[name], alpha=alpha, betas=betas, adam_eps=adam_eps,
-                weight_decay=weight_decay, t=int(given["t"].flatten()[0]), **own,
+            buffer = given[kept[0]] if kept else None
+            q[name], *moved = sgd(
+                given[name], updates[name], buffer, alpha=alpha, momentum=momentum,
+                nesterov=nesterov,
             )  # fmt: skip
-        q |= {f"{name}_{moment}": value for moment, value in own.items()}
-    return q | forward.statistics
+        else:
+            q[name], *moved = adam(
+                given[name], updates[name], *(given[each] for each in kept), alpha=alpha,
+                betas=betas, adam_eps=adam_eps, weight_decay=weight_decay,
+                t=int(given["t"].flatten()[0]),
+            )  # fmt: skip
+        q |= {each: moment for each, moment in zip(kept, moved, strict=False) if moment is not None}
+    return q | statistics
 
 
-def weight_names(sizes: tuple[int, ...], *, bias: bool, batch_norm: bool) -> list[str]:
+@cache
+def weight_names(sizes: tuple[int, ...], bias: bool, batch_norm: bool) -> tuple[str, ...]:
     """Return what is learned; a layer with batch norm has its beta in place of a bias."""
     N = len(sizes) - 1
-    names = []
+    names: list[str] = []
     for n in range(N):
         names += [f"syn{n}"] + [f"bias{n}"] * (bias and (not batch_norm or n == N - 1))
         names += [f"gamma{n + 1}", f"beta{n + 1}"] * (batch_norm and n < N - 1)
-    return names
+    return tuple(names)
+
+
+@cache
+def names_known(
+    sizes: tuple[int, ...], bias: bool, batch_norm: bool, dropout: bool, moments: tuple[str, ...]
+) -> frozenset[str]:
+    """Return everything that a step may be given besides X and y."""
+    weights = weight_names(sizes, bias, batch_norm)
+    names = {*weights, *(f"{name}_{moment}" for name in weights for moment in moments)}
+    for n in range(1, len(sizes) - 1):
+        names |= {f"mean{n}", f"var{n}"} if batch_norm else set()
+        names |= {f"mask{n}"} if dropout else set()
+    return frozenset(names | ({"t"} if "exp_avg" in moments else set()))
 
 
 def feed_forward(
@@ -130,7 +143,7 @@ def feed_forward(
 ) -> Forward:  # fmt: skip
     """Return every layer's value; in evaluation nothing is dropped and the statistics stay."""
     N = len(sizes) - 1
-    kept = Forward({"l0": X})
+    kept = Forward({"l0": X}, {}, {}, {}, {})
     q = kept.named
     for n in range(1, N + 1):
         z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
@@ -141,14 +154,14 @@ def feed_forward(
             learned = given[f"gamma{n}"], given[f"beta{n}"]
             statistics = given[f"mean{n}"], given[f"var{n}"]
             if training:
-                z, kept.normed[f"l{n}"], *batch = normalise(z, *learned, batch_norm_eps)
+                z, kept.normed[n], *batch = normalise(z, *learned, batch_norm_eps)
                 for name, before, now in zip(("mean", "var"), statistics, batch, strict=True):
                     kept.statistics[f"{name}{n}"] = running(before, now, batch_norm_momentum)
             else:
                 z = normalise_as_learned(z, *learned, *statistics, batch_norm_eps)
             q[f"norm{n}"] = z
         a = ACTIVATIONS[activation if n < N else output].value(z)
-        kept.z[f"l{n}"], kept.a[f"l{n}"] = z, a
+        kept.z[n], kept.a[n] = z, a
         if dropout and n < N and training:
             q[f"a{n}"] = a
             a = drop(a, given[f"mask{n}"], dropout)

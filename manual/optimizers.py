@@ -17,25 +17,25 @@ MOMENTS = {
 
 
 def sgd(
-    weight: Tensor, update: Tensor, *, alpha: float, momentum: float, nesterov: bool,
-    momentum_buffer: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    weight: Tensor, update: Tensor, buffer: Tensor | None, *, alpha: float, momentum: float,
+    nesterov: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return the weight moved, and its momentum's buffer if it has one; all of one shape.
 
     Source: torch.optim.SGD: buffer = momentum * buffer + gradient, and Nesterov's step looks one
     ahead, gradient + momentum * buffer.
     """
-    if momentum_buffer is None:
-        return torch.add(weight, update, alpha=alpha), {}
-    buffer = momentum * momentum_buffer - update
+    if buffer is None:
+        return torch.add(weight, update, alpha=alpha), None
+    buffer = momentum * buffer - update
     step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
-    return torch.add(weight, step, alpha=-alpha), {"momentum_buffer": buffer}
+    return torch.add(weight, step, alpha=-alpha), buffer
 
 
 def adam(
-    weight: Tensor, update: Tensor, *, alpha: float, betas: tuple[float, float], adam_eps: float,
-    weight_decay: float, t: int, exp_avg: Tensor, exp_avg_sq: Tensor,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    weight: Tensor, update: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, alpha: float,
+    betas: tuple[float, float], adam_eps: float, weight_decay: float, t: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the weight moved, and its two moments; all of one shape. t counts steps from 1.
 
     Source: Kingma and Ba, 2014, as torch.optim.Adam computes it: the corrections for the moments'
@@ -51,4 +51,4 @@ def adam(
     if weight_decay:
         weight = weight * (1 - alpha * weight_decay)
     weight = torch.addcdiv(weight, exp_avg, denominator, value=-step)
-    return weight, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    return weight, exp_avg, exp_avg_sq

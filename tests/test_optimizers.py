@@ -1,0 +1,116 @@
+"""The optimizers by hand, beside torch.optim's own, each going its own way."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare.bits import compare_bits
+from manual.optimizers import MOMENTS, adam, sgd
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+SIZE = 23  # no whole number of vectors: a tail goes through scalar code
+
+# By hand, torch's own, and the options as torch calls them.
+ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "adam": (torch.optim.Adam, {"lr": 0.01, "eps": 1e-4}),
+    "adam with other betas": (torch.optim.Adam, {"lr": 0.3, "betas": (0.8, 0.99), "eps": 1e-3}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 1.0, "eps": 1e-4}),
+    "adamw without decay": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.0, "eps": 1e-4}),
+}
+
+
+class Side:
+    """torch's optimizer on a parameter of its own, and what is by hand on another."""
+
+    def __init__(self, row: str, weight: Tensor, **other: Any) -> None:
+        kind, options = ROWS[row]
+        self.options = options | other
+        self.parameter = torch.nn.Parameter(weight.clone())
+        self.optimizer = kind([self.parameter], **self.options)
+        self.weight = weight
+        self.t = 0
+        self.sgd = kind is torch.optim.SGD
+        names = () if self.sgd and "momentum" not in options else MOMENTS[kind.__name__.lower()]
+        self.moments = {name: torch.zeros_like(weight) for name in names}
+        if self.sgd and names:  # torch takes the first gradient as it is; here it starts from 0
+            self.optimizer.state[self.parameter]["momentum_buffer"] = torch.zeros_like(weight)
+
+    def step(self, gradient: Tensor) -> None:
+        """Move both by one step."""
+        self.t += 1
+        self.parameter.grad = gradient.clone()
+        self.optimizer.step()
+        o = self.options
+        moved: tuple[Tensor | None, ...]
+        if self.sgd:
+            buffer = self.moments.get("momentum_buffer")
+            moved = sgd(
+                self.weight, -gradient, buffer, alpha=o["lr"], momentum=o.get("momentum", 0.0),
+                nesterov=o.get("nesterov", False),
+            )  # fmt: skip
+        else:
+            moved = adam(
+                self.weight, -gradient, *self.moments.values(), alpha=o["lr"],
+                betas=o.get("betas", (0.9, 0.999)), adam_eps=o["eps"],
+                weight_decay=o.get("weight_decay", 0.0), t=self.t,
+            )  # fmt: skip
+        weight, *moments = (value for value in moved if value is not None)
+        self.weight = weight
+        self.moments = dict(zip(self.moments, moments, strict=True))
+
+    def differences(self) -> list[str]:
+        """Return what has not the same bits."""
+        state = self.optimizer.state[self.parameter]
+        pairs = {"weight": (self.weight, self.parameter.detach())}
+        pairs |= {name: (value, state[name]) for name, value in self.moments.items()}
+        return [name for name, pair in pairs.items() if compare_bits(*pair).worst is not None]
+
+
+def _start(dtype: torch.dtype, *shape: int) -> tuple[Tensor, torch.Generator]:
+    chance = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=chance, dtype=torch.float64).to(dtype), chance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_thousand_steps_are_torchs(row: str, dtype: torch.dtype) -> None:
+    """The same bits after each, weight and moments, also of gradients that are 0 or -0.0."""
+    weight, chance = _start(dtype, SIZE)
+    side = Side(row, weight)
+    for t in range(1, 1001):
+        drawn = torch.randn(SIZE, generator=chance, dtype=torch.float64)
+        gradient = (drawn * 10.0 ** (t % 7 - 3)).to(dtype)
+        gradient[t % SIZE], gradient[(t + 5) % SIZE] = 0.0, -0.0
+        if t % 50 == 0:
+            gradient = torch.zeros_like(gradient)
+        side.step(gradient)
+        assert not side.differences(), f"step {t}"
+    assert bool((side.weight != weight).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("row", ROWS)
+def test_nothing_but_zeros_as_gradients(row: str, zero: float, dtype: torch.dtype) -> None:
+    """The same bits after each step; without a decay the weights stay, those of 0 too."""
+    weight, _ = _start(dtype, 2, SIZE)
+    weight[0, :2] = torch.tensor([0.0, -0.0])
+    side = Side(row, weight)
+    for t in range(1, 21):
+        side.step(torch.full_like(weight, zero))
+        assert not side.differences(), f"step {t}"
+    assert side.weight.equal(weight) is (row != "adamw")
+
+
+def test_an_eps_too_small_for_float16_is_0_over_0_on_both_sides() -> None:
+    """1e-8 rounds to 0 there: a gradient that was always 0 makes its weight NaN, as torch's."""
+    weight, _ = _start(torch.float16, SIZE)
+    side = Side("adam", weight, eps=1e-8)
+    side.step(torch.zeros_like(weight))
+    assert side.weight.isnan().all()
+    assert side.parameter.isnan().all()
