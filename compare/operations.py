@@ -224,14 +224,19 @@ def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: b
     out = out if b is None else out + per_channel(b)
     if not training:
         empty = n.exact(torch.zeros(0))
-        running = (mean, var) if n.name == "_native_batch_norm_legit_functional" else ()
-        return out, empty, empty, *running
+        return out, empty, empty
     if n.name == "_native_batch_norm_legit_functional":
         count = _count(x, dims)
         new_mean = saved * momentum + mean * (1 - momentum)
         new_var = spread * count / (count - 1) * momentum + var * (1 - momentum)
         return out, saved, rstd, new_mean, new_var
     return out, saved, rstd
+
+
+def _batch_norm_as_learned(
+    n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, momentum: Any, eps: Any
+) -> Any:
+    return _batch_norm(n, x, w, b, mean, var, False, momentum, eps)
 
 
 def _batch_norm_no_stats(n: Any, x: Any, w: Any, b: Any, *args: Any) -> Any:
@@ -535,8 +540,8 @@ ROWS: dict[str, Callable[..., Any]] = {
     "_log_softmax": _log_softmax,
     # normalisation
     "native_layer_norm": _layer_norm,
-    "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit": _batch_norm_no_stats,
+    "_native_batch_norm_legit_no_training": _batch_norm_as_learned,
     "_native_batch_norm_legit_functional": _batch_norm,
     "native_group_norm": _group_norm,
     # pooling

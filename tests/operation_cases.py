@@ -160,10 +160,10 @@ def _normalised() -> None:
     calls("native_layer_norm", lambda x, w, b: aten.native_layer_norm(x, [6], w, b, 1e-5), x=signed(4, 6), **affine)  # fmt: skip  # noqa: E501
     calls("native_layer_norm", lambda x: aten.native_layer_norm(x, [5, 6], None, None, 1e-5), "bare", x=signed(4, 5, 6))  # fmt: skip  # noqa: E501
     x = {"x": signed(4, 6, 3), **affine, "m": signed(6), "v": positive(6)}
-    calls("native_batch_norm", lambda x, w, b, m, v: aten.native_batch_norm(x, w, b, m, v, False, 0.1, 1e-5)[0], "eval", **x)  # fmt: skip  # noqa: E501
-    calls("native_batch_norm", lambda x, w, b: aten.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5), "train", x=x["x"], **affine)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit_no_training", lambda x, w, b, m, v: aten.native_batch_norm(x, w, b, m, v, False, 0.1, 1e-5)[0], "eval", **x)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit", lambda x, w, b: aten.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5), "train", x=x["x"], **affine)  # fmt: skip  # noqa: E501
     calls("_native_batch_norm_legit", lambda x, w, b: aten._native_batch_norm_legit.no_stats(x, w, b, True, 0.1, 1e-5), "no-stats", x=x["x"], **affine)  # fmt: skip  # noqa: E501
-    calls("native_batch_norm", lambda x, w, b, m, v: torch.nn.functional.batch_norm(x, m.clone(), v.clone(), w, b, True), "module", **x)  # fmt: skip  # noqa: E501
+    calls("_native_batch_norm_legit_functional", lambda x, w, b, m, v: torch.nn.functional.batch_norm(x, m.clone(), v.clone(), w, b, True), "module", **x)  # fmt: skip  # noqa: E501
     calls("_native_batch_norm_legit_functional", lambda x, w, b, m, v: aten._native_batch_norm_legit_functional(x, w, b, m, v, True, 0.1, 1e-5), **x)  # fmt: skip  # noqa: E501
     calls("native_group_norm", lambda x, w, b: aten.native_group_norm(x, w, b, 4, 6, 3, 2, 1e-5), x=x["x"], **affine)  # fmt: skip  # noqa: E501
     calls("native_group_norm", lambda x: aten.native_group_norm(x, None, None, 4, 6, 3, 3, 1e-5), "bare", x=x["x"])  # fmt: skip  # noqa: E501
