@@ -44,14 +44,15 @@ def step(
     Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n])
     and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as it is; and with
     adam t, the number of the step from 1.
-    Raises KeyError for what is missing or has no such name, TypeError for one too many, ValueError
-    for weights of other sizes.
+    Raises TypeError for what is missing or too much, ValueError for weights of other sizes, and
+    KeyError for an unknown name.
     """
     N = len(sizes) - 1                                      # the last layer
-    weights = weight_names(sizes, bias, batch_norm)
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
-    if unknown := given.keys() - names_known(sizes, bias, batch_norm, dropout > 0, moments):
-        raise TypeError(f"a network of {N + 1} layers has no {', '.join(sorted(unknown))}")
+    known = names_known(sizes, bias, batch_norm, dropout > 0, moments)
+    if given.keys() != known:
+        wrong = ", ".join(sorted(given.keys() ^ known))
+        raise TypeError(f"given too much or too little for this network: {wrong}")
     for n in range(N):
         if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
             raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes[n : n + 2]}")
@@ -83,32 +84,22 @@ def step(
         if n > 1:
             q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
         updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
-        if f"bias{n - 1}" in weights:
+        if f"bias{n - 1}" in given:
             updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True)
 
-    # the penalties pull at the weights
-    for n in range(N):
-        if l1_penalty or l2_penalty:
-            syn = f"syn{n}"
+    if l1_penalty or l2_penalty:
+        for syn in (f"syn{n}" for n in range(N)):
             updates[syn] = updates[syn] + penalty_update(given[syn], l1_penalty, l2_penalty)
     q |= {f"{name}_update": update for name, update in updates.items()}
 
     # update weights
-    for name in weights:
-        kept = [f"{name}_{moment}" for moment in moments]
-        if optimizer == "sgd":
-            buffer = given[kept[0]] if kept else None
-            q[name], *moved = sgd(
-                given[name], updates[name], buffer, alpha=alpha, momentum=momentum,
-                nesterov=nesterov,
-            )  # fmt: skip
-        else:
-            q[name], *moved = adam(
-                given[name], updates[name], *(given[each] for each in kept), alpha=alpha,
-                betas=betas, adam_eps=adam_eps, weight_decay=weight_decay,
-                t=int(given["t"].flatten()[0]),
-            )  # fmt: skip
-        q |= {each: moment for each, moment in zip(kept, moved, strict=False) if moment is not None}
+    updates = dict(reversed(updates.items()))               # syn0 first
+    if optimizer == "sgd":
+        q |= sgd(given, updates, alpha=alpha, momentum=momentum, nesterov=nesterov)
+    else:
+        t = int(given["t"].flatten()[0])
+        q |= adam(given, updates, alpha=alpha, betas=betas, adam_eps=adam_eps,
+                  weight_decay=weight_decay, t=t)  # fmt: skip
     return q | statistics
 
 

@@ -1,14 +1,16 @@
-"""How an update moves a weight: SGD with momentum, Adam and AdamW as torch.optim defines them.
+"""How updates move the weights: SGD with momentum, Adam and AdamW as torch.optim defines them.
 
-`update` is -dLoss/dweight, the blog's sign; torch's moments are those of the gradient, -update, and
-so are these, down to the sign of a zero. Each line rounds where torch's own does: alpha * update is
-added with one rounding, by torch.add.
+An update is -dLoss/dweight, the blog's sign; torch's moments are those of the gradient, -update,
+and so are these, down to the sign of a zero. Each line rounds where torch's own does: alpha times
+an update is added with one rounding, by torch.add.
 """
 
 import torch
 from torch import Tensor
 
-#: What each optimizer keeps beside a weight; sgd only if it has momentum.
+Named = dict[str, Tensor]
+
+#: What each optimizer keeps of a weight, shaped as it is; sgd only if it has momentum.
 MOMENTS = {
     "sgd": ("momentum_buffer",),
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -16,39 +18,44 @@ MOMENTS = {
 }
 
 
-def sgd(
-    weight: Tensor, update: Tensor, buffer: Tensor | None, *, alpha: float, momentum: float,
-    nesterov: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Return the weight moved, and its momentum's buffer if it has one; all of one shape.
+def sgd(given: Named, updates: Named, *, alpha: float, momentum: float, nesterov: bool) -> Named:
+    """Return each weight that has an update, moved, and its buffer if there is momentum.
 
     Source: torch.optim.SGD: buffer = momentum * buffer + gradient, and Nesterov's step looks one
     ahead, gradient + momentum * buffer.
     """
-    if buffer is None:
-        return torch.add(weight, update, alpha=alpha), None
-    buffer = momentum * buffer - update
-    step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
-    return torch.add(weight, step, alpha=-alpha), buffer
+    q: Named = {}
+    for name, update in updates.items():
+        if not momentum:
+            q[name] = torch.add(given[name], update, alpha=alpha)
+            continue
+        buffer = momentum * given[f"{name}_momentum_buffer"] - update
+        step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
+        q[name] = torch.add(given[name], step, alpha=-alpha)
+        q[f"{name}_momentum_buffer"] = buffer
+    return q
 
 
 def adam(
-    weight: Tensor, update: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, alpha: float,
-    betas: tuple[float, float], adam_eps: float, weight_decay: float, t: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the weight moved, and its two moments; all of one shape. t counts steps from 1.
+    given: Named, updates: Named, *, alpha: float, betas: tuple[float, float], adam_eps: float,
+    weight_decay: float, t: int,
+) -> Named:  # fmt: skip
+    """Return each weight that has an update, moved, and its two moments; t counts from 1.
 
     Source: Kingma and Ba, 2014, as torch.optim.Adam computes it: the corrections for the moments'
     start at 0 go into the step and into the denominator. The decay is AdamW's, apart from the
     gradient (Loshchilov and Hutter, 2017); Adam itself has none.
     """
-    gradient = -update
+    q: Named = {}
     beta1, beta2 = betas
-    exp_avg = torch.lerp(exp_avg, gradient, 1 - beta1)
-    exp_avg_sq = torch.addcmul(beta2 * exp_avg_sq, gradient, gradient, value=1 - beta2)
     step = alpha / (1 - beta1**t)
-    denominator = torch.sqrt(exp_avg_sq) / (1 - beta2**t) ** 0.5 + adam_eps
-    if weight_decay:
-        weight = weight * (1 - alpha * weight_decay)
-    weight = torch.addcdiv(weight, exp_avg, denominator, value=-step)
-    return weight, exp_avg, exp_avg_sq
+    for name, update in updates.items():
+        gradient = -update
+        exp_avg = torch.lerp(given[f"{name}_exp_avg"], gradient, 1 - beta1)
+        exp_avg_sq = beta2 * given[f"{name}_exp_avg_sq"]
+        exp_avg_sq = torch.addcmul(exp_avg_sq, gradient, gradient, value=1 - beta2)
+        denominator = torch.sqrt(exp_avg_sq) / (1 - beta2**t) ** 0.5 + adam_eps
+        weight = given[name] * (1 - alpha * weight_decay) if weight_decay else given[name]
+        q[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step)
+        q[f"{name}_exp_avg"], q[f"{name}_exp_avg_sq"] = exp_avg, exp_avg_sq
+    return q

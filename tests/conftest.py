@@ -1,6 +1,7 @@
 """What several tests need: finished runs that are long, and the planting of bugs."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from compare.cases import CASES, Case
 from compare.harness import Chunk, Run
 from compare.report import Report
 from compare.sides import Step, by_hand
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
 
 Curves = dict[str, dict[int, float]]
 Plant = Callable[[dict[str, Tensor]], None]

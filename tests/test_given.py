@@ -13,6 +13,7 @@ from compare.cases import CASES, Case, Network
 from compare.data import Table
 from compare.given import Given, draw, first_weights
 from compare.harness import run
+from manual.batch_norm import normalise
 
 
 def _given(case: Case, **asked: Any) -> Given:
@@ -108,12 +109,11 @@ def test_evaluation_is_judged_with_running_statistics_and_nothing_dropped() -> N
 
 def test_a_wrong_evaluation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the batch's own statistics in place of the running ones the first norm is WRONG."""
-    import manual.network
 
     def batch_statistics(z: Tensor, gamma: Tensor, beta: Tensor, *args: Any) -> Tensor:
-        return manual.network.normalise(z, gamma, beta, 1e-5)[0]
+        return normalise(z, gamma, beta, 1e-5)[0]
 
-    monkeypatch.setattr(manual.network, "normalise_as_learned", batch_statistics)
+    monkeypatch.setattr("manual.network.normalise_as_learned", batch_statistics)
     network = Network((3, 6, 2), alpha=0.05, batch_norm=True)
     report = run(Case("blobs", "", network, steps=20, batch_size=8, data=_blobs))
     assert (report.verdict, report.first_wrong) == ("WRONG", "test_norm1")

@@ -142,7 +142,7 @@ def test_a_side_that_does_not_know_a_field_says_so() -> None:
     asked = {"sizes": (3, 4, 1), "alpha": 1.0}
     with pytest.raises(TypeError, match="unexpected keyword"):
         three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
-    with pytest.raises(TypeError, match="has no syn7"):
+    with pytest.raises(TypeError, match="too much or too little for this network: syn7"):
         network.step(**given, **Network(**asked).question(), syn7=given["syn1"])
     with pytest.raises(ValueError, match=r"syn0 is \(3, 4\) where sizes say \(3, 5\)"):
         network.step(**given, **Network((3, 5, 1)).question())

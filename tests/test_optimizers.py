@@ -46,22 +46,20 @@ class Side:
         self.parameter.grad = gradient.clone()
         self.optimizer.step()
         o = self.options
-        moved: tuple[Tensor | None, ...]
+        given = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
         if self.sgd:
-            buffer = self.moments.get("momentum_buffer")
             moved = sgd(
-                self.weight, -gradient, buffer, alpha=o["lr"], momentum=o.get("momentum", 0.0),
+                given, {"w": -gradient}, alpha=o["lr"], momentum=o.get("momentum", 0.0),
                 nesterov=o.get("nesterov", False),
             )  # fmt: skip
         else:
             moved = adam(
-                self.weight, -gradient, *self.moments.values(), alpha=o["lr"],
-                betas=o.get("betas", (0.9, 0.999)), adam_eps=o["eps"],
-                weight_decay=o.get("weight_decay", 0.0), t=self.t,
+                given, {"w": -gradient}, alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
+                adam_eps=o["eps"], weight_decay=o.get("weight_decay", 0.0), t=self.t,
             )  # fmt: skip
-        weight, *moments = (value for value in moved if value is not None)
-        self.weight = weight
-        self.moments = dict(zip(self.moments, moments, strict=True))
+        assert moved.keys() == given.keys()
+        self.weight = moved.pop("w")
+        self.moments = {name.removeprefix("w_"): value for name, value in moved.items()}
 
     def differences(self) -> list[str]:
         """Return what has not the same bits."""

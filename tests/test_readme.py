@@ -56,10 +56,10 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
     assert setup == [
         "python3 -m venv .venv && . .venv/bin/activate",
         "pip install -e . && python -m compare",
-        "pip install -e '.[dev]' && python -m pytest",
+        "pip install -e '.[dev]' && python -m pytest -n auto",
     ]
     ci = (ROOT / ".ci/run").read_text()
-    assert "readme 'python -m pytest'" in ci
+    assert "readme 'python -m pytest -n auto'" in ci
     assert "readme 'python -m compare'" in ci
 
 
