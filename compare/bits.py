@@ -97,6 +97,24 @@ def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
     )
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Of a quantity's elements at each step: how many differ, and the largest distance in ulps."""
+
+    unequal: np.ndarray  # (steps,) int64; a NaN counts
+    max_ulp: np.ndarray  # (steps,) uint64
+
+
+def at_each_step(manual: Tensor, autograd: Tensor) -> Steps:
+    """Compare two tensors (steps, ...) of one shape and dtype bit for bit, step by step."""
+    nan = manual.isnan() | autograd.isnan()
+    unequal = (as_integers(manual) != as_integers(autograd)) | nan
+    order = torch.where(nan, 0, ulps(manual, autograd)) ^ torch.iinfo(torch.int64).min
+    largest = order.flatten(1).amax(1) ^ torch.iinfo(torch.int64).min
+    counts = unequal.flatten(1).sum(1)
+    return Steps(counts.cpu().numpy(), largest.cpu().numpy().view(np.uint64))
+
+
 def _unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the index of the element `at` of a contiguous tensor of `shape`."""
     return tuple(int(i) for i in np.unravel_index(at, tuple(shape)))

@@ -1,26 +1,37 @@
-"""A run's folder for TensorBoard: curves of both sides under the same tags, and result.json.
+"""A run's folder: curves, text and pictures for TensorBoard, and the exact record beside them.
 
-Event files are for looking: their values are float32 and thinned out. What is exact stands in
-result.json beside them.
+Event files are for looking: their values are float32 and of a bucket of steps. What is exact stands
+in result.json and steps.npz.
 """
 
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary as summaries
 
+from compare.buckets import SIDES, as_array, is_told
+from compare.chunk import Bucket, Chunk
 from compare.errors import BadInput
-from compare.harness import Chunk
-from compare.report import Report, save_text
+from compare.evaluation import decision_surface
+from compare.files import save
+from compare.harness import Run
+from compare.pictures import Pair, as_matrix, confusion, heat_maps, surface
+from compare.record import Record
+from compare.report import Report
 
-MOST_POINTS = 1000  # what TensorBoard's server keeps of a curve by default
-SUBRUNS = ("manual", "autograd", "compare")
+SUBRUNS = (*SIDES, "compare")
+_BINS = 30  # of a histogram
+_PICTURES = 8  # how many times in a run heat maps are drawn
 
 
 class EventFile:
@@ -31,7 +42,7 @@ class EventFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         now = time.time()
         name = f"events.out.tfevents.{int(now):010d}.{os.getpid()}"
         self.records = RecordWriter((folder / name).open("wb"))
@@ -42,7 +53,16 @@ class EventFile:
         summary = Summary(
             value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         )
+        self.put(step, summary)
+
+    def put(self, step: int, summary: Summary) -> None:
+        """Add a summary of any kind."""
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def picture(self, tag: str, step: int, png: bytes) -> None:
+        """Add a picture."""
+        image = Summary.Image(encoded_image_string=png, colorspace=3)
+        self.put(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def close(self) -> None:
         """Close the file."""
@@ -60,10 +80,14 @@ class RunFolder:
     what was half written is gone; the check itself goes on.
     """
 
-    def __init__(self, log_dir: Path, case: str, steps: int) -> None:
-        self.every = -(-steps // MOST_POINTS)
+    def __init__(self, log_dir: Path, run: Run) -> None:
+        self.run = run
+        self.told = 0  # buckets
+        last = run.steps - 1
+        self.drawn = {last * k // (_PICTURES - 1) for k in range(_PICTURES)}
         self.failed: str | None = None
-        self.path = _fresh(log_dir, case)
+        self.path = _fresh(log_dir, run.case.name)
+        self.record = Record(self.path / "steps.npz")
         self.files: dict[str, EventFile] = {}
         try:
             for name in SUBRUNS:
@@ -73,35 +97,70 @@ class RunFolder:
             raise BadInput(f"log folder {log_dir}: {error.strerror}; {_CHANGE}") from error
 
     def __call__(self, chunk: Chunk) -> None:
-        """Write the chunk's points: one each `every` steps."""
+        """Write what ends within the chunk."""
         if self.failed:
             return
-        first = -chunk.start % self.every
         try:
-            for k in range(first, chunk.steps, self.every):
-                for side in ("manual", "autograd"):
-                    loss, error = chunk.loss[side][k], chunk.error[side][k]
-                    values = {"loss": float(loss), "mean absolute error": float(error)}
-                    self.files[side].add(chunk.start + k, values)
-            so_far = {
-                "unequal elements so far": chunk.unequal,
-                "largest ulp so far": chunk.max_ulp,
-                "free-running gap": chunk.free_gap,
-            }
-            self.files["compare"].add(chunk.start + chunk.steps - 1, so_far)
-        except OSError as error:
+            self._write(chunk.buckets)
+            for step in sorted(self.drawn & set(range(chunk.start, chunk.start + chunk.steps))):
+                self._draw(chunk, step)
+            self.record.add(chunk)
+        except (OSError, BadInput) as error:
             self._give_up(error)
 
     def finish(self, report: Report) -> None:
-        """Close the event files and write result.json."""
+        """Write the last bucket, the verdict, result.json and steps.npz; close the event files."""
         if self.failed:
             return
         try:
+            self._write(report.curves[self.told :])
+            self.record.save()
+            for tag, png in _last_pictures(self.run, report):
+                self.files["compare"].picture(tag, report.steps, png)
+            for title, text in report.markdown().items():
+                self.files["compare"].put(report.steps, summaries.text(title, text))
+            whole = EventFile(self.path)  # one row in the table of hyperparameters
+            self.files["run"] = whole
+            for part in summaries.hparams(*_hparams(self.run, report)):
+                whole.put(0, part)
+            whole.add(report.steps, _metrics(report))
             for file in self.files.values():
                 file.close()
-            save_text(self.path / "result.json", report.to_json())
+            save(self.path / "result.json", report.to_json())
         except (OSError, BadInput) as error:
             self._give_up(error)
+
+    def _write(self, buckets: list[Bucket]) -> None:
+        for bucket in buckets:
+            for side in SIDES:
+                self.files[side].add(bucket.start, bucket.values[side])
+            told = {
+                "differences/unequal elements so far": bucket.unequal,
+                "differences/largest ulp so far": bucket.max_ulp,
+                "differences/largest ulp of the bucket": bucket.largest_ulp,
+                "differences/free-running gap": bucket.free_gap,
+                **{f"share of exact elements/{n}": share for n, share in bucket.exact.items()},
+                **{f"error over bound/{n}": s for n, s in bucket.share_of_bound.items()},
+            }
+            self.files["compare"].add(bucket.stop - 1, told)
+            self.told += 1
+
+    def _draw(self, chunk: Chunk, step: int) -> None:
+        """Draw weights and deltas of the first network at one step, and histograms of weights."""
+        pairs = []
+        for name in chunk.values["manual"]:
+            if not is_told(name) or name.endswith("_update"):
+                continue
+            sides = [as_array(chunk.values[side][name][step - chunk.start, 0]) for side in SIDES]
+            pairs.append(Pair(name, *(as_matrix(values) for values in sides)))
+            if name.startswith("syn"):
+                for side, values in zip(SIDES, sides, strict=True):
+                    finite = values[np.isfinite(values)]
+                    if finite.size:
+                        part = summaries.histogram(f"weights/{name}", finite, _BINS)
+                        self.files[side].put(step, part)
+        png = heat_maps(f"{self.run.case.name}, step {step:,}", pairs)
+        self.files["compare"].picture("weights and deltas", step, png)
 
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""
@@ -118,6 +177,38 @@ class RunFolder:
 
 
 _CHANGE = "give --log-dir another place, or --no-board"
+
+
+def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
+    """Yield what is drawn after training: a decision surface, a confusion matrix."""
+    state = {name: value[: run.population] for name, value in run.state.items()}
+    if (found := decision_surface(run.case, run.given, state)) is not None:
+        grid, axes, points = found
+        title = f"{run.output} after {report.steps:,} steps, seed {run.report.settings['seed']}"
+        yield "decision surface", surface(title, grid, axes, points)
+    if report.confusion is not None:
+        counts = np.array(report.confusion)
+        title = f"{counts.sum():,} rows kept back: {report.accuracy:.1%} right"
+        yield "confusion matrix", confusion(title, counts, report.classes)
+
+
+def _hparams(run: Run, report: Report) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return what is asked of a run and what is told of it, as the table of runs shows them."""
+    asked = {"case": report.case, **run.case.network.question(), **report.settings}
+    asked |= {"steps": report.steps, "init": run.case.init, "verdict": report.verdict}
+    asked["batch_size"] = run.given.rows
+    plain = (bool, int, float, str)
+    return {k: v if isinstance(v, plain) else str(v) for k, v in asked.items()}, _metrics(report)
+
+
+def _metrics(report: Report) -> dict[str, float]:
+    rows = report.quantities.values()
+    told = {
+        "unequal elements": float(sum(row.compared - row.equal for row in rows)),
+        "largest ulp": float(max((row.max_ulp for row in rows), default=0)),
+    }
+    kept = {} if report.accuracy is None else {"right of what was kept back": report.accuracy}
+    return {f"result/{name}": value for name, value in (told | kept).items()}
 
 
 def _fresh(log_dir: Path, case: str) -> Path:

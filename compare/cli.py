@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +16,19 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from compare import options
 from compare.cases import CASES, Case, find
 from compare.errors import BadInput
+from compare.files import save
 from compare.interrupt import requests
-from compare.verdict import WEIGHT
+from compare.verdict import STYLE, WEIGHT
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
-    from compare.harness import Chunk
+    from compare.chunk import Chunk
+    from compare.harness import Run
     from compare.report import Report
 
 EXAMPLES = """\
@@ -37,7 +41,8 @@ examples:
   python -m compare run network --data my.csv --target species --dropout 0.2
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
-  tensorboard --logdir runs                         look at the curves of all runs
+  python -m compare board                           look at the curves of all runs
+  python -m compare runs                            list them; diff RUN RUN compares two
 
 exit codes:
   0  the demand is met    1  it is not    2  bad usage or bad input
@@ -148,6 +153,36 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the result as JSON, - for standard output"
     )
     check.add_argument("--quiet", action="store_true", help="print the verdict only")
+    for command in (run, check):
+        command.add_argument(
+            "--html", metavar="FILE", help="write the report as one page with plots, FILE.html"
+        )
+    board = commands.add_parser(
+        "board",
+        allow_abbrev=False,
+        help="look at the runs in TensorBoard",
+        description="Serve the run folders with TensorBoard until Ctrl-C, every bucket of them.",
+    )
+    board.add_argument(
+        "--port", type=_whole, default=6006, metavar="N",
+        help="the port, or the next one that is free (default: 6006)",
+    )  # fmt: skip
+    runs = commands.add_parser("runs", allow_abbrev=False, help="list the runs and their verdicts")
+    diff = commands.add_parser(
+        "diff",
+        allow_abbrev=False,
+        help="say in what two runs differ",
+        description="Say in what two runs differ: settings, environment, verdicts, first step.",
+    )
+    diff.add_argument("one", metavar="RUN", help="a folder's name, or its end")
+    diff.add_argument("other", metavar="RUN", help="another")
+    for command in (board, runs, diff):
+        command.add_argument(
+            "--log-dir",
+            default="runs",
+            metavar="DIR",
+            help="where the run folders are (default: runs)",
+        )
     commands.add_parser(
         "bench",
         help="time a checked step against plain autograd with SGD",
@@ -206,9 +241,8 @@ def _say(message: str, code: int) -> int:
 def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
-    if args.command == "check":
-        return _check(args)
-    return _bench() if args.command == "bench" else _run(args)
+    works = {"check": _check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench}
+    return works.get(args.command, _run)(args)
 
 
 def _list() -> int:
@@ -224,7 +258,56 @@ def _list() -> int:
     return 0
 
 
-def _bench() -> int:
+def _board(args: argparse.Namespace) -> int:
+    from compare.serve import serve, stop_at_signals
+
+    if not 1 <= args.port <= 65535:
+        raise BadInput(f"--port {args.port}: give 1 to 65535")
+    stop = threading.Event()
+    stop_at_signals(stop)
+    serve(Path(args.log_dir), args.port, _Console().say, stop)
+    return 0
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from compare.history import runs
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("run", "verdict"):  # a run's name ends in its case
+        table.add_column(title, no_wrap=True)
+    for title in ("steps", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for run in runs(Path(args.log_dir)):
+        if (found := run.result) is None:
+            table.add_row(run.name, "stopped before its end")
+            continue
+        verdict = Text(found["verdict"], style=STYLE[found["verdict"]])
+        figures = f"{found['steps']:,}", f"{found['seconds']:.1f}"
+        table.add_row(run.name, verdict, *figures)
+    _Console().print(table, crop=False, soft_wrap=True)
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from compare.history import differences, find
+
+    one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
+    rows = list(differences(one, other))
+    console = _Console()
+    if not rows:
+        console.say(f"{one.name} and {other.name} differ in nothing but their time")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("what", one.name, other.name):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    return 1
+
+
+def _bench(args: argparse.Namespace) -> int:
+    del args
     from compare.bench import bench
 
     return bench(_Console())
@@ -232,7 +315,8 @@ def _bench() -> int:
 
 def _check(args: argparse.Namespace) -> int:
     if args.json is not None and args.json != "-":
-        _check_can_hold(args.json)
+        _check_can_hold("--json", args.json)
+    _check_html(args, None)
     from compare.given import device_named, dtype_named
     from compare.userfile import check_file
 
@@ -243,6 +327,8 @@ def _check(args: argparse.Namespace) -> int:
     console.print(report.headline() if args.quiet else report, crop=False)
     if args.json is not None:
         _save_json(report.to_json(), args.json)
+    if args.html is not None:
+        report.save(args.html)
     return 0 if report.meets(args.demand) else 1
 
 
@@ -250,7 +336,8 @@ def _run(args: argparse.Namespace) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
-        _check_can_hold(args.json)
+        _check_can_hold("--json", args.json)
+    _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
     console = _Console(stderr=on_stdout)
@@ -263,6 +350,8 @@ def _run(args: argparse.Namespace) -> int:
         _closing(console, report, folder)
     if args.json is not None:
         _save_json(report.to_json(), args.json)
+    if args.html is not None:
+        report.save(args.html)
     if folder and folder.failed:
         raise BadInput(folder.failed)
     if report.interrupted:
@@ -281,7 +370,7 @@ def _train(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population, lift=args.lift,
     )  # fmt: skip
-    folder = None if args.no_board else _folder(Path(args.log_dir), case.name, steps)
+    folder = None if args.no_board else _folder(Path(args.log_dir), run)
     try:
         with _Progress(console, steps, quiet=args.quiet, lines=lines) as progress:
             report = run.train([progress] if folder is None else [folder, progress])
@@ -334,18 +423,32 @@ def _sweep(args: argparse.Namespace, case: Case, console: _Console) -> int:
     return 0 if all(met) else 1
 
 
-def _check_can_hold(name: str) -> None:
-    """Raise BadInput, before anything runs, for a JSON file that could not be written after."""
+def _check_html(args: argparse.Namespace, case: Case | None) -> None:
+    if args.html is None:
+        return
+    if not args.html.endswith(".html"):
+        raise BadInput(f"--html {args.html}: name a file that ends in .html")
+    if case and case.sweep:
+        raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
+    _check_can_hold("--html", args.html)
+
+
+def _check_can_hold(option: str, name: str) -> None:
+    """Raise BadInput, before anything runs, for a file that could not be written after."""
     path = Path(name)
     if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"--json {name}: no file can be written there, name another place")
+        raise BadInput(f"{option} {name}: no file can be written there, name another place")
 
 
-def _folder(log_dir: Path, case: str, steps: int) -> "RunFolder":
+def _folder(log_dir: Path, run: "Run") -> "RunFolder":
     """Make the run folder; tensorboard comes in only here."""
-    from compare.board import RunFolder
-
-    return RunFolder(log_dir, case, steps)
+    try:
+        from compare.board import RunFolder
+    except ImportError as error:
+        raise BadInput(
+            f"{error}: install tensorboard for curves (pip install tensorboard), or say --no-board"
+        ) from error
+    return RunFolder(log_dir, run)
 
 
 class _Progress:
@@ -412,7 +515,8 @@ def _closing(console: _Console, report: "Report", folder: "RunFolder | None") ->
     console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
     if folder and not folder.failed:
         place = shlex.quote(str(folder.path.parent))
-        console.say(f"  curves: tensorboard --logdir {place}   ({folder.path.name})")
+        where = "" if place == "runs" else f" --log-dir {place}"
+        console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
 
 
 def _save_json(text: str, name: str) -> None:
@@ -420,6 +524,4 @@ def _save_json(text: str, name: str) -> None:
     if name == "-":
         _Console().out(text, end="")
     else:
-        from compare.report import save_text
-
-        save_text(Path(name), text)
+        save(Path(name), text)

@@ -1,15 +1,20 @@
 """After training: both sides asked, in evaluation, about the rows kept back."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compare.bits import compare_bits
 from compare.cases import Case
+from compare.given import Given
 from compare.program import Opaque
 from compare.prove import Prover
 from compare.sides import Autograd, Named, by_hand_prediction
 from compare.tally import Tally
 
+Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
+
+_MOMENTS = ("_momentum_buffer", "_exp_avg", "_exp_avg_sq")
 PREFIX = "test_"  # of the quantities' names
 
 
@@ -47,3 +52,29 @@ class Evaluation:
         for name, share in self.prover.shares(unequal, given, ours, theirs).items():
             tally.bound(names[name], None if share is None else float(share.max()), step)
         return ours
+
+
+_AROUND, _CELLS = 0.5, 81  # how far a surface reaches beyond the rows, and how fine it is
+
+
+def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
+    """Return the first network's first output by hand over its two inputs that vary.
+
+    None where another number of inputs vary. The grid's rows follow the second input.
+    """
+    X, y = given.X[0], given.y[0]
+    least, most = X.min(0).values, X.max(0).values
+    varying = (least < most).nonzero().flatten().tolist()
+    if len(varying) != 2:
+        return None
+    ends = [(float(least[n]) - _AROUND, float(most[n]) + _AROUND) for n in varying]
+    lines = [torch.linspace(*each, _CELLS).to(X) for each in ends]
+    grid = least.expand(_CELLS, _CELLS, -1).clone()
+    grid[..., varying[0]], grid[..., varying[1]] = lines[0], lines[1][:, None]
+    learned = {name: v[0] for name, v in state.items() if not name.endswith(_MOMENTS)}
+    predict = by_hand_prediction(case)
+    values = predict(X=grid.flatten(0, 1), **learned)[f"l{len(case.network.sizes) - 1}"]
+    one, two = varying
+    points = [(float(x[one]), float(x[two]), float(t[0])) for x, t in zip(X, y, strict=True)]
+    axes = [(f"input {n}", *each) for n, each in zip(varying, ends, strict=True)]
+    return values[:, 0].view(_CELLS, _CELLS).double().cpu().numpy(), axes, points

@@ -39,6 +39,7 @@ class Given:
     y_test: Tensor | None
     state: dict[str, Tensor]
     case: Case
+    classes: tuple[str, ...]  # the names of y's columns, where they are classes
     chances: list[np.random.RandomState]  # each network's, after its weights
     taken: int = 0  # steps so far
     order: np.ndarray | None = None  # of the rows in this epoch, each network's, (P, rows)
@@ -130,7 +131,7 @@ def draw(
         raise BadInput(
             f"adam_eps {network.adam_eps} is 0 in {_short(dtype)}: give {least:.2g} or more"
         )
-    arrays = _arrays(case, seed)
+    arrays, classes = _arrays(case, seed)
     _check_rows(case, arrays)
 
     _check_memory(network.sizes, case.batch_size or len(arrays["X"]), population, dtype)
@@ -151,6 +152,7 @@ def draw(
         y_test=rows.get("y_test"),
         state=_first_state(network, {name: tensors[name] for name in weights}),
         case=case,
+        classes=classes,
         chances=chances,
     )
 
@@ -195,12 +197,13 @@ def _first_state(network: Network, syn: dict[str, Tensor]) -> dict[str, Tensor]:
     return learned | kept
 
 
-def _arrays(case: Case, seed: int) -> dict[str, np.ndarray]:
-    """Return X and y, and with data of its own also X_test and y_test."""
+def _arrays(case: Case, seed: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return X and y, and with data of its own also X_test and y_test, and its classes."""
     if case.data is None:
-        return {"X": _table("X", case.X), "y": _table("y", case.y)}
+        return {"X": _table("X", case.X), "y": _table("y", case.y)}, ()
     table = case.data(seed)
-    return {name: getattr(table, name) for name in ("X", "y", "X_test", "y_test")}
+    arrays = {"X": table.X, "y": table.y, "X_test": table.X_test, "y_test": table.y_test}
+    return arrays, table.classes
 
 
 def _check_rows(case: Case, arrays: dict[str, np.ndarray]) -> None:

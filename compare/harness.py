@@ -10,16 +10,18 @@ whole chunk is judged step by step on that plain path. So the batch only saves t
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compare.arguments import how_much
 from compare.batch import fill, plan
-from compare.bits import Difference, as_integers, compare_bits
+from compare.bits import Difference, as_integers, at_each_step, compare_bits
+from compare.buckets import Buckets
 from compare.cases import Case
+from compare.chunk import Bucket, Chunk
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.evaluation import Evaluation
@@ -28,24 +30,10 @@ from compare.interrupt import requests
 from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.report import Report
+from compare.scores import confusion, error, right
 from compare.sides import Autograd, Named, Step, by_hand
 from compare.tally import Tally
 from manual.losses import LOSSES
-
-
-@dataclass
-class Chunk:
-    """What a watcher is told after each chunk of steps."""
-
-    start: int
-    steps: int
-    loss: dict[str, Tensor]  # of each side, (steps,), the mean over the population
-    error: dict[str, Tensor]  # mean absolute error of the prediction, likewise
-    accuracy: dict[str, Tensor]  # share of rows whose class is right, likewise; empty: no classes
-    unequal: int  # elements so far
-    max_ulp: int  # so far
-    free_gap: float  # so far
-
 
 Watcher = Callable[[Chunk], None]
 
@@ -98,6 +86,7 @@ class Run:
         if step is None:
             self.report.command = command(case, self.steps, settings)
         self.tally = Tally(self.report, seed)
+        self.buckets = Buckets(self.steps)
         self.output = f"l{len(case.network.sizes) - 1}"
         self.free: Named | None = None  # autograd's state since it went on its own
         self.unequal_chunks = 0
@@ -108,6 +97,7 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
         started = time.perf_counter()
+        curves: list[Bucket] = []
         with requests() as asked:
             try:
                 asked.working = True
@@ -118,6 +108,8 @@ class Run:
                     chunk = self._chunk()
                     self.whole = copy.deepcopy(vars(report))
                     if chunk:
+                        chunk.buckets = list(self.buckets.add(chunk))
+                        curves += chunk.buckets
                         for watcher in watchers:
                             watcher(chunk)
             except KeyboardInterrupt:
@@ -127,6 +119,7 @@ class Run:
                 asked.working = False
         if not report.interrupted and self.regular:
             self._evaluate()
+        report.curves = [*curves, *self.buckets.rest()]
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - started
@@ -140,9 +133,11 @@ class Run:
         state = {name: value[: self.population] for name, value in self.state.items()}
         evaluation = Evaluation(self.case, self.autograd, *self.lifts)
         l = evaluation.judge(X, state, self.tally)[self.output]
+        self.report.classes = self.given.classes
+        if self.case.network.loss == "cross_entropy":
+            self.report.confusion = confusion(l, y)
         if self.case.network.classes:
-            share = _right(l[None], y[None], self.case.network.loss)
-            self.report.accuracy = float(share)
+            self.report.accuracy = float(right(l[None], y[None], self.case.network.loss))
 
     def _data(self, count: int) -> list[Named]:
         """Return what each of the next steps is given besides the state."""
@@ -188,7 +183,7 @@ class Run:
             found = self._compare(ours, theirs)
         for name, difference in found.items():
             self.tally.add(name, start, difference)
-        self._prove(before, ours, theirs, found)
+        shares = self._prove(before, ours, theirs, found)
         if self.tally.unequal:
             self._go_free(before, after)
 
@@ -202,14 +197,20 @@ class Run:
                 "manual": hand_loss(output["manual"], y).mean(-1),
                 "autograd": self.autograd.loss(output["autograd"], y).mean(-1),
             },
-            error={side: _error(l, y, self.case.network.loss) for side, l in output.items()},
+            error={side: error(l, y, self.case.network.loss) for side, l in output.items()},
             accuracy={
-                side: _right(l, y, self.case.network.loss)
+                side: right(l, y, self.case.network.loss)
                 for side, l in output.items()
                 if self.case.network.classes
             },
-            unequal=self.tally.unequal,
-            max_ulp=self.tally.max_ulp,
+            compared={name: difference.total // count for name, difference in found.items()},
+            differences={
+                name: at_each_step(ours[name][:, :P], theirs[name][:, :P])
+                for name, difference in found.items()
+                if difference.worst
+            },
+            shares=shares,
+            values={"manual": ours, "autograd": theirs},
             free_gap=self.report.free_gap,
         )
 
@@ -265,9 +266,13 @@ class Run:
 
     def _prove(
         self, before: list[Named], ours: Named, theirs: Named, found: dict[str, Difference]
-    ) -> None:
-        """Lift some steps, first and last among them; bound the rounding of unequal ones."""
+    ) -> dict[str, np.ndarray]:
+        """Lift some steps, first and last among them; bound the rounding of unequal ones.
+
+        Return the largest share of the bound at each step, by quantity.
+        """
         start, count, P = self.report.steps, len(before), self.population
+        shares: dict[str, np.ndarray] = {}
         unequal = {name: d for name, d in found.items() if d.worst}
         wanted = {(0, 0)} if start == 0 else set()
         if start + count == self.steps:
@@ -284,12 +289,15 @@ class Run:
                     if share is None:
                         self.tally.bound(name, None, start + steps[0])
                         continue
-                    worst = int(share[: len(steps) * P].flatten(1).amax(1).argmax())
-                    largest = float(share[worst].max())
+                    each = share[: len(steps) * P].flatten(1).amax(1)
+                    worst = int(each.argmax())
+                    largest = float(each[worst])
                     step = steps[worst // P]
                     self.tally.bound(name, largest, start + step)
                     if not largest <= 1:
                         wanted.add((step, worst % P))
+                    known = shares.setdefault(name, np.zeros(count))
+                    known[steps] = each.view(len(steps), P).amax(1).numpy()
         for step, network in sorted(wanted):
             given = {n: v[network : network + 1].clone() for n, v in before[step].items()}
             manual, autograd = (
@@ -298,6 +306,7 @@ class Run:
             )
             proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
             self.tally.prove(start + step, proofs)
+        return shares
 
     def _alike(
         self, before: list[Named], ours: Named, theirs: Named, unequal: list[str]
@@ -330,27 +339,6 @@ class Run:
                 if not gap <= self.report.free_gap:  # a NaN stays
                     self.report.free_gap = gap
         self.free = free
-
-
-def _prediction(l: Tensor, loss: str) -> Tensor:
-    """Return what an output says of y: its logits as chances."""
-    if loss == "cross_entropy":
-        return torch.softmax(l, -1)
-    return torch.sigmoid(l) if loss == "binary_cross_entropy_with_logits" else l
-
-
-def _error(l: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the mean absolute error over networks, rows and outputs."""
-    return (y - _prediction(l, loss)).abs().mean((-3, -2, -1))
-
-
-def _right(l: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the share of rows whose class is right, over networks and rows."""
-    if loss == "cross_entropy":
-        right = l.argmax(-1) == y.argmax(-1)
-    else:
-        right = ((l > 0) == (y > 0.5)).all(-1)
-    return right.to(torch.float64).mean((-2, -1))
 
 
 def _stacked(steps: list[Named]) -> Named:

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from compare.chunk import Bucket
 from compare.errors import BadInput
-from compare.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG, Proof
-
-STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDED: "bold yellow"}
+from compare.files import save
+from compare.page import Curve, fragment, page
+from compare.verdict import EXACT, ROUNDING, STYLE, UNDECIDED, WEIGHT, WRONG, Proof
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,13 @@ class Report:
     follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
     free_gap: float = 0.0
     accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
+    classes: tuple[str, ...] = ()
+    confusion: list[list[int]] | None = None  # rows kept back: of each class, taken for which
     output: list[list[float]] = field(default_factory=list)  # the first network's last lN
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
+    curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
     command: str | None = None  # what shows the same again, where a command does
 
     @property
@@ -156,6 +158,8 @@ class Report:
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": self.free_gap.hex(),
             "accuracy": self.accuracy,
+            "classes": list(self.classes),
+            "confusion": self.confusion,
             "output": [[value.hex() for value in row] for row in self.output],
             "environment": self.environment,
             "seconds": self.seconds,
@@ -164,6 +168,64 @@ class Report:
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON text."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Return the table's texts: a row of titles, then one for each quantity."""
+        titles = ("quantity", "shape", "compared", "equal bits", "max ulp", "verdict")
+        rows: list[tuple[str, ...]] = [titles]
+        for q in self.quantities.values():
+            ulp = "NaN" if q.nans else _short(q.max_ulp)
+            shape = str(q.shape).replace(" ", "")
+            rows.append((q.name, shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
+        return rows
+
+    def about(self) -> list[tuple[str, str]]:
+        """Return what is known of the run: settings, time, machine and versions."""
+        known = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
+        again = {"again": self.command} if self.command and self.verdict == EXACT else {}
+        return [(key, str(value)) for key, value in {**known, **again}.items()]
+
+    def markdown(self) -> dict[str, str]:
+        """Return the report as markdown by title: the verdict, what is wrong, the environment."""
+        titles, *rows = self.cells()
+        table = [titles, ("---",) * len(titles), *rows]
+        text = "\n".join(f"| {' | '.join(row)} |" for row in table)
+        texts = {"verdict": f"**{self.verdict}** {self._claim()}\n\n{text}"}
+        if lines := [f"    {label:<{_LABEL}} {text}" for label, text in self._explanation()]:
+            texts["what stands behind it"] = "\n".join(lines)
+        about = "\n".join(f"| {key} | {value} |" for key, value in self.about())
+        return texts | {"environment": f"| | |\n|---|---|\n{about}"}
+
+    def save(self, path: str | Path) -> None:
+        """Write the report to a file: .html a page with plots, .json, .txt the text.
+
+        Raises BadInput for another ending, or where it cannot be written.
+        """
+        path = Path(path)
+        forms: dict[str, Callable[[], str]] = {
+            ".html": lambda: page(f"{self.case}: {self.verdict}", self._repr_html_()),
+            ".json": self.to_json,
+            ".txt": lambda: f"{self}\n",
+        }
+        if path.suffix not in forms:
+            raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
+        save(path, forms[path.suffix]())
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it."""
+        plots: list[tuple[str, list[Curve]]] = []
+        if self.curves:
+            sides = ("autograd", "by hand"), ("autograd", "manual")
+            losses: list[Curve] = [
+                (label, [(b.start, b.values[side]["loss"]) for b in self.curves])
+                for label, side in zip(*sides, strict=True)
+            ]
+            ulps = [(b.start, b.largest_ulp) for b in self.curves]
+            plots = [("Loss", losses), ("Largest difference, in ulps", [("ulps", ulps)])]
+        about = self.about()
+        claim = self._claim()
+        lines = self._explanation()
+        return fragment(self.case, self.verdict, claim, self.cells(), lines, plots, about)
 
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
@@ -248,10 +310,8 @@ class Report:
         for title in ("compared", "equal bits", "max ulp"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
-        for q in self.quantities.values():
-            numbers = (f"{q.compared:,}", f"{q.equal:,}", "NaN" if q.nans else _short(q.max_ulp))
-            verdict = Text(q.verdict, style=STYLE[q.verdict])
-            table.add_row(q.name, str(q.shape).replace(" ", ""), *numbers, verdict)
+        for *texts, verdict in self.cells()[1:]:
+            table.add_row(*texts, Text(verdict, style=STYLE[verdict]))
         return table
 
     def __str__(self) -> str:
@@ -279,29 +339,3 @@ def _plural(count: int, noun: str) -> str:
 def _short(count: int) -> str:
     """Return a count in at most 9 columns."""
     return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"
-
-
-def save_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; raises BadInput when it cannot be written.
-
-    What is there and no plain file (a pipe, a device) is written to as it is.
-    """
-    try:
-        path = path.resolve()
-        if path.exists() and not path.is_file():
-            path.write_text(text)
-            return
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}; name another place") from error

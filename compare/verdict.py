@@ -6,6 +6,8 @@ from typing import Any
 EXACT, ROUNDING, WRONG, UNDECIDED = "EXACT", "ROUNDING", "WRONG", "UNDECIDED"
 #: From the verdict that outweighs all others to the one that needs all quantities to agree.
 WEIGHT = (WRONG, UNDECIDED, ROUNDING, EXACT)
+#: How rich prints each; the four colours are legible on dark and on light.
+STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDED: "bold yellow"}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from compare.cases import CASES, Case
-from compare.harness import Chunk, Run
+from compare.chunk import Chunk
+from compare.harness import Run
 from compare.report import Report
 from compare.sides import Step, by_hand
 

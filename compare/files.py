@@ -1,0 +1,36 @@
+"""Writing a file whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from compare.errors import BadInput
+
+
+def save(path: Path, data: str | bytes, *, durable: bool = True) -> None:
+    """Write `data` beside `path` and rename it; raises BadInput when it cannot be written.
+
+    What is there and no plain file (a pipe, a device) is written to as it is. `durable` waits until
+    the disk has it, so that a loss of power does not take it either.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                file.write(data)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; name another place") from error

@@ -1,0 +1,209 @@
+"""Heat maps, a decision surface and a confusion matrix, each as a PNG with labels and scales.
+
+Drawn with Pillow, which TensorBoard brings along: a picture takes milliseconds, where importing
+matplotlib alone would take longer than a run may spend on its board.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_MOST_CELLS = 64  # along one side; larger matrices show the largest of each block
+_SIDE = 168  # pixels of a map's longer side
+_LABEL = 150
+_GAP = 16
+_LINE = 15
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_MINUS, _PLUS, _APART = (33, 102, 172), (178, 24, 43), (217, 95, 2)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One quantity of both sides, as matrices of one shape."""
+
+    name: str
+    manual: np.ndarray
+    autograd: np.ndarray
+
+
+def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
+    """Return a row for each quantity: by hand, autograd, and how far they are apart.
+
+    Blue is negative, red positive, white 0; the first two maps of a row share one scale.
+    """
+    width = _LABEL + 3 * (_SIDE + _GAP) + _GAP
+    heights = [_drawn(pair.manual).shape[0] * _cell(pair.manual) + 2 * _LINE for pair in pairs]
+    picture, draw = _paper(width, 3 * _LINE + sum(h + _GAP for h in heights) + _GAP)
+    draw.text((_GAP, 6), title, fill=_INK, font=_font(13))
+    for k, head in enumerate(("by hand", "autograd", "|difference|")):
+        draw.text((_LABEL + k * (_SIDE + _GAP), _LINE + 12), head, fill=_INK, font=_font(12))
+    top = 3 * _LINE
+    for pair, height in zip(pairs, heights, strict=True):
+        draw.text((_GAP, top), pair.name, fill=_INK, font=_font(12))
+        shape = " x ".join(map(str, pair.manual.shape))
+        draw.text((_GAP, top + _LINE), shape, fill=(110, 110, 110), font=_font(11))
+        both = np.abs(np.concatenate([pair.manual.ravel(), pair.autograd.ravel()]))
+        reach = _largest(both)
+        apart = np.abs(pair.manual - pair.autograd)
+        furthest = _largest(apart)
+        maps = (
+            (pair.manual, reach, f"-{reach:.3g} to {reach:.3g}"),
+            (pair.autograd, reach, f"-{reach:.3g} to {reach:.3g}"),
+            (apart, furthest, f"0 to {furthest:.3g}" if furthest else "0 everywhere"),
+        )
+        for k, (values, most, scale) in enumerate(maps):
+            left = _LABEL + k * (_SIDE + _GAP)
+            colours = _sequential(values, most) if k == 2 else _diverging(values, most)
+            bottom = _matrix(picture, draw, colours, left, top)
+            draw.text((left, bottom + 2), scale, fill=(110, 110, 110), font=_font(11))
+        top += height + _GAP
+    return _png(picture)
+
+
+def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float]],
+            points: Sequence[tuple[float, float, float]]) -> bytes:  # fmt: skip
+    """Return the output over two inputs, grid[row, column], rows upwards along the second axis.
+
+    `axes` are (name, least, most) of both inputs, `points` the rows learned from: x, y and target.
+    The colours run from the least output, blue, to the largest, red.
+    """
+    side = 320
+    least, most = float(grid.min()), float(grid.max())
+    middle, reach = (least + most) / 2, max((most - least) / 2, 1e-12)
+    picture, draw = _paper(side + 190, side + 90)
+    left, top = 70, 36
+    draw.text((_GAP, 8), title, fill=_INK, font=_font(13))
+    colours = _diverging(grid[::-1] - middle, reach)
+    image = Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
+    picture.paste(image, (left, top))
+    (x_name, x0, x1), (y_name, y0, y1) = axes
+    for x, y, target in points:
+        at = (left + (x - x0) / (x1 - x0) * side, top + side - (y - y0) / (y1 - y0) * side)
+        box = (at[0] - 7, at[1] - 7, at[0] + 7, at[1] + 7)
+        colour = tuple(int(c) for c in _diverging(np.array([[target - middle]]), reach)[0, 0])
+        draw.ellipse(box, fill=colour, outline=_INK, width=2)
+    for share in (0, 0.5, 1):
+        along, up = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+        draw.text(
+            (left + share * side - 8, top + side + 6), f"{along:.3g}", fill=_INK, font=_font(11)
+        )
+        draw.text(
+            (left - 34, top + side - share * side - 7), f"{up:.3g}", fill=_INK, font=_font(11)
+        )
+    draw.text((left + side / 2 - 30, top + side + 24), x_name, fill=_INK, font=_font(12))
+    draw.text((_GAP, top + side / 2 - 30), y_name, fill=_INK, font=_font(12))
+    bar = _diverging(np.linspace(1, -1, side)[:, None] * reach, reach)
+    bar_image = Image.fromarray(np.ascontiguousarray(bar)).resize((18, side))
+    picture.paste(bar_image, (left + side + 24, top))
+    for share, value in ((0.0, most), (0.5, middle), (1.0, least)):
+        place = (left + side + 48, top + share * side - 7)
+        draw.text(place, f"{value:.3g}", fill=_INK, font=_font(11))
+    return _png(picture)
+
+
+def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Return how many rows of each class, downwards, were taken for which, to the right."""
+    cell, left, top = 34, 110, 66
+    side = cell * len(classes)
+    picture, draw = _paper(left + side + _GAP, top + side + _GAP)
+    draw.text((_GAP, 8), title, fill=_INK, font=_font(13))
+    draw.text((left, 28), "taken for", fill=(110, 110, 110), font=_font(11))
+    draw.text((_GAP, top - 18), "is", fill=(110, 110, 110), font=_font(11))
+    most = max(1, int(counts.max()))
+    for row, name in enumerate(classes):
+        draw.text((_GAP, top + row * cell + 9), name[:12], fill=_INK, font=_font(12))
+        draw.text((left + row * cell + 8, top - 18), name[:4], fill=_INK, font=_font(12))
+        for column in range(len(classes)):
+            count = int(counts[row, column])
+            hue = _MINUS if row == column else _APART
+            share = 0.0 if not count else 0.15 + 0.85 * count / most
+            box = [left + column * cell, top + row * cell]
+            colour = tuple(int(p + (h - p) * share) for p, h in zip(_PAPER, hue, strict=True))
+            draw.rectangle([*box, box[0] + cell - 2, box[1] + cell - 2], fill=colour)
+            if count:
+                ink = _PAPER if share > 0.6 else _INK
+                draw.text((box[0] + 8, box[1] + 9), str(count), fill=ink, font=_font(12))
+    return _png(picture)
+
+
+def as_matrix(values: np.ndarray) -> np.ndarray:
+    """Return values of any shape as a matrix of float64."""
+    wide = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    return wide.reshape(-1, wide.shape[-1])
+
+
+def _paper(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    picture = Image.new("RGB", (width, height), _PAPER)
+    return picture, ImageDraw.Draw(picture)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _largest(values: np.ndarray) -> float:
+    """Return the largest finite value, 0 where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _drawn(values: np.ndarray) -> np.ndarray:
+    """Return the matrix with at most _MOST_CELLS along a side, the largest of each block."""
+    rows, columns = (-(-size // _MOST_CELLS) for size in values.shape)
+    if rows == columns == 1:
+        return values
+    pad = [(0, -size % block) for size, block in zip(values.shape, (rows, columns), strict=True)]
+    wide = np.pad(values, pad)
+    blocks = wide.reshape(wide.shape[0] // rows, rows, wide.shape[1] // columns, columns)
+    flat = blocks.swapaxes(1, 2).reshape(blocks.shape[0], blocks.shape[2], -1)
+    largest = np.abs(np.nan_to_num(flat, nan=np.inf)).argmax(-1)
+    return np.take_along_axis(flat, largest[..., None], -1)[..., 0]
+
+
+def _cell(values: np.ndarray) -> int:
+    """Return the pixels of one cell."""
+    longer: int = max(_drawn(values).shape)
+    return max(2, min(24, _SIDE // longer))
+
+
+def _matrix(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, colours: np.ndarray, left: int, top: int
+) -> int:
+    """Draw the colours as cells with a frame; return where it ends."""
+    rows, columns = colours.shape[:2]
+    cell = max(2, min(24, _SIDE // max(rows, columns)))
+    image = Image.fromarray(np.ascontiguousarray(colours))
+    image = image.resize((columns * cell, rows * cell), Image.Resampling.NEAREST)
+    picture.paste(image, (left, top))
+    draw.rectangle([left - 1, top - 1, left + image.width, top + image.height], outline=(160,) * 3)
+    return top + int(image.height)
+
+
+def _diverging(values: np.ndarray, reach: float) -> np.ndarray:
+    """Return colours from blue at -reach over white at 0 to red at reach; NaN is black."""
+    share = _drawn(values) / reach if reach else np.zeros_like(_drawn(values))
+    strength = np.clip(np.abs(share), 0, 1)[..., None]
+    hue = np.where((share < 0)[..., None], np.array(_MINUS), np.array(_PLUS))
+    return _mixed(hue, strength, share)
+
+
+def _sequential(values: np.ndarray, most: float) -> np.ndarray:
+    """Return colours from white at 0 to orange at the largest; what is not 0 is never white."""
+    share = _drawn(values) / most if most else np.zeros_like(_drawn(values))
+    strength = np.where(share > 0, 0.2 + 0.8 * np.clip(share, 0, 1), 0.0)[..., None]
+    return _mixed(np.array(_APART), strength, share)
+
+
+def _mixed(hue: np.ndarray, strength: np.ndarray, share: np.ndarray) -> np.ndarray:
+    colours = 255 + (hue - 255) * np.nan_to_num(strength)
+    colours = np.where(np.isfinite(share)[..., None], colours, 0)
+    return colours.astype(np.uint8)
