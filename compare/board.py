@@ -61,7 +61,8 @@ class EventFile:
 
     def picture(self, tag: str, step: int, png: bytes) -> None:
         """Add a picture."""
-        image = Summary.Image(encoded_image_string=png, colorspace=3)
+        width, height = (int.from_bytes(png[k : k + 4], "big") for k in (16, 20))  # PNG's IHDR
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self.put(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def close(self) -> None:
@@ -117,8 +118,7 @@ class RunFolder:
             self.record.save()
             for tag, png in _last_pictures(self.run, report):
                 self.files["compare"].picture(tag, report.steps, png)
-            for title, text in report.markdown().items():
-                self.files["compare"].put(report.steps, summaries.text(title, text))
+            self.files["compare"].put(report.steps, summaries.text("verdict", report.markdown()))
             whole = EventFile(self.path)  # one row in the table of hyperparameters
             self.files["run"] = whole
             for part in summaries.hparams(*_hparams(self.run, report)):

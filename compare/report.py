@@ -185,16 +185,16 @@ class Report:
         again = {"again": self.command} if self.command and self.verdict == EXACT else {}
         return [(key, str(value)) for key, value in {**known, **again}.items()]
 
-    def markdown(self) -> dict[str, str]:
-        """Return the report as markdown by title: the verdict, what is wrong, the environment."""
+    def markdown(self) -> str:
+        """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
         titles, *rows = self.cells()
         table = [titles, ("---",) * len(titles), *rows]
-        text = "\n".join(f"| {' | '.join(row)} |" for row in table)
-        texts = {"verdict": f"**{self.verdict}** {self._claim()}\n\n{text}"}
+        parts = [f"**{self.verdict}** {self._claim()}"]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
         if lines := [f"    {label:<{_LABEL}} {text}" for label, text in self._explanation()]:
-            texts["what stands behind it"] = "\n".join(lines)
+            parts += ["### What stands behind it", "\n".join(lines)]
         about = "\n".join(f"| {key} | {value} |" for key, value in self.about())
-        return texts | {"environment": f"| | |\n|---|---|\n{about}"}
+        return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
 
     def save(self, path: str | Path) -> None:
         """Write the report to a file: .html a page with plots, .json, .txt the text.

@@ -26,7 +26,10 @@ def serve(log_dir: Path, port: int, say: Callable[[str], None], stop: threading.
         raise BadInput(
             f"nothing in {log_dir} yet: python -m compare runs a case and leaves curves there"
         )
-    from tensorboard import program
+    try:
+        from tensorboard import program
+    except ImportError as error:
+        raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     for candidate in range(port, min(port + 100, 65536)):

@@ -1,0 +1,160 @@
+"""`runs` and `diff`: what stands in run folders; and a report as a page."""
+
+import json
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+import compare
+from compare.cases import CASES
+from compare.cli import main
+from compare.errors import BadInput
+from compare.harness import run
+
+
+def _train(log_dir: Path, *words: str) -> None:
+    assert main(["run", *words, "--log-dir", str(log_dir), "--quiet"]) in (0, 1)
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_runs_are_listed_with_verdict_steps_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oldest first; one that was stopped has no verdict."""
+    _train(tmp_path, "two_layer", "--steps", "7")
+    _train(tmp_path, "dropout_as_published", "--steps", "1200")
+    stopped = tmp_path / "2999-01-01_00-00-00_deep"
+    (stopped / "manual").mkdir(parents=True)
+    capsys.readouterr()
+    assert main(["runs", "--log-dir", str(tmp_path)]) == 0
+    head, one, two, three = _lines(capsys)
+    assert head == ["run", "verdict", "steps", "seconds"]
+    assert one[0].endswith("two_layer")
+    assert one[1:3] == ["EXACT", "7"]
+    assert two[0].endswith("dropout_as_published")
+    assert two[1:3] == ["WRONG", "1,200"]
+    assert three == [stopped.name, "stopped", "before", "its", "end"]
+
+
+def test_diff_says_what_differs_and_from_which_step_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _train(tmp_path, "three_layer", "--steps", "50")
+    _train(tmp_path, "three_layer_blog_grouping", "--steps", "50")
+    capsys.readouterr()
+    assert main(["diff", "three_layer", "grouping", "--log-dir", str(tmp_path)]) == 1
+    told = " ".join(word for line in _lines(capsys) for word in line)
+    assert "verdict EXACT ROUNDING" in told
+    assert "l1_delta first unequal None 0" in told
+    assert "loss by hand at step 4," in told
+    assert "environment" not in told  # it is the same
+    assert main(["diff", "three_layer", "three_layer", "--log-dir", str(tmp_path)]) == 0
+    assert "differ in nothing but their time" in capsys.readouterr().out
+
+
+def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _train(tmp_path, "two_layer", "--steps", "5")
+    (tmp_path / "2999_deep/manual").mkdir(parents=True)
+    capsys.readouterr()
+    for names, message in (
+        (["two_layer", "tow"], "unknown run 'tow'"),
+        (["two_layer", "deep"], "run 2999_deep: it has no result.json, it was stopped"),
+    ):
+        assert main(["diff", *names, "--log-dir", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+class _Links(HTMLParser):
+    """Notes every attribute that could load something, and every tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [f"{tag} {key}" for key, _ in attrs if key in ("src", "href", "srcset")]
+
+
+def test_a_report_is_one_page_with_plots_and_no_links(tmp_path: Path) -> None:
+    report = run(CASES["three_layer_blog_grouping"], steps=300)
+    report.save(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    seen = _Links()
+    seen.feed(text)
+    assert seen.loads == []
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "width=device-width" in text  # a phone shows it at its own width
+    assert seen.tags.count("svg") == 2
+    assert seen.tags.count("polyline") == 3  # loss of both sides, and the largest difference
+    for word in ("ROUNDING", "syn1_update", "worst at step", "python -m compare run"):
+        assert word in text
+    assert text.count("<tr>") >= 12
+
+
+def test_a_page_shows_what_is_in_names_as_text(tmp_path: Path) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return compare.name(x * 2, "<script>")
+
+    report = compare.check(
+        lambda grad_output: {"x": grad_output * 2, "<script>": grad_output},
+        forward,
+        (torch.ones(3),),
+    )
+    assert report.verdict == "EXACT", str(report)
+    text = report._repr_html_()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_report_in_other_forms(tmp_path: Path) -> None:
+    report = run(CASES["two_layer"], steps=5)
+    report.save(tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["verdict"] == "EXACT"
+    report.save(str(tmp_path / "r.txt"))
+    assert (tmp_path / "r.txt").read_text() == f"{report}\n"
+    with pytest.raises(BadInput, match=r"r\.pdf: name a file that ends in \.html, \.json, \.txt"):
+        report.save(tmp_path / "r.pdf")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "two_layer", "--html", "r.pdf"], "--html r.pdf: name a file that ends in .html"),
+        (["run", "two_layer", "--html", "no/r.html"], "--html no/r.html: no file can be written"),
+        (["run", "alpha", "--html", "r.html"], "--html r.html: case alpha is a table; see --json"),
+    ],
+)
+def test_a_page_that_could_not_be_written(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--no-board", "--steps", "3"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_html_on_the_command_line(tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    assert main(["run", "two_layer", "--steps", "5", "--no-board", "--html", str(page)]) == 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_without_tensorboard_there_is_a_hint_and_no_board_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("tensorboard", "compare.board"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    words = ["run", "two_layer", "--steps", "5", "--log-dir", str(tmp_path)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "install tensorboard for curves (pip install tensorboard), or say --no-board" in error
+    assert error.count("\n") == 1
+    assert main([*words, "--no-board"]) == 0
