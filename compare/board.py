@@ -84,6 +84,7 @@ class RunFolder:
     def __init__(self, log_dir: Path, run: Run) -> None:
         self.run = run
         self.told = 0  # buckets
+        self.silent: Bucket | None = None  # the last one, if nothing was told of its shares
         last = run.steps - 1
         self.drawn = {last * k // (_PICTURES - 1) for k in range(_PICTURES)}
         self.failed: str | None = None
@@ -114,7 +115,7 @@ class RunFolder:
         if self.failed:
             return
         try:
-            self._write(report.curves[self.told :])
+            self._write(report.curves[self.told :], last=True)
             self.record.save()
             for tag, png in _last_pictures(self.run, report):
                 self.files["compare"].picture(tag, report.steps, png)
@@ -130,7 +131,8 @@ class RunFolder:
         except (OSError, BadInput) as error:
             self._give_up(error)
 
-    def _write(self, buckets: list[Bucket]) -> None:
+    def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
+        compared = self.files["compare"]
         for bucket in buckets:
             for side in SIDES:
                 self.files[side].add(bucket.start, bucket.values[side])
@@ -139,11 +141,17 @@ class RunFolder:
                 "differences/largest ulp so far": bucket.max_ulp,
                 "differences/largest ulp of the bucket": bucket.largest_ulp,
                 "differences/free-running gap": bucket.free_gap,
-                **{f"share of exact elements/{n}": share for n, share in bucket.exact.items()},
                 **{f"error over bound/{n}": s for n, s in bucket.share_of_bound.items()},
             }
-            self.files["compare"].add(bucket.stop - 1, told)
+            # shares are 1 until something differs: told at first, before the fall, and at last
+            tell = bucket.unequal or not self.told
+            if tell and self.silent:
+                compared.add(self.silent.stop - 1, _shares(self.silent))
+            compared.add(bucket.stop - 1, told | (_shares(bucket) if tell else {}))
+            self.silent = None if tell else bucket
             self.told += 1
+        if last and self.silent:
+            compared.add(self.silent.stop - 1, _shares(self.silent))
 
     def _draw(self, chunk: Chunk, step: int) -> None:
         """Draw weights and deltas of the first network at one step, and histograms of weights."""
@@ -190,6 +198,10 @@ def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
         counts = np.array(report.confusion)
         title = f"{counts.sum():,} rows kept back: {report.accuracy:.1%} right"
         yield "confusion matrix", confusion(title, counts, report.classes)
+
+
+def _shares(bucket: Bucket) -> dict[str, float]:
+    return {f"share of exact elements/{name}": share for name, share in bucket.exact.items()}
 
 
 def _hparams(run: Run, report: Report) -> tuple[dict[str, Any], dict[str, float]]:

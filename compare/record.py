@@ -10,7 +10,7 @@ import numpy as np
 from compare.chunk import Chunk
 from compare.files import save
 
-_SHARE = 0.02  # of a run's time may go into saving while it goes on
+_SHARE = 0.005  # of a run's time may go into saving while it goes on
 
 
 class Record:

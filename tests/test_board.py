@@ -71,7 +71,8 @@ def test_both_sides_have_the_same_tags_and_the_blogs_first_error(tmp_path: Path)
         assert values[0] == values[1]
     compared = read(path / "compare")
     assert compared.Scalars("differences/unequal elements so far")[-1].value == 0
-    assert {p.value for p in compared.Scalars("share of exact elements/l1")} == {1.0}
+    shares = compared.Scalars("share of exact elements/l1")
+    assert [(p.step, p.value) for p in shares] == [(4, 1.0), (4499, 1.0)]
 
 
 def test_a_planted_ulp_shows_in_its_bucket_and_from_there_on(planted_run: Path) -> None:
@@ -86,9 +87,10 @@ def test_a_planted_ulp_shows_in_its_bucket_and_from_there_on(planted_run: Path) 
     so_far = [(p.step, p.value) for p in events.Scalars("differences/largest ulp so far")]
     assert [v for step, v in so_far if step < 101] == [0.0] * 33
     assert {v for step, v in so_far if step >= 101} == {largest}
-    shares = [p.value for p in events.Scalars("share of exact elements/l1")]
-    assert shares[32] == 1.0
-    assert shares[33] < shares[-1] < 1.0
+    shares = {p.step: p.value for p in events.Scalars("share of exact elements/l1")}
+    assert list(shares)[:3] == [2, 98, 101]  # nothing is told while nothing changes
+    assert shares[2] == shares[98] == 1.0
+    assert shares[101] < shares[2999] < 1.0
 
 
 def test_steps_npz_says_which_step_and_how_many(planted_run: Path) -> None:
