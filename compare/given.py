@@ -124,13 +124,7 @@ def draw(
         raise BadInput(f"seed {seed}: numpy takes 0 to {SEEDS - 1}{last}")
     network = case.network
     network.check()
-    if network.alpha > torch.finfo(dtype).max:
-        raise BadInput(f"alpha {network.alpha}: give a number that {_short(dtype)} can hold")
-    if network.optimizer != "sgd" and not torch.tensor(network.adam_eps, dtype=dtype) > 0:
-        least = torch.finfo(dtype).smallest_normal
-        raise BadInput(
-            f"adam_eps {network.adam_eps} is 0 in {_short(dtype)}: give {least:.2g} or more"
-        )
+    _check_numbers(network, dtype)
     arrays, classes = _arrays(case, seed)
     _check_rows(case, arrays)
 
@@ -155,6 +149,26 @@ def draw(
         classes=classes,
         chances=chances,
     )
+
+
+def _check_numbers(network: Network, dtype: torch.dtype) -> None:
+    """Raise BadInput for a number of the description that the dtype turns into 0 or infinity."""
+    info = torch.finfo(dtype)
+    for name, value in network.question().items():
+        if not isinstance(value, float) or not value:
+            continue
+        held = float(torch.tensor(value, dtype=dtype))
+        if math.isinf(held):
+            raise BadInput(
+                f"{name} {value}: {_short(dtype)} holds numbers up to {info.max:.2g}, give less"
+            )
+        if not held and name in network.unusual() | {"adam_eps"} and _asks(network, name):
+            least = info.smallest_normal
+            raise BadInput(f"{name} {value} is 0 in {_short(dtype)}: give {least:.2g} or more")
+
+
+def _asks(network: Network, name: str) -> bool:
+    return name != "adam_eps" or network.optimizer != "sgd"
 
 
 def first_weights(
@@ -244,8 +258,8 @@ def _check_memory(sizes: tuple[int, ...], rows: int, population: int, dtype: tor
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise BadInput(
-            f"population {population}: one step needs about {needed / 2**30:,.0f} GiB and this "
-            f"machine has {memory / 2**30:,.0f}; give a smaller one"
+            f"sizes {sizes}, population {population}: one step needs about "
+            f"{needed / 2**30:,.0f} GiB and this machine has {memory / 2**30:,.0f}; give less"
         )
 
 

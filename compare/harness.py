@@ -84,7 +84,7 @@ class Run:
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
-            self.report.command = command(case, self.steps, settings)
+            self.report.command = command(case, self.steps, settings | {"lift": lift})
         self.tally = Tally(self.report, seed)
         self.buckets = Buckets(self.steps)
         self.output = f"l{len(case.network.sizes) - 1}"
@@ -141,7 +141,13 @@ class Run:
 
     def _data(self, count: int) -> list[Named]:
         """Return what each of the next steps is given besides the state."""
-        return [{**self._filled(data), **self.rows} for data in self.given.steps(count)]
+        steps = self.given.steps(count)
+        if self.rows:  # the same at every step
+            return [
+                self._filled({n: v for n, v in d.items() if n not in self.rows}) | self.rows
+                for d in steps
+            ]
+        return [self._filled(data) for data in steps]
 
     def _filled(self, values: Named) -> Named:
         """Return (networks, ...) values with as many networks as fill whole vectors."""

@@ -329,7 +329,8 @@ def _same_numbers(
 
 def _pairs(function: Any, mine: Any, theirs: Any) -> Any:
     """Return a function of each pair of elements as an array of floats, also of no dimension."""
-    found = np.frompyfunc(lambda a, b: float(function(a, b)), 2, 1)(mine, theirs)
+    with np.errstate(invalid="ignore"):  # a NaN is an answer too
+        found = np.frompyfunc(lambda a, b: float(function(a, b)), 2, 1)(mine, theirs)
     return np.asarray(found, dtype=float)
 
 

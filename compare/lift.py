@@ -127,11 +127,11 @@ def lift(
                 values[node] = _made(n, floats[node])
             else:
                 floats[node], values[node] = _call(n, node, floats, values)
-            for name in names.get(node, ()):
+            for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
                 outputs[name] = Lifted(floats[node], values[node])
-            if node in begun:
-                floats[node] = begun[node].floats.reshape(floats[node].shape)
-                values[node] = begun[node].lifted
+                if name in starts:
+                    floats[node] = starts[name].floats.reshape(floats[node].shape)
+                    values[node] = starts[name].lifted
             for source in node.all_input_nodes:
                 if last[source] is node:
                     del floats[source], values[source]

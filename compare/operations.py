@@ -220,8 +220,8 @@ def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: b
     else:
         saved, rstd = mean, n.function("rsqrt", var + eps)
     scale = rstd if w is None else rstd * w
-    out = x * per_channel(scale) - per_channel(saved * scale)
-    out = out if b is None else out + per_channel(b)
+    shift = -(saved * scale) if b is None else b - saved * scale  # in the kernel's order
+    out = x * per_channel(scale) + per_channel(shift)
     if not training:
         empty = n.exact(torch.zeros(0))
         return out, empty, empty

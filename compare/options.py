@@ -68,6 +68,8 @@ def asked(case: Case, options: dict[str, Any], seed: int) -> Case:
     if given.get("init", "blog") not in INITS:
         raise unknown("init", given["init"], INITS)
     if "data" in given:
+        if not given["data"].name:
+            raise BadInput("--data is empty: name a CSV file")
         case = _on_table(case, given.pop("data"), given.pop("target", None), seed)
     elif "target" in given:
         raise BadInput(f"--target {given['target']}: it names a column of --data FILE")
@@ -124,13 +126,18 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
         )
         if again != case or case.by_hand != "network":
             return None
-    usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
+    usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1, "lift": "auto"}
     words |= {"steps": steps} | {n: v for n, v in settings.items() if v != usual[n]}
-    spelled = (
-        _flag(n) + ("" if v is True else f" {shlex.quote(_text(v))}") for n, v in words.items()
-    )
+    spelled = [_spelled(name, value) for name, value in words.items()]
     name = case.name if base.name == case.name else base.name
     return f"python -m compare run {name} {' '.join(spelled)}"
+
+
+def _spelled(name: str, value: Any) -> str:
+    if value is True:
+        return _flag(name)
+    text = shlex.quote(_text(value))
+    return f"{_flag(name)}{'=' if text.startswith('-') else ' '}{text}"
 
 
 def _flag(name: str) -> str:

@@ -46,16 +46,20 @@ class Program:
 
     def ancestors(self) -> dict[str, set[str]]:
         """Return, for each output, the other outputs that it is computed from."""
-        names: dict[fx.Node, set[str]] = {}
+        names: dict[fx.Node, list[str]] = {}
         for name, node in self.outputs.items():
-            names.setdefault(node, set()).add(name)
+            names.setdefault(node, []).append(name)
         above: dict[fx.Node, set[str]] = {}
         for node in self.graph.graph.nodes:
             found: set[str] = set()
             for source in node.all_input_nodes:
-                found |= above[source] | names.get(source, set())
+                found |= above[source] | set(names.get(source, ()))
             above[node] = found
-        return {name: above[node] - {name} for name, node in self.outputs.items()}
+        own: dict[str, set[str]] = {}
+        for name, node in self.outputs.items():
+            earlier = names[node][: names[node].index(name)]  # handed on under another name
+            own[name] = above[node] | set(earlier)
+        return own
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each output, the other outputs that are computed from it."""

@@ -133,8 +133,9 @@ class Report:
 
     @property
     def first_wrong(self) -> str | None:
-        """The first quantity, in the order of computation, that is WRONG."""
-        return next((q.name for q in self.quantities.values() if q.verdict == WRONG), None)
+        """The first quantity that is WRONG: at the earliest step, in the order of computation."""
+        wrong = [q for q in self.quantities.values() if q.verdict == WRONG]
+        return min(wrong, key=lambda q: q.first_unequal or 0).name if wrong else None
 
     @property
     def ok(self) -> bool:
@@ -253,7 +254,7 @@ class Report:
             at_all = "" if self.case == "check" else " at every step"
             return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
         word = "wrong" if self.verdict == WRONG else "undecided"
-        first = odd[0]
+        first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
         return f"{first.name} is the first {word} quantity{at}"
 
@@ -267,7 +268,8 @@ class Report:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
         rows = list(self.quantities.values())
         if self.first_wrong:
-            before = [q.name for q in itertools.takewhile(lambda q: q.verdict != WRONG, rows)]
+            above = itertools.takewhile(lambda q: q.name != self.first_wrong, rows)
+            before = [q.name for q in above if q.verdict != WRONG]
             if before:
                 yield "right so far", ", ".join(before)
         for q in sorted(rows, key=lambda q: WEIGHT.index(q.verdict)):

@@ -68,7 +68,7 @@ def cross_entropy_error(l: Tensor, y: Tensor) -> Tensor:
 
 def _one_of(count: int, like: Tensor) -> Tensor | float:
     """Return 1 / count, which half precision would not round by itself."""
-    return like.new_tensor(1 / count) if like.dtype.itemsize == 2 else 1 / count
+    return like.new_ones(()) / count if like.dtype.itemsize == 2 else 1 / count
 
 
 #: Every loss by its name.

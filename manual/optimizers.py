@@ -31,8 +31,8 @@ def sgd(given: Named, updates: Named, *, alpha: float, momentum: float, nesterov
             continue
         buffer = momentum * given[f"{name}_momentum_buffer"] - update
         step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
-        q[name] = torch.add(given[name], step, alpha=-alpha)
         q[f"{name}_momentum_buffer"] = buffer
+        q[name] = torch.add(given[name], step, alpha=-alpha)
     return q
 
 
@@ -56,6 +56,6 @@ def adam(
         exp_avg_sq = torch.addcmul(exp_avg_sq, gradient, gradient, value=1 - beta2)
         denominator = torch.sqrt(exp_avg_sq) / (1 - beta2**t) ** 0.5 + adam_eps
         weight = given[name] * (1 - alpha * weight_decay) if weight_decay else given[name]
-        q[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step)
         q[f"{name}_exp_avg"], q[f"{name}_exp_avg_sq"] = exp_avg, exp_avg_sq
+        q[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step)
     return q

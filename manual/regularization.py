@@ -9,9 +9,10 @@ def penalty_update(syn: Tensor, l1_penalty: float, l2_penalty: float) -> Tensor:
 
     The slope of |x| at 0 is taken as 0, torch's choice at the kink.
     """
+    one = syn.new_ones(())  # times a penalty: rounded to the dtype first, as autograd does
     pull = torch.zeros_like(syn)
     if l2_penalty:
-        pull = pull - syn.new_tensor(l2_penalty) * syn
+        pull = pull - one * l2_penalty * syn
     if l1_penalty:
-        pull = pull - syn.new_tensor(l1_penalty) * torch.sign(syn)
+        pull = pull - one * l1_penalty * torch.sign(syn)
     return pull

@@ -95,9 +95,9 @@ class Trainer:
             named[f"{name}_update"] = _grad(self.parameters[name])
         self.optimizer.step()
         for name, parameter in self.parameters.items():
-            named[name] = parameter.detach().clone()
             state = self.optimizer.state[parameter]
             named |= {f"{name}_{moment}": state[moment].clone() for moment in self.moments}
+            named[name] = parameter.detach().clone()
         return named | {name: value.clone() for name, value in self.statistics.items()}
 
     def predict(self, *, X: Tensor, **given: Tensor) -> dict[str, Tensor]:
