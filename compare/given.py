@@ -258,7 +258,7 @@ def _check_memory(sizes: tuple[int, ...], rows: int, population: int, dtype: tor
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise BadInput(
-            f"sizes {sizes}, population {population}: one step needs about "
+            f"population {population}, sizes {sizes}: one step needs about "
             f"{needed / 2**30:,.0f} GiB and this machine has {memory / 2**30:,.0f}; give less"
         )
 

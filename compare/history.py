@@ -29,7 +29,9 @@ class Kept:
 
 def runs(log_dir: Path) -> list[Kept]:
     """Return the run folders, oldest first; raises BadInput where there are none."""
-    folders = sorted(path for path in log_dir.glob("*") if (path / "manual").is_dir())
+    found = [path for path in log_dir.glob("*") if (path / "manual").is_dir()]
+    # a name counts seconds; of one second the folder that was made first
+    folders = sorted(found, key=lambda p: (p.name[:19], (p / "manual").stat().st_mtime_ns))
     if not folders:
         raise BadInput(
             f"nothing in {log_dir} yet: python -m compare runs a case and leaves a folder there"

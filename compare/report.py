@@ -259,7 +259,7 @@ class Report:
         return f"{first.name} is the first {word} quantity{at}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._table()
+        yield self._table(options.max_width)
         yield self.headline()
         for label, text in self._explanation():
             yield _line(label, text)
@@ -304,16 +304,20 @@ class Report:
                     "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
                 )
 
-    def _table(self) -> Table:
-        """Return a row for each quantity."""
+    def _table(self, width: int) -> Table:
+        """Return a row for each quantity; what does not fit is left out, the verdict never."""
+        rows = self.cells()
+        kept = list(range(len(rows[0])))
+        for column in (2, 1, 3, 4):  # compared, shape, equal bits, max ulp
+            if sum(max(len(row[k]) for row in rows) + 2 for k in kept) - 2 <= width:
+                break
+            kept.remove(column)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("quantity", no_wrap=True)
-        table.add_column("shape", no_wrap=True)
-        for title in ("compared", "equal bits", "max ulp"):
-            table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        for *texts, verdict in self.cells()[1:]:
-            table.add_row(*texts, Text(verdict, style=STYLE[verdict]))
+        for k in kept:
+            table.add_column(rows[0][k], no_wrap=True, justify="right" if 2 <= k <= 4 else "left")
+        for row in rows[1:]:
+            verdict = Text(row[-1], style=STYLE[row[-1]])
+            table.add_row(*(row[k] for k in kept[:-1]), verdict)
         return table
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ BAD_INPUT = [
     ("walk", "argument COMMAND: invalid choice: 'walk'"),
     ("three_layer", "'three_layer' is a case: say run three_layer"),
     ("run --seed 1,2", "argument --seed: '1,2' is not a whole number"),
-    ("run --population 100000000", "population 100000000: one step needs about "),
+    ("run --population 100000000", "population 100000000, sizes (3, 4, 1): one step needs about "),
     ("run --lift some", "lift 'some': choose all, none, auto or a number of entries"),
     ("run --lift 0", "lift '0': choose all, none, auto or a number of entries"),
     ("check none.py", "none.py: no such file; name one that defines forward, backward and inputs"),
@@ -276,7 +276,7 @@ def test_a_standard_output_that_is_full(words: str) -> None:
 def test_a_folder_with_brackets_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing that a person types is read as markup, and what is printed can be pasted."""
     assert main(["run", "two_layer", "--steps", "3", "--log-dir", "[/x] y"]) == 0
-    assert "curves: tensorboard --logdir '[/x] y'" in capsys.readouterr().out
+    assert "curves: python -m compare board --log-dir '[/x] y'" in capsys.readouterr().out
 
 
 def test_json_goes_into_a_pipe_as_it_is(elsewhere: Path) -> None:

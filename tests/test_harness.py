@@ -226,7 +226,7 @@ def test_nan_on_both_sides_is_wrong() -> None:
 
     report = run(THREE_LAYER, steps=3, step=planted(THREE_LAYER, plant, at=1))
     assert report.verdict == "WRONG"
-    assert report.first_wrong == "l2"
+    assert report.first_wrong == "syn1"  # at step 1, and l2 at the next
     row = report.quantities["l2"]
     assert (row.first_unequal, row.nans) == (2, 4)
     assert row.worst is not None

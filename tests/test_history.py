@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import compare
 from compare.cases import CASES
@@ -113,6 +114,29 @@ def test_a_page_shows_what_is_in_names_as_text(tmp_path: Path) -> None:
     text = report._repr_html_()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (100, "quantity shape compared equal bits max ulp verdict"),
+        (60, "quantity shape equal bits max ulp verdict"),
+        (50, "quantity equal bits max ulp verdict"),
+        (30, "quantity verdict"),
+    ],
+)
+def test_a_narrow_window_keeps_names_and_verdicts(width: int, titles: str) -> None:
+    """Columns are left out, nothing is cut short."""
+    report = run(CASES["momentum"], steps=3)
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(report, crop=False)
+    lines = capture.get().splitlines()
+    assert lines[0].split() == titles.split()
+    assert "…" not in capture.get()
+    for name, line in zip(report.quantities, lines[1:], strict=False):
+        assert line.split()[0] == name
+        assert line.split()[-1] == "EXACT"
 
 
 def test_a_report_in_other_forms(tmp_path: Path) -> None:

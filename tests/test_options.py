@@ -116,8 +116,10 @@ def test_the_options_are_the_fields() -> None:
         ("--loss cross_entropy", "it needs 2 outputs or more"),
         ("--target kind", "--target kind: it names a column of --data FILE"),
         ("--data nowhere.csv", "nowhere.csv: No such file or directory"),
+        ("--l1-penalty 1e-9 --dtype float16", "l1_penalty 1e-09 is 0 in float16: give 6.1e-05"),
+        ("--l2-penalty 1e300 --dtype float32", "l2_penalty 1e+300: float32 holds numbers up to"),
         ("--optimizer adam --dtype float16", "adam_eps 1e-08 is 0 in float16: give 6.1e-05"),
-        ("--alpha 1e6 --dtype float16", "alpha 1000000.0: give a number that float16 can hold"),
+        ("--alpha 1e6 --dtype float16", "alpha 1000000.0: float16 holds numbers up to 6.6e+04"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
