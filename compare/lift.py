@@ -116,7 +116,7 @@ def lift(
             name = next(given) if node.op == "placeholder" else ""
             if node not in needed:
                 if node in begun:
-                    floats[node] = begun[node].floats.reshape(node.meta["val"].shape)
+                    floats[node] = _laid_out(begun[node].floats, node.meta["val"])
                     values[node] = begun[node].lifted
                 continue
             if node.op == "placeholder":
@@ -130,12 +130,21 @@ def lift(
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
                 outputs[name] = Lifted(floats[node], values[node])
                 if name in starts:
-                    floats[node] = starts[name].floats.reshape(floats[node].shape)
+                    floats[node] = _laid_out(starts[name].floats, floats[node])
                     values[node] = starts[name].lifted
             for source in node.all_input_nodes:
                 if last[source] is node:
                     del floats[source], values[source]
     return outputs
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` in the shape and strides of `like`: a later view may count on them."""
+    values = values.reshape(like.shape)
+    if 0 in like.stride():
+        return values
+    laid = torch.empty_strided(like.shape, like.stride(), dtype=values.dtype, device=values.device)
+    return laid.copy_(values)
 
 
 def cone(program: Program, names: Collection[str], starts: Collection[str]) -> set[fx.Node]:

@@ -58,17 +58,22 @@ def test_a_field_changed_on_one_side_alone_is_caught(name: str) -> None:
     asked, other = FIELDS[name]
     one, two = _case(**asked), _case(**(asked | {name: other}))
     for case in (one, two):
-        assert run(case, steps=3).verdict == case.promises
+        assert run(case, steps=3, lift=_lift(case)).verdict == case.promises
     assert _caught(one, two)
     assert _caught(two, one)
 
 
 def _caught(manual: Case, autograd: Case) -> bool:
     try:
-        report = Run(autograd, steps=3, step=by_hand(manual)).train()
+        report = Run(autograd, steps=3, step=by_hand(manual), lift=_lift(autograd)).train()
     except (KeyError, TypeError, ValueError):  # weights that one side does not know so
         return True
-    return report.verdict == "WRONG"
+    return report.verdict != "EXACT" if _lift(autograd) == "none" else report.verdict == "WRONG"
+
+
+def _lift(case: Case) -> str:
+    """Return how much is lifted: where all bits must be equal, unequal ones are enough."""
+    return "none" if case.promises == "EXACT" else "auto"
 
 
 @st.composite
@@ -96,7 +101,7 @@ def networks(draw: st.DrawFn) -> Network:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     network=networks(),
     dtype=st.sampled_from(["float64", "float32"]),
@@ -114,6 +119,14 @@ def test_any_combination_runs_as_promised_or_is_refused(
         return
     allowed = {"EXACT"} if expected(network) == "EXACT" else {"EXACT", "ROUNDING"}
     assert report.verdict in allowed, f"{network}\n{report}"
+
+
+def test_batch_norm_beside_relu_is_bounded_in_a_batch_of_steps() -> None:
+    """The operations below count on the strides of what a by-hand value takes the place of."""
+    network = Network((3, 2, 2), alpha=0.01, activation="relu", batch_norm=True)
+    for init in ("blog", "glorot", "he"):
+        case = Case("any", "", network, X, CLASSES, init=init)
+        assert run(case, steps=4).verdict == "ROUNDING"
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].by_hand == "network"])

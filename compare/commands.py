@@ -1,0 +1,193 @@
+"""The commands that judge: `run` a case, `check` a file; each returns its exit code."""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compare import options
+from compare.cases import Case, find
+from compare.errors import BadInput
+from compare.files import save
+from compare.terminal import PlainConsole, RunProgress, told
+from compare.verdict import WEIGHT
+
+if TYPE_CHECKING:
+    from compare.board import RunFolder
+    from compare.harness import Run
+    from compare.report import Report
+
+_FEW_ROWS = 8  # an output of at most this many rows is shown after training
+
+
+def check(args: argparse.Namespace) -> int:
+    """Judge the backward pass of a file."""
+    if args.json is not None and args.json != "-":
+        _check_can_hold("--json", args.json)
+    _check_html(args, None)
+    from compare.given import device_named, dtype_named
+    from compare.userfile import check_file
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
+    dtype = None if args.dtype is None else dtype_named(args.dtype)
+    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift)
+    console = PlainConsole(stderr=args.json == "-")
+    console.print(report.headline() if args.quiet else report, crop=False)
+    if args.json is not None:
+        _save_json(report.to_json(), args.json)
+    if args.html is not None:
+        report.save(args.html)
+    return 0 if report.meets(args.demand) else 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a case by hand and judge every step."""
+    case = options.asked(find(args.case), vars(args), args.seed)
+    on_stdout = args.json == "-"
+    if args.json is not None and not on_stdout:
+        _check_can_hold("--json", args.json)
+    _check_html(args, case)
+    if str(args.log_dir) in ("", "."):
+        raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
+    console = PlainConsole(stderr=on_stdout)
+    if case.sweep:
+        return _sweep(args, case, console)
+
+    report, folder, _ = _train(args, case, console)
+    console.print(report.headline() if args.quiet else report, crop=False)
+    if not args.quiet:
+        _closing(console, report, folder)
+    if args.json is not None:
+        _save_json(report.to_json(), args.json)
+    if args.html is not None:
+        report.save(args.html)
+    if folder and folder.failed:
+        raise BadInput(folder.failed)
+    if report.interrupted:
+        return 130
+    return 0 if report.meets(args.demand or case.demand) else 1
+
+
+def _train(
+    args: argparse.Namespace, case: Case, console: PlainConsole, *, lines: bool = True
+) -> tuple["Report", "RunFolder | None", list[float]]:
+    """Run one case; return its report, its folder, and the errors that the blog prints."""
+    from compare.harness import Run  # torch comes in here, not for --help or --list
+
+    steps = case.steps if args.steps is None else args.steps
+    training = Run(
+        case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
+        population=args.population, lift=args.lift,
+    )  # fmt: skip
+    folder = None if args.no_board else _folder(Path(args.log_dir), training)
+    try:
+        with RunProgress(console, steps, quiet=args.quiet, lines=lines) as progress:
+            report = training.train([progress] if folder is None else [folder, progress])
+    except BaseException:
+        if folder:
+            folder.discard()
+        raise
+    if not report.steps:
+        if folder:
+            folder.discard()
+        raise KeyboardInterrupt
+    if folder:
+        folder.finish(report)
+    return report, folder, progress.errors
+
+
+def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
+    """Run a case's networks in turn; print a line of errors for each as it is done."""
+    steps = case.steps if args.steps is None else args.steps
+    titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
+    if not args.quiet:
+        console.say(f"{'sizes':<8}{'alpha':>6}  {titles}verdict")
+    reports: list[Report] = []
+    met: list[bool] = []
+    failed = None
+    for network in case.sweep:
+        one = replace(case, network=network, sweep=(), promises="")
+        report, folder, errors = _train(args, one, console, lines=False)
+        reports.append(report)
+        met.append(report.meets(args.demand or one.demand))
+        failed = failed or (folder and folder.failed)
+        if not args.quiet:
+            numbers = "".join(f"{error:<17.12g}" for error in errors)
+            sizes = "-".join(map(str, network.sizes))
+            console.say(f"{sizes:<8}{network.alpha:>6g}  {numbers}{report.verdict}")
+            if not met[-1]:
+                console.print(report, crop=False)
+        if report.interrupted:
+            break
+    worst = next(v for v in WEIGHT if v in {report.verdict for report in reports})
+    console.say(f"{worst}  {len(reports)} networks, each compared at every step")
+    if args.json is not None:
+        runs = [report.to_dict() for report in reports]
+        text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
+        _save_json(text, args.json)
+    if failed:
+        raise BadInput(failed)
+    if reports[-1].interrupted:
+        return 130
+    return 0 if all(met) else 1
+
+
+def _check_html(args: argparse.Namespace, case: Case | None) -> None:
+    if args.html is None:
+        return
+    if not args.html.endswith(".html"):
+        raise BadInput(f"--html {args.html}: name a file that ends in .html")
+    if case and case.sweep:
+        raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
+    _check_can_hold("--html", args.html)
+
+
+def _check_can_hold(option: str, name: str) -> None:
+    """Raise BadInput, before anything runs, for a file that could not be written after."""
+    path = Path(name)
+    if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"{option} {name}: no file can be written there, name another place")
+
+
+def _folder(log_dir: Path, run: "Run") -> "RunFolder":
+    """Make the run folder; tensorboard comes in only here."""
+    try:
+        from compare.board import RunFolder
+    except ImportError as error:
+        raise BadInput(
+            f"{error}: install tensorboard for curves (pip install tensorboard), or say --no-board"
+        ) from error
+    return RunFolder(log_dir, run)
+
+
+def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None") -> None:
+    """Print what else is worth knowing: the output, the free run, the time, where to look."""
+    if 0 < len(report.output) <= _FEW_ROWS:
+        rows = "  ".join(" ".join(f"{value:.8f}" for value in row) for row in report.output)
+        console.say(f"  output after training  {rows}")
+    if report.steps > 1:
+        if all(q.equal == q.compared for q in report.quantities.values()):
+            free = "the same, since each step is"
+        else:
+            free = f"weights up to {report.free_gap:.3g} apart"
+        console.say(f"  autograd on its own    {free}")
+    if report.accuracy is not None:
+        console.say(f"  rows kept back         {report.accuracy:.2%} right, by hand")
+    speed = report.steps / report.seconds
+    console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
+    if folder and not folder.failed:
+        place = shlex.quote(str(folder.path.parent))
+        where = "" if place == "runs" else f" --log-dir {place}"
+        console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
+
+
+def _save_json(text: str, name: str) -> None:
+    """Write JSON to standard output or a file."""
+    if name == "-":
+        PlainConsole().out(text, end="")
+    else:
+        save(Path(name), text)

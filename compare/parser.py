@@ -1,0 +1,159 @@
+"""What the command line says, and what it takes."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from compare import options
+from compare.errors import BadInput
+
+EXAMPLES = """\
+examples:
+  python -m compare                                 the blog's 3-layer network, all 60,000 steps
+  python -m compare run two_layer --dtype float32   Part 1 of the blog in single precision
+  python -m compare run deep --population 8         eight networks at once, seeds 1 to 8
+  python -m compare run three_layer --json -        the result as JSON on standard output
+  python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
+  python -m compare run network --data my.csv --target species --dropout 0.2
+  python -m compare --list                          every case and what it promises
+  python -m compare check my_layer.py               your own forward, backward and inputs
+  python -m compare board                           look at the curves of all runs
+  python -m compare runs                            list them; diff RUN RUN compares two
+
+exit codes:
+  0  the demand is met    1  it is not    2  bad usage or bad input
+  3  a fault of this program              130  stopped by Ctrl-C
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (python -m compare --help shows examples)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    top = _Parser(
+        prog="python -m compare",
+        allow_abbrev=False,
+        description="Train by hand and by autograd side by side, and compare every bit.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--list", action="store_true", help="list the cases and stop")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    run = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run a case (the default command)",
+        description="Run a case: train by hand, judge every step by autograd, report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "case", nargs="?", default="three_layer", metavar="CASE",
+        help="one of --list (default: three_layer)",
+    )  # fmt: skip
+    run.add_argument(
+        "--steps", type=_whole, metavar="N", help="training steps (default: the case's)"
+    )
+    run.add_argument(
+        "--dtype",
+        default="float64",
+        metavar="T",
+        help="float64 (default), float32, float16, bfloat16",
+    )
+    run.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    run.add_argument(
+        "--seed", type=_whole, default=1, metavar="S", help="numpy's seed (default: 1)"
+    )
+    run.add_argument(
+        "--population", type=_whole, default=1, metavar="P",
+        help="networks side by side, with the seeds S, S+1, ... (default: 1)",
+    )  # fmt: skip
+    run.add_argument(
+        "--demand", choices=("exact", "rounding"),
+        help="what exit code 0 asks for (default: what the case promises)",
+    )  # fmt: skip
+    run.add_argument(
+        "--log-dir", default="runs", metavar="DIR",
+        help="where the TensorBoard run folder goes (default: runs)",
+    )  # fmt: skip
+    run.add_argument("--no-board", action="store_true", help="write no run folder")
+    run.add_argument(
+        "--lift", default="auto", metavar="HOW",
+        help="lift all, none, or N entries of each large product (default: auto)",
+    )  # fmt: skip
+    run.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    run.add_argument("--quiet", action="store_true", help="print the verdict only")
+    options.add(run)
+    check = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="check your own backward pass",
+        description="Check a file that defines forward, backward and inputs (a dict, a tuple, or "
+        "a function that returns one). backward asks by parameter name for grad_output, output, "
+        "any input, any intermediate that forward names with compare.name(tensor, 'z1').",
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="the Python file")
+    check.add_argument("--dtype", metavar="T", help="move the inputs' floats to this dtype")
+    check.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    check.add_argument(
+        "--demand", choices=("exact", "rounding"), default="rounding",
+        help="what exit code 0 asks for (default: rounding)",
+    )  # fmt: skip
+    check.add_argument(
+        "--lift", default="auto", metavar="HOW",
+        help="lift all, none, or N entries of each large product (default: auto)",
+    )  # fmt: skip
+    check.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    check.add_argument("--quiet", action="store_true", help="print the verdict only")
+    for command in (run, check):
+        command.add_argument(
+            "--html", metavar="FILE", help="write the report as one page with plots, FILE.html"
+        )
+    board = commands.add_parser(
+        "board",
+        allow_abbrev=False,
+        help="look at the runs in TensorBoard",
+        description="Serve the run folders with TensorBoard until Ctrl-C, every bucket of them.",
+    )
+    board.add_argument(
+        "--port", type=_whole, default=6006, metavar="N",
+        help="the port, or the next one that is free (default: 6006)",
+    )  # fmt: skip
+    runs = commands.add_parser("runs", allow_abbrev=False, help="list the runs and their verdicts")
+    diff = commands.add_parser(
+        "diff",
+        allow_abbrev=False,
+        help="say in what two runs differ",
+        description="Say in what two runs differ: settings, environment, verdicts, first step.",
+    )
+    diff.add_argument("one", metavar="RUN", help="a folder's name, or its end")
+    diff.add_argument("other", metavar="RUN", help="another")
+    for command in (board, runs, diff):
+        command.add_argument(
+            "--log-dir",
+            default="runs",
+            metavar="DIR",
+            help="where the run folders are (default: runs)",
+        )
+    commands.add_parser(
+        "bench",
+        help="time a checked step against plain autograd with SGD",
+        description="Time the by-hand step, the checked step and autograd's, side by side.",
+    )
+    return top
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None

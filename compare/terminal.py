@@ -1,0 +1,73 @@
+"""What the terminal shows while a run goes on: lines, and a bar."""
+
+import os
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from compare.chunk import Chunk
+
+
+class PlainConsole(Console):
+    """Plain text, and silent once its reader has gone (`| head`): the run goes on to its end."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def say(self, text: str) -> None:
+        """Print a line that is never broken, so that it can be copied."""
+        self.print(text, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+class RunProgress:
+    """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
+
+    def __init__(self, console: PlainConsole, steps: int, *, quiet: bool, lines: bool) -> None:
+        self.console = console
+        self.lines = lines and not quiet
+        self.told = set(told(steps))
+        self.errors: list[float] = []
+        self.bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=steps, speed="")
+
+    def __enter__(self) -> "RunProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, chunk: "Chunk") -> None:
+        """Move the bar, and keep and print the errors that the blog prints."""
+        for k in sorted(self.told & set(range(chunk.start, chunk.start + chunk.steps))):
+            error = float(chunk.error["manual"][k - chunk.start])
+            self.errors.append(error)
+            if not self.lines:
+                continue
+            right = chunk.accuracy.get("manual")
+            share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
+            self.console.say(f"Error:{error:.12g}{share}")
+        speed = self.bar.tasks[0].speed
+        self.bar.update(
+            self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
+        )
+
+
+def told(steps: int) -> range:
+    """Return the steps whose error is told: of 60,000 every 10,000th, as the blog does."""
+    return range(0, steps, max(1, -(-steps // 6)))
