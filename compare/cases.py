@@ -167,8 +167,10 @@ class Case:
 #: Pieces whose kernel in autograd cannot be matched bit for bit, and why; `manual/` says more.
 ROUNDS = {
     ("activation", "gelu"): "its kernel has an exp and an erf of its own",
+    ("activation", "silu"): "its kernel has an exp of its own",
     ("activation", "softplus"): "its kernel has an exp of its own",
     ("output", "gelu"): "its kernel has an exp and an erf of its own",
+    ("output", "silu"): "its kernel has an exp of its own",
     ("output", "softplus"): "its kernel has an exp of its own",
     ("loss", "cross_entropy"): "its kernel has an exp of its own",
     ("batch_norm", True): "its kernel sums in another order and in one pass",
