@@ -116,7 +116,7 @@ class RunFolder:
             return
         try:
             self._write(report.curves[self.told :], last=True)
-            self.record.save()
+            self.record.save(last=True)
             for tag, png in _last_pictures(self.run, report):
                 self.files["compare"].picture(tag, report.steps, png)
             self.files["compare"].put(report.steps, summaries.text("verdict", report.markdown()))

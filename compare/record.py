@@ -10,7 +10,7 @@ import numpy as np
 from compare.chunk import Chunk
 from compare.files import save
 
-_SHARE = 0.005  # of a run's time may go into saving while it goes on
+_SHARE = 0.02  # of a run's time may go into saving while it goes on
 
 
 class Record:
@@ -44,8 +44,8 @@ class Record:
         if news or time.monotonic() - self.saved > self.cost / _SHARE:
             self.save()
 
-    def save(self) -> None:
-        """Write the file; raises BadInput where it cannot be."""
+    def save(self, *, last: bool = False) -> None:
+        """Write the file, at last compressed; raises BadInput where it cannot be written."""
         started = time.monotonic()
         arrays: dict[str, Any] = {"names": np.array(self.names)}
         for side, losses in self.losses.items():
@@ -57,7 +57,7 @@ class Record:
                 max_ulp[start : start + len(largest)] = largest
             arrays |= {f"unequal/{name}": unequal, f"max_ulp/{name}": max_ulp}
         file = io.BytesIO()
-        np.savez_compressed(file, **arrays)
+        (np.savez_compressed if last else np.savez)(file, **arrays)
         save(self.path, file.getvalue(), durable=False)
         self.saved = time.monotonic()
         self.cost = self.saved - started
