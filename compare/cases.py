@@ -72,6 +72,13 @@ class Network:
         return range(1, len(self.sizes) - 1)
 
     @property
+    def moments(self) -> tuple[str, ...]:
+        """What the optimizer keeps of each weight, by torch's names."""
+        if self.optimizer == "sgd":
+            return ("momentum_buffer",) if self.momentum else ()
+        return ("exp_avg", "exp_avg_sq")
+
+    @property
     def classes(self) -> int:
         """How many classes the output tells apart; 0 where it gives numbers."""
         if self.loss == "cross_entropy":

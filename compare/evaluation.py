@@ -14,7 +14,6 @@ from compare.tally import Tally
 
 Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
 
-_MOMENTS = ("_momentum_buffer", "_exp_avg", "_exp_avg_sq")
 PREFIX = "test_"  # of the quantities' names
 
 
@@ -71,7 +70,7 @@ def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
     lines = [torch.linspace(*each, _CELLS).to(X) for each in ends]
     grid = least.expand(_CELLS, _CELLS, -1).clone()
     grid[..., varying[0]], grid[..., varying[1]] = lines[0], lines[1][:, None]
-    learned = {name: v[0] for name, v in state.items() if not name.endswith(_MOMENTS)}
+    learned = {name: v[0] for name, v in state.items() if not name.endswith(case.network.moments)}
     predict = by_hand_prediction(case)
     values = predict(X=grid.flatten(0, 1), **learned)[f"l{len(case.network.sizes) - 1}"]
     one, two = varying

@@ -203,11 +203,8 @@ def _first_state(network: Network, syn: dict[str, Tensor]) -> dict[str, Tensor]:
         if normed:
             learned |= {f"gamma{n + 1}": side + 1, f"beta{n + 1}": side}
             kept |= {f"mean{n + 1}": side, f"var{n + 1}": side + 1}
-    moments = {"sgd": ("momentum_buffer",) if network.momentum else ()}.get(
-        network.optimizer, ("exp_avg", "exp_avg_sq")
-    )
     for name, weight in learned.items():
-        kept |= {f"{name}_{moment}": torch.zeros_like(weight) for moment in moments}
+        kept |= {f"{name}_{moment}": torch.zeros_like(weight) for moment in network.moments}
     return learned | kept
 
 

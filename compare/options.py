@@ -129,8 +129,7 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
     usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1, "lift": "auto"}
     words |= {"steps": steps} | {n: v for n, v in settings.items() if v != usual[n]}
     spelled = [_spelled(name, value) for name, value in words.items()]
-    name = case.name if base.name == case.name else base.name
-    return f"python -m compare run {name} {' '.join(spelled)}"
+    return f"python -m compare run {base.name} {' '.join(spelled)}"
 
 
 def _spelled(name: str, value: Any) -> str:

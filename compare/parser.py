@@ -82,15 +82,6 @@ def parser() -> argparse.ArgumentParser:
         help="where the TensorBoard run folder goes (default: runs)",
     )  # fmt: skip
     run.add_argument("--no-board", action="store_true", help="write no run folder")
-    run.add_argument(
-        "--lift", default="auto", metavar="HOW",
-        help="lift all, none, or N entries of each large product (default: auto)",
-    )  # fmt: skip
-    run.add_argument(
-        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
-    )
-    run.add_argument("--quiet", action="store_true", help="print the verdict only")
-    options.add(run)
     check = commands.add_parser(
         "check",
         allow_abbrev=False,
@@ -106,18 +97,19 @@ def parser() -> argparse.ArgumentParser:
         "--demand", choices=("exact", "rounding"), default="rounding",
         help="what exit code 0 asks for (default: rounding)",
     )  # fmt: skip
-    check.add_argument(
-        "--lift", default="auto", metavar="HOW",
-        help="lift all, none, or N entries of each large product (default: auto)",
-    )  # fmt: skip
-    check.add_argument(
-        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
-    )
-    check.add_argument("--quiet", action="store_true", help="print the verdict only")
     for command in (run, check):
+        command.add_argument(
+            "--lift", default="auto", metavar="HOW",
+            help="lift all, none, or N entries of each large product (default: auto)",
+        )  # fmt: skip
+        command.add_argument("--quiet", action="store_true", help="print the verdict only")
+        command.add_argument(
+            "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+        )
         command.add_argument(
             "--html", metavar="FILE", help="write the report as one page with plots, FILE.html"
         )
+    options.add(run)
     board = commands.add_parser(
         "board",
         allow_abbrev=False,

@@ -20,7 +20,6 @@ from manual.regularization import penalty_update
 Named = dict[str, Tensor]
 
 
-
 class Forward(NamedTuple):
     """What the way back needs, by layer: z before and a after its activation, what it normed."""
 

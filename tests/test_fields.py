@@ -100,7 +100,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the same examples each time, so that red means a change
 @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     network=networks(),

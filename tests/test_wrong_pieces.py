@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import manual
-from compare.cases import Case, Network, _digits
+from compare.cases import Case, Network
 from compare.harness import run
 
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))
@@ -92,7 +92,3 @@ def test_one_bug_above_an_identity_makes_one_red_line(
     report = run(Case("planted", "", network, X, Y), steps=3)
     wrong = [q.name for q in report.quantities.values() if q.verdict != "EXACT"]
     assert wrong == ["l2_error"], str(report)
-
-
-def test_digits_are_split_the_same_whatever_the_seed() -> None:
-    assert (_digits(1).y == _digits(2).y).all()
