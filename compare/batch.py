@@ -25,15 +25,20 @@ GRAIN = 32_768
 VECTOR_BYTES = 128
 
 
+# So many steps at most: more do not make a step cheaper, and what is in hand is lost at a kill.
+STEPS = 512
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a run is cut into chunks: `steps` go ahead by hand, then are judged.
+    """How a run is cut into chunks: `steps` of `members` networks go ahead, then are judged.
 
     `together` in one batch of autograd, else one by one; with the number of networks in a batch a
     multiple of `multiple`, so that every tensor fills whole vectors.
     """
 
     steps: int
+    members: int
     together: bool
     multiple: int
 
@@ -43,20 +48,23 @@ def plan(
 ) -> Plan:
     """Return the plan for a case.
 
-    A chunk holds at most GRAIN values of any one quantity, or one step of the population where
-    that is more; this, and not the number of steps, bounds the memory.
+    What is in hand at a time holds at most GRAIN values of any one quantity, or one step of one
+    network where that is more; so neither the number of steps nor the population's size matters
+    for the memory, but for the weights themselves.
     """
     pairs = list(pairwise(network.sizes))
     values = [count for i, o in pairs for count in (rows * o, i * o)]
     if network.bias or network.batch_norm:
         values += network.sizes[1:]
-    steps = max(1, GRAIN // (population * max(rows * network.sizes[0], *values)))
+    largest = max(rows * network.sizes[0], *values)
+    members = max(1, min(population, GRAIN // largest))
+    steps = max(1, min(STEPS, GRAIN // (members * largest)))
     small = max(rows * i * o for i, o in pairs) < OWN_LOOP
     alike = network.optimizer == "sgd"  # torch.optim.Adam has one number of steps for all weights
     if device.type != "cpu" or not small or not alike or steps == 1:
-        return Plan(steps, together=False, multiple=1)
+        return Plan(steps, members, together=False, multiple=1)
     lanes = VECTOR_BYTES // dtype.itemsize
-    return Plan(steps, together=True, multiple=lanes // math.gcd(lanes, *values))
+    return Plan(steps, members, together=True, multiple=lanes // math.gcd(lanes, *values))
 
 
 def fill(tensor: Tensor, multiple: int) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BLOCK = 1 << 20  # elements looked at more closely at a time, which bounds the memory for it
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
@@ -69,6 +70,11 @@ class Difference:
     first: int = 0  # the first index in the leading dimension with an unequal element
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype have the same bits; NaN is not asked about."""
+    return one is other or torch.equal(as_integers(one), as_integers(other))
+
+
 def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
     """Compare two tensors of one shape and dtype bit for bit.
 
@@ -76,24 +82,38 @@ def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
     a NaN shows nothing.
     """
     total = manual.numel()
-    differ = as_integers(manual) != as_integers(autograd)
-    nan = manual.isnan() | autograd.isnan()
-    unequal = differ | nan
+    # a finite sum has no NaN in it; one that overflows is looked at more closely below
+    if same_bits(manual, autograd) and bool(manual.sum().isfinite()):
+        return Difference(total=total, equal=total)
+    found = Difference(total=total, equal=total)
+    for start in range(0, total, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        one, other = manual.reshape(-1)[block], autograd.reshape(-1)[block]
+        found = _with(found, one, other, start, manual.shape)
+    return found
+
+
+def _with(found: Difference, one: Tensor, other: Tensor, at: int, shape: torch.Size) -> Difference:
+    """Return what was found, with a block of elements from `at` on added."""
+    nan = one.isnan() | other.isnan()
+    unequal = (as_integers(one) != as_integers(other)) | nan
     count = int(unequal.sum())
     if not count:
-        return Difference(total=total, equal=total)
-    distance = torch.where(nan, 0, ulps(manual, autograd))
+        return found
+    distance = torch.where(nan, 0, ulps(one, other))
     order = distance ^ torch.iinfo(torch.int64).min  # unsigned order: flip the top bit
-    worst_order = torch.where(nan, torch.iinfo(torch.int64).max, order)
-    index = _unravel(int(worst_order.argmax()), manual.shape)
-    worst = Worst(index, float(manual[index]), float(autograd[index]), _unsigned(distance[index]))
+    place = int(torch.where(nan, torch.iinfo(torch.int64).max, order).argmax())
+    index = _unravel(at + place, shape)
+    worst = Worst(index, float(one[place]), float(other[place]), _unsigned(distance[place]))
+    first = at + int(unequal.to(torch.uint8).argmax())
+    outranks = found.worst is None or worst.outranks(found.max_ulp, nan=found.nans > 0)
     return Difference(
-        total=total,
-        equal=total - count,
-        nans=int(nan.sum()),
-        max_ulp=_unsigned(distance.flatten()[order.argmax()]),
-        worst=worst,
-        first=_unravel(int(unequal.to(torch.uint8).argmax()), (*manual.shape, 1))[0],
+        total=found.total,
+        equal=found.equal - count,
+        nans=found.nans + int(nan.sum()),
+        max_ulp=max(found.max_ulp, _unsigned(distance[order.argmax()])),
+        worst=worst if outranks else found.worst,
+        first=_unravel(first, (*shape, 1))[0] if found.worst is None else found.first,
     )
 
 
@@ -104,9 +124,18 @@ class Steps:
     unequal: np.ndarray  # (steps,) int64; a NaN counts
     max_ulp: np.ndarray  # (steps,) uint64
 
+    def __add__(self, other: "Steps") -> "Steps":
+        """Return what two sets of elements have together."""
+        largest = np.maximum(self.max_ulp, other.max_ulp)
+        return Steps(self.unequal + other.unequal, largest)
+
 
 def at_each_step(manual: Tensor, autograd: Tensor) -> Steps:
     """Compare two tensors (steps, ...) of one shape and dtype bit for bit, step by step."""
+    if len(manual) == 1:
+        found = compare_bits(manual, autograd)  # in blocks: one step may be large
+        count = np.array([found.total - found.equal])
+        return Steps(count, np.array([found.max_ulp], np.uint64))
     nan = manual.isnan() | autograd.isnan()
     unequal = (as_integers(manual) != as_integers(autograd)) | nan
     order = torch.where(nan, 0, ulps(manual, autograd)) ^ torch.iinfo(torch.int64).min

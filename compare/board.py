@@ -140,7 +140,7 @@ class RunFolder:
                 "differences/unequal elements so far": bucket.unequal,
                 "differences/largest ulp so far": bucket.max_ulp,
                 "differences/largest ulp of the bucket": bucket.largest_ulp,
-                "differences/free-running gap": bucket.free_gap,
+                **({} if bucket.free_gap is None else {_GAP: bucket.free_gap}),
                 **{f"error over bound/{n}": s for n, s in bucket.share_of_bound.items()},
             }
             # shares are 1 until something differs: told at first, before the fall, and at last
@@ -198,6 +198,9 @@ def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
         counts = np.array(report.confusion)
         title = f"{counts.sum():,} rows kept back: {report.accuracy:.1%} right"
         yield "confusion matrix", confusion(title, counts, report.classes)
+
+
+_GAP = "differences/free-running gap"
 
 
 def _shares(bucket: Bucket) -> dict[str, float]:

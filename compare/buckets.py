@@ -70,13 +70,18 @@ class Buckets:
 def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
     """Return what is told of each side at some steps of the chunk."""
     found: dict[str, list[dict[str, float]]] = {}
+    norms: dict[int, Tensor] = {}  # where the bits are the same both sides have one tensor
     for side in SIDES:
         columns = {"loss": chunk.loss[side][at], "mean absolute error": chunk.error[side][at]}
         if side in chunk.accuracy:
             columns["accuracy"] = chunk.accuracy[side][at]
         for name, value in chunk.values[side].items():
             if is_told(name):
-                columns[f"norm/{name}"] = _norms(value[at, 0])
+                if id(value) not in norms:
+                    norms[id(value)] = _norms(
+                        value[:, 0] if len(value) == len(at) else value[at, 0]
+                    )
+                columns[f"norm/{name}"] = norms[id(value)]
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         found[side] = [dict(zip(columns, row, strict=True)) for row in rows]
     return found
@@ -89,7 +94,7 @@ def is_told(name: str) -> bool:
 
 def _norms(values: Tensor) -> Tensor:
     """Return the Euclidean norm of the first network's tensor at each step."""
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1).double(), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
     return norms
 
 

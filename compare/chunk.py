@@ -1,8 +1,10 @@
 """What a run tells its watchers after each chunk of steps."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from compare.bits import Steps
@@ -21,7 +23,7 @@ class Bucket:
     unequal: int = 0  # elements so far
     max_ulp: float = 0.0  # so far
     exact: dict[str, float] = field(default_factory=dict)  # share of elements so far, by quantity
-    free_gap: float = 0.0  # so far
+    free_gap: float | None = 0.0  # so far; None: autograd was not let go on its own
 
 
 @dataclass
@@ -37,5 +39,41 @@ class Chunk:
     differences: dict[str, Steps]  # of the quantities that differ at any of the steps
     shares: dict[str, np.ndarray]  # of the bound on rounding, the largest at each step, of those
     values: dict[str, Named]  # of each side, (steps, networks, ...)
-    free_gap: float  # so far
+    free_gap: float | None  # so far
+    networks: int = 1
     buckets: list[Bucket] = field(default_factory=list)  # that end within the chunk
+
+
+def merged(parts: Sequence[Chunk]) -> Chunk:
+    """Return the same steps of several parts of a population as one chunk; values: the first's."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    networks = sum(part.networks for part in parts)
+
+    def mean(what: str) -> dict[str, Tensor]:
+        columns: list[dict[str, Tensor]] = [getattr(part, what) for part in parts]
+        weights = torch.tensor([part.networks / networks for part in parts]).double()
+        return {
+            side: torch.stack([c[side].double() for c in columns], -1) @ weights.to(column.device)
+            for side, column in columns[0].items()
+        }
+
+    differences: dict[str, Steps] = {}
+    shares: dict[str, np.ndarray] = {}
+    for part in parts:
+        for name, found in part.differences.items():
+            differences[name] = found + differences[name] if name in differences else found
+        for name, share in part.shares.items():
+            shares[name] = np.fmax(share, shares.get(name, share))
+    return replace(
+        first,
+        networks=networks,
+        loss=mean("loss"),
+        error=mean("error"),
+        accuracy=mean("accuracy"),
+        compared={name: sum(part.compared[name] for part in parts) for name in first.compared},
+        differences=differences,
+        shares=shares,
+        free_gap=parts[-1].free_gap,
+    )

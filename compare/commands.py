@@ -172,6 +172,8 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
     if report.steps > 1:
         if all(q.equal == q.compared for q in report.quantities.values()):
             free = "the same, since each step is"
+        elif report.free_gap is None:
+            free = "not followed, with this many weights"
         else:
             free = f"weights up to {report.free_gap:.3g} apart"
         console.say(f"  autograd on its own    {free}")

@@ -18,24 +18,25 @@ from torch import Tensor
 
 from compare.arguments import how_much
 from compare.batch import fill, plan
-from compare.bits import Difference, as_integers, at_each_step, compare_bits
+from compare.bits import Difference, as_integers, at_each_step, compare_bits, same_bits
 from compare.buckets import Buckets
 from compare.cases import Case
-from compare.chunk import Bucket, Chunk
+from compare.chunk import Bucket, Chunk, merged
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.evaluation import Evaluation
-from compare.given import device_named, draw, dtype_named
+from compare.given import Given, device_named, draw, dtype_named
 from compare.interrupt import requests
 from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.report import Report
 from compare.scores import confusion, error, right
-from compare.sides import Autograd, Named, Step, by_hand
+from compare.sides import Autograd, Kind, Named, Step, by_hand, copies
 from compare.tally import Tally
 from manual.losses import LOSSES
 
 Watcher = Callable[[Chunk], None]
+MOST_OUTPUT = 10_000  # values of an output that a report shows
 
 
 class Run:
@@ -74,12 +75,17 @@ class Run:
         self.together = self.plan.together and not plain
         self.population = population
         self.given = given
-        self.state = self._filled(given.state)
-        self.rows = self._filled({"X": given.X, "y": given.y}) if not case.batch_size else {}
+        members = self.plan.members
+        self.parts = [
+            Part(first, min(members, population - first), given, self.plan.multiple)
+            for first in range(0, population, members)
+        ]
         self.hand = step or by_hand(case)
         self.autograd = Autograd(case)
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
+        # too large to lift: nothing goes back to a step's weights, and autograd takes them over
+        self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
@@ -88,8 +94,9 @@ class Run:
         self.tally = Tally(self.report, seed)
         self.buckets = Buckets(self.steps)
         self.output = f"l{len(case.network.sizes) - 1}"
-        self.free: Named | None = None  # autograd's state since it went on its own
         self.unequal_chunks = 0
+        self.last: Tensor | None = None  # the first network's last output
+        self.kinds: dict[str, Kind] = {}
         self.whole: dict[str, Any] = {}  # the report after the last whole chunk
         self.regular = True  # every step by hand has had the first one's names and shapes
 
@@ -105,13 +112,7 @@ class Run:
                     self.whole = copy.deepcopy(vars(report))
                     if asked.stop.is_set():
                         raise KeyboardInterrupt
-                    chunk = self._chunk()
-                    self.whole = copy.deepcopy(vars(report))
-                    if chunk:
-                        chunk.buckets = list(self.buckets.add(chunk))
-                        curves += chunk.buckets
-                        for watcher in watchers:
-                            watcher(chunk)
+                    curves += self._advance(watchers)
             except KeyboardInterrupt:
                 vars(report).update(self.whole)  # without the chunk in hand
                 report.interrupted = True
@@ -120,78 +121,95 @@ class Run:
         if not report.interrupted and self.regular:
             self._evaluate()
         report.curves = [*curves, *self.buckets.rest()]
+        if self.last is not None and self.last.numel() <= MOST_OUTPUT:
+            report.output = self.last.tolist()
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - started
         return report
+
+    @property
+    def state(self) -> Named:
+        """The weights, and whatever else a step hands on, of all networks."""
+        return {
+            n: torch.cat([p.state[n][: p.networks] for p in self.parts])
+            for n in self.parts[0].state
+        }
+
+    def _advance(self, watchers: Sequence[Watcher]) -> list[Bucket]:
+        """Take and judge a chunk of steps, tell the watchers, return the buckets that it ends."""
+        chunk = self._chunk()
+        self.whole = copy.deepcopy(vars(self.report))
+        if chunk is None:
+            return []
+        chunk.buckets = list(self.buckets.add(chunk))
+        for watcher in watchers:
+            watcher(chunk)
+        return chunk.buckets
 
     def _evaluate(self) -> None:
         """Ask both sides about the rows kept back, if there are any."""
         X, y = self.given.X_test, self.given.y_test
         if X is None or y is None:
             return
-        state = {name: value[: self.population] for name, value in self.state.items()}
         evaluation = Evaluation(self.case, self.autograd, *self.lifts)
-        l = evaluation.judge(X, state, self.tally)[self.output]
+        l = evaluation.judge(X, self.state, self.tally)[self.output]
         self.report.classes = self.given.classes
         if self.case.network.loss == "cross_entropy":
             self.report.confusion = confusion(l, y)
         if self.case.network.classes:
             self.report.accuracy = float(right(l[None], y[None], self.case.network.loss))
 
-    def _data(self, count: int) -> list[Named]:
-        """Return what each of the next steps is given besides the state."""
-        steps = self.given.steps(count)
-        if self.rows:  # the same at every step
-            return [
-                self._filled({n: v for n, v in d.items() if n not in self.rows}) | self.rows
-                for d in steps
-            ]
-        return [self._filled(data) for data in steps]
-
-    def _filled(self, values: Named) -> Named:
-        """Return (networks, ...) values with as many networks as fill whole vectors."""
-        return {name: fill(value, self.plan.multiple) for name, value in values.items()}
-
     def _chunk(self) -> Chunk | None:
-        """Go ahead by hand for a chunk of steps, then judge it."""
-        report, state = self.report, self.state
+        """Go ahead by hand for a chunk of steps, then judge it, part after part."""
+        report = self.report
+        data = self.given.steps(min(self.plan.steps, self.steps - report.steps))
+        chunks: list[Chunk] = []
+        for part in self.parts:
+            chunk = self._steps(part, [part.data(step) for step in data])
+            if chunk is None:
+                return None
+            chunks.append(chunk)
+        chunk = merged(chunks)
+        report.steps += chunk.steps
+        return chunk
+
+    def _steps(self, part: "Part", data: list[Named]) -> Chunk | None:
+        """Take a chunk of steps of some networks by hand, and judge it."""
+        state = part.state
+        if not self.kinds:
+            self.kinds = self.autograd.kinds(**data[0], **state)
         before: list[Named] = []
         after: list[Named] = []
         with torch.inference_mode():
-            for data in self._data(min(self.plan.steps, self.steps - report.steps)):
-                before.append({**data, **state})
+            for given in data:
+                before.append({**given, **state})
                 # copies: what the by-hand side does to what it is given stays its own affair
                 after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
                 state = {name: after[-1].get(name, state[name]) for name in state}
-        self.state = state
-        if not report.quantities and not self.tally.open(after[0], self.autograd.step(**before[0])):
-            report.steps, self.regular = 1, False
+        part.state = state
+        if not self.report.quantities and not self.tally.open(after[0], self.kinds):
+            self.report.steps, self.regular = 1, False
             return None
         same = self.tally.regular(after)
-        self.regular = same == len(after)
-        before, after = before[:same], after[:same]
-        if not after:
+        self.regular = self.regular and same == len(after)
+        if not same:
             return None
-        chunk = self._judge(before, after)
-        report.steps += chunk.steps
-        report.output = after[-1][self.output][0].tolist()
-        return chunk
+        return self._judge(part, before[:same], after[:same])
 
-    def _judge(self, before: list[Named], after: list[Named]) -> Chunk:
+    def _judge(self, part: "Part", before: list[Named], after: list[Named]) -> Chunk:
         """Compare a chunk of steps with autograd at what each step was given, `before`."""
-        start, count, P = self.report.steps, len(before), self.population
+        start, count, P = self.report.steps, len(before), part.networks
         ours = _stacked(after)
-        theirs = self._autograd(before, None)
-        found = self._compare(ours, theirs)
-        if any(difference.worst for difference in found.values()):
-            theirs = self._autograd(before, ours)
-            found = self._compare(ours, theirs)
+        theirs = self._autograd(part, before, ours)
+        found = {name: compare_bits(ours[name][:, :P], theirs[name][:, :P]) for name in ours}
         for name, difference in found.items():
-            self.tally.add(name, start, difference)
-        shares = self._prove(before, ours, theirs, found)
+            self.tally.add(name, start, difference, part.first)
+        shares = self._prove(part, before, ours, theirs, found)
         if self.tally.unequal:
-            self._go_free(before, after)
+            self._go_free(part, before, after)
+        if part.first == 0:
+            self.last = ours[self.output][-1, 0]
 
         y = torch.stack([given["y"] for given in before])[:, :P]
         output = {"manual": ours[self.output][:, :P], "autograd": theirs[self.output][:, :P]}
@@ -199,6 +217,7 @@ class Run:
         return Chunk(
             start=start,
             steps=count,
+            networks=P,
             loss={
                 "manual": hand_loss(output["manual"], y).mean(-1),
                 "autograd": self.autograd.loss(output["autograd"], y).mean(-1),
@@ -220,77 +239,73 @@ class Run:
             free_gap=self.report.free_gap,
         )
 
-    def _autograd(self, before: list[Named], ours: Named | None) -> Named:
-        """Return autograd's values at each step, (steps, P, ...), from one batch where it can be.
+    def _autograd(self, part: "Part", before: list[Named], ours: Named) -> Named:
+        """Return autograd's values at each step, (steps, networks, ...), from one batch if allowed.
 
-        With `ours` each quantity goes on from the by-hand values of those above it.
+        Each goes on from the by-hand values of those above it. Where all its bits are those by
+        hand, the by-hand tensor itself stands for it.
         """
-        count, P = len(before), self.population
         if self.together:
-            batch = self._batch(
-                {name: torch.stack([b[name] for b in before]) for name in before[0]}
-            )
-            if ours is None:
-                named = self.autograd.step(**batch)
-            else:
-                named = self.autograd.step_from(self._batch(ours), **batch)
-            theirs = {n: v[: count * P].unflatten(0, (count, P)) for n, v in named.items()}
-            if ours is None or self._same_alone(before, ours, theirs):
+            mine = {name: part.batch(value) for name, value in ours.items()}
+            batch = {n: part.batch(torch.stack([b[n] for b in before])) for n in before[0]}
+            seen = Watch(mine)
+            self.autograd.learn(seen.look, **batch)
+            theirs = dict(ours)
+            for name, value in seen.unequal.items():
+                theirs[name] = part.unbatched(value, len(before))
+            if self._same_alone(part, before, ours, theirs):
                 return theirs
-        alone = [
-            self.autograd.step(**given)
-            if ours is None
-            else self.autograd.step_from({name: v[k] for name, v in ours.items()}, **given)
-            for k, given in enumerate(before)
-        ]
-        return _stacked(alone)
+        steps: list[Named] = []
+        for k, given in enumerate(before):
+            seen = Watch(_at(ours, k))
+            self.autograd.learn(seen.look, **(given if self.heavy else copies(given)))
+            steps.append(seen.unequal)
+        return {
+            name: torch.stack([step.get(name, value[k]) for k, step in enumerate(steps)])
+            if any(name in step for step in steps)
+            else value
+            for name, value in ours.items()
+        }
 
-    def _batch(self, values: Named) -> Named:
-        """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
-        P = self.population
-        return self._filled({name: v[:, :P].flatten(0, 1) for name, v in values.items()})
-
-    def _same_alone(self, before: list[Named], ours: Named, theirs: Named) -> bool:
+    def _same_alone(self, part: "Part", before: list[Named], ours: Named, theirs: Named) -> bool:
         """Whether autograd gives unequal steps alone the bits that it gave them in the batch.
 
         The first, the middle and the last of them are tried: another kernel shows everywhere.
         """
-        P = self.population
+        P = part.networks
         unequal = sorted({k for name in ours for k in _unequal_steps(ours[name], theirs[name], P)})
-        tried = {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else {0}
-        for k in tried:
-            mine = {name: value[k] for name, value in ours.items()}
-            alone = self.autograd.step_from(mine, **before[k])
-            if any(compare_bits(alone[n][:P], theirs[n][k][:P]).worst for n in ours):
-                return False
+        for k in {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else ():
+            alone = Watch(_at(ours, k))
+            self.autograd.learn(alone.look, **copies(before[k]))
+            for name in ours:
+                mine, batched = ours[name][k][:P], theirs[name][k][:P]
+                if not same_bits(alone.unequal.get(name, mine)[:P], batched):
+                    return False
         return True
 
-    def _compare(self, ours: Named, theirs: Named) -> dict[str, Difference]:
-        """Compare each quantity over (steps, P, ...), without the padding."""
-        P = self.population
-        return {name: compare_bits(ours[name][:, :P], theirs[name][:, :P]) for name in ours}
-
     def _prove(
-        self, before: list[Named], ours: Named, theirs: Named, found: dict[str, Difference]
-    ) -> dict[str, np.ndarray]:
+        self, part: "Part", before: list[Named], ours: Named, theirs: Named,
+        found: dict[str, Difference],
+    ) -> dict[str, np.ndarray]:  # fmt: skip
         """Lift some steps, first and last among them; bound the rounding of unequal ones.
 
         Return the largest share of the bound at each step, by quantity.
         """
-        start, count, P = self.report.steps, len(before), self.population
+        start, count, P = self.report.steps, len(before), part.networks
         shares: dict[str, np.ndarray] = {}
         unequal = {name: d for name, d in found.items() if d.worst}
-        wanted = {(0, 0)} if start == 0 else set()
-        if start + count == self.steps:
-            wanted.add((count - 1, 0))
+        wanted = set()
+        if part.first == 0:
+            wanted |= {(0, 0)} if start == 0 else set()
+            wanted |= {(count - 1, 0)} if start + count == self.steps else set()
         if unequal:
             self.unequal_chunks += 1
             if self.unequal_chunks & (self.unequal_chunks - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
                 wanted.add((first.worst.index[0], first.worst.index[1]))
-            for steps, given in self._alike(before, ours, theirs, list(unequal)):
-                batch = [given, *(self._batch(_at(side, steps)) for side in (ours, theirs))]
+            for steps, given in self._alike(part, before, ours, theirs, list(unequal)):
+                batch = [given, *(part.batched(_at(side, steps)) for side in (ours, theirs))]
                 for name, share in self.prover.shares(list(unequal), *batch).items():
                     if share is None:
                         self.tally.bound(name, None, start + steps[0])
@@ -315,50 +330,109 @@ class Run:
         return shares
 
     def _alike(
-        self, before: list[Named], ours: Named, theirs: Named, unequal: list[str]
+        self, part: "Part", before: list[Named], ours: Named, theirs: Named, unequal: list[str]
     ) -> Iterator[tuple[list[int], Named]]:
         """Yield the steps in groups that one program serves, and what each group is given.
 
         Where the number of the step matters to what is unequal, each such step is one by itself.
         """
-        P, steps = self.population, list(range(len(before)))
+        P, steps = part.networks, list(range(len(before)))
         if len({whole_numbers(given) for given in before}) == 1:
-            yield steps, self._batch(_stacked(before))
-        elif given := self.prover.timeless(self._batch(_stacked(before)), unequal, ours):
+            yield steps, part.batched(_stacked(before))
+        elif given := self.prover.timeless(part.batched(_stacked(before)), unequal, ours):
             yield steps, given
         else:
             for k in sorted({k for n in ours for k in _unequal_steps(ours[n], theirs[n], P)}):
-                yield [k], self._batch(_stacked([before[k]]))
+                yield [k], part.batched(_stacked([before[k]]))
 
-    def _go_free(self, before: list[Named], after: list[Named]) -> None:
+    def _go_free(self, part: "Part", before: list[Named], after: list[Named]) -> None:
         """Let autograd train on its own, and note how far its weights come to lie from ours.
 
         Until the first difference its weights are ours, since each of its steps was; so it sets
         out from the first chunk in which any bit differs.
         """
-        free = {n: before[0][n] for n in self.state} if self.free is None else self.free
+        if self.heavy:
+            self.report.free_gap = None
+            return
+        free = {n: before[0][n] for n in part.state} if part.free is None else part.free
         for given, ours in zip(before, after, strict=True):
             named = self.autograd.step(**{**given, **free})
             free = {name: named[name] for name in free}
             for name in free:
-                gap = float((free[name] - ours[name])[: self.population].abs().max())
-                if not gap <= self.report.free_gap:  # a NaN stays
+                gap = float((free[name] - ours[name])[: part.networks].abs().max())
+                if not gap <= (self.report.free_gap or 0.0):  # a NaN stays
                     self.report.free_gap = gap
-        self.free = free
+        part.free = free
+
+
+class Part:
+    """Some networks of a population, as many as are in hand at a time."""
+
+    def __init__(self, first: int, networks: int, given: Given, multiple: int) -> None:
+        self.first, self.networks, self.multiple = first, networks, multiple
+        self.state = self._cut(given.state)
+        self.free: Named | None = None  # autograd's state since it went on its own
+        # the same at every step, where there are no mini-batches
+        self.rows = {} if given.case.batch_size else self._cut({"X": given.X, "y": given.y})
+
+    def data(self, step: Named) -> Named:
+        """Return these networks' of what a step is given besides the state."""
+        own = self._cut({name: v for name, v in step.items() if name not in self.rows})
+        return {**self.rows, **own}
+
+    def _cut(self, values: Named) -> Named:
+        """Return these networks' of (population, ...) values, as many as fill whole vectors."""
+        mine = slice(self.first, self.first + self.networks)
+        return {name: fill(value[mine], self.multiple) for name, value in values.items()}
+
+    def batch(self, value: Tensor) -> Tensor:
+        """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
+        return fill(value[:, : self.networks].flatten(0, 1).contiguous(), self.multiple)
+
+    def batched(self, values: Named) -> Named:
+        """Return each of the values as `batch` does."""
+        return {name: self.batch(value) for name, value in values.items()}
+
+    def unbatched(self, value: Tensor, steps: int) -> Tensor:
+        """Return a batch's values as (steps, networks, ...)."""
+        split: Tensor = value[: steps * self.networks].unflatten(0, (steps, self.networks))
+        return split
+
+
+class Watch:
+    """Looks at autograd's values beside those by hand, and has it go on from these.
+
+    `unequal` keeps those of autograd whose bits are others.
+    """
+
+    def __init__(self, by_hand: Named) -> None:
+        self.by_hand = by_hand
+        self.unequal: Named = {}
+
+    def look(self, name: str, value: Tensor) -> Tensor | None:
+        """Return what autograd is to go on with, None where that is its own value."""
+        if name not in self.by_hand or same_bits(self.by_hand[name], value):
+            return None
+        self.unequal[name] = value.detach().clone()
+        return self.by_hand[name].clone()
 
 
 def _stacked(steps: list[Named]) -> Named:
     """Return each quantity over (steps, networks, ...)."""
+    if len(steps) == 1:
+        return {name: value[None] for name, value in steps[0].items()}
     return {name: torch.stack([named[name] for named in steps]) for name in steps[0]}
 
 
-def _at(values: Named, steps: list[int]) -> Named:
-    """Return some of the steps of (steps, networks, ...) values."""
+def _at(values: Named, steps: int | list[int]) -> Named:
+    """Return one or some of the steps of (steps, networks, ...) values."""
     return {name: value[steps] for name, value in values.items()}
 
 
 def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:
     """Return the steps at which any element of (steps, networks, ...) has other bits."""
+    if ours is theirs:
+        return []
     differ = as_integers(ours[:, :population]) != as_integers(theirs[:, :population])
     return differ.flatten(1).any(1).nonzero().flatten().tolist()
 

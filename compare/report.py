@@ -114,7 +114,7 @@ class Report:
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
     follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
-    free_gap: float = 0.0
+    free_gap: float | None = 0.0  # None: autograd was not let go on its own
     accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
     classes: tuple[str, ...] = ()
     confusion: list[list[int]] | None = None  # rows kept back: of each class, taken for which
@@ -157,7 +157,7 @@ class Report:
             **self.settings,
             "unnamed": list(self.unnamed),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
-            "free_gap": self.free_gap.hex(),
+            "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
             "classes": list(self.classes),
             "confusion": self.confusion,

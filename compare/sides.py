@@ -1,8 +1,8 @@
-"""The two sides as the harness calls them: by hand, autograd, autograd from by-hand values.
+"""The two sides as the harness calls them: by hand, and autograd, as closely watched as needed.
 
-Injection: autograd's own value of a named quantity is noted and the by-hand value put in its place,
-so that each quantity is judged on the by-hand values above it. A layer's value is overwritten in
-its own storage, which is also what the backward pass saved of it; a gradient is replaced by a hook.
+Injection: autograd's own value of a named quantity is looked at, and where its bits are others the
+by-hand value put in its place, so that each quantity is judged on the by-hand values above it. A
+layer's value is overwritten in its own storage, which is also what the backward pass saved of it.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ from torch_ref import Trainer
 
 Named = dict[str, Tensor]
 Step = Callable[..., Named]
+Look = Callable[[str, Tensor], Tensor | None]
+
+
+class Kind(NamedTuple):
+    """What a tensor is, without its values."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def kind(value: Tensor) -> Kind:
+    """Return what a tensor is."""
+    return Kind(value.shape, value.dtype, value.device)
 
 
 def by_hand(case: Case) -> Step:
@@ -63,14 +77,27 @@ class Autograd:
 
     def step(self, **given: Tensor) -> Named:
         """Take one step, from copies: neither side ever holds storage of the other's."""
-        copies = {name: value.clone() for name, value in given.items()}
-        return self.trainer(given["X"]).step(**copies)
+        return _noted(self.learn, copies(given))
 
-    def step_from(self, by_hand: Named, **given: Tensor) -> Named:
-        """Take one step, each quantity computed from the by-hand values of those above it."""
-        with _injected(self.trainer(given["X"]), by_hand) as own:
-            named = self.step(**given)
-        return {**named, **own}
+    def learn(self, look: Look, **given: Tensor) -> None:
+        """Take one step, as `look` would have it; the weights given are taken over and moved."""
+        with _lent(self.trainer(given["X"]), given) as trainer:
+            trainer.learn(look, **given)
+
+    def predict(self, look: Look, **given: Tensor) -> None:
+        """Evaluate, each layer's value from what `look` makes of those before it."""
+        with _lent(self.trainer(given["X"]), given) as trainer:
+            trainer.predict(look, **given)
+
+    def kinds(self, **given: Tensor) -> dict[str, Kind]:
+        """Return the names of a step's values, and what each is a tensor of."""
+        found: dict[str, Kind] = {}
+
+        def note(name: str, value: Tensor) -> None:
+            found[name] = kind(value)
+
+        self.learn(note, **copies(given))
+        return found
 
     def loss(self, l: Tensor, y: Tensor) -> Tensor:
         """Return the loss of an output, one for each network."""
@@ -82,19 +109,13 @@ class Autograd:
         trainer = self.trainer(like)
         return [*trainer.parameters, *trainer.statistics]
 
-    def predict_from(self, by_hand: Named, **given: Tensor) -> Named:
-        """Return every layer's value in evaluation, each from the by-hand values above it."""
-        with _injected(self.trainer(given["X"]), by_hand) as own:
-            named = self.trainer(given["X"]).predict(**given)
-        return {**named, **own}
-
     def traceable(self, **given: Tensor) -> Named:
         """Take one step of a trainer made for it, for reading the step as a program."""
         return self._plain(given["X"]).step(**given)
 
     def traceable_prediction(self, **given: Tensor) -> Named:
         """Evaluate by a trainer made for it, for reading it as a program."""
-        return self._plain(given["X"]).predict(**given)
+        return _noted(self._plain(given["X"]).predict, given)
 
     def _plain(self, like: Tensor) -> Trainer:
         """Return a trainer with plain tensors as parameters: nn.Parameter cuts a recording off."""
@@ -111,29 +132,31 @@ class Autograd:
         return trainer
 
 
+def copies(given: Named) -> Named:
+    """Return a copy of each tensor."""
+    return {name: value.clone() for name, value in given.items()}
+
+
+def _noted(work: Callable[..., None], given: Named) -> Named:
+    """Return a copy of every named value of a step or an evaluation."""
+    named: Named = {}
+
+    def keep(name: str, value: Tensor) -> None:
+        named[name] = value.detach().clone()
+
+    work(keep, **given)
+    return named
+
+
 @contextmanager
-def _injected(trainer: Trainer, by_hand: Named) -> Iterator[Named]:
-    """Within, let the trainer go on from the by-hand values; yields what it computed itself."""
-    own: Named = {}
-
-    def note(name: str, value: Tensor) -> Tensor | None:
-        own[name] = value.detach().clone()
-        return by_hand[name].clone() if name in by_hand else None
-
-    def after(name: str, _module: Any, _inputs: Any, output: Tensor) -> None:
-        if (value := note(name, output)) is not None:
-            output.data.copy_(value)
-        if output.requires_grad:
-            output.register_hook(partial(note, trainer.gradients[name]))
-
-    modules = trainer.network.named_children()
-    handles = [module.register_forward_hook(partial(after, name)) for name, module in modules]
+def _lent(trainer: Trainer, given: Named) -> Iterator[Trainer]:
+    """Within, the trainer's weights are those given, without a copy; afterwards it holds none."""
     for name, parameter in trainer.parameters.items():
-        handles.append(parameter.register_hook(partial(note, f"{name}_update")))
+        parameter.data = given[name].contiguous()
     try:
-        yield own
+        yield trainer
     finally:
-        for handle in handles:
-            handle.remove()
-        for name in own.keys() - by_hand.keys():
-            del own[name]  # the by-hand side has no names for these
+        trainer.optimizer.zero_grad()
+        trainer.optimizer.state.clear()
+        for parameter in trainer.parameters.values():
+            parameter.data = parameter.new_empty(0)

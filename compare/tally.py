@@ -1,6 +1,7 @@
 """Adds up, chunk by chunk, what the comparison of each named quantity found."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from compare.bits import Difference
 from compare.report import Place, Quantity, Report
-from compare.sides import Named
+from compare.sides import Kind, Named, kind
 from compare.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
 
 
@@ -20,11 +21,11 @@ class Tally:
     def __init__(self, report: Report, seed: int) -> None:
         self.report = report
         self.seed = seed  # of the first network; the next ones have seed + 1, seed + 2, ...
-        self.first: Named | None = None
+        self.first: dict[str, Kind] = {}
         self.proofs: dict[str, list[tuple[int, Proof]]] = {}
         self.bounds: dict[str, tuple[float | None, int]] = {}
 
-    def open(self, manual: Named, autograd: Named) -> bool:
+    def open(self, manual: Named, autograd: Mapping[str, Tensor | Kind]) -> bool:
         """Make a row for every name of either side; return whether all can be compared.
 
         A name that one side lacks, another shape, dtype or device is the row's `problem`.
@@ -34,7 +35,7 @@ class Tally:
             one, other = manual.get(name), autograd.get(name)
             if one is None and name in self.report.unnamed:
                 continue
-            some = one if one is not None else autograd[name]
+            some = autograd[name] if one is None else one
             row = Quantity(name, tuple(some.shape[1:]), str(some.dtype).removeprefix("torch."))
             if one is None or other is None:
                 row.problem = f"missing {'by hand' if one is None else 'on the autograd side'}"
@@ -49,8 +50,8 @@ class Tally:
         The first that has not gets the row's `problem`: nothing later can be compared.
         """
         rows = [name for name, row in self.report.quantities.items() if row.problem is None]
-        if self.first is None:
-            self.first = {name: steps[0][name] for name in rows}
+        if not self.first:
+            self.first = {name: kind(steps[0][name]) for name in rows}
         if all(named.keys() == self.first.keys() for named in steps) and all(
             {(v.shape, v.dtype) for v in map(itemgetter(name), steps)}
             == {(first.shape, first.dtype)}
@@ -77,8 +78,8 @@ class Tally:
             return k
         return len(steps)
 
-    def add(self, name: str, start: int, found: Difference) -> None:
-        """Add what was found for (steps, networks, ...) values from step `start` on."""
+    def add(self, name: str, start: int, found: Difference, network: int = 0) -> None:
+        """Add what was found for (steps, networks, ...) values from `start` and `network` on."""
         row = self.report.quantities[name]
         row.compared += found.total
         row.equal += found.equal
@@ -87,9 +88,9 @@ class Tally:
         if row.first_unequal is None:
             row.first_unequal = start + found.first
         if row.worst is None or found.worst.outranks(row.max_ulp, nan=row.nans > 0):
-            step, network, *index = found.worst.index
+            step, nth, *index = found.worst.index
             row.worst = Place(
-                start + step, self.seed + network, tuple(index),
+                start + step, self.seed + network + nth, tuple(index),
                 found.worst.manual, found.worst.autograd,
             )  # fmt: skip
         row.nans += found.nans
@@ -151,7 +152,9 @@ class Tally:
         return max((row.max_ulp for row in self.report.quantities.values()), default=0)
 
 
-def mismatch(manual: Tensor, other: Tensor, where: str = "on the autograd side") -> str | None:
+def mismatch(
+    manual: Tensor, other: Tensor | Kind, where: str = "on the autograd side"
+) -> str | None:
     """Return how two tensors differ before any value is looked at."""
     for what in ("shape", "dtype", "device"):
         one, two = getattr(manual, what), getattr(other, what)

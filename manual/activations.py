@@ -51,7 +51,7 @@ def tanh_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
 
 def relu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
     """Return the error above 0, and 0 at 0 and below: torch's choice at the kink."""
-    return torch.where(l <= 0, error.new_zeros(()), error)
+    return torch.where(l <= 0.0, 0.0, error)
 
 
 def leaky_relu(z: Tensor) -> Tensor:

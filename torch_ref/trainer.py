@@ -1,5 +1,6 @@
 """One training step of the network at a time: loss, backward() and torch.optim."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from torch_ref.losses import LOSSES
 from torch_ref.network import BatchNorm, Mask, Network, Synapse
+
+Look = Callable[[str, Tensor], Tensor | None]
 
 _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -54,6 +57,10 @@ class Trainer:
                 self.gradients[name] = f"{name}_error"
             if trim and self.gradients[name] == f"l{n}_delta":
                 module.register_forward_hook(partial(_trim, limit=trim, trimming=trimming))
+            module.register_forward_hook(partial(self._saw, name))
+        #: The modules whose values have a name: not z where an activation follows at once.
+        self.shown = [n for n in modules if n[0] != "z" or n.replace("z", "norm") in modules]
+        self.look: Look = _overlook
 
         options: dict[str, Any] = {"lr": alpha, "maximize": True}
         if optimizer == "sgd":
@@ -65,55 +72,72 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer](
             self.parameters.values(), **options
         )
+        self.optimizer.register_step_pre_hook(self._saw_updates)
 
-    def step(self, *, X: Tensor, y: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        """Take one step from the weights given and return every named value of it.
+    def learn(self, look: Look, *, X: Tensor, y: Tensor, **given: Tensor) -> None:
+        """Take one step from the weights given; `look` sees every named value as it comes up.
 
         Shapes: X (..., B, I), y (..., B, O), syn<n> (..., sizes[n], sizes[n+1]), bias<n> and what
         batch norm learns and keeps (..., 1, sizes[n]), each moment as its weight, mask<n>
         (..., B, sizes[n]); t, for adam, is the number of the step from 1.
+        `look(name, value)` may return what the step is to go on with in place of a layer's value
+        or a gradient. What it is shown changes later on: it copies what it wants to keep.
         Raises TypeError for other names.
         """
         self.network.train()
         self._take(given, training=True)
-        values = {"l0": X}
-        layer = X
-        for name, module in self.network.named_children():
-            layer = values[name] = module(layer)
-            layer.retain_grad()
-        loss = self.loss(layer, y)
+        self.look = look
+        look("l0", X)
+        loss = self.loss(self.network(X), y)
         if any(self.penalties):
             loss = loss + self._penalty()
-
         self.optimizer.zero_grad()
         (-loss).sum().backward()  # the networks side by side have nothing to do with each other
-        named = {name: values[name].detach() for name in self._kept(values)}
-        for name in reversed(values):
-            if name in self.gradients:
-                named[self.gradients[name]] = _grad(values[name])
-        for name in reversed(self.parameters):
-            named[f"{name}_update"] = _grad(self.parameters[name])
         self.optimizer.step()
         for name, parameter in self.parameters.items():
             state = self.optimizer.state[parameter]
-            named |= {f"{name}_{moment}": state[moment].clone() for moment in self.moments}
-            named[name] = parameter.detach().clone()
-        return named | {name: value.clone() for name, value in self.statistics.items()}
+            for moment in self.moments:
+                look(f"{name}_{moment}", state[moment])
+            look(name, parameter.detach())
+        for name, value in self.statistics.items():
+            look(name, value)
 
-    def predict(self, *, X: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        """Return every layer's value in evaluation: nothing is dropped, running statistics."""
+    def step(self, **given: Tensor) -> dict[str, Tensor]:
+        """Take one step as `learn` does and return every named value of it."""
+        named: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            named[name] = value.detach().clone()
+
+        self.learn(keep, **given)
+        return named
+
+    def predict(self, look: Look, *, X: Tensor, **given: Tensor) -> None:
+        """Evaluate: nothing is dropped, running statistics; `look` sees every layer's value."""
         self.network.eval()
         self._take(given, training=False)
-        values = {"l0": X}
-        layer = X
+        self.look = look
+        look("l0", X)
         with torch.no_grad():
-            for name, module in self.network.named_children():
-                layer = values[name] = module(layer)
-        return {name: values[name] for name in self._kept(values) if name[0] != "a"}
+            self.network(X)
 
-    def _kept(self, values: dict[str, Tensor]) -> list[str]:
-        """Return the values that have a name: not z where nothing stands before the activation."""
-        return [n for n in values if n[0] != "z" or n.replace("z", "norm") in values]
+    def _saw(self, name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        """Show a layer's value, and later on the gradient at it."""
+        if name in self.shown and (self.network.training or name[0] != "a"):
+            value = self.look(name, output.detach())
+            if value is not None:
+                output.data.copy_(value)  # also what the way back has saved of it
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self.look(self.gradients[name], gradient))
+
+    def _saw_updates(self, *_: Any) -> None:
+        """Show the gradients of the weights before the optimizer moves them."""
+        for name in reversed(self.parameters):
+            parameter = self.parameters[name]
+            assert parameter.grad is not None
+            value = self.look(f"{name}_update", parameter.grad)
+            if value is not None:
+                parameter.grad = value
 
     def _take(self, given: dict[str, Tensor], *, training: bool) -> None:
         """Load weights, statistics, moments and masks."""
@@ -125,7 +149,8 @@ class Trainer:
             raise TypeError(f"expected {', '.join(expected)}, got {', '.join(given)}")
         with torch.no_grad():
             for name, tensor in {**self.parameters, **self.statistics}.items():
-                tensor.copy_(given[name])
+                if tensor.data_ptr() != given[name].data_ptr():
+                    tensor.copy_(given[name])
         if not training:
             return
         for name, mask in self.masks.items():
@@ -158,7 +183,5 @@ def _trim(_module: nn.Module, _inputs: Any, z: Tensor, *, limit: float, trimming
             z.register_hook(lambda gradient: F.hardshrink(gradient, limit))
 
 
-def _grad(tensor: Tensor) -> Tensor:
-    """Return what backward() left on `tensor`."""
-    assert tensor.grad is not None
-    return tensor.grad
+def _overlook(name: str, value: Tensor) -> None:
+    """Look at nothing."""
