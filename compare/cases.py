@@ -235,6 +235,12 @@ CASES = {
             shows="Part 2 with the slope grouped as the blog does: error * (l * (1 - l))",
             grouping="blog", promises="ROUNDING",
         ),
+        dataclasses.replace(
+            _THREE_LAYER, name="fused",
+            shows="Part 2 for speed: in place, fused; the weights are rounded once less",
+            by_hand="fused", grouping=None, promises="ROUNDING",
+            unnamed=("syn1_update", "syn0_update"),
+        ),
         _blog("deep", "five layers of different sizes, 3-7-5-2-1", sizes=(3, 7, 5, 2, 1)),
         Case(
             "dropout_as_published",
