@@ -84,6 +84,7 @@ class Run:
         self.autograd = Autograd(case)
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
+        given.state = {}  # it is the parts' from now on
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
@@ -181,7 +182,8 @@ class Run:
             self.kinds = self.autograd.kinds(**data[0], **state)
         before: list[Named] = []
         after: list[Named] = []
-        with torch.inference_mode():
+        # autograd cannot take over what was made in inference mode, which is the faster one
+        with torch.no_grad() if self.heavy else torch.inference_mode():
             for given in data:
                 before.append({**given, **state})
                 # copies: what the by-hand side does to what it is given stays its own affair
@@ -320,12 +322,8 @@ class Run:
                     known = shares.setdefault(name, np.zeros(count))
                     known[steps] = each.view(len(steps), P).amax(1).numpy()
         for step, network in sorted(wanted):
-            given = {n: v[network : network + 1].clone() for n, v in before[step].items()}
-            manual, autograd = (
-                {name: value[step, network : network + 1].clone() for name, value in side.items()}
-                for side in (ours, theirs)
-            )
-            proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
+            one = before[step], _at(ours, step), _at(theirs, step)
+            proofs = self.prover.proof(*(_network(values, network) for values in one))
             self.tally.prove(start + step, proofs)
         return shares
 
@@ -427,6 +425,11 @@ def _stacked(steps: list[Named]) -> Named:
 def _at(values: Named, steps: int | list[int]) -> Named:
     """Return one or some of the steps of (steps, networks, ...) values."""
     return {name: value[steps] for name, value in values.items()}
+
+
+def _network(values: Named, network: int) -> Named:
+    """Return one network's of (networks, ...) values."""
+    return {name: value[network : network + 1] for name, value in values.items()}
 
 
 def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:
