@@ -137,21 +137,20 @@ class Attempt:
         except Answer:
             raise
         except BaseException as error:
-            frames = [
-                f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.path
-            ]
-            line = (frames[-1].lineno or 0) if frames else 0
-            lines = self.exercise.lines
-            about = {"line": line, "text": lines[line - 1].strip() if line else ""}
+            stack = traceback.extract_tb(error.__traceback__)
+            line = next((f.lineno or 0 for f in reversed(stack) if f.filename == self.path), 0)
+            if not line:
+                raise  # not in their code
+            text = self.exercise.lines[line - 1].strip()
             if isinstance(error, SystemExit):
                 said = "ends the program itself: take sys.exit or exit() out"
             else:
                 first = (str(error).strip().splitlines() or [""])[0][:300]
                 said = f"does not run: {type(error).__name__}: {first}".rstrip(": ")
             if index < 0:
-                raise Answer(-1, Finding(STOPS, said, **about)) from error
+                raise Answer(-1, Finding(STOPS, said, line, text)) from error
             remarks = self.shapes(self.exercise.statements[index], names or {})
-            raise self.answer(STOPS, index, said, **about, remarks=remarks) from error
+            raise self.answer(STOPS, index, said, line=line, text=text, remarks=remarks) from error
 
     def shapes(self, statement: Statement, names: dict[str, Any]) -> list[str]:
         """Return a remark on the shapes of what a statement reads."""

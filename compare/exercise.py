@@ -90,14 +90,14 @@ def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
     except (ValueError, RecursionError, MemoryError) as error:
         raise DoesNotRun(f"{type(error).__name__}: {error}", 0) from None
     lines = text.splitlines()
-    for k, node in enumerate(tree.body):
-        if isinstance(node, ast.For) and any(_assigns(s) & wanted for s in node.body):
-            break
-    else:
+    loops = [node for node in tree.body if isinstance(node, ast.For)]
+    node = next((n for n in loops if any(_assigns(s) & wanted for s in n.body)), None)
+    if node is None:
         raise BadInput(
-            f"{name} has no loop at the left margin that assigns {', '.join(sorted(wanted))}: "
-            "keep the line `for j in range(...):` and what belongs to it"
+            f"{name} has no `for` loop at the left margin that assigns any of "
+            f"{', '.join(sorted(wanted))}: put the line `for j in range(10_000):` back above them"
         )
+    k = tree.body.index(node)
     above = tree.body[:k]
     return Exercise(
         lines=lines,

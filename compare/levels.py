@@ -14,7 +14,7 @@ from compare.cases import CASES, Case, Network
 from compare.errors import BadInput, unknown
 from compare.solutions import TEXTS
 
-_MARK = re.compile(r"#.*\bpractice, level (\S+)")
+_MARK = re.compile(r"#.*\bpractice, level (\w+)")
 _BLANK = re.compile(r"( *)(\w+)( \+?= )(.*?)(  #.*)?$")
 
 

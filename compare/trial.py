@@ -5,9 +5,12 @@ someone's code that runs here, so it is ended after SECONDS, and RESULT says in 
 value is judged on the learner's own values above it, as in any run: one bug makes one wrong line.
 """
 
+import contextlib
 import faulthandler
 import json
+import resource
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +29,7 @@ from compare.sides import Named
 from compare.verdict import WEIGHT
 from compare.verdict import WRONG as IS_WRONG
 
+_MEMORY = 4 * 2**30  # bytes: what asks for more runs away
 _JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps of the training, and the last one
 _TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # whose error is kept, likewise
 
@@ -212,12 +216,17 @@ def main(file: str, level: str, result: str, seconds: str) -> None:
         faulthandler.dump_traceback_later(float(seconds), exit=True, file=report)
         warnings.simplefilter("ignore")  # theirs, and torch's on their code
         torch.set_num_threads(1)  # small tensors
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
         path = Path(file)
         sys.path.append(str(path.resolve().parent))
-        finding = look_at(find(level), text_of(path), file)
+        try:
+            found = look_at(find(level), text_of(path), file).to_dict()
+        except Exception:  # not theirs: what is theirs is an answer
+            found = {"fault": traceback.format_exc()}
         sys.stdout.flush()
         faulthandler.cancel_dump_traceback_later()
-        json.dump(finding.to_dict(), report)
+        json.dump(found, report)
 
 
 if __name__ == "__main__":
