@@ -106,14 +106,14 @@ class Attempt:
                 found[name] = turned.numpy() if self.numpy else turned
         return found
 
-    def state(self, names: dict[str, Any]) -> Named:
-        """Return the weights and whatever else the file hands on from step to step."""
+    def now(self, names: dict[str, Any]) -> Named:
+        """Return what the next step is given: weights as the file has them, and the data."""
         found = {}
-        for ref in self.given.state:
-            name = self.named[ref]
-            found[ref] = self.first[ref]
-            if name in self.fresh.assigned:
-                value = self._tensor(name, names.get(name), len(self.exercise.statements), names)
+        for ref, first in self.first.items():
+            name, end = self.named[ref], len(self.exercise.statements) - 1
+            found[ref] = first
+            if name in self.handed or (name in self.fresh.assigned and ref in self.given.state):
+                value = self._tensor(name, names[name], end, names)
                 found[ref] = -value if self._turned(name) else value
         return found
 
@@ -149,18 +149,22 @@ class Attempt:
                 said = f"does not run: {type(error).__name__}: {first}".rstrip(": ")
             if index < 0:
                 raise Answer(-1, Finding(STOPS, said, line, text)) from error
-            remarks = self.shapes(self.exercise.statements[index], names or {})
+            statement = self.exercise.statements[index]
+            remarks = self.shapes(statement, names or {})
+            if line != statement.line:
+                remarks.append(f"it was called in line {statement.line}")
+            if "numpy" in said and not self.numpy:
+                remarks.append("np.dot and its like give numpy arrays; of torch tensors it is @")
             raise self.answer(STOPS, index, said, line=line, text=text, remarks=remarks) from error
 
     def shapes(self, statement: Statement, names: dict[str, Any]) -> list[str]:
         """Return a remark on the shapes of what a statement reads."""
-        known = {n: names[n] for n in sorted(statement.reads) if hasattr(names.get(n), "shape")}
+        kinds_known = Tensor | np.ndarray
+        known = {
+            n: v for n in sorted(statement.reads) if isinstance(v := names.get(n), kinds_known)
+        }
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in known.items())
-        kinds = {type(value).__module__ for value in known.values()} & {"numpy", "torch"}
-        remarks = [f"shapes: {shapes}"] if shapes else []
-        if len(kinds) > 1:
-            remarks.append("numpy arrays and torch tensors are mixed here: write @ for np.dot")
-        return remarks
+        return [f"shapes: {shapes}"] if shapes else []
 
     def _value(self, name: str, value: Any, index: int, names: dict[str, Any]) -> Named:
         """Return a value under the reference's name; raises Answer for another shape or kind."""
@@ -169,16 +173,14 @@ class Attempt:
         return {ref: -tensor if self._turned(name) else tensor}
 
     def _tensor(self, name: str, value: Any, index: int, names: dict[str, Any]) -> Tensor:
-        statement = self.exercise.statements[min(index, len(self.exercise.statements) - 1)]
-        remarks = self.shapes(statement, names)
-        index = min(index, len(self.exercise.statements) - 1)
+        remarks = self.shapes(self.exercise.statements[index], names)
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value))
         if not isinstance(value, Tensor):
             said = f"makes {name} a {type(value).__name__}; it is to be a tensor"
             raise self.answer(WRONG, index, said, remarks=remarks)
         ref = self.own.get(name, self.level.names.get(name, name)).lstrip("-")
-        right = self.right_kind[ref]
+        right = self.right_kind[ref] if ref in self.right_kind else self.first[ref]
         if value.shape != right.shape:
             said = f"gives {name} the shape {tuple(value.shape)}; it should be {tuple(right.shape)}"
             raise self.answer(WRONG, index, said, remarks=remarks)
@@ -209,15 +211,15 @@ class Attempt:
         wanted: dict[str, Any] = {}
         exec(self.fresh.before, wanted)
         for name, line in self.fresh.assigned.items():
-            fresh = f"a fresh file has  {self.fresh.lines[line - 1]}"
+            fresh = [self.fresh.lines[line - 1]]
             mine = self.names.get(name)
             at = self.exercise.assigned.get(name, 0)
             text = self.exercise.lines[at - 1].strip() if at else ""
             if name not in self.names:
-                raise Answer(-1, Finding(CHANGED, f"{name} is gone; {fresh}"))
+                raise Answer(-1, Finding(CHANGED, f"{name} is gone", put_back=fresh))
             if not _same(mine, wanted[name]):
-                said = f"gives {name} another value than this level has; {fresh}"
-                raise Answer(-1, Finding(CHANGED, said, at, text))
+                said = f"gives {name} another value than this level has"
+                raise Answer(-1, Finding(CHANGED, said, at, text, put_back=fresh))
 
     def _check_handed(self) -> None:
         """Raise Answer where a line of the loop changes what is data, or how it is drawn."""
@@ -229,10 +231,10 @@ class Attempt:
                 raise Answer(-1, Finding(CHANGED, said, statement.line, statement.text))
 
     def changed(self) -> list[str]:
-        """Return remarks on lines of the loop that were given and are not there any more."""
+        """Return lines of the loop that came with the file and are not there any more."""
         have = {s.dump for s in self.exercise.statements}
         given = [s for s in self.fresh.statements if not s.assigns & self.level.blanks.keys()]
-        return [f"a fresh file has the line  {s.text}" for s in given if s.dump not in have]
+        return [s.text for s in given if s.dump not in have]
 
 
 def _same(mine: Any, wanted: Any) -> bool:

@@ -18,6 +18,7 @@ class Finding:
     text: str = ""  # of the line, as it stands
     name: str = ""  # of the value that it is about
     remarks: list[str] = field(default_factory=list)
+    put_back: list[str] = field(default_factory=list)  # lines that came with the file
     verdicts: dict[str, str] = field(default_factory=dict)  # of the lines judged
     why_numbers: str = ""  # why the file was judged by its numbers alone
     left: int = 0  # blanks in the file
@@ -31,7 +32,7 @@ class Finding:
         """The exit code: 0 all right, 1 a line to work on, 2 nothing could be judged."""
         if self.state == RIGHT:
             return 0
-        return 2 if self.state == CHANGED or (self.state == STOPS and not self.name) else 1
+        return 2 if self.state in (CHANGED, STOPS) and not self.verdicts else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""

@@ -68,7 +68,9 @@ def _rows(
         yield f"line {found.line}", f"`{found.text}"
     yield "" if found.line else "why", _said(found)
     for remark in found.remarks:
-        yield "", remark + "."
+        yield "", remark if remark.endswith("?") else remark + "."
+    for k, line in enumerate(found.put_back):
+        yield "" if k else "put back", f"`{line}"
     if (blank := level.blanks.get(found.name)) is None:
         return
     yield "hint", blank.hint
@@ -97,8 +99,8 @@ def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
         yield (
             "rounding",
             (
-                f"{', '.join(rounded)}: the same formula as autograd's, in another order, so the last "
-                "bits differ. That is every bit as right."
+                f"{', '.join(rounded)}: the same formula as autograd's, in another order, so the "
+                "last bits differ. That is every bit as right."
             ),
         )
     unproven = [name for name in right if found.verdicts[name] == UNDECIDED]
@@ -114,7 +116,8 @@ def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
         yield (
             "undecided",
             (
-                f"{', '.join(unproven)}: nothing wrong was found, and that it is right was not proven."
+                f"{', '.join(unproven)}: nothing wrong was found, but that it is right was not "
+                "proven either."
             ),
         )
 
@@ -128,7 +131,7 @@ def _trained(found: Finding, console: PlainConsole) -> Iterator[tuple[str, str]]
     largest = max(error for _, error in found.errors) or 1.0
     for k, (step, error) in enumerate(found.errors):
         bar = full * round(_BAR * error / largest)
-        yield "" if k else "error, by step", f"`{step:>6,}  {error:<9.4g}{bar}".rstrip()
+        yield "" if k else "error at step", f"`{step:>6,}  {error:<9.4g}{bar}".rstrip()
     yield "output", "`" + "".join(f"{value:<9.4f}" for value in found.output).rstrip()
     yield "beside y", "`" + "".join(f"{value:<9g}" for value in found.wanted).rstrip()
 

@@ -23,7 +23,7 @@ from compare.levels import LEVELS, Level, find, said_by
 _ROOT = Path(__file__).parent.parent
 _GRACE = 5.0  # seconds beyond the limit, after which the process is killed from outside
 _KEPT = 2000  # bytes of what a file prints, in
-_LINES = 12  # so many lines at most
+_LINES, _COLUMNS = 8, 76  # at most
 
 
 @dataclass
@@ -105,8 +105,10 @@ class _Reader(threading.Thread):
         """Return the first lines, of printable characters alone."""
         text = self.kept.decode(errors="replace")
         lines = [
-            "".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()
-        ][:_LINES]
+            "".join(c if c.isprintable() else " " for c in line[:_COLUMNS])
+            + ("..." if len(line) > _COLUMNS else "")
+            for line in text.splitlines()[:_LINES]
+        ]
         return Printed(lines, max(0, self.lines - len(lines)))
 
 

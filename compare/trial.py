@@ -48,6 +48,8 @@ class _Trial:
         self.provers: dict[int | None, Prover] = {}
         self.verdicts: dict[str, str] = {}  # by the file's names
         self.why_numbers = ""
+        lines = enumerate(attempt.exercise.statements)
+        self.codes = [(k, s.code) for k, s in lines if attempt.runs(s)]
         self.places = {  # of the reference's names in the loop
             ref.lstrip("-"): (attempt.exercise.last[name], name)
             for name, ref in attempt.own.items()
@@ -108,7 +110,7 @@ class _Trial:
         sign = -1 if a.own[name].startswith("-") else 1
         said = _apart(name, sign * ours[ref], sign * theirs[ref], at)
         remarks = [*self._remarks(index), *([remark] if remark else [])]
-        return a.answer(WRONG, index, said, remarks=remarks)
+        return a.answer(WRONG, index, said, remarks=remarks, put_back=a.changed())
 
     def _remarks(self, index: int) -> list[str]:
         """Return what is worth a look besides the wrong line itself."""
@@ -125,7 +127,10 @@ class _Trial:
         for name in sorted(statement.reads & exercise.functions.keys()):
             if name not in self.a.fresh.functions or _function_changed(self.a, name):
                 remarks.append(f"it calls {name}, line {exercise.functions[name]}: look there too")
-        return remarks + self.a.changed()
+        name = next(n for n in self.a.own if n in statement.assigns)
+        if before := [s.line for s in exercise.statements[:index] if name in s.assigns]:
+            remarks.append(f"{name} had its value from line {before[-1]}, and is changed here")
+        return remarks
 
     def _train(self) -> Finding:
         """Run the whole loop, judge some of its steps, and tell how the error falls."""
@@ -137,24 +142,27 @@ class _Trial:
             counts = iter(counts)
         output = f"l{len(a.level.case.network.sizes) - 1}"
         names = a.names | a.to_file(a.first)
-        step, error = -1, 0.0
+        step = -1
+
+        def error() -> float:
+            return float((a.first["y"] - torch.as_tensor(names[output])).abs().mean())
+
         with a.python(-1):
             for step, a.count in enumerate(counts):
-                data = {n: v[0] for n, v in a.data().items()} if step else a.first
+                if step and a.handed:
+                    names |= a.to_file({n: v[0] for n, v in a.data().items() if n in a.handed})
                 if step in _JUDGED or step == last:
-                    self._judge_in_training({**data, **a.state(names)}, step, finding)
-                handed = a.to_file({n: v for n, v in data.items() if a.named[n] in a.handed})
-                names |= {a.exercise.counter: a.count, **handed}
+                    self._judge_in_training(a.now(names), step, finding)
+                names[a.exercise.counter] = a.count
                 self._step(names, loud=step > 0)
-                error = float((a.first["y"] - torch.as_tensor(names[output])).abs().mean())
-                if step in _TOLD or step == last:
-                    finding.errors.append((step, error))
+                if step in _TOLD:
+                    finding.errors.append((step, error()))
         if step < 0:
             said = "the loop runs no step: give range a number"
             line = a.exercise.counts_line
             raise Answer(0, Finding(WRONG, said, line, a.exercise.lines[line - 1].strip()))
         if finding.errors[-1][0] != step:
-            finding.errors.append((step, error))
+            finding.errors.append((step, error()))
         finding.output = torch.as_tensor(names[output]).flatten().tolist()
         finding.wanted = a.first["y"].flatten().tolist()
         with a.python(-1):
@@ -171,10 +179,15 @@ class _Trial:
 
     def _step(self, names: dict[str, object], *, loud: bool) -> None:
         """Run every line of the loop once, as Python would."""
-        for k, statement in enumerate(self.a.exercise.statements):
-            if self.a.runs(statement) and (loud or statement.assigns):
-                with self.a.python(k, names):
-                    exec(statement.code, names)
+        at = 0
+        try:
+            with contextlib.nullcontext() if loud else silence():
+                for k, code in self.codes:
+                    at = k
+                    exec(code, names)
+        except BaseException as error:
+            with self.a.python(at, names):
+                raise error
 
 
 def _elsewhere(given: Named) -> Named:
