@@ -130,29 +130,36 @@ class Attempt:
         return Answer(index, Finding(state, said, name=about[0] if about else "", **more))
 
     @contextlib.contextmanager
-    def python(self, index: int, names: dict[str, Any] | None = None) -> Iterator[None]:
-        """Within, an exception of the file's own becomes an answer about its own line."""
+    def python(self, index: int | None, names: dict[str, Any] | None = None) -> Iterator[None]:
+        """Within, an exception of the file's own becomes an answer about its own line.
+
+        `index` is the statement's place in the loop, less or more than any for what stands before
+        or after it, None where the whole loop is run.
+        """
         try:
             yield
         except Answer:
             raise
         except BaseException as error:
             stack = traceback.extract_tb(error.__traceback__)
-            line = next((f.lineno or 0 for f in reversed(stack) if f.filename == self.path), 0)
-            if not line:
-                raise  # not in their code
+            theirs = [f.lineno or 0 for f in stack if f.filename == self.path]
+            if not theirs:
+                raise  # a fault of this program
+            line = theirs[-1]
+            statements = self.exercise.statements
+            if index is None:
+                index = max((k for k, s in enumerate(statements) if s.line <= theirs[0]), default=0)
             text = self.exercise.lines[line - 1].strip()
             if isinstance(error, SystemExit):
                 said = "ends the program itself: take sys.exit or exit() out"
             else:
                 first = (str(error).strip().splitlines() or [""])[0][:300]
                 said = f"does not run: {type(error).__name__}: {first}".rstrip(": ")
-            if index < 0:
-                raise Answer(-1, Finding(STOPS, said, line, text)) from error
-            statement = self.exercise.statements[index]
-            remarks = self.shapes(statement, names or {})
-            if line != statement.line:
-                remarks.append(f"it was called in line {statement.line}")
+            if not 0 <= index < len(statements):
+                raise Answer(index, Finding(STOPS, said, line, text)) from error
+            remarks = self.shapes(statements[index], names or {})
+            if line != statements[index].line:
+                remarks.append(f"it was called in line {statements[index].line}")
             if "numpy" in said and not self.numpy:
                 remarks.append("np.dot and its like give numpy arrays; of torch tensors it is @")
             raise self.answer(STOPS, index, said, line=line, text=text, remarks=remarks) from error
@@ -212,6 +219,9 @@ class Attempt:
         exec(self.fresh.before, wanted)
         for name, line in self.fresh.assigned.items():
             fresh = [self.fresh.lines[line - 1]]
+            if fresh[0] in self.exercise.lines:  # then it is another line that is not as it was
+                end = self.fresh.line - 1
+                fresh = [t for t in self.fresh.lines[:end] if t not in self.exercise.lines]
             mine = self.names.get(name)
             at = self.exercise.assigned.get(name, 0)
             text = self.exercise.lines[at - 1].strip() if at else ""
@@ -225,10 +235,11 @@ class Attempt:
         """Raise Answer where a line of the loop changes what is data, or how it is drawn."""
         fresh = {s.dump: s for s in self.fresh.statements if s.assigns & self.handed}
         data = self.handed | {"X", "y"}
-        for statement in self.exercise.statements:
-            if (names := statement.assigns & data) and statement.dump not in fresh:
+        for s in self.exercise.statements:
+            if (names := s.assigns & data) and s.dump not in fresh:
                 said = f"changes {', '.join(names)}, which is data: give the value another name"
-                raise Answer(-1, Finding(CHANGED, said, statement.line, statement.text))
+                back = [f.text for f in fresh.values()]
+                raise Answer(-1, Finding(CHANGED, said, s.line, s.text, put_back=back))
 
     def changed(self) -> list[str]:
         """Return lines of the loop that came with the file and are not there any more."""

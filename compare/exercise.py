@@ -12,6 +12,7 @@ from types import CodeType
 
 from compare.errors import BadInput
 
+STEP = "__step__"
 _LARGEST = 1_000_000  # bytes: no one types more
 
 
@@ -38,15 +39,18 @@ class Statement:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A practice file: `before` the loop, how often it `counts`, its statements, `after` it."""
+    """A practice file: what stands `before` the loop, the loop, its statements, `after` it.
+
+    `loop` is the whole of it, calling `STEP` at the beginning of each step.
+    """
 
     lines: list[str]
     before: CodeType
     assigned: dict[str, int]  # by the lines before the loop: name -> last line
     functions: dict[str, int]  # defined there: name -> line
     counter: str  # the loop's own variable
-    counts: CodeType
-    counts_line: int
+    line: int
+    loop: CodeType
     statements: list[Statement]
     after: CodeType
 
@@ -105,11 +109,18 @@ def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
         assigned={n: s.lineno for s in above for n in _assigns(s)},
         functions={s.name: s.lineno for s in above if isinstance(s, ast.FunctionDef)},
         counter=node.target.id if isinstance(node.target, ast.Name) else "j",
-        counts=compile(ast.Expression(node.iter), name, "eval"),
-        counts_line=node.lineno,
+        line=node.lineno,
         statements=[_statement(s, lines, name) for s in node.body],
-        after=_code([*node.orelse, *tree.body[k + 1 :]], name),
+        loop=_code([_calling_step(node)], name),
+        after=_code(tree.body[k + 1 :], name),
     )
+
+
+def _calling_step(loop: ast.For) -> ast.For:
+    """Return the loop with a call of STEP before its statements."""
+    call = ast.copy_location(ast.Expr(ast.Call(ast.Name(STEP, ast.Load()), [], [])), loop)
+    loop.body.insert(0, ast.fix_missing_locations(call))
+    return loop
 
 
 def _code(statements: list[ast.stmt], name: str) -> CodeType:

@@ -68,7 +68,7 @@ def _rows(
         yield f"line {found.line}", f"`{found.text}"
     yield "" if found.line else "why", _said(found)
     for remark in found.remarks:
-        yield "", remark if remark.endswith("?") else remark + "."
+        yield "", _sentence(remark)
     for k, line in enumerate(found.put_back):
         yield "" if k else "put back", f"`{line}"
     if (blank := level.blanks.get(found.name)) is None:
@@ -87,9 +87,15 @@ def _said(found: Finding) -> str:
     if found.state == BLANK:
         if list(found.verdicts) in ([], ["l0"]):
             return f"is the line to begin with; {found.left} are to be filled in."
-        left = f"; {found.left - 1} more after it" if found.left > 1 else ", and it is the last"
+        left = (
+            f"; {found.left - 1} more after it" if found.left > 1 else ", the last one to fill in"
+        )
         return f"comes next{left}."
-    return found.said + "."
+    return _sentence(found.said)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
@@ -107,7 +113,7 @@ def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
     if found.why_numbers:
         names = f" Of {', '.join(unproven)} the last bits differ:" if unproven else ""
         yield "by numbers", (
-            "These lines cannot be read as torch operations (is there numpy in them?), so they "
+            "These lines cannot be read as torch operations (numpy, or .item()?), so they "
             f"were judged by their numbers alone.{names} "
             + ("close enough for rounding, though that it is no more cannot be proven "
                "(UNDECIDED)." if unproven else "They have autograd's bits.")
@@ -124,9 +130,14 @@ def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
 
 def _trained(found: Finding, console: PlainConsole) -> Iterator[tuple[str, str]]:
     """Yield how the network trained: its error over the steps as bars, its output beside y."""
-    *most, last = (f"{step:,}" for step in found.judged_at)
-    steps = f"steps {', '.join(most)} and {last}" if most else f"step {last}"
-    yield "checked", f"Each line by autograd, on your own values above it, at {steps}."
+    steps = ", ".join(f"{step:,}" for step in found.judged_at)
+    yield (
+        "checked",
+        (
+            f"Each line by autograd, on your own values above it, at steps {steps} and after "
+            "the last."
+        ),
+    )
     full = "\u2588" if (console.encoding or "").lower().startswith("utf") else "#"
     largest = max(error for _, error in found.errors) or 1.0
     for k, (step, error) in enumerate(found.errors):

@@ -133,5 +133,6 @@ def _finding(found: str, code: int | None, text: str, path: Path, seconds: float
         return Finding(STOPS, said, line, text.splitlines()[line - 1].strip() if line else "")
     if code < 0:
         name = signal.Signals(-code).name
-        return Finding(STOPS, f"the file's process was ended by {name}: was it out of memory?")
+        why = ": was it out of memory?" if name == "SIGKILL" else ""
+        return Finding(STOPS, f"the file's process was ended by {name}{why}")
     return Finding(STOPS, f"the file ended its process itself, with exit code {code}")

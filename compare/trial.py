@@ -26,12 +26,11 @@ from compare.levels import Level, find
 from compare.program import Opaque
 from compare.prove import Prover
 from compare.sides import Named
+from compare.training import train
 from compare.verdict import WEIGHT
 from compare.verdict import WRONG as IS_WRONG
 
-_MEMORY = 4 * 2**30  # bytes: what asks for more runs away
-_JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps of the training, and the last one
-_TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # whose error is kept, likewise
+_MEMORY = 2 * 2**30  # bytes: what asks for more runs away
 
 
 def look_at(level: Level, text: str, path: str) -> Finding:
@@ -48,8 +47,6 @@ class _Trial:
         self.provers: dict[int | None, Prover] = {}
         self.verdicts: dict[str, str] = {}  # by the file's names
         self.why_numbers = ""
-        lines = enumerate(attempt.exercise.statements)
-        self.codes = [(k, s.code) for k, s in lines if attempt.runs(s)]
         self.places = {  # of the reference's names in the loop
             ref.lstrip("-"): (attempt.exercise.last[name], name)
             for name, ref in attempt.own.items()
@@ -71,7 +68,13 @@ class _Trial:
         found = [answer for answer in answers if answer is not None]
         if found:
             raise self._told(min(found, key=lambda answer: answer.index))
-        return self._train()
+        finding = Finding(RIGHT)
+        try:
+            train(a, finding, lambda given, remark: self._judge(given, None, remark))
+        except Answer as answer:
+            raise self._told(answer) from None
+        self._close(finding, [name for _, name in sorted(self.places.values())])
+        return finding
 
     def _told(self, answer: Answer) -> Answer:
         """Return the answer, with the verdicts on the lines up to its own."""
@@ -131,63 +134,6 @@ class _Trial:
         if before := [s.line for s in exercise.statements[:index] if name in s.assigns]:
             remarks.append(f"{name} had its value from line {before[-1]}, and is changed here")
         return remarks
-
-    def _train(self) -> Finding:
-        """Run the whole loop, judge some of its steps, and tell how the error falls."""
-        a = self.a
-        finding = Finding(RIGHT)
-        with a.python(-1):
-            counts = eval(a.exercise.counts, a.names)
-            last = len(counts) - 1 if hasattr(counts, "__len__") else -1
-            counts = iter(counts)
-        output = f"l{len(a.level.case.network.sizes) - 1}"
-        names = a.names | a.to_file(a.first)
-        step = -1
-
-        def error() -> float:
-            return float((a.first["y"] - torch.as_tensor(names[output])).abs().mean())
-
-        with a.python(-1):
-            for step, a.count in enumerate(counts):
-                if step and a.handed:
-                    names |= a.to_file({n: v[0] for n, v in a.data().items() if n in a.handed})
-                if step in _JUDGED or step == last:
-                    self._judge_in_training(a.now(names), step, finding)
-                names[a.exercise.counter] = a.count
-                self._step(names, loud=step > 0)
-                if step in _TOLD:
-                    finding.errors.append((step, error()))
-        if step < 0:
-            said = "the loop runs no step: give range a number"
-            line = a.exercise.counts_line
-            raise Answer(0, Finding(WRONG, said, line, a.exercise.lines[line - 1].strip()))
-        if finding.errors[-1][0] != step:
-            finding.errors.append((step, error()))
-        finding.output = torch.as_tensor(names[output]).flatten().tolist()
-        finding.wanted = a.first["y"].flatten().tolist()
-        with a.python(-1):
-            exec(a.exercise.after, names)
-        self._close(finding, [name for _, name in sorted(self.places.values())])
-        return finding
-
-    def _judge_in_training(self, given: Named, step: int, finding: Finding) -> None:
-        remark = f"at the first steps this does not show, at step {step:,} it does"
-        answer = self._judge(given, None, remark)
-        if answer is not None:
-            raise self._told(answer)
-        finding.judged_at.append(step)
-
-    def _step(self, names: dict[str, object], *, loud: bool) -> None:
-        """Run every line of the loop once, as Python would."""
-        at = 0
-        try:
-            with contextlib.nullcontext() if loud else silence():
-                for k, code in self.codes:
-                    at = k
-                    exec(code, names)
-        except BaseException as error:
-            with self.a.python(at, names):
-                raise error
 
 
 def _elsewhere(given: Named) -> Named:
