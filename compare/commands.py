@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,8 +71,9 @@ def practice(args: argparse.Namespace) -> int:
         _check_can_hold("--json", args.json)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     level = level_of(path, args.level)
-    found, printed = look(path, level, args.timeout)
     console = PlainConsole(stderr=args.json == "-")
+    with console.status("looking at it ...") if console.is_terminal else nullcontext():
+        found, printed = look(path, level, args.timeout)
     lesson.tell(console, path, level, found, printed, hint=args.hint, answer=args.answer)
     if args.json is not None:
         answer = lesson.to_dict(path, level, found, printed)

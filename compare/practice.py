@@ -21,7 +21,7 @@ from compare.finding import STOPS, Finding
 from compare.levels import LEVELS, Level, find, said_by
 
 _ROOT = Path(__file__).parent.parent
-_GRACE = 5.0  # seconds beyond the limit, after which the process is killed from outside
+_GRACE = 30.0  # seconds for torch to load; the limit itself is the process's own to keep
 _KEPT = 2000  # bytes of what a file prints, in
 _LINES, _COLUMNS = 8, 76  # at most
 
@@ -84,6 +84,8 @@ def _run(words: list[str], seconds: float) -> tuple[int | None, Printed]:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.join(1.0)
+        if not reader.is_alive() and process.stdout:
+            process.stdout.close()
     return code, reader.printed()
 
 
