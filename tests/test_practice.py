@@ -158,7 +158,7 @@ OTHERS = [
         "shapes", (SYN0, "syn0 += l0 @ l1_delta"), STOPS,
         "does not run: RuntimeError: mat1 and mat2 shapes cannot be multiplied (4x3 and 4x1)",
     ),
-    ("exit", (SYN0, f"import sys; sys.exit()\n    {SYN0}"), STOPS, "ends the program itself: take sys.exit"),
+    ("exit", (SYN0, f"import sys; sys.exit()\n    {SYN0}"), STOPS, "ends the program itself"),
     ("input", (SYN0, f"input()\n    {SYN0}"), STOPS, "does not run: EOFError"),
     ("too deep", ("torch.sigmoid(x)", "sigmoid(x)"), STOPS, "does not run: RecursionError"),
     ("after the loop", ("# (3, 1)\n", "#\nprint(l9)\n"), STOPS, "does not run: NameError"),
