@@ -276,11 +276,11 @@ def test_first_a_hint_then_more_then_the_line() -> None:
 def test_a_loop_without_end_is_stopped() -> None:
     text = solution("two_layer", (L1_ERROR, f"{L1_ERROR}\n    while True: pass"))
     started = time.monotonic()
-    done = practice("file.py", "--timeout", "6", file=text)
-    assert time.monotonic() - started < 60
+    done = practice("file.py", "--timeout", "15", file=text)
+    assert time.monotonic() - started < 90
     assert done.returncode == 2
     said = " ".join(done.stdout.split())
-    assert "line 23 while True: pass was still running after 6 seconds and was stopped" in said
+    assert "line 23 while True: pass was still running after 15 seconds and was stopped" in said
     assert "--timeout SECONDS gives it longer" in said
 
 
@@ -305,9 +305,7 @@ def test_what_ends_the_process_is_said() -> None:
 
 
 def test_memory_has_a_limit() -> None:
-    text = solution(
-        "two_layer", (L1_ERROR, f"x = [' ' * 10**8 for _ in range(1000)]\n    {L1_ERROR}")
-    )
+    text = solution("two_layer", (L1_ERROR, f"x = ' ' * 10**10\n    {L1_ERROR}"))
     done = practice("file.py", file=text)
     assert done.returncode == 1
     assert "does not run: MemoryError." in done.stdout
