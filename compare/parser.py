@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from compare import options
 from compare.errors import BadInput
+from compare.levels import LEVELS
 
 EXAMPLES = """\
 examples:
@@ -17,6 +18,7 @@ examples:
   python -m compare run network --data my.csv --target species --dropout 0.2
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
+  python -m compare practice new my_network.py      rebuild the blog's network from memory
   python -m compare board                           look at the curves of all runs
   python -m compare runs                            list them; diff RUN RUN compares two
 
@@ -110,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
             "--html", metavar="FILE", help="write the report as one page with plots, FILE.html"
         )
     options.add(run)
+    _add_practice(commands)
     board = commands.add_parser(
         "board",
         allow_abbrev=False,
@@ -142,6 +145,30 @@ def parser() -> argparse.ArgumentParser:
         description="Time the by-hand step, the checked step and autograd's, side by side.",
     )
     return top
+
+
+def _add_practice(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    practice = commands.add_parser(
+        "practice",
+        allow_abbrev=False,
+        usage="python -m compare practice new FILE [--level NAME]\n"
+        "       python -m compare practice FILE [--hint] [--answer] [--timeout SECONDS]",
+        help="rebuild the networks from memory, line by line",
+        description="`new` writes a file with the blog's data and names and lines to fill in. "
+        "Without it the file is checked line by line and trained: the first line that is not "
+        f"right is shown, with a hint. Levels: {', '.join(LEVELS)}.",
+    )
+    practice.add_argument("words", nargs="+", metavar="[new] FILE", help="the practice file")
+    practice.add_argument("--level", metavar="NAME", help="of `new`: the level (two_layer)")
+    practice.add_argument("--hint", action="store_true", help="say more about the line")
+    practice.add_argument("--answer", action="store_true", help="show the line as it should be")
+    practice.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="stop a file that runs longer (default: 60)",
+    )  # fmt: skip
+    practice.add_argument(
+        "--json", metavar="FILE", help="write the answer as JSON, - for standard output"
+    )
 
 
 def _whole(text: str) -> int:
