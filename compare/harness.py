@@ -31,7 +31,7 @@ from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.report import Report
 from compare.scores import confusion, error, right
-from compare.sides import Autograd, Kind, Named, Step, by_hand, copies
+from compare.sides import Autograd, Kind, Named, Step, Watch, by_hand, copies
 from compare.tally import Tally
 from manual.losses import LOSSES
 
@@ -193,7 +193,7 @@ class Run:
         if not self.report.quantities and not self.tally.open(after[0], self.kinds):
             self.report.steps, self.regular = 1, False
             return None
-        same = self.tally.regular(after)
+        same = self.tally.regular(after, len(data[0]["X"]))
         self.regular = self.regular and same == len(after)
         if not same:
             return None
@@ -395,24 +395,6 @@ class Part:
         """Return a batch's values as (steps, networks, ...)."""
         split: Tensor = value[: steps * self.networks].unflatten(0, (steps, self.networks))
         return split
-
-
-class Watch:
-    """Looks at autograd's values beside those by hand, and has it go on from these.
-
-    `unequal` keeps those of autograd whose bits are others.
-    """
-
-    def __init__(self, by_hand: Named) -> None:
-        self.by_hand = by_hand
-        self.unequal: Named = {}
-
-    def look(self, name: str, value: Tensor) -> Tensor | None:
-        """Return what autograd is to go on with, None where that is its own value."""
-        if name not in self.by_hand or same_bits(self.by_hand[name], value):
-            return None
-        self.unequal[name] = value.detach().clone()
-        return self.by_hand[name].clone()
 
 
 def _stacked(steps: list[Named]) -> Named:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from compare.bits import same_bits
 from compare.cases import Case
 from torch_ref import Trainer
 
@@ -130,6 +131,24 @@ class Autograd:
         trainer.parameters = dict(zip(trainer.parameters, leaves, strict=True))
         trainer.optimizer.param_groups[0]["params"] = leaves
         return trainer
+
+
+class Watch:
+    """Looks at autograd's values beside those by hand, and has it go on from these.
+
+    `unequal` keeps those of autograd whose bits are others.
+    """
+
+    def __init__(self, by_hand: Named) -> None:
+        self.by_hand = by_hand
+        self.unequal: Named = {}
+
+    def look(self, name: str, value: Tensor) -> Tensor | None:
+        """Return what autograd is to go on with, None where that is its own value."""
+        if name not in self.by_hand or same_bits(self.by_hand[name], value):
+            return None
+        self.unequal[name] = value.detach().clone()
+        return self.by_hand[name].clone()
 
 
 def copies(given: Named) -> Named:

@@ -401,7 +401,7 @@ def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in table.tolist())
 
 
-@pytest.mark.parametrize("name", ["three_layer", "three_layer_blog_grouping", "dropout"])
+@pytest.mark.parametrize("name", ["three_layer", "dropout", "momentum"])
 def test_a_population_in_parts_is_the_whole_population(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
