@@ -20,6 +20,7 @@ from compare.arguments import (
     tensors,
 )
 from compare.bits import as_integers, compare_bits
+from compare.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import BadInput, unknown
 from compare.judge import Evidence, judge
@@ -162,8 +163,11 @@ class _Check:
             given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
+            gradients=True,
+            numbers={k: v for k, v in self.inputs.items() if isinstance(v, float)},
         )
-        for label, proof in judge(evidence, judged).items():
+        odd = [label for label in report.quantities if label in manual and label not in judged]
+        for label, proof in diagnose(evidence, judge(evidence, judged), odd).items():
             report.quantities[label].proof = proof
         return report
 

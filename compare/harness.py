@@ -81,6 +81,7 @@ class Run:
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
+        self.prover.numbers = case.network.numbers()
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from compare.bounds import Bound
+from compare.diagnosis import diagnose
 from compare.judge import Evidence, bounds_for, judge, share_of_rounding
 from compare.lift import Missing, Start, cone, lift
 from compare.program import Opaque, Program, trace
 from compare.sides import Named, Step
-from compare.verdict import Proof
+from compare.verdict import WRONG, Proof
 
 _Read = Program | Opaque
 
@@ -25,6 +26,8 @@ class Prover:
         self.hand, self.reference = hand, reference
         self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
         self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
+        self.numbers: dict[str, float] = {}  # of the question, by name
+        self.diagnosed: set[str] = set()  # each quantity once, where it is first seen WRONG
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
         """Return the full proof for one step of one network, its tensors (1, ...)."""
@@ -37,8 +40,11 @@ class Prover:
             manual=manual,
             autograd=autograd,
             entries=self.entries,
+            numbers=self.numbers,
         )
-        return judge(evidence, list(manual))
+        proofs = diagnose(evidence, judge(evidence, list(manual)), known=self.diagnosed)
+        self.diagnosed |= {name for name, proof in proofs.items() if proof.verdict == WRONG}
+        return proofs
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each quantity, those that are computed from it by hand."""
