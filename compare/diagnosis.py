@@ -18,13 +18,22 @@ from compare.balls import PRECISION, Balls
 from compare.edits import Edit, Way, another, elsewhere, moved
 from compare.judge import Evidence, same_numbers
 from compare.program import Program
-from compare.remedies import FUNCTIONS, SLOPES, USUAL, constants, factors, in_balls, in_floats
+from compare.remedies import (
+    FUNCTIONS,
+    SLOPES,
+    USUAL,
+    Slope,
+    constants,
+    factors,
+    in_balls,
+    in_floats,
+)
 from compare.samples import Sample, Value, samples
 from compare.verdict import WRONG, Diagnosis, Proof
 from compare.vocabulary import Known, called, names_by_hand, names_of_reference, vocabulary
 from compare.wording import operation, words
 
-SECONDS = 4.0  # a search goes no longer
+SECONDS = 3.0  # a search goes no longer
 TOO_MANY = 200_000  # elements of both programs together
 MOST = 4  # candidates that are told
 TRIED = (
@@ -130,7 +139,10 @@ class Search:
 
     def at_a_kink(self) -> bool:
         """Whether the two agree beside these inputs: then there is nothing to put right."""
-        return bool(same_numbers(self.mine[1].balls, self.theirs[1].balls, None).same)
+        mine, theirs = self.mine[1], self.theirs[1]
+        if mine.near.shape != theirs.near.shape:
+            return False
+        return bool(same_numbers(mine.balls, theirs.balls, None).same)
 
     # -- what counts as found
 
@@ -221,7 +233,7 @@ class Search:
         """Look whether each row is right but stands elsewhere."""
         mine, theirs = self.mine[0].near, self.theirs[0].near
         for dim in range(mine.ndim):
-            rows, wanted = (x.movedim(dim, 0).flatten(1) for x in (mine, theirs))
+            rows, wanted = (x.movedim(dim, 0).reshape(x.shape[dim], -1) for x in (mine, theirs))
             if not 2 < len(rows) <= 64 or not rows.shape[1]:
                 continue
             order = [next((j for j, r in enumerate(rows) if alike(r, w)), None) for w in wanted]
@@ -277,28 +289,29 @@ class Search:
         shape = self.mine[0].near.shape
         return [known for known in self.known if known.at[0].near.shape == shape]
 
-    def _slopes(self) -> list[tuple[Known, int, list[Tensor]]]:
+    def _slopes(self) -> list[tuple[Known, Slope, list[Tensor]]]:
         """Return every slope at every value of the quantity's shape, at each sample."""
-        found = []
+        found: list[tuple[Known, Slope, list[Tensor]]] = []
         for known in self._fitting():
-            for number, (_, _, formula) in enumerate(SLOPES):
+            if _mask(known.at[0].near):
+                continue
+            for slope in SLOPES:
                 self._in_time()
-                at = [formula(in_floats, value.near) for value in known.at]
+                at = [slope.formula(in_floats, value.near) for value in known.at]
                 if all(bool(x.nan_to_num(1).isfinite().all()) for x in at):
-                    found.append((known, number, at))
+                    found.append((known, slope, at))
         return found
 
     def _times(self) -> None:
         """Try a factor that is missing, or too much: a slope, a mask, any value."""
-        slopes = self._slopes()
-        for known, number, at in slopes:
-            activation, text, formula = SLOPES[number]
-            told = f"{text.format(l=_inner(known.text))}, the slope of {activation} at {_full(known)}"
+        for known, slope, at in self._slopes():
 
-            def ball(k: int, known: Known = known, formula: Any = formula) -> Any:
-                return formula(in_balls, known.at[k].balls)
+            def ball(k: int, known: Known = known, slope: Slope = slope) -> Any:
+                return slope.formula(in_balls, known.at[k].balls)
 
-            self._multiplied(2 + known.rank, told, at, ball)
+            text = slope.text.format(l=_inner(known.text))
+            told = f"{text}, the slope of {slope.of} at {_full(known)}"
+            self._multiplied(2 + known.rank + (not slope.activation), told, at, ball)
         for known in self.known:
             at = [value.near for value in known.at]
             if _broadcasts(at[0], self.mine[0].near):
@@ -309,67 +322,77 @@ class Search:
     def _multiplied(self, cost: float, text: str, at: list[Tensor], ball: Numbers) -> None:
         self._try(cost, f"times {text}", lambda k: self.mine[k].near * at[k],
                   lambda k: self.mine[k].balls * ball(k))  # fmt: skip
-        divided = [_divided(self.mine[k].near, at[k], self.theirs[k].near) for k in range(2)]
-        if all(d is not None for d in divided):
-            self._try(cost, f"divided by {text}", lambda k: divided[k],
-                      lambda k: _quotients(self.mine[k].balls, ball(k)))  # fmt: skip
+        if all(bool(x.all()) for x in at):
+            self._try(cost, f"divided by {text}", lambda k: self.mine[k].near / at[k],
+                      lambda k: self.mine[k].balls / ball(k))  # fmt: skip
 
     def _other_slope(self) -> None:
         """Try one slope in place of another, or at another value."""
-        slopes = self._slopes()
-        read = [value for node, _ in self.way.operands() if (value := self.both[0].hand.get(node))]
-        shown = [v.near for v in read if v.near.is_floating_point()]
-        theirs, mine = self.theirs[0].near, self.mine[0].near
-        stacked = torch.stack([slope[2][0].flatten() for slope in slopes]) if slopes else None
-        there = [
-            slope for slope in slopes
-            if any(alike(slope[0].at[0].near, value) for value in shown)
-        ]  # fmt: skip
-        for old in there:
-            if bool(((old[2][0] == 0) & (theirs != 0)).any()):
-                continue
+        slopes = _distinct([slope for slope in self._slopes() if slope[1].activation])
+        if not slopes:
+            return
+        read = [self.both[0].hand.get(node) for node, _ in self.way.operands()]
+        shown = [v.near for v in read if v is not None and v.near.is_floating_point()]
+        stacked = torch.stack([at[0].flatten() for _, _, at in slopes])
+        mine, theirs = self.mine[0].near.flatten(), self.theirs[0].near.flatten()
+        for known in self._fitting():
+            if known.rank == 0:
+                for at in _near_rows(known.at[0].near.flatten() * stacked, theirs):
+                    self._slope_of(known, *slopes[at])
+        for old in slopes:
             self._in_time()
-            wanted = (theirs * old[2][0]).flatten()
-            room = 1e-8 * wanted.abs() + 1e-11 * wanted.abs().nan_to_num(0).max()
-            far = (mine.flatten() * stacked - wanted).abs() > room  # a NaN is unknown, not far
-            for at in (~far.any(1)).nonzero().flatten().tolist():
-                if not alike(slopes[at][2][0], old[2][0]):
+            there = any(alike(old[0].at[0].near, value) for value in shown)
+            below = old[2][0].flatten()
+            if not there or bool(((below == 0) & (theirs != 0)).any()):
+                continue
+            wanted = theirs * below
+            for at in _near_rows(mine * stacked, wanted):
+                if slopes[at] is not old:
                     self._swap_slopes(old, slopes[at])
 
+    def _slope_of(self, error: Known, known: Known, slope: Slope, at: list[Tensor]) -> None:
+        """Try a whole quantity as the error that a slope is taken of, times that slope."""
+        text = slope.text.format(l=_inner(known.text))
+        self._try(
+            3.2, f"as {_inner(error.text)} * {text}, the slope of {slope.of}",
+            lambda k: error.at[k].near * at[k],
+            lambda k: error.at[k].balls * slope.formula(in_balls, known.at[k].balls),
+        )  # fmt: skip
+
     def _swap_slopes(
-        self, old: tuple[Known, int, list[Tensor]], new: tuple[Known, int, list[Tensor]]
+        self, old: tuple[Known, Slope, list[Tensor]], new: tuple[Known, Slope, list[Tensor]]
     ) -> None:
-        was, now = SLOPES[old[1]], SLOPES[new[1]]
-        if was[0] == now[0] and old[0] is not new[0]:
-            text = f"with the slope of {now[0]} at {_full(new[0])}{self._before(old[0], new[0])} in place of at {_full(old[0])}"
+        was, now = old[1], new[1]
+        instead = f"in place of {was.text.format(l=_inner(old[0].text))}"
+        if was is now:
+            remark = self._before(old[0].at[0].near, new[0].at[0].near)
+            text = f"with the slope of {now.of} at {_full(new[0])}{remark} in place of at {_full(old[0])}"
         else:
-            text = (
-                f"with {now[1].format(l=_inner(new[0].text))}, the slope of {now[0]}, in place of "
-                f"{was[1].format(l=_inner(old[0].text))}"
-            )
-        divided = [_divided(self.mine[k].near * new[2][k], old[2][k], self.theirs[k].near) for k in range(2)]
-        if any(d is None for d in divided):
-            return
+            value = new[0].at[0].near
+            value = value if now.forward is None else in_floats(now.forward, value)
+            remark = self._before(old[0].at[0].near, value) if was.of == now.of else ""
+            text = f"with {now.text.format(l=_inner(new[0].text))}, the slope of {now.of}{remark}, {instead}"
+        divided = [
+            _divided(self.mine[k].near * new[2][k], old[2][k], self.theirs[k].near)
+            for k in range(2)
+        ]
 
         def balls(k: int) -> Any:
-            top = self.mine[k].balls * now[2](in_balls, new[0].at[k].balls)
-            return _quotients(top, was[2](in_balls, old[0].at[k].balls))
+            top = self.mine[k].balls * now.formula(in_balls, new[0].at[k].balls)
+            return _quotients(top, was.formula(in_balls, old[0].at[k].balls))
 
-        self._try(3 + new[0].rank / 2, text, lambda k: divided[k], balls)
+        if all(d is not None for d in divided):
+            self._try(3 + new[0].rank / 2, text, lambda k: divided[k], balls)
 
-    def _before(self, old: Known, new: Known) -> str:
-        """Return a remark where one value is the other before, or after, it was multiplied."""
+    def _before(self, old: Tensor, new: Tensor) -> str:
+        """Return a remark where one value is the other before, or after, a mask."""
         for late, early, word in ((old, new, "before"), (new, old, "after")):
-            node = late.node
-            if node is None or early.node is None or operation(node) != "mul":
-                continue
-            parts = [a for a in node.all_input_nodes if a is not early.node]
-            if early.node not in node.all_input_nodes or not parts:
-                continue
-            by = words(parts[0], self.names)
-            values = self.both[0].hand[parts[0]].near.unique()
-            mask = len(values) <= 2 and float(values[0]) == 0 or "mask" in by
-            return f" ({word} the mask {by})" if mask else f" ({word} it is multiplied by {by})"
+            for known in self.known:
+                mask = known.at[0].near
+                if _mask(mask) and _broadcasts(mask, early) and late.shape == early.shape:
+                    factor = self._ratio(early * mask, late)
+                    if factor is not None and not alike(early, late):
+                        return f" ({word} the mask, {known.text})"
         return ""
 
     def _term(self) -> None:
@@ -415,7 +438,7 @@ class Search:
             groups = [readers] + ([[reader] for reader in readers] if len(readers) > 1 else [])
             for group in groups:
                 part = 0.5 * (group is not readers)
-                where = "" if group is readers else f" in {words(group[0], self.names, inside=True)}"
+                where = "" if group is readers else f" in {_short(words(group[0], self.names, inside=True))}"
                 self._operand(node, values, group, part, where)
 
     def _operand(
@@ -467,8 +490,7 @@ class Search:
         self, node: fx.Node, text: str, known: Known, group: list[fx.Node], part: float, where: str
     ) -> None:
         """Try another value in the place of one that is read, if need be times a third."""
-        old = Known(text, (), node, 0)
-        remark = self._before(old, known)
+        remark = self._before(self.both[0].hand[node].near, known.at[0].near)
         name = _full(known)
         if text == f"{known.text} after its update":
             name = f"{known.text} before its update"
@@ -499,11 +521,11 @@ class Search:
         was, mine = self.both[0].hand[node].near, self.mine[0].near
         if was.shape != mine.shape:
             return ""
-        for activation, _, formula in SLOPES:
-            old, new = formula(in_floats, was), formula(in_floats, known.at[0].near)
-            if old.any() and alike(mine * new, now * old):
+        for slope in SLOPES:
+            old, new = (slope.formula(in_floats, x) for x in (was, known.at[0].near))
+            if slope.activation and old.any() and alike(mine * new, now * old):
                 return (
-                    f"with the slope of {activation} at {_full(known)}{remark} in place of at "
+                    f"with the slope of {slope.of} at {_full(known)}{remark} in place of at "
                     f"{words(node, self.names)}"
                 )
         return ""
@@ -582,21 +604,21 @@ class Search:
         """Try other numbers where one is written."""
         sizes = {s for value in self.e.inputs.values() for s in value.shape if s > 1}
         there = self._numbers_there()
+        written: dict[float, list[fx.Node]] = {}
         for node in self.way.nodes:
-            if operation(node) not in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
-                continue
-            for at, number in enumerate(node.args):
-                if isinstance(number, bool) or not isinstance(number, int | float):
+            if operation(node) in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
+                for number in {a for a in node.args if isinstance(a, int | float)}:
+                    written.setdefault(float(number), []).append(node)
+        for number, nodes in written.items():
+            groups = [[node] for node in nodes] + ([nodes] if len(nodes) > 1 else [])
+            for group in groups:
+                if self.whole and all(operation(node) in ("mul", "div") for node in group):
                     continue
-                if self.whole and operation(node) in ("mul", "div"):
-                    continue
-                for other in constants(float(number), sorted(sizes), there):
-                    value = int(other) if other.is_integer() and isinstance(number, int) else other
-                    args = tuple(value if i == at else a for i, a in enumerate(node.args))
-                    self._operation(
-                        2.5, f"with {other:.10g} in place of {number:.10g} in "
-                        f"{words(node, self.names, inside=True)}", node, another(node, args=args),
-                    )  # fmt: skip
+                where = _short(words(group[0], self.names, inside=True))
+                where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
+                for other in constants(number, sorted(sizes), there):
+                    told = f"with {other:.10g} in place of {number:.10g} {where}"
+                    self._operations(2.5, told, {n: _written(n, number, other) for n in group})
 
     def _functions(self) -> None:
         """Try other elementwise functions where one is taken."""
@@ -605,12 +627,12 @@ class Search:
                 for name in FUNCTIONS:
                     if name != operation(node):
                         target = getattr(torch.ops.aten, name).default
-                        text = words(node, self.names, inside=True)
+                        text = _short(words(node, self.names, inside=True))
                         told = f"with {name} in place of {operation(node)} in {text}"
-                        self._operation(3, told, node, another(node, target))
+                        self._operations(3, told, {node: another(node, target)})
 
-    def _operation(self, cost: float, text: str, node: fx.Node, new: fx.Node) -> None:
-        edit = Edit(operations={node: new})
+    def _operations(self, cost: float, text: str, nodes: Mapping[fx.Node, fx.Node]) -> None:
+        edit = Edit(operations=nodes)
         self._try(
             cost, text,
             lambda k: self.way.near(self.both[k].hand, edit, k),
@@ -627,6 +649,22 @@ def alike(one: Any, other: Tensor) -> bool:
         return False
     a, b = one[known], other[known]
     return bool(((a - b).abs() <= 1e-8 * b.abs() + 1e-11 * b.abs().max()).all())
+
+
+def _written(node: fx.Node, number: float, other: float) -> fx.Node:
+    """Return the node with another number written in it, a whole one where it was one."""
+
+    def swapped(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != number:
+            return value
+        return int(other) if isinstance(value, int) and other.is_integer() else other
+
+    return another(node, args=tuple(swapped(value) for value in node.args))
+
+
+def _short(text: str) -> str:
+    """Return an expression, of a long one its end."""
+    return text if len(text) <= 48 else f"...{text[-40:]}"
 
 
 def _nearly(balls: Any) -> Tensor:
@@ -654,6 +692,30 @@ def _inner(text: str) -> str:
 def _full(known: Known) -> str:
     """Return a value's name, and what it is where the by-hand side has no such name."""
     return f"{known.text} = {known.behind}" if known.behind else known.text
+
+
+def _distinct(
+    slopes: list[tuple[Known, Slope, list[Tensor]]],
+) -> list[tuple[Known, Slope, list[Tensor]]]:
+    """Return the slopes of which none is another's number: l * (1 - l) is that of 1 - l too."""
+    kept: list[tuple[Known, Slope, list[Tensor]]] = []
+    for slope in slopes:
+        if not any(alike(slope[2][0], other[2][0]) for other in kept):
+            kept.append(slope)
+    return kept
+
+
+def _near_rows(rows: Tensor, wanted: Tensor) -> list[int]:
+    """Return the rows that are near `wanted`: the first sieve for many candidates at once."""
+    room = 1e-8 * wanted.abs() + 1e-11 * wanted.abs().nan_to_num(0).max()
+    far = (rows - wanted).abs() > room  # a NaN is unknown, not far
+    return [int(at) for at in (~far.any(1)).nonzero().flatten()]
+
+
+def _mask(values: Tensor) -> bool:
+    """Whether the values are 0 and one other number."""
+    found = values.unique()
+    return len(found) == 2 and not bool(found.abs().min())
 
 
 def _broadcasts(part: Tensor, whole: Tensor) -> bool:

@@ -5,11 +5,12 @@ To have another remedy looked for, give it a row.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flint
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compare.balls import Balls
@@ -18,34 +19,48 @@ from compare.constants import meant
 Numbers = Any  # a float64 tensor, or an array of balls
 Function = Callable[[str, Numbers], Numbers]
 
-#: Each activation's slope, at its value l or at what goes in, z: the words, and the formula, which
-#: is given a function by name and the numbers. `step` is 1 above 0 and 0 elsewhere.
-SLOPES: tuple[tuple[str, str, Callable[[Function, Numbers], Numbers]], ...] = (
-    ("sigmoid", "{l} * (1 - {l})", lambda f, l: l * (1 - l)),
-    ("tanh", "(1 - {l} * {l})", lambda f, l: 1 - l * l),
-    ("relu", "({l} > 0)", lambda f, l: f("step", l)),
-    ("leaky_relu", "where({l} > 0, 1, 0.01)", lambda f, l: f("leaky", l)),
-    ("exp", "exp({l})", lambda f, z: f("exp", z)),
-    ("sin", "cos({l})", lambda f, z: f("cos", z)),
-    ("cos", "-sin({l})", lambda f, z: -f("sin", z)),
-    ("a square", "2 * {l}", lambda f, z: 2 * z),
-    ("a cube", "3 * {l}**2", lambda f, z: 3 * z * z),
-    ("a reciprocal", "-{l} * {l}", lambda f, l: -l * l),
-    ("log", "1 / {l}", lambda f, z: f("reciprocal", z)),
-    ("sqrt", "1 / (2 * {l})", lambda f, l: f("reciprocal", 2 * l)),
-    ("sigmoid", "sigmoid({l}) * (1 - sigmoid({l}))", lambda f, z: _at(f, "sigmoid", z, 0)),
-    ("tanh", "(1 - tanh({l})**2)", lambda f, z: _at(f, "tanh", z, 1)),
-    ("softplus", "sigmoid({l})", lambda f, z: f("sigmoid", z)),
-    ("softplus", "(1 - exp(-{l}))", lambda f, l: 1 - f("exp", -l)),
-    ("silu", "(s + {l} * s * (1 - s)), s = sigmoid({l})", lambda f, z: _silu(f, z)),
-    ("gelu", "(P + {l} * p), P and p the normal distribution and density at {l}",
-     lambda f, z: _gelu(f, z)),
+
+class Slope(NamedTuple):
+    """What a function's slope is at its value l, or at what goes in, z: words and formula.
+
+    The formula is given a function by name, and the numbers. `forward` turns z into l; None where
+    the formula is in l. One that is no activation's is not looked for in the place of another.
+    """
+
+    of: str
+    text: str
+    formula: Callable[[Function, Numbers], Numbers]
+    forward: str | None = None
+    activation: bool = True
+
+
+#: `step` is 1 above 0 and 0 elsewhere.
+SLOPES = (
+    Slope("sigmoid", "{l} * (1 - {l})", lambda f, l: l * (1 - l)),
+    Slope("tanh", "(1 - {l} * {l})", lambda f, l: 1 - l * l),
+    Slope("relu", "({l} > 0)", lambda f, l: f("step", l)),
+    Slope("leaky_relu", "where({l} > 0, 1, 0.01)", lambda f, l: f("leaky", l)),
+    Slope("softplus", "(1 - exp(-{l}))", lambda f, l: 1 - f("exp", -l)),
+    Slope("sigmoid", "sigmoid({l}) * (1 - sigmoid({l}))",
+          lambda f, z: _sigmoid(f("sigmoid", z)), "sigmoid"),
+    Slope("tanh", "(1 - tanh({l})**2)", lambda f, z: 1 - f("tanh", z) * f("tanh", z), "tanh"),
+    Slope("softplus", "sigmoid({l})", lambda f, z: f("sigmoid", z), "softplus"),
+    Slope("silu", "s * (1 + {l} * (1 - s)), s = sigmoid({l})", lambda f, z: _silu(f, z), "silu"),
+    Slope("gelu", "(P + {l} * p), P and p the normal distribution and density at {l}",
+          lambda f, z: _gelu(f, z), "gelu"),
+    Slope("sin", "cos({l})", lambda f, z: f("cos", z), "sin"),
+    Slope("cos", "-sin({l})", lambda f, z: -f("sin", z), "cos"),
+    Slope("exp", "exp({l})", lambda f, z: f("exp", z), "exp", activation=False),
+    Slope("a square", "2 * {l}", lambda f, z: 2 * z, activation=False),
+    Slope("a cube", "3 * {l}**2", lambda f, z: 3 * z * z, activation=False),
+    Slope("a reciprocal", "-{l} * {l}", lambda f, l: -l * l, activation=False),
+    Slope("log", "1 / {l}", lambda f, z: f("reciprocal", z), activation=False),
+    Slope("sqrt", "1 / (2 * {l})", lambda f, l: f("reciprocal", 2 * l), activation=False),
 )  # fmt: skip
 
 
-def _at(f: Function, name: str, z: Numbers, power: int) -> Numbers:
-    l = f(name, z)
-    return 1 - l * l if power else l * (1 - l)
+def _sigmoid(l: Numbers) -> Numbers:
+    return l * (1 - l)
 
 
 def _silu(f: Function, z: Numbers) -> Numbers:
@@ -64,7 +79,8 @@ def in_floats(name: str, x: Tensor) -> Tensor:
         "step": lambda x: (x > 0).double(),
         "leaky": lambda x: torch.where(x > 0, 1.0, 0.01).double(),
         "pi": lambda x: torch.full_like(x, math.pi),
-    }
+        "softplus": F.softplus, "silu": F.silu, "gelu": F.gelu,
+    }  # fmt: skip
     found: Tensor = special.get(name, getattr(torch, name, None))(x)  # type: ignore[misc]
     return found
 

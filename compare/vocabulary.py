@@ -1,17 +1,21 @@
 """The values that a remedy may speak of, by name or by the expression behind them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from compare.balls import Balls
 from compare.judge import Evidence
+from compare.lift import cone
 from compare.program import Program
 from compare.samples import Nodes, Sample, Value
-from compare.wording import SAME, operation, root, words
+from compare.wording import SAME, operation, words
 
 MOST = 80  # values
+_NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
 LONGEST = 72  # characters of an expression
 
 
@@ -61,15 +65,18 @@ def vocabulary(
 ) -> list[Known]:
     """Return every value that does not come from the quantity, each only once, simplest first.
 
-    `below` are the nodes of the by-hand program and of the reference that do come from it.
+    `below` are the nodes of the by-hand program and of the reference that do come from it. Of the
+    reference only what leads to the quantity, or has a name, is of use.
     """
     assert isinstance(evidence.hand, Program)
     assert isinstance(evidence.reference, Program)
     own = names_by_hand(evidence)
     theirs = names_of_reference(evidence)
+    above = cone(evidence.reference, [name], ())
+    away = {n for n in evidence.reference.graph.graph.nodes if n not in above and n not in theirs}
     found = [
         *_side(evidence.hand, [s.hand for s in both], own, below[0], own),
-        *_side(evidence.reference, [s.reference for s in both], theirs, below[1], None),
+        *_side(evidence.reference, [s.reference for s in both], theirs, below[1] | away, None),
     ]
     kept: dict[bytes, Known] = {}
     for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
@@ -92,24 +99,28 @@ def _side(
 ) -> Iterator[Known]:
     """Yield one program's values; `own` are the names of the by-hand program."""
     for node in program.graph.graph.nodes:
-        if node in below or operation(node) in SAME or not all(node in each for each in values):
+        passes = operation(node) in SAME and node not in names
+        if node in below or passes or not all(node in each for each in values):
             continue
-        at = tuple(each[node] for each in values)
+        at = tuple(_as_floats(each[node]) for each in values)
         if not all(_tells(value.near) for value in at) or _fixed(at):
             continue
         text = names.get(node) or words(node, names)
         if node in names:
             rank = 0
-        elif len(text) > LONGEST or _nameless(node, text):
+        elif len(text) > LONGEST or _NAMELESS.search(text):
             continue
         else:
             rank = 1 if own is not None else 2
         yield Known(text, at, node if own is not None else None, rank)
 
 
-def _nameless(node: fx.Node, text: str) -> bool:
-    """Whether the words fall back on the program's own numbering."""
-    return node.name in text.split("(")[0] and operation(root(node)) in ("", "getitem")
+def _as_floats(value: Value) -> Value:
+    """Return a mask of booleans, or whole numbers, as numbers to reckon with."""
+    if value.floats.is_floating_point():
+        return value
+    floats = value.floats.double()
+    return Value(floats, Balls().exact(floats))
 
 
 def _tells(values: Tensor) -> bool:
