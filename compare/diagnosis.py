@@ -7,6 +7,7 @@ at every element that is lifted, at the inputs and at others beside them.
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import flint
@@ -58,7 +59,8 @@ def diagnose(
         return found
     above = evidence.hand.ancestors()
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
-    odd = {name: Proof(WRONG, "") for name in misshapen if name in evidence.hand.outputs}
+    shapes = {name for name in misshapen if name in evidence.hand.outputs}
+    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
     asked = {name: proofs[name] for name in wrong if proofs[name].at is not None} | odd
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
@@ -104,7 +106,7 @@ class Search:
         assert isinstance(evidence.hand, Program)
         assert isinstance(evidence.reference, Program)
         self.e, self.name, self.both = evidence, name, both
-        self.until = time.monotonic() + SECONDS
+        self.until = time.process_time() + SECONDS
         self.n = Balls(evidence.entries)
         self.way = Way(evidence.hand, name)
         target = evidence.reference.outputs[name]
@@ -166,7 +168,7 @@ class Search:
         return bool(same_numbers(numbers, theirs.balls, room, sampled=sampled).same)
 
     def _in_time(self) -> None:
-        if time.monotonic() > self.until:
+        if time.process_time() > self.until:
             raise _Late
 
     # -- the quantity as a whole
@@ -289,6 +291,7 @@ class Search:
         shape = self.mine[0].near.shape
         return [known for known in self.known if known.at[0].near.shape == shape]
 
+    @cached_property
     def _slopes(self) -> list[tuple[Known, Slope, list[Tensor]]]:
         """Return every slope at every value of the quantity's shape, at each sample."""
         found: list[tuple[Known, Slope, list[Tensor]]] = []
@@ -304,7 +307,7 @@ class Search:
 
     def _times(self) -> None:
         """Try a factor that is missing, or too much: a slope, a mask, any value."""
-        for known, slope, at in self._slopes():
+        for known, slope, at in self._slopes:
 
             def ball(k: int, known: Known = known, slope: Slope = slope) -> Any:
                 return slope.formula(in_balls, known.at[k].balls)
@@ -328,7 +331,7 @@ class Search:
 
     def _other_slope(self) -> None:
         """Try one slope in place of another, or at another value."""
-        slopes = _distinct([slope for slope in self._slopes() if slope[1].activation])
+        slopes = _distinct([slope for slope in self._slopes if slope[1].activation])
         if not slopes:
             return
         read = [self.both[0].hand.get(node) for node, _ in self.way.operands()]
@@ -698,11 +701,10 @@ def _distinct(
     slopes: list[tuple[Known, Slope, list[Tensor]]],
 ) -> list[tuple[Known, Slope, list[Tensor]]]:
     """Return the slopes of which none is another's number: l * (1 - l) is that of 1 - l too."""
-    kept: list[tuple[Known, Slope, list[Tensor]]] = []
-    for slope in slopes:
-        if not any(alike(slope[2][0], other[2][0]) for other in kept):
-            kept.append(slope)
-    return kept
+    if not slopes:
+        return []
+    rows = torch.stack([at[0].flatten() for _, _, at in slopes])
+    return [slope for k, slope in enumerate(slopes) if _near_rows(rows, rows[k])[:1] in ([], [k])]
 
 
 def _near_rows(rows: Tensor, wanted: Tensor) -> list[int]:

@@ -82,6 +82,7 @@ class Run:
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         self.prover.numbers = case.network.numbers()
+        self.prover.judged = self.autograd.step_from
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
@@ -168,6 +169,9 @@ class Run:
         self.state = state
         if not report.quantities and not self.tally.open(after[0], self.autograd.step(**before[0])):
             report.steps, self.regular = 1, False
+            odd = [name for name, row in report.quantities.items() if row.problem is not None]
+            for name, proof in self.prover.misshapen(before[0], odd).items():
+                report.quantities[name].proof = proof
             return None
         same = self.tally.regular(after)
         self.regular = same == len(after)

@@ -9,7 +9,7 @@ Two questions, asked of the two programs:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,9 @@ OPAQUE_SLACK = 64.0
 _MEANINGFUL = 2.0**-40
 
 
+Floats = tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]]
+
+
 @dataclass
 class Evidence:
     """Both sides as given to the judge.
@@ -50,6 +53,8 @@ class Evidence:
     entries: int | None = None  # how many of a large product to lift, None for all
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
+    # Both sides once more at other inputs: what the by-hand side is given there, and both values.
+    again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ BUGS: list[tuple[str, str, Callable[[Named], Tensor], str]] = [
      "with l1 * (1 - l1), the slope of sigmoid, in place of (1 - l1 * l1)"),
     ("relu's slope", "l1_delta", lambda v: torch.where(v["l1"] > 0.5, v["l1_error"], 0),
      "as l1_error * l1 * (1 - l1), the slope of sigmoid"),
-    ("half of a slope", "l1_delta", lambda v: v["l1_error"] * v["l1"], "times (1 - l1)"),
+    ("half of a slope", "l1_delta", lambda v: v["l1_error"] * v["l1"], "as l1_error * l1 * (1 - l1), the slope of sigmoid"),
     ("the slope at another layer's value", "l2_delta",
      lambda v: v["l2_error"] * v["y"] * (1 - v["y"]),
      "with l2 in place of y"),
