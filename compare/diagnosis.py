@@ -35,6 +35,7 @@ from compare.vocabulary import Known, called, names_by_hand, names_of_reference,
 from compare.wording import operation, words
 
 SECONDS = 3.0  # a search goes no longer
+ALTOGETHER = 6.0  # nor do those of all quantities
 TOO_MANY = 200_000  # elements of both programs together
 MOST = 4  # candidates that are told
 TRIED = (
@@ -62,16 +63,21 @@ def diagnose(
     shapes = {name for name in misshapen if name in evidence.hand.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
     asked = {name: proofs[name] for name in wrong if proofs[name].at is not None} | odd
+    until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
             if name in evidence.reference.outputs and name not in known:
-                told = _search(evidence, name, wrong & above.get(name, set()))
+                told = _search(evidence, name, wrong & above.get(name, set()), until)
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found
 
 
-def _search(evidence: Evidence, name: str, wrong: set[str]) -> Diagnosis | None:
+def _search(
+    evidence: Evidence, name: str, wrong: set[str], until: float
+) -> Diagnosis | None:
+    if time.process_time() > until:
+        return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
     assert isinstance(evidence.hand, Program)
     assert isinstance(evidence.reference, Program)
     count = sum(
@@ -87,6 +93,7 @@ def _search(evidence: Evidence, name: str, wrong: set[str]) -> Diagnosis | None:
     if not all(end in s.hand and evidence.reference.outputs[name] in s.reference for s in both):
         return None
     search = Search(evidence, name, both)
+    search.until = min(search.until, until)
     if search.at_a_kink():
         return None
     note = search.all()
@@ -423,7 +430,7 @@ class Search:
         )
         number = named[1]
         return self._try(
-            cost + (named[0] not in ("1", "-1, the other sign")), told,
+            cost + 1.5 * (named[0] not in ("1", "-1, the other sign")), told,
             lambda k: self.mine[k].near + float(number.mid()) * _nearly(term(k)),
             lambda k: self.mine[k].balls + term(k) * number,
         )  # fmt: skip
@@ -447,7 +454,7 @@ class Search:
     def _operand(
         self, node: fx.Node, values: tuple[Value, ...], group: list[fx.Node], part: float, where: str
     ) -> None:
-        text = words(node, self.names)
+        text = _short(words(node, self.names))
         for known in self.known:
             if known.at[0].near.shape != values[0].near.shape or alike(known.at[0].near, values[0].near):
                 continue
@@ -471,7 +478,7 @@ class Search:
                         Value(v.floats + eps, v.balls + self.n.constant(eps, v.floats.dtype))
                         for v in values
                     )
-                    self._edit(3 + part, f"with {text} + {eps:g} in place of {text}{where}", node, new, group)
+                    self._edit(3 + part, f"with {eps:g} added to {text}{where}", node, new, group)
         if not self.whole:
             self._inner_terms(node, text, values, group, part, where)
 
@@ -507,13 +514,15 @@ class Search:
         theirs = self.theirs[0].near
         if known.rank > 1 or first is None or first.shape != theirs.shape or not first.any():
             return
+        if any(cost <= 2.2 for cost, _ in self.found):
+            return
         for third in self.known:
             at = third.at[0].near
             if third.rank > 1 or not _broadcasts(at, theirs) or not alike(first * at, theirs):
                 continue
             slope = self._slope_told(node, known, first, remark)
             self._try(
-                (1.8 if slope else 4) + (known.rank + third.rank + part) / 4,
+                (2.3 if slope else 4) + (known.rank + third.rank + part) / 8,
                 f"{slope or told}, and times {_inner(third.text)}",
                 lambda k, t=third: (x := self.way.near(self.both[k].hand, edit, k)) is not None and x * t.at[k].near,
                 lambda k, t=third: self.way.balls(self.both[k].hand, edit, k, self.n) * t.at[k].balls,
@@ -541,7 +550,7 @@ class Search:
         if node is self.way.end or not self.way.nodes:
             return
         twice = tuple(Value(2 * v.floats, 2 * v.balls) for v in values)
-        self._scaled(node, text, values, twice, group, 4 + part, where, None)
+        self._scaled(node, text, values, twice, group, 3.5 + part, where, None)
         for known in self.known:
             if known.rank == 1 and len(self.known) > 40:
                 continue
@@ -609,6 +618,8 @@ class Search:
         there = self._numbers_there()
         written: dict[float, list[fx.Node]] = {}
         for node in self.way.nodes:
+            if any(operation(source) == "arange" for source in node.all_input_nodes):
+                continue  # the places of a roll, not numbers
             if operation(node) in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
                 for number in {a for a in node.args if isinstance(a, int | float)}:
                     written.setdefault(float(number), []).append(node)

@@ -107,28 +107,29 @@ def factors(shapes: Sequence[Sequence[int]], known: Mapping[str, float]) -> Iter
         for sign in ("", "-"):
             value = flint.arb(top) / bottom
             yield f"{sign}{_ratio(top, bottom)}", -value if sign else value
-    named: list[tuple[str, Any]] = []
+    named: list[tuple[str, str, Any]] = []  # the factor, what to say of it, its ball
     for name, number in known.items():
         if number and math.isfinite(number) and number != 1:
-            ball = meant(number)
-            named += [(f"{name} ({number:g})", ball), (f"1 / {name} ({name} = {number:g})", 1 / ball)]
+            ball, note = meant(number), f" ({name} = {number:g})"
+            named += [(name, f" ({number:g})", ball), (f"1 / {name}", note, 1 / ball)]
             if 0 < number < 1:
                 rest = 1 - ball
-                named += [(f"1 - {name} ({name} = {number:g})", rest),
-                          (f"1 / (1 - {name}) ({name} = {number:g})", 1 / rest)]  # fmt: skip
+                named += [(f"(1 - {name})", note, rest), (f"1 / (1 - {name})", note, 1 / rest)]
     for n in _sizes(shapes):
         ball = flint.arb(n)
-        named += [(f"{n} (n = {n})", ball), (f"1/{n} (1/n, n = {n})", 1 / ball)]
         named += [
-            (f"{n}/{n - 1} (n/(n-1), n = {n})", ball / (n - 1)),
-            (f"{n - 1}/{n} ((n-1)/n, n = {n})", (ball - 1) / n),
+            (f"{n}", f" (n = {n})", ball),
+            (f"1/{n}", f" (1/n, n = {n})", 1 / ball),
+            (f"{n}/{n - 1}", f" (n/(n-1), n = {n})", ball / (n - 1)),
+            (f"{n - 1}/{n}", f" ((n-1)/n, n = {n})", (ball - 1) / n),
+            (f"sqrt({n})", "", ball.sqrt()),
+            (f"1/sqrt({n})", "", 1 / ball.sqrt()),
         ]
-        named += [(f"sqrt({n})", ball.sqrt()), (f"1/sqrt({n})", 1 / ball.sqrt())]
-    yield from named
-    for words, ball in named:
+    yield from ((text + note, ball) for text, note, ball in named)
+    for text, note, ball in named:
         for twice in (-1, 2, -2):
-            yield f"{twice} * {words}", ball * twice
-        yield f"1/2 * {words}", ball / 2
+            yield f"{twice} * {text}{note}", ball * twice
+        yield f"1/2 * {text}{note}", ball / 2
     for top in range(1, 13):
         for bottom in range(1, 13):
             if math.gcd(top, bottom) == 1 and top != bottom:

@@ -95,6 +95,8 @@ class _Words:
             return f"{self.tight(args[0], _ATOM)}.mT", _ATOM
         if name in ("sum", "mean", "amax", "amin"):
             return f"{self.tight(args[0], _ATOM)}.{name}({_dims(args[1:])})", _ATOM
+        if name in ("index", "index_select"):
+            return f"{self.tight(args[0], _ATOM)}[...]", _ATOM
         if name in _SIGNS:
             return f"({self.of(args[0])[0]} {_SIGNS[name]} {self.of(args[1])[0]})", _ATOM
         if name in _MADE:
