@@ -18,11 +18,12 @@ from compare.bits import as_integers
 from compare.edits import Way
 from compare.judge import Evidence
 from compare.program import Program
-from compare.rewrite import Writing, writings
+from compare.rewrite import writings
 from compare.samples import elsewhere
 from compare.verdict import ROUNDING, Diagnosis, Proof
 from compare.vocabulary import names_by_hand
 from compare.wording import words
+from compare.writing import Writing
 
 SECONDS = 0.5  # a search for one quantity goes no longer
 TOO_MANY = 200_000  # elements on the way to a quantity
@@ -89,9 +90,10 @@ def _search(evidence: Evidence, name: str, samples: list[_Sample]) -> Diagnosis 
         values.append(read)
     found: list[Writing] = []
     names, tried = names_by_hand(evidence), 0
-    for tried, one in enumerate(writings(way, names), 1):
+    for one in writings(way, names):
         if time.process_time() > until:
             break
+        tried += 1
         if len(one.text) <= LONGEST and all(
             _gives(one, v, s.autograd[name]) for v, s in zip(values, samples, strict=True)
         ):

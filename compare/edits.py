@@ -1,10 +1,12 @@
-"""One by-hand quantity worked out again with one thing changed in the operations that lead to it."""
+"""One by-hand quantity worked out again with one change in the operations that lead to it."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -12,7 +14,7 @@ from compare.balls import Balls
 from compare.lift import Missing, call
 from compare.program import Program
 from compare.samples import Nodes, Value
-from compare.wording import SAME, operation, root
+from compare.wording import SAME, operation
 
 _CASTS = {"_to_copy"}  # float64 stays float64 here, so that nothing is rounded on the way
 
@@ -61,7 +63,9 @@ class Way:
             for source in node.all_input_nodes:
                 readers.setdefault(source, []).append(node)
         return [
-            (node, who) for node, who in readers.items() if not (operation(node) in SAME and node in self.nodes)  # noqa: E501
+            (node, who)
+            for node, who in readers.items()
+            if not (operation(node) in SAME and node in self.nodes)
         ]
 
     def below(self) -> set[fx.Node]:
@@ -139,18 +143,12 @@ def moved(value: Value, numbers: Callable[[Any], Any]) -> Value:
 
 def elsewhere(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     """Yield ways to put the elements of a shape elsewhere in it, as one writes them in torch."""
-    import numpy as np
-
     if len(shape) >= 2 and shape[-1] == shape[-2] > 1:
-        yield ".mT", lambda x: np.swapaxes(x, -1, -2)
+        yield ".mT", partial(np.swapaxes, axis1=-1, axis2=-2)
     for dim in range(len(shape)):
         back = dim - len(shape)
-        if shape[dim] < 2:
-            continue
-        yield f".flip({back})", lambda x, d=dim: np.flip(x, d)
+        if shape[dim] > 1:
+            yield f".flip({back})", partial(np.flip, axis=dim)
         if shape[dim] > 2:
-            yield f".roll(1, {back})", lambda x, d=dim: np.roll(x, 1, d)
-            yield f".roll(-1, {back})", lambda x, d=dim: np.roll(x, -1, d)
-
-
-__all__ = ["Edit", "Way", "another", "elsewhere", "moved", "root"]
+            yield f".roll(1, {back})", partial(np.roll, shift=1, axis=dim)
+            yield f".roll(-1, {back})", partial(np.roll, shift=-1, axis=dim)

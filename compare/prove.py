@@ -63,7 +63,7 @@ class Prover:
         )
 
     def _again(self, inputs: Mapping[str, Tensor]) -> tuple[Named, Named, Named]:
-        """Return a step at other inputs: what it is given, by hand, and autograd going on from it."""
+        """Return a step at other inputs: what it is given, by hand, autograd going on from it."""
         assert self.judged is not None
         given = dict(inputs)
         manual = self.hand(**{name: value.clone() for name, value in given.items()})

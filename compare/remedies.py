@@ -155,9 +155,7 @@ def _sizes(shapes: Sequence[Sequence[int]]) -> list[int]:
 USUAL = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0)
 
 
-def constants(
-    number: float, sizes: Sequence[int], elsewhere: Sequence[float]
-) -> Iterator[float]:
+def constants(number: float, sizes: Sequence[int], elsewhere: Sequence[float]) -> Iterator[float]:
     """Yield numbers that may be meant where `number` is written."""
     seen = {number}
     small = abs(number) <= 1e-2

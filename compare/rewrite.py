@@ -5,8 +5,8 @@ activation, and half precision computed in float32. Each is run in floats; none 
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,24 +14,26 @@ from torch import Tensor, fx
 
 from compare.edits import Way
 from compare.wording import SAME, operation, words
+from compare.writing import (
+    ATOM,
+    LOOSE,
+    Writing,
+    fused,
+    groupings,
+    negative,
+    number,
+    over,
+    products,
+    quotients,
+    row_by_row,
+    sum_of,
+    summed,
+    times,
+    turned,
+    widened,
+)
 
-Values = Mapping[fx.Node, Any]
 MOST = 60  # ways for any one part of an expression
-_LOOSE, _TIGHT, _ATOM = range(3)
-
-
-@dataclass(frozen=True)
-class Writing:
-    """One way to write an expression: the words, how tightly they bind, and the expression."""
-
-    text: str
-    binds: int
-    run: Callable[[Values], Any]
-    grouped: bool = False  # a product of three or more, left to right
-
-    def within(self, least: int) -> str:
-        """Return the words, in brackets where they bind less tightly than asked."""
-        return self.text if self.binds >= least else f"({self.text})"
 
 
 def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Writing]:
@@ -39,38 +41,21 @@ def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Writing]:
     found = _Forms(way, names).of(way.end, top=True) + _wholes(way, names)
     yield from found
     for one in found:
-        yield Writing(f"({one.text}) in float32, rounded once", _ATOM, _wide(one.run))
-
-
-def _wide(run: Callable[[Values], Any]) -> Callable[[Values], Any]:
-    """Return an expression computed in float32 from half precision, rounded once at the end."""
-
-    def widened(values: Values) -> Any:
-        kinds = {v.dtype for v in values.values() if isinstance(v, Tensor)}
-        half = next((k for k in (torch.float16, torch.bfloat16) if k in kinds), None)
-        if half is None:
-            return None
-        found = run({n: v.float() if getattr(v, "dtype", None) == half else v
-                     for n, v in values.items()})  # fmt: skip
-        return found.to(half)
-
-    return widened
+        yield Writing(f"({one.text}) in float32, rounded once", ATOM, widened(one.run))
 
 
 def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Writing]:
     """Return the sums, and the products of matrices, that have the shape of the quantity."""
     shape = _shape(way.end)
-    leaves = [
-        node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()
-    ]
-    read = [Writing(names[node], _ATOM, lambda v, n=node: v[n]) for node in leaves]
+    leaves = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]
+    read = [Writing(names[node], ATOM, itemgetter(node)) for node in leaves]
     sizes = [_shape(node) for node in leaves]
     found: list[Writing] = []
     for one, size in zip(read, sizes, strict=True):
         for dim in range(len(size)):
             kept = (*size[:dim], 1, *size[dim + 1 :])
             if kept == shape or (*size[:dim], *size[dim + 1 :]) == shape:
-                found.append(_sums(one, ((dim,),), kept == shape, len(size)))
+                found.append(summed(one, ((dim,),), kept == shape, len(size)))
     for (a, left), (b, right) in itertools.product(zip(read, sizes, strict=True), repeat=2):
         if len(left) != len(right) or len(left) < 2 or len(shape) < 2 or a is b:
             continue
@@ -78,12 +63,8 @@ def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Writing]:
             rows, inner = left[-2:][::-1] if first else left[-2:]
             again, columns = right[-2:][::-1] if second else right[-2:]
             if inner == again and (rows, columns) == tuple(shape[-2:]):
-                found += _products(_turned(a, first), _turned(b, second))
+                found += products(turned(a) if first else a, turned(b) if second else b)
     return found
-
-
-def _turned(one: Writing, turned: bool) -> Writing:
-    return Writing(f"{one.text}.mT", _ATOM, lambda v: one.run(v).mT) if turned else one
 
 
 class _Forms:
@@ -97,11 +78,13 @@ class _Forms:
     def of(self, node: Any, *, top: bool = False) -> list[Writing]:
         """Return the ways to write an argument."""
         if not isinstance(node, fx.Node):
-            return [Writing(f"{node:.12g}", _ATOM, lambda _v: node)]
+            return [number(node)]
         node = self._behind(node)
         if node not in self.known:
             made = [self._atom(node)] if node in self.names and not top else self._made(node)
-            self.known[node] = list({one.text: one for one in made}.values())[: 40 * MOST if top else MOST]  # noqa: E501
+            self.known[node] = list({one.text: one for one in made}.values())[
+                : 40 * MOST if top else MOST
+            ]
         return self.known[node]
 
     def _behind(self, node: fx.Node) -> fx.Node:
@@ -116,7 +99,7 @@ class _Forms:
     def _atom(self, node: fx.Node) -> Writing:
         text = words(node, self.names)
         plain = text.replace("_", "").replace(".mT", "").isalnum()
-        return Writing(text, _ATOM if plain or text.endswith(")") else _LOOSE, lambda v: v[node])
+        return Writing(text, ATOM if plain or text.endswith(")") else LOOSE, lambda v: v[node])
 
     def _made(self, node: fx.Node) -> list[Writing]:
         name = operation(node)
@@ -130,7 +113,7 @@ class _Forms:
             return self._reduced(node)
         if name in ("mm", "bmm"):
             factors = (self._atom(self._behind(a)) for a in node.all_input_nodes)
-            return [self._atom(node), *_products(*factors)]
+            return [self._atom(node), *products(*factors)]
         if name == "view" or name in SAME:
             source = node.all_input_nodes[0]
             if operation(source) in ("mm", "bmm") and source in self.inside:
@@ -148,7 +131,7 @@ class _Forms:
                 return [], [], int(node)
             return [node], [], 1
         name = operation(node)
-        if node in self.names and node is not self.end or node not in self.inside:
+        if (node in self.names and node is not self.end) or node not in self.inside:
             return [node], [], 1
         if name == "neg":
             top, bottom, sign = self._factors(node.args[0])
@@ -177,9 +160,9 @@ class _Forms:
         under = [self.of(factor) for factor in bottom]
         for chosen in itertools.islice(itertools.product(*forms, *under), MOST):
             above, below = list(chosen[: len(top)]), list(chosen[len(top) :])
-            found += _trees(above) if not below else _quotients(above, below)
+            found += groupings(above) if not below else quotients(above, below)
         found += self._sigmoids(top, bottom)
-        return [_negative(one) for one in found] if sign < 0 else found
+        return [negative(one) for one in found] if sign < 0 else found
 
     def _sigmoids(self, top: list[Any], bottom: list[Any]) -> list[Writing]:
         """Write 1 / (1 + exp(-z)) with the kernel."""
@@ -193,10 +176,8 @@ class _Forms:
         inner = self._behind(e.all_input_nodes[0])
         if operation(inner) != "neg":
             return []
-        return [
-            Writing(f"torch.sigmoid({z.text})", _ATOM, lambda v, z=z: torch.sigmoid(z.run(v)))
-            for z in self.of(inner.args[0])[:2]
-        ]
+        z = self.of(inner.args[0])[0]
+        return [Writing(f"torch.sigmoid({z.text})", ATOM, lambda v: torch.sigmoid(z.run(v)))]
 
     # -- sums
 
@@ -209,10 +190,10 @@ class _Forms:
         scale = -alpha if minus else alpha
         found: list[Writing] = []
         for a, b in itertools.islice(itertools.product(self.of(first), self.of(second)), MOST):
-            found += _added(a, b, scale)
+            found += sum_of(a, b, scale)
             if not minus and alpha == 1:
-                found += _scaled(b, self._terms(first), 1)
-            found += _scaled(a, self._terms(second), scale)
+                found += fused(b, self._terms(first), 1)
+            found += fused(a, self._terms(second), scale)
         return found
 
     def _terms(self, node: Any) -> list[Writing]:
@@ -227,26 +208,24 @@ class _Forms:
         assert isinstance(source, fx.Node)
         keep = bool(node.args[2]) if len(node.args) > 2 else False
         count = len(_shape(source))
-        over = [dims] if isinstance(dims, int) else list(dims or range(count))  # type: ignore[call-overload]
-        over = sorted(d % count for d in over)
+        across: Any = dims
+        across = [across] if isinstance(across, int) else list(across or range(count))
+        across = sorted(d % count for d in across)
         found: list[Writing] = []
         for inner in self.of(source)[:6]:
-            for order in itertools.permutations(over):
-                found.append(_sums(inner, (tuple(order),), keep, count))
+            for order in itertools.permutations(across):
+                found.append(summed(inner, (tuple(order),), keep, count))
                 if len(order) > 1:
-                    found.append(_sums(inner, tuple((d,) for d in order), keep, count))
-            if len(over) == 1:
-                found.append(_row_by_row(inner, over[0], keep, count))
+                    found.append(summed(inner, tuple((d,) for d in order), keep, count))
+            if len(across) == 1:
+                found.append(row_by_row(inner, across[0], keep, count))
         size = 1
-        for d in over:
+        for d in across:
             size *= _shape(source)[d]
         if operation(node) == "mean":
             means = [self._atom(node)]
             for one in found:
-                means += [
-                    Writing(f"{one.within(_ATOM)} / {size}", _TIGHT, lambda v, o=one: o.run(v) / size),
-                    Writing(f"{one.within(_ATOM)} * (1 / {size})", _TIGHT, lambda v, o=one: o.run(v) * (1 / size)),  # noqa: E501
-                ]  # fmt: skip
+                means += [over(one, number(size)), times(one, over(number(1), number(size)))]
             return means
         return found
 
@@ -254,158 +233,3 @@ class _Forms:
 def _shape(node: fx.Node) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def _times(a: Writing, b: Writing) -> Writing:
-    left = a.within(_TIGHT)
-    straight = b.binds == _ATOM and (a.binds == _ATOM or a.grouped)
-    return Writing(
-        f"{left} * {b.within(_ATOM)}", _TIGHT, lambda v: a.run(v) * b.run(v),
-        grouped=straight or b.binds == _LOOSE,
-    )  # fmt: skip
-
-
-def _trees(factors: Sequence[Writing]) -> list[Writing]:
-    """Return every grouping of a product, those from left to right first."""
-    if len(factors) == 1:
-        return [factors[0]]
-    found: list[Writing] = []
-    for order in itertools.permutations(factors):
-        one = order[0]
-        for other in order[1:]:
-            one = _times(one, other)
-        found.append(one)
-    if len(factors) == 3:
-        found += [_times(a, _times(b, c)) for a, b, c in itertools.permutations(factors)]
-    if len(factors) == 4:
-        for a, b, c, d in itertools.permutations(factors):
-            found += [_times(_times(a, b), _times(c, d)), _times(a, _times(_times(b, c), d)),
-                      _times(_times(a, _times(b, c)), d)]  # fmt: skip
-    return found
-
-
-def _quotients(above: list[Writing], below: list[Writing]) -> list[Writing]:
-    """Return ways to divide: at once, one after the other, by reciprocals."""
-    one = Writing("1", _ATOM, lambda _v: 1)
-    tops = _trees(above) if above else [one]
-    found: list[Writing] = []
-    for top, bottom in itertools.product(tops, _trees(below)):
-        found.append(_over(top, bottom))
-    for top in tops:
-        for bottom in below:
-            top = _over(top, bottom)
-        found.append(top)
-    if len(above) + len(below) <= 4:
-        shared = {bottom.text: _over(one, bottom) for bottom in below}
-        found += _trees([*above, *(shared[bottom.text] for bottom in below)])
-    if len(above) > 1:  # divide one factor first
-        for k, factor in enumerate(above):
-            rest = [*above[:k], *above[k + 1 :]]
-            found += [_times(tree, _over(factor, bottom)) for tree in _trees(rest)
-                      for bottom in _trees(below)]  # fmt: skip
-    return found
-
-
-def _over(a: Writing, b: Writing) -> Writing:
-    text = f"{a.within(_TIGHT)} / {b.within(_ATOM)}"
-    return Writing(text, _TIGHT, lambda v: a.run(v) / b.run(v))
-
-
-def _negative(one: Writing) -> Writing:
-    return Writing(f"-({one.text})", _ATOM, lambda v: -one.run(v))
-
-
-def _added(a: Writing, b: Writing, scale: float) -> list[Writing]:
-    if scale in (1, -1):
-        sign = "+" if scale > 0 else "-"
-        text = f"{a.text} {sign} {b.within(_TIGHT)}"
-        return [Writing(text, _LOOSE, lambda v: a.run(v) + b.run(v) if scale > 0 else a.run(v) - b.run(v))]
-    return [
-        Writing(f"torch.add({a.text}, {b.text}, alpha={scale:.12g})", _ATOM,
-                lambda v: torch.add(a.run(v), b.run(v), alpha=scale)),
-        Writing(f"{a.text} + {scale:.12g} * {b.within(_ATOM)}", _LOOSE,
-                lambda v: a.run(v) + scale * b.run(v)),
-    ]  # fmt: skip
-
-
-def _scaled(a: Writing, product: list[Writing], scale: float) -> list[Writing]:
-    """Return a + scale * p * q in one kernel, which may round only once."""
-    if not product or scale not in (1, -1):
-        return []
-    p, q = product
-    value = "" if scale == 1 else ", value=-1"
-    left = "torch.ones_like({})".format(p.text) if a.text == "1" else a.text
-    found = [
-        Writing(
-            f"torch.addcmul({left}, {p.text}, {q.text}{value})", _ATOM,
-            lambda v: torch.addcmul(_like(a.run(v), p.run(v), q.run(v)), p.run(v), q.run(v), value=scale),  # noqa: E501
-        )
-    ]  # fmt: skip
-    for number, tensor in ((p, q), (q, p)):
-        if number.text.replace(".", "").replace("e-", "").isdigit():
-            alpha = float(number.text) * scale
-            found.append(
-                Writing(f"torch.add({a.text}, {tensor.text}, alpha={alpha:.12g})", _ATOM,
-                        lambda v, t=tensor, c=alpha: torch.add(a.run(v), t.run(v), alpha=c))
-            )  # fmt: skip
-    return found
-
-
-def _like(value: Any, *others: Any) -> Tensor:
-    """Return a number as a tensor beside others."""
-    tensor = next(other for other in others if isinstance(other, Tensor))
-    return value if isinstance(value, Tensor) else torch.full_like(tensor, value)
-
-
-def _sums(inner: Writing, steps: tuple[tuple[int, ...], ...], keep: bool, count: int) -> Writing:
-    """Return a sum over some dimensions, all at once or one after the other."""
-    text = inner.within(_ATOM)
-    kept = ", keepdim=True" * (keep or len(steps) > 1)
-    for dims in steps:
-        back = [d - count for d in dims]
-        text += f".sum({back[0] if len(back) == 1 else tuple(back)}{kept})"
-    if kept and not keep:
-        text += f".squeeze({tuple(d - count for dims in steps for d in dims)})"
-
-    def run(values: Values) -> Any:
-        found = inner.run(values)
-        for dims in steps:
-            found = found.sum(dims, keepdim=True)
-        over = sorted(d for dims in steps for d in dims)
-        return found if keep else found.squeeze(over)
-
-    return Writing(text, _ATOM, run)
-
-
-def _row_by_row(inner: Writing, dim: int, keep: bool, count: int) -> Writing:
-    def run(values: Values) -> Any:
-        rows = inner.run(values).unbind(dim)
-        total = rows[0]
-        for row in rows[1:]:
-            total = total + row
-        return total.unsqueeze(dim) if keep else total
-
-    text = f"sum({inner.within(_ATOM)}.unbind({dim - count})), one after the other"
-    return Writing(text, _ATOM, run)
-
-
-def _products(a: Writing, b: Writing) -> list[Writing]:
-    """Return ways to multiply two matrices: another kernel may sum in another order."""
-    left, right = a.within(_ATOM), b.within(_ATOM)
-
-    def turned(values: Values) -> Any:
-        return (b.run(values).mT @ a.run(values).mT).mT
-
-    def flat(values: Values) -> Any:
-        one, other = a.run(values), b.run(values)
-        return (one[0] @ other[0])[None] if one.ndim == 3 and len(one) == 1 else one[None] @ other[None]  # noqa: E501
-
-    def summed(values: Values) -> Any:
-        return (a.run(values)[..., None] * b.run(values)[..., None, :, :]).sum(-2)
-
-    return [
-        Writing(f"{left} @ {right}", _LOOSE, lambda v: a.run(v) @ b.run(v)),
-        Writing(f"({right}.mT @ {left}.mT).mT", _ATOM, turned),
-        Writing(f"{left} @ {right}, by the other of mm and bmm", _LOOSE, flat),
-        Writing(f"({left}[..., None] * {right}[..., None, :, :]).sum(-2)", _ATOM, summed),
-    ]

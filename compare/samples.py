@@ -67,7 +67,11 @@ def elsewhere(name: str, tensor: Tensor) -> Tensor:
 
     A mask stays a mask then, and a class a class.
     """
-    if tensor.is_floating_point() and tensor.numel() and bool(((tensor == 0) | (tensor == 1)).all()):
+    if (
+        tensor.is_floating_point()
+        and tensor.numel()
+        and bool(((tensor == 0) | (tensor == 1)).all())
+    ):
         rows = max(tensor.ndim - 2, 0)
         if tensor.ndim and tensor.shape[rows] > 1:
             chance = torch.Generator().manual_seed(sum(name.encode()))

@@ -29,6 +29,11 @@ class Known:
     rank: int  # 0 has a name, 1 is an expression by hand, 2 only on the autograd side
     behind: str = ""  # the expression behind a name that the by-hand side does not have
 
+    @property
+    def full(self) -> str:
+        """The words, and what they are where the by-hand side has no such name."""
+        return f"{self.text} = {self.behind}" if self.behind else self.text
+
 
 def names_by_hand(evidence: Evidence) -> dict[fx.Node, str]:
     """Return what the by-hand program's own values are called."""

@@ -40,6 +40,17 @@ def words(node: fx.Node, names: Mapping[fx.Node, str], *, inside: bool = False) 
     return _Words(names).of(node, inside=inside)[0]
 
 
+def short(text: str) -> str:
+    """Return an expression, of a long one its end."""
+    return text if len(text) <= 48 else f"...{text[-40:]}"
+
+
+def inner(text: str) -> str:
+    """Return an expression as part of a larger one."""
+    loose = any(sign in text for sign in (" + ", " - ", " * ", " / ", " @ ", "**"))
+    return f"({text})" if loose or text.startswith("-") else text
+
+
 class _Words:
     def __init__(self, names: Mapping[fx.Node, str]) -> None:
         self.names = names
