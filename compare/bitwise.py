@@ -26,7 +26,7 @@ from compare.wording import words
 from compare.writing import Writing
 
 SECONDS = 0.5  # a search for one quantity goes no longer
-TOO_MANY = 200_000  # elements on the way to a quantity
+TOO_MANY = 200_000  # elements of the inputs, or on the way to a quantity
 ELEMENTS = 400  # of inputs, that are enough to try a writing on
 AGAIN = 3, 24  # other inputs: at least, and at most where there are few elements
 LONGEST = 160  # characters of a writing
@@ -52,13 +52,17 @@ def rewritten(
     """
     found = dict(proofs)
     asked = [n for n, p in proofs.items() if p.verdict == ROUNDING and n not in known]
-    if not asked or not isinstance(evidence.hand, Program):
+    size = sum(value.numel() for value in evidence.inputs.values())
+    if not asked or not isinstance(evidence.hand, Program) or size > TOO_MANY:
         return found
     given = {name: value for name, (value, _) in evidence.given.items()}
     samples = [_Sample(given, evidence.manual, evidence.autograd), *_others(evidence)]
     for name in asked:
-        with torch.no_grad():
-            told = _search(evidence, name, samples)
+        try:
+            with torch.no_grad():
+                told = _search(evidence, name, samples)
+        except Exception as error:
+            told = Diagnosis.failed(error)
         if told is not None:
             found[name] = replace(proofs[name], diagnosis=told)
     return found

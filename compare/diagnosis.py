@@ -59,7 +59,10 @@ def diagnose(
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
             if name in evidence.reference.outputs and name not in known:
-                told = _search(evidence, name, wrong & above.get(name, set()), until)
+                try:
+                    told = _search(evidence, name, wrong & above.get(name, set()), until)
+                except Exception as error:
+                    told = Diagnosis.failed(error)
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found

@@ -153,7 +153,7 @@ class _Forms:
 
     def _product(self, node: fx.Node) -> list[Writing]:
         top, bottom, sign = self._factors(node)
-        if not 1 <= len(top) + len(bottom) <= 5:
+        if not 1 <= len(top) + len(bottom) <= 5 or top == [node]:
             return [self._atom(node)]
         found: list[Writing] = []
         forms = [self.of(factor) for factor in top]

@@ -21,7 +21,9 @@ def ratio(one: Tensor, other: Tensor) -> float | None:
 
 def alike(one: Any, other: Tensor) -> bool:
     """Whether two float64 tensors are near each other wherever both are known: a first sieve."""
-    if not isinstance(one, Tensor) or one.shape != other.shape or not one.is_floating_point():
+    if not isinstance(one, Tensor) or one.shape != other.shape:
+        return False
+    if not (one.is_floating_point() and other.is_floating_point()):
         return False
     known = ~(one.isnan() | other.isnan())
     if not known.any():

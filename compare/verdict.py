@@ -17,6 +17,11 @@ class Diagnosis:
     found: tuple[str, ...]  # in words, simplest first; each was tried and held
     note: str = ""  # what was tried and what was not
 
+    @classmethod
+    def failed(cls, error: Exception) -> "Diagnosis":
+        """A search that broke off by a fault of its own: the verdict stands without it."""
+        return cls((), f"the search failed: {type(error).__name__}: {error}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {"found": list(self.found), "note": self.note}
