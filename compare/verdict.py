@@ -19,7 +19,7 @@ class Diagnosis:
 
     @classmethod
     def failed(cls, error: Exception) -> "Diagnosis":
-        """A search that broke off by a fault of its own: the verdict stands without it."""
+        """Return what is said of a search that broke off; the verdict stands without it."""
         return cls((), f"the search failed: {type(error).__name__}: {error}")
 
     def to_dict(self) -> dict[str, Any]:
