@@ -1,6 +1,6 @@
 """What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
 
-What counts as found says `compare.trial`. What is looked for is in `whole`, `slopes`, `operands`,
+What counts as found says `compare.remake`. What is looked for is in `whole`, `slopes`, `operands`,
 `numbers`, and the tables of it in `remedies`.
 """
 
@@ -19,7 +19,7 @@ from compare.operands import operands
 from compare.program import Program
 from compare.samples import samples
 from compare.slopes import other_slopes
-from compare.trial import Late, Trial
+from compare.remake import Late, Trial
 from compare.verdict import WRONG, Diagnosis, Proof
 
 SECONDS = 3.0  # a search goes no longer

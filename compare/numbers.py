@@ -8,7 +8,7 @@ from torch import fx
 from compare import remedies
 from compare.edits import another
 from compare.remedies import FUNCTIONS
-from compare.trial import Trial
+from compare.remake import Trial
 from compare.wording import operation, short, words
 
 

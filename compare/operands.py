@@ -11,7 +11,7 @@ from compare.edits import Edit, elsewhere, moved
 from compare.remedies import SLOPES, USUAL, in_floats
 from compare.samples import Value
 from compare.sieve import alike, broadcasts, ratio
-from compare.trial import Trial
+from compare.remake import Trial
 from compare.vocabulary import Known
 from compare.wording import inner, operation, short, words
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from compare.remedies import Slope, in_balls, in_floats
 from compare.samples import Value
 from compare.sieve import alike, near_rows
-from compare.trial import Trial
+from compare.remake import Trial
 from compare.vocabulary import Known
 from compare.wording import inner
 

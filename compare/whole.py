@@ -13,7 +13,7 @@ from compare.edits import elsewhere
 from compare.remedies import Slope, in_balls
 from compare.samples import Value, near
 from compare.sieve import alike, broadcasts, ratio
-from compare.trial import Numbers, Trial
+from compare.remake import Numbers, Trial
 from compare.vocabulary import Known
 from compare.wording import inner
 
