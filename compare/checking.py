@@ -20,9 +20,11 @@ from compare.arguments import (
     tensors,
 )
 from compare.bits import as_integers, compare_bits
+from compare.bitwise import rewritten
+from compare.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import BadInput, unknown
-from compare.judge import Evidence, judge
+from compare.judge import Evidence, Floats, judge
 from compare.program import Opaque, Program, trace
 from compare.report import Place, Quantity, Report
 from compare.tally import mismatch as _mismatch
@@ -113,7 +115,7 @@ class _Check:
         inputs: Mapping[str, Any] | Sequence[Any],
         seed: int,
     ) -> None:
-        self.backward, self.forward = backward, forward
+        self.backward, self.forward, self.seed = backward, forward, seed
         self.inputs = by_name(forward, inputs)
         self.leaves = differentiable(self.inputs)
         first, values = self._forward(self.inputs)
@@ -162,10 +164,24 @@ class _Check:
             given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
+            gradients=True,
+            numbers={k: v for k, v in self.inputs.items() if isinstance(v, float)},
+            again=self._again,
         )
-        for label, proof in judge(evidence, judged).items():
+        odd = [label for label in report.quantities if label in manual and label not in judged]
+        proofs = diagnose(evidence, judge(evidence, judged), odd)
+        for label, proof in rewritten(evidence, proofs).items():
             report.quantities[label].proof = proof
         return report
+
+    def _again(self, inputs: Mapping[str, Tensor]) -> Floats:
+        """Return both sides at other inputs."""
+        moved = {key: inputs.get(key, value) for key, value in self.inputs.items()}
+        for key in self.leaves:
+            moved[key] = moved[key].detach().requires_grad_()
+        other = _Check(self.backward, self.forward, moved, self.seed + 1)
+        manual = other._run_by_hand()
+        return other.given, manual, other._run_autograd(manual)[0]
 
     # -- the forward pass
 

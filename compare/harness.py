@@ -88,6 +88,8 @@ class Run:
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
+        self.prover.numbers = case.network.numbers()
+        self.prover.judged = self.autograd.step_from
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
@@ -192,6 +194,10 @@ class Run:
         part.state = state
         if not self.report.quantities and not self.tally.open(after[0], self.kinds):
             self.report.steps, self.regular = 1, False
+            rows = self.report.quantities
+            odd = [name for name, row in rows.items() if row.problem is not None]
+            for name, proof in self.prover.misshapen(before[0], odd).items():
+                rows[name].proof = proof
             return None
         same = self.tally.regular(after, len(data[0]["X"]))
         self.regular = self.regular and same == len(after)
@@ -277,12 +283,9 @@ class Run:
         P = part.networks
         unequal = sorted({k for name in ours for k in _unequal_steps(ours[name], theirs[name], P)})
         for k in {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else ():
-            alone = Watch(_at(ours, k))
-            self.autograd.learn(alone.look, **copies(before[k]))
-            for name in ours:
-                mine, batched = ours[name][k][:P], theirs[name][k][:P]
-                if not same_bits(alone.unequal.get(name, mine)[:P], batched):
-                    return False
+            alone = self.autograd.step_from(_at(ours, k), **before[k])
+            if not all(same_bits(alone[name][:P], theirs[name][k][:P]) for name in ours):
+                return False
         return True
 
     def _prove(

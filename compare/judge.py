@@ -9,8 +9,8 @@ Two questions, asked of the two programs:
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import flint
@@ -33,6 +33,9 @@ OPAQUE_SLACK = 64.0
 _MEANINGFUL = 2.0**-40
 
 
+Floats = tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]]
+
+
 @dataclass
 class Evidence:
     """Both sides as given to the judge.
@@ -48,6 +51,10 @@ class Evidence:
     manual: Mapping[str, Tensor]
     autograd: Mapping[str, Tensor]
     entries: int | None = None  # how many of a large product to lift, None for all
+    gradients: bool = False  # whether the quantities are the gradients at the inputs they name
+    numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
+    # Both sides once more at other inputs: what the by-hand side is given there, and both values.
+    again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,12 +165,12 @@ class _Judge:
         wrong = frozenset(self.wrong & self.above.get(name, set()))
         sampled = self.e.entries is not None
         theirs = self._reference(wrong)[name].numbers
-        found = _same_numbers(mine, theirs, room, sampled=sampled)
+        found = same_numbers(mine, theirs, room, sampled=sampled)
         if found.same is None and (noise := self._noise(name)) is not None:
             # where the exact value is 0, no precision makes a ball narrow beside it
             wider = _MEANINGFUL * noise
             room = wider if room is None else torch.maximum(wider, room)
-            found = _same_numbers(mine, theirs, room, sampled=sampled)
+            found = same_numbers(mine, theirs, room, sampled=sampled)
         return found
 
     def _noise(self, name: str) -> Tensor | None:
@@ -192,7 +199,7 @@ class _Judge:
             if source is not None
         }
         hand = lift(self.e.hand, Balls(self.e.entries), floats, lifted)
-        if not _same_numbers(hand[name].numbers, reference[name].numbers, None).same:
+        if not same_numbers(hand[name].numbers, reference[name].numbers, None).same:
             return ""
         return (
             "; at inputs close by the two agree, so these stand at a kink (relu at 0, equal "
@@ -283,7 +290,7 @@ class _Formula:
     at: tuple[int, ...] | None = None
 
 
-def _same_numbers(
+def same_numbers(
     mine: Array, theirs: Array, room: Tensor | None, *, sampled: bool = False
 ) -> _Formula:
     """Compare two lifted tensors, element by element; of sampled ones what is known."""

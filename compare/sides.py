@@ -85,6 +85,12 @@ class Autograd:
         with _lent(self.trainer(given["X"]), given) as trainer:
             trainer.learn(look, **given)
 
+    def step_from(self, by_hand: Named, **given: Tensor) -> Named:
+        """Take one step from copies; return autograd's value for each of those by hand."""
+        seen = Watch(by_hand)
+        self.learn(seen.look, **copies(given))
+        return {**by_hand, **seen.unequal}
+
     def predict(self, look: Look, **given: Tensor) -> None:
         """Evaluate, each layer's value from what `look` makes of those before it."""
         with _lent(self.trainer(given["X"]), given) as trainer:

@@ -145,7 +145,8 @@ class Tally:
             text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
             return Proof(UNDECIDED, text, True, **errors, share=share)
         text = f"{lifted}; at every step apart at most {share:.2g} of what both may round"
-        return Proof(ROUNDING, text, True, **errors, share=share)
+        told = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
+        return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=told)
 
     @property
     def unequal(self) -> int:

@@ -25,7 +25,7 @@ from compare.finding import RIGHT, WRONG, Finding
 from compare.levels import Level, find
 from compare.program import Opaque
 from compare.prove import Prover
-from compare.sides import Named, Watch, copies
+from compare.sides import Named
 from compare.training import train
 from compare.verdict import WEIGHT
 from compare.verdict import WRONG as IS_WRONG
@@ -91,9 +91,7 @@ class _Trial:
         """Judge one step's values up to `stop`; return an answer about the first wrong one."""
         a = self.a
         ours, ended = a.walk(given, stop)
-        seen = Watch(ours)
-        a.autograd.learn(seen.look, **copies(given))
-        theirs = {**ours, **seen.unequal}
+        theirs = a.autograd.step_from(ours, **given)
         if stop not in self.provers:
             self.provers[stop] = Prover(
                 lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None
