@@ -79,7 +79,7 @@ def check(
 
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
     """
-    return _Check(backward, forward, inputs, seed).report(lift)
+    return Check(backward, forward, inputs, seed).report(lift)
 
 
 def assert_same(
@@ -103,7 +103,7 @@ def assert_same(
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
 
-class _Check:
+class Check:
     """One check: what is given, what each side makes of it, and the evidence for the judge."""
 
     def __init__(
@@ -145,25 +145,37 @@ class _Check:
         """Run both sides, read both as programs, judge, and put it all together."""
         off, entries = how_much(lift, [*self.inputs.values(), *self.values.values()])
         manual = self._run_by_hand()
+        hand = off or _read(self._by_hand, self.given)
+        reference = off or _read(self._reference, self._reference_inputs())
+        return self.compared(manual, hand, reference, entries)
+
+    def compared(
+        self,
+        manual: Mapping[str, Tensor],
+        hand: Program | Opaque,
+        reference: Program | Opaque,
+        entries: int | None,
+        **how: Any,
+    ) -> Report:
+        """Judge what the by-hand side gave, `manual`, with both programs; `how` as judge has it."""
         autograd, order = self._run_autograd(manual)
         report = Report("check", {}, environment=environment(self.outputs[0].device))
         for label in order:
-            report.quantities[label] = _quantity(label, manual.get(label), autograd[label])
+            report.quantities[label] = quantity(label, manual.get(label), autograd[label])
         report.unnamed = tuple(label for label in self.values if label not in manual)
         report.steps = 1
-        hand = off or _read(self._by_hand, self.given)
         report.follows = hand.follows() if isinstance(hand, Program) else {}
         judged = [label for label, q in report.quantities.items() if q.problem is None]
         evidence = Evidence(
             hand=hand,
-            reference=off or _read(self._reference, self._reference_inputs()),
+            reference=reference,
             entries=entries,
             inputs=tensors(self._reference_inputs()),
             given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
         )
-        for label, proof in judge(evidence, judged).items():
+        for label, proof in judge(evidence, judged, **how).items():
             report.quantities[label].proof = proof
         return report
 
@@ -364,8 +376,8 @@ def _read(
         return why
 
 
-def _quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
-    """Compare one quantity's bits."""
+def quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
+    """Return one quantity with its bits compared; `manual` is None where it is missing."""
     row = Quantity(label, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
     if manual is None:
         row.problem = (

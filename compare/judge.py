@@ -58,20 +58,41 @@ class _Side:
     bound: Any  # Bound or Missing
 
 
-def judge(evidence: Evidence, order: Sequence[str]) -> dict[str, Proof]:
+def judge(
+    evidence: Evidence,
+    order: Sequence[str],
+    *,
+    reference: Mapping[str, Lifted] | None = None,
+    brief: bool = False,
+) -> dict[str, Proof]:
     """Return the proof for each quantity named in `order`, the order of computation.
 
-    Every one of them is in `manual` and `autograd`, of one shape and dtype.
+    Every one of them is in `manual` and `autograd`, of one shape and dtype. Of many by-hand sides
+    judged at the same inputs each can be given the same lifted `reference`, see `lifted`; `brief`
+    leaves out what only a reader wants to know: errors in ulps, and whether this is a kink.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(evidence).all(order)
+        return _Judge(evidence, reference, brief).all(order)
+
+
+def lifted(
+    reference: Program | Opaque, inputs: Mapping[str, Tensor], entries: int | None
+) -> dict[str, Lifted]:
+    """Return the reference lifted from its inputs, empty where it cannot be read."""
+    if isinstance(reference, Opaque):
+        return {}
+    return lift(reference, Balls(entries), inputs)
 
 
 class _Judge:
-    def __init__(self, evidence: Evidence) -> None:
-        self.e = evidence
+    def __init__(
+        self, evidence: Evidence, reference: Mapping[str, Lifted] | None, brief: bool
+    ) -> None:
+        self.e, self.brief = evidence, brief
         self.wrong: set[str] = set()
-        self.references: dict[frozenset[str], dict[str, Lifted]] = {}
+        self.references: dict[frozenset[str], Mapping[str, Lifted]] = {}
+        if reference is not None:
+            self.references[frozenset()] = reference
         self.noise: dict[str, Any] | None = None
         self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
         self.by_hand = self._by_hand(self._reference(frozenset()))
@@ -90,16 +111,17 @@ class _Judge:
         same_bits = torch.equal(as_integers(manual), as_integers(autograd))
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
-        off: dict[str, Any] = {
-            "manual_error": _error_in_ulps(manual, hand),
-            "autograd_error": _error_in_ulps(autograd, reference),
-        }
+        errors = (None, None) if self.brief else (
+            _error_in_ulps(manual, hand), _error_in_ulps(autograd, reference)
+        )  # fmt: skip
+        off: dict[str, Any] = dict(zip(("manual_error", "autograd_error"), errors, strict=True))
         unread = self._unread(name)
         if unread is None:
             room = _sum_of_bounds(hand, reference)
             formula = self._formula(name, room)
             if formula.same is False:
-                return Proof(WRONG, formula.text + self._kink(name), at=formula.at, **off)
+                kink = "" if self.brief else self._kink(name)
+                return Proof(WRONG, formula.text + kink, at=formula.at, **off)
             if formula.same and not same_bits:
                 return self._rounding(name, formula.text, hand, reference, off)
             text = formula.text
@@ -127,7 +149,7 @@ class _Judge:
 
     # -- the same formula?
 
-    def _reference(self, wrong: frozenset[str]) -> dict[str, Lifted]:
+    def _reference(self, wrong: frozenset[str]) -> Mapping[str, Lifted]:
         """Return the reference lifted from the inputs, going on from the by-hand values `wrong`."""
         if isinstance(self.e.reference, Opaque):
             return {}
