@@ -112,12 +112,13 @@ class Check:
         forward: Forward,
         inputs: Mapping[str, Any] | Sequence[Any],
         seed: int,
+        grads: Sequence[Tensor] | None = None,
     ) -> None:
         self.backward, self.forward = backward, forward
         self.inputs = by_name(forward, inputs)
         self.leaves = differentiable(self.inputs)
-        first, values = self._forward(self.inputs)
-        second, again = self._forward(self.inputs)
+        first, values = self.outputs_at(self.inputs)
+        second, again = self.outputs_at(self.inputs)
         for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
             if not _same_bits(one, other):
                 raise BadInput(
@@ -132,7 +133,7 @@ class Check:
                 raise BadInput(
                     f"compare.name(..., {label!r}): an input has that name, choose another"
                 )
-        self.grads = cotangents(self.outputs, seed)
+        self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
         self.is_function = isinstance(backward, type) and issubclass(
             backward, torch.autograd.Function
         )
@@ -144,9 +145,9 @@ class Check:
     def report(self, lift: str | int) -> Report:
         """Run both sides, read both as programs, judge, and put it all together."""
         off, entries = how_much(lift, [*self.inputs.values(), *self.values.values()])
-        manual = self._run_by_hand()
-        hand = off or _read(self._by_hand, self.given)
-        reference = off or _read(self._reference, self._reference_inputs())
+        manual = self.run_by_hand()
+        hand = off or _read(self.by_hand, self.given)
+        reference = off or _read(self.reference, self.reference_inputs())
         return self.compared(manual, hand, reference, entries)
 
     def compared(
@@ -170,7 +171,7 @@ class Check:
             hand=hand,
             reference=reference,
             entries=entries,
-            inputs=tensors(self._reference_inputs()),
+            inputs=tensors(self.reference_inputs()),
             given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
@@ -181,11 +182,12 @@ class Check:
 
     # -- the forward pass
 
-    def _forward(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def outputs_at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Run forward with fresh leaves; return its differentiable outputs and named values."""
-        return self._run_forward(self._fresh(inputs))
+        return self.run_forward(self._fresh(inputs))
 
-    def _run_forward(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def run_forward(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Run forward on its arguments as they are."""
         named: dict[str, Tensor] = {}
         token = _named.set(named)
         try:
@@ -227,16 +229,16 @@ class Check:
             return _VALUE + given
         return given if given.split("[")[0] == "output" else None
 
-    def _run_by_hand(self) -> dict[str, Tensor]:
+    def run_by_hand(self) -> dict[str, Tensor]:
         """Return what the by-hand side gives, having seen that it left its inputs alone."""
         given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.given.items()}
-        found = self._by_hand(**given)
+        found = self.by_hand(**given)
         for key, value in tensors(self.given).items():
             if not _same_bits(value, given[key]):
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
         return {label: value.detach().clone() for label, value in found.items()}
 
-    def _by_hand(self, **given: Any) -> dict[str, Tensor]:
+    def by_hand(self, **given: Any) -> dict[str, Tensor]:
         """Run backward on exactly what it asks for; return its gradients by name."""
         found = self._apply(given) if self.is_function else self._call(given)
         like = {**tensors(self.inputs), **self.values}
@@ -307,17 +309,18 @@ class Check:
 
     # -- the autograd side
 
-    def _reference_inputs(self) -> dict[str, Any]:
+    def reference_inputs(self) -> dict[str, Any]:
+        """Return what `reference` takes: the inputs, and what stands above each output."""
         grads = dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True))
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
             **grads,
         }
 
-    def _reference(self, **given: Any) -> dict[str, Tensor]:
+    def reference(self, **given: Any) -> dict[str, Tensor]:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self._fresh({label: given[label] for label in self.inputs})
-        outputs, named = self._run_forward(fresh)
+        outputs, named = self.run_forward(fresh)
         wanted = {**named, **{label: fresh[label] for label in self.leaves}}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
         grads = [given[key] for key in numbered("grad_output", outputs)]
@@ -339,7 +342,7 @@ class Check:
         autograd's gradient there and puts the by-hand value in its place.
         """
         fresh = self._fresh(self.inputs)
-        outputs, named = self._run_forward(fresh)
+        outputs, named = self.run_forward(fresh)
         found: dict[str, Tensor] = {}
         if self.is_function:
             found.update(zip(numbered("output", outputs), self.outputs, strict=True))

@@ -29,7 +29,7 @@ class Mutant:
     what: str  # "mul: div in its place"
     node: fx.Node  # the operation, in the program as it was
     line: tuple[str, int] | None  # of the code that asked for it: file and line
-    leads_to: tuple[str, ...]  # the named outputs that the operation comes to first
+    leads_to: tuple[str, ...]  # the named outputs that are computed from it
 
     @property
     def text(self) -> str:
@@ -396,7 +396,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
     for node in program.graph.graph.nodes:
         if not _operation(node):
             continue
-        leads_to = _first_named(program, node)
+        leads_to = _named_below(program, node)
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
                 made = _made(program, node, edit, inputs)
@@ -428,23 +428,10 @@ def _label(program: Program) -> None:
         node.meta.setdefault("label", name)
 
 
-def _first_named(program: Program, node: fx.Node) -> tuple[str, ...]:
-    """Return the named outputs that a node comes to without passing through another."""
-    names: dict[fx.Node, list[str]] = {}
-    for name, at in program.outputs.items():
-        names.setdefault(at, []).append(name)
-    found: dict[str, None] = {}
-    left, been = [node], {node}
-    while left:
-        at = left.pop(0)
-        if at in names:
-            found[names[at][0]] = None
-            continue
-        for user in at.users:
-            if user not in been:
-                been.add(user)
-                left.append(user)
-    return tuple(name for name in program.outputs if name in found)
+def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
+    """Return the named outputs that are computed from a node, or are it."""
+    below = _below(node) | {node}
+    return tuple(name for name, at in program.outputs.items() if at in below)
 
 
 def _made(
@@ -455,9 +442,12 @@ def _made(
     try:
         edit(draft)
         made = _program(program, draft)
-        found = evaluate(made, inputs)
+        values: dict[fx.Node, Any] = {}
+        found = evaluate(made, inputs, seen=values)
     except (RuntimeError, IndexError, TypeError, NotImplementedError):  # torch refuses the shapes
         return None
+    for at, value in values.items():
+        at.meta["val"] = value  # shapes may be others now
     return made if all(isinstance(value, Tensor) for value in found.values()) else None
 
 
