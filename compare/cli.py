@@ -64,7 +64,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     works = {
-        "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench
+        "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench,
+        "mutants": commands.mutants,
     }  # fmt: skip
     return works.get(args.command, commands.run)(args)
 

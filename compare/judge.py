@@ -63,18 +63,18 @@ def judge(
     evidence: Evidence,
     order: Sequence[str],
     *,
-    reference: Mapping[str, Lifted] | None = None,
+    shared: Mapping[str, Lifted] | None = None,
     brief: bool = False,
 ) -> dict[str, Proof]:
     """Return the proof for each quantity named in `order`, the order of computation.
 
     Every one of them is in `manual` and `autograd`, of one shape and dtype. Of many by-hand sides
-    judged at the same inputs each can be given the same lifted `reference`, see `lifted`; `brief`
+    judged at the same inputs each can be given the reference that they share, `lifted`; `brief`
     ends with the first WRONG one, and leaves out what only a reader wants to know: errors in ulps,
     and whether this is a kink.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(evidence, reference, brief).all(order)
+        return _Judge(evidence, shared, brief).all(order)
 
 
 def lifted(
@@ -88,13 +88,14 @@ def lifted(
 
 class _Judge:
     def __init__(
-        self, evidence: Evidence, reference: Mapping[str, Lifted] | None, brief: bool
+        self, evidence: Evidence, shared: Mapping[str, Lifted] | None, brief: bool
     ) -> None:
         self.e, self.brief = evidence, brief
+        self.balls = Balls(evidence.entries)  # of the by-hand side
         self.wrong: set[str] = set()
         self.references: dict[frozenset[str], Mapping[str, Lifted]] = {}
-        if reference is not None:
-            self.references[frozenset()] = reference
+        if shared is not None:
+            self.references[frozenset()] = shared
         self.noise: dict[str, Any] | None = None
         self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
         self.by_hand = self._by_hand(self._reference(frozenset()))
@@ -126,6 +127,10 @@ class _Judge:
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
         unread = self._unread(name)
+        if unread is None and not self.balls.skipped:
+            beyond = manual.isinf() & autograd.isfinite()
+            if beyond.any() and not all(b.is_finite() for b in self._mine(name)[beyond.numpy()]):
+                return Proof(WRONG, "infinite by hand, in exact arithmetic too: a division by zero")
         if self.brief and unread is None:  # no bound is needed where the formulas settle it
             formula = self._same(name, None)
             if formula.same is False:
@@ -193,7 +198,7 @@ class _Judge:
             for name, (_, key) in self.e.given.items()
             if key is not None and key in reference
         }
-        return lift(self.e.hand, Balls(self.e.entries), floats, lifted)
+        return lift(self.e.hand, self.balls, floats, lifted)
 
     def _formula(self, name: str, room: Tensor | None) -> "_Formula":
         """Compare the two lifted values, going on from what is WRONG above."""
@@ -203,6 +208,9 @@ class _Judge:
             wider = _MEANINGFUL * noise
             found = self._same(name, wider if room is None else torch.maximum(wider, room))
         return found
+
+    def _mine(self, name: str) -> Array:
+        return np.asarray(self.by_hand[name].numbers, dtype=object)
 
     def _same(self, name: str, room: Tensor | None) -> "_Formula":
         wrong = frozenset(self.wrong & self.above.get(name, set()))

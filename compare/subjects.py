@@ -30,7 +30,7 @@ DOUBLE = torch.float64
 
 
 class Subject(ABC):
-    """A pass at some inputs: its program `hand`, what it is `given`, the `reference` to judge it."""
+    """A pass at some inputs: its program `hand`, what it is `given`, and the `reference`."""
 
     hand: Program
     reference: Program
@@ -52,8 +52,8 @@ class Subject(ABC):
     def values(self, program: Program, *, was: torch.dtype | None = None) -> Named:
         """Run a mutant; one that was read in the dtype `was` is brought to this subject's."""
         here = self.dtype
-        return evaluate(program, self.given, lambda d: here if d == was or here == DOUBLE and was
-                        and d.is_floating_point else d)  # fmt: skip
+        return evaluate(program, self.given, lambda d: here if d == was or (here == DOUBLE and was
+                        and d.is_floating_point) else d)  # fmt: skip
 
     @abstractmethod
     def judge(self, program: Program, values: Named) -> Report:
@@ -67,11 +67,21 @@ class Subject(ABC):
     def at(self, inputs: Named) -> "Subject":
         """Return the same pass at other values of the inputs."""
 
+    def anew(self, inputs: Named) -> "Subject | None":
+        """Return the pass read again, at inputs of other shapes; None where that cannot be."""
+        del inputs
+        return None
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that is given, also what is no tensor, to be saved."""
+        return dict(self.inputs)
+
     @abstractmethod
     def differentiable(self) -> "tuple[Named, Callable[..., Any], Callable[..., Any]]":
-        """Return what gradcheck needs: leaves; run(leaves) -> outputs; back(program, leaves, grads).
+        """Return what gradcheck needs: the leaves, run(program, *leaves) and back.
 
-        `back` returns the mutant's gradient of each leaf, None where it gives none.
+        `run` returns the outputs; `back(program, leaves, grads)` returns the mutant's gradient of
+        each leaf, None where it gives none.
         """
 
     def to(self, dtype: torch.dtype) -> "Subject":
@@ -101,7 +111,9 @@ def _read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> 
     try:
         return trace(function, dict(given), lines=what == "backward")
     except Opaque as why:
-        raise BadInput(f"{what} {why}: write it in torch operations, to have mutants of it") from None
+        raise BadInput(
+            f"{what} {why}: write it in torch operations, to have mutants of it"
+        ) from None
 
 
 class OfCheck(Subject):
@@ -133,7 +145,7 @@ class OfCheck(Subject):
     def judge(self, program: Program, values: Named) -> Report:
         """Judge a mutant as `check` would."""
         return self.check.compared(
-            values, program, self.reference, self._entries(), reference=self.lifted, brief=True
+            values, program, self.reference, self._entries(), shared=self.lifted, brief=True
         )
 
     def autograd(self) -> Named:
@@ -142,16 +154,24 @@ class OfCheck(Subject):
         return {name: found[name] for name in self.hand.outputs}
 
     def at(self, inputs: Named) -> "OfCheck":
-        """Return the same pass at other inputs, with what stands above the output in their dtype."""
+        """Return the same pass at other inputs; what stands above the output is of their dtype."""
         leaves = self.check.leaves
-        marked = {
-            k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()
-        }
+        marked = {k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()}
         grads = [grad.to(self._like(grad, inputs)) for grad in self.check.grads]
         return OfCheck(
             self.check.backward, self.check.forward, {**self.check.inputs, **marked}, self.seed,
             (self.hand, self.reference), grads,
         )  # fmt: skip
+
+    def anew(self, inputs: Named) -> "OfCheck":
+        """Return the pass read again, at inputs of other shapes."""
+        inputs = {k: v.requires_grad_(k in self.check.leaves) for k, v in inputs.items()}
+        check = self.check
+        return OfCheck(check.backward, check.forward, {**check.inputs, **inputs}, self.seed)
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that forward takes."""
+        return dict(self.check.inputs)
 
     def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
         """Return the dtype of an output's gradient at other inputs."""
@@ -176,7 +196,10 @@ class OfCheck(Subject):
         ) -> tuple[Named, list[Tensor]]:
             offered, outputs = offer(leaves)
             grads = [torch.zeros_like(output) for output in outputs] if grads is None else grads
-            return {**offered, **dict(zip(numbered("grad_output", outputs), grads, strict=True))}, outputs
+            return {
+                **offered,
+                **dict(zip(numbered("grad_output", outputs), grads, strict=True)),
+            }, outputs
 
         def run(program: Program, *leaves: Tensor) -> list[Tensor]:
             given, outputs = with_grads(leaves, None)
@@ -208,7 +231,7 @@ def _double(dtype: torch.dtype) -> torch.dtype:
 
 
 class OfCase(Subject):
-    """A case's by-hand step, some steps into its training: moments and statistics are on their way."""
+    """A case's by-hand step, some steps into its training, when moments are no longer 0."""
 
     STEPS = 3  # by hand before the step that is judged
 
@@ -251,7 +274,7 @@ class OfCase(Subject):
             manual=fitting, autograd={name: theirs[name] for name in fitting},
             entries=self._entries(),
         )  # fmt: skip
-        proofs = judge(evidence, list(fitting), reference=self.lifted, brief=True)
+        proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
         for name, proof in proofs.items():
             report.quantities[name].proof = proof
         return report
@@ -282,7 +305,10 @@ class OfCase(Subject):
         for name, mask in trainer.masks.items():
             mask.mask = self.given[name]
         own = {id(weight): name for name, weight in trainer.network.named_parameters()}
-        weights = {**{k: self.given[k] for k in trainer.parameters}, **dict(zip(names, leaves, strict=True))}
+        weights = {
+            **{k: self.given[k] for k in trainer.parameters},
+            **dict(zip(names, leaves, strict=True)),
+        }
         there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
         trainer.network.train()
         layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
