@@ -59,8 +59,8 @@ def plain(program: Program) -> Program:
     for node in list(draft.graph.nodes):
         if node.op == "call_function" and name_of(node) in HAND_ON:
             source = node.all_input_nodes[0] if node.all_input_nodes else None
-            alike = alike(node, source)
-            if source is not None and alike and name_of(node) not in ("slice", "select"):
+            same = alike(node, source) and name_of(node) not in ("slice", "select")
+            if source is not None and same:
                 draft.instead(source, of=node)
     return _program(program, draft)
 
