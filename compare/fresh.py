@@ -11,23 +11,36 @@ import torch
 from torch import Tensor, fx
 
 from compare.mutate import Mutant
-from compare.program import beside
-from compare.slips import name_of
+from compare.program import Program, beside
+from compare.slips import name_of, numbers_of
 
 Named = dict[str, Tensor]
 _TRIES = 12  # at other shapes: most do not fit together
 
 
-def draws(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
-    """Yield other inputs of the same shapes, and what they are.
+_SIZES = {"normals": 1, "tiny normals": 1e-5, "large normals": 30}
+
+
+def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
+    """Yield other inputs of the same shapes for a pass, and what they are.
 
     Whole numbers and booleans stay: they are places and masks, and code may branch on them. Of
     floats that are all 0 or 1 (a mask, a class) the rows are shuffled; floats that are nowhere
     negative stay so.
     """
     yield "moved by a percent or so", _each(inputs, seed, lambda _chance, v: beside(v))
-    yield "normals", _each(inputs, seed + 1, _normals)
-    yield "small whole numbers, with zeros and ties", _each(inputs, seed + 2, _ties)
+    for k, (words, size) in enumerate(
+        (("normals", 1), ("tiny normals", 1e-5), ("large normals", 30))
+    ):
+        yield words, _each(inputs, seed + k, lambda chance, v, s=size: s * _normals(chance, v))
+    for k, half in enumerate(("", ", drawn again")):
+        yield f"halves, with zeros and ties{half}", _each(inputs, seed + 3 + k, _ties)
+    edges = _edges(program)
+    for k, half in enumerate(("", ", drawn again") if len(edges) else ()):
+        yield (
+            f"numbers at and beside the edges of the code{half}",
+            _each(inputs, seed + 5 + k, lambda chance, v: _picked(edges, chance, v)),
+        )
 
 
 def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
@@ -88,6 +101,26 @@ def _each(inputs: Named, seed: int, drawn: Any) -> Named:
 
 def _normals(chance: torch.Generator, v: Tensor) -> Tensor:
     return torch.randn(v.shape, generator=chance, dtype=torch.float64)
+
+
+def _picked(values: Tensor, chance: torch.Generator, v: Tensor) -> Tensor:
+    """Return some of `values` in the shape of v."""
+    return values[torch.randint(len(values), v.shape, generator=chance)]
+
+
+def _edges(program: Program) -> Tensor:
+    """Return the numbers at which the code chooses, and some close to them, of both signs."""
+    edges = {
+        float(number)
+        for node in program.graph.graph.nodes
+        if node.op == "call_function" and name_of(node) in _CHOOSING
+        for _where, number in numbers_of(node)
+    }
+    beside_them = [e + off for e in edges for off in (0, 5e-5 * (abs(e) or 1), 0.5, -0.5)]
+    return torch.tensor([s * e for e in beside_them for s in (1, -1)], dtype=torch.float64)
+
+
+_CHOOSING = {"gt", "lt", "ge", "le", "eq", "ne", "clamp", "clamp_min", "clamp_max", "threshold"}
 
 
 def _ties(chance: torch.Generator, v: Tensor) -> Tensor:

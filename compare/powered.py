@@ -59,12 +59,13 @@ class Power:
     mutants: int = 0
     same_function: int = 0
     caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
+    named: int = 0  # of what check caught: its first wrong quantity is where the mutation is
     survivors: list[Survivor] = field(default_factory=list)
     false_alarms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)  # "mutants", and caught by each
     refuses: list[str] = field(default_factory=list)  # checks that refuse the pass as it stands
     cannot: dict[str, str] = field(default_factory=dict)  # checks that do not run on it, and why
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0.0))
     total: float = 0.0
     better: dict[str, Any] | None = None  # inputs that show the most of what survived
     better_words: str = ""
@@ -102,6 +103,7 @@ class Power:
             "mutants": self.mutants,
             "same_function": self.same_function,
             "caught": self.caught,
+            "named_where_it_is": self.named,
             "survivors": [vars(survivor) for survivor in self.survivors],
             "false_alarms": self.false_alarms,
             "kinds": self.kinds,
@@ -141,6 +143,8 @@ class Power:
 
     def headline(self) -> Text:
         """Return in one line how much `check` sees."""
+        if not self.mutants:
+            return Text(f"NO MUTANTS  {self.name} computes nothing that could be wrong")
         style = STYLE["EXACT"] if self.ok else STYLE[WRONG]
         word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
         same = f", {self.same_function} more are the same function" if self.same_function else ""
@@ -158,7 +162,7 @@ class Power:
     def _table(self) -> Table:
         """Return a row for each kind of mutant, a column for each check."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("what is wrong", no_wrap=True)
+        table.add_column("mutation", no_wrap=True)
         for title in ("mutants", *CHECKS.values()):
             table.add_column(title, justify="right", no_wrap=True)
         for kind in (kind for kind in KINDS if kind in self.kinds):
@@ -174,6 +178,10 @@ class Power:
 
     def _notes(self) -> list[tuple[str, str]]:
         notes: list[tuple[str, str]] = []
+        if count := self.caught["check"]:
+            notes.append(
+                ("first wrong", f"named where the mutation is for {self.named} of {count}")
+            )
         if self.same_function:
             shown = "lifted, the same real numbers at these and at other inputs"
             notes.append(("same function", f"{self.same_function}: {shown}"))
@@ -207,15 +215,15 @@ class Power:
 
 
 _WORDS = {
-    "dropped": "an operation dropped",
-    "sibling": "its sibling",
-    "exchanged": "operands exchanged",
-    "transposed": "an operand transposed",
-    "constant": "a constant",
-    "dimension": "another dimension",
+    "dropped": "dropped",
+    "sibling": "sibling",
+    "exchanged": "exchanged",
+    "transposed": "transposed",
+    "constant": "constant",
+    "dimension": "dimension",
     "count": "n - 1 for n",
-    "sign": "a sign",
-    "stale": "another tensor",
+    "sign": "sign",
+    "stale": "other tensor",
     "element": "one element",
 }
 

@@ -179,7 +179,7 @@ def _turn(at: int, ndim: int) -> Edit:
 
 def _constant(node: fx.Node, _floats: Floats) -> Ways:
     """Change a number of the code by 1e-4 of itself, by one, to zero; take n for n - 1."""
-    for where, number in _numbers(node):
+    for where, number in numbers_of(node):
         changed: dict[str, float] = {
             f"{number:g} by 1e-4": number * (1 + 1e-4) if number else 1e-4,
             f"{number:g} by one": number + 1,
@@ -200,8 +200,8 @@ def _constant(node: fx.Node, _floats: Floats) -> Ways:
 _TYPES = ("NumberType", "FloatType", "TensorType")  # of arguments that are numbers
 
 
-def _numbers(node: fx.Node) -> Iterator[tuple[int | str, float]]:
-    """Yield the numbers that an operation takes as numbers, not as sizes or dimensions."""
+def numbers_of(node: fx.Node) -> Iterator[tuple[int | str, float]]:
+    """Yield the numbers that an operation takes as such, not as sizes or dimensions, and where."""
     schema = getattr(node.target, "_schema", None)
     for at, argument in enumerate(schema.arguments if schema else ()):
         where: int | str = at if at < len(node.args) else argument.name

@@ -1,7 +1,9 @@
 """How much a check sees: mutants of a backward pass, and how many of them each check catches."""
 
+import contextlib
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -94,13 +96,19 @@ def _size(kind: tuple[Any, Any] | None) -> str:
     return "nothing" if kind is None else f"{tuple(kind[0])} {str(kind[1]).removeprefix('torch.')}"
 
 
-def of_subject(subject: Subject, *, seed: int = 0, watch: Watch | None = None) -> Power:
-    """Make mutants of a subject's pass and judge them all."""
-    return _Trial(subject, seed).run(watch or (lambda _count: None))
+def of_subject(
+    subject: Subject, *, seed: int = 0, watch: Watch | None = None, alone: bool = False
+) -> Power:
+    """Make mutants of a subject's pass and judge them all; `alone` leaves the usual checks out."""
+    return _Trial(subject, seed, alone).run(watch or (lambda _count: None))
+
+
+# What code may raise that does not take the inputs that were drawn for it; then there are others.
+_NOT_FOR_SUCH = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
 
 
 class _Trial:
-    def __init__(self, subject: Subject, seed: int) -> None:
+    def __init__(self, subject: Subject, seed: int, alone: bool) -> None:
         self.subject, self.seed = subject, seed
         report = _judged(subject, subject.hand)
         if report.verdict == WRONG:
@@ -108,11 +116,12 @@ class _Trial:
                 f"{subject.name} is WRONG as it stands, first in {report.first_wrong}: mutants of "
                 "a wrong pass show nothing, put it right first"
             )
-        self.rivals = Rivals(subject)
         self.power = Power(subject.name, report.verdict)
-        as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
-        self.power.refuses = [name for name, refused in as_it_is.items() if refused]
-        self.power.cannot = self.rivals.cannot
+        self.rivals = None if alone else Rivals(subject)
+        if self.rivals:
+            as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
+            self.power.refuses = [name for name, refused in as_it_is.items() if refused]
+            self.power.cannot = self.rivals.cannot
         self.floats: dict[Any, Any] = {}
         evaluate(subject.hand, subject.given, seen=self.floats)
         self._others: list[tuple[str, Subject]] | None = None
@@ -129,13 +138,15 @@ class _Trial:
             caught = report.verdict == WRONG
             survivor = None if caught else self._survivor(mutant, report)
             spent += time.perf_counter() - before
-            rivals = self.rivals.verdicts(mutant.program, values)
+            rivals = self.rivals.verdicts(mutant.program, values) if self.rivals else {}
             same = not caught and survivor is None
             found.add(mutant, same, {"check": caught, **rivals})
+            found.named += caught and report.first_wrong == _first_led_to(mutant, report)
             if survivor is not None:
                 found.survivors.append(survivor)
             watch(found.mutants)
-        found.seconds = {"check": spent, **self.rivals.seconds}
+        found.seconds["check"] = spent
+        found.seconds |= self.rivals.seconds if self.rivals else {}
         found.total = time.perf_counter() - started
         if self.shown_by:
             self._offer()
@@ -168,7 +179,9 @@ class _Trial:
     def others(self) -> list[tuple[str, Subject]]:
         """Return the same pass at other inputs, where it is right as it stands."""
         if self._others is None:
-            self._others = list(self._usable(draws(self.subject.inputs, self.seed)))
+            self._others = list(
+                self._usable(draws(self.subject.inputs, self.subject.hand, self.seed))
+            )
         return self._others
 
     def reshaped(self) -> list[tuple[str, Subject, dict[str, Mutant]]]:
@@ -184,12 +197,11 @@ class _Trial:
         self, inputs: Iterator[tuple[str, dict[str, Any]]], *, anew: bool = False
     ) -> Iterator[tuple[str, Subject]]:
         for words, values in inputs:
-            try:
+            with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 subject = self.subject.anew(values) if anew else self.subject.at(values)
                 if subject is not None and _judged(subject, subject.hand).ok:
                     yield words, subject
-            except (Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
-                continue  # their code does not take such inputs
 
     def _offer(self) -> None:
         """Keep the inputs that show the most of what survived."""
@@ -201,6 +213,11 @@ class _Trial:
 
 def _judged(subject: Subject, program: Program) -> Report:
     return subject.judge(program, subject.values(program))
+
+
+def _first_led_to(mutant: Mutant, report: Report) -> str | None:
+    """Return the first quantity that is computed from the operation that is wrong."""
+    return next((name for name in report.quantities if name in mutant.leads_to), None)
 
 
 def _lifted(report: Report) -> bool:
