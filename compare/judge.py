@@ -127,10 +127,6 @@ class _Judge:
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
         unread = self._unread(name)
-        if unread is None and not self.balls.skipped:
-            beyond = manual.isinf() & autograd.isfinite()
-            if beyond.any() and not all(b.is_finite() for b in self._mine(name)[beyond.numpy()]):
-                return Proof(WRONG, "infinite by hand, in exact arithmetic too: a division by zero")
         if self.brief and unread is None:  # no bound is needed where the formulas settle it
             formula = self._same(name, None)
             if formula.same is False:
@@ -171,6 +167,9 @@ class _Judge:
                 return f"{side} it does not come out of the program"
             if isinstance(values[name].numbers, Missing):
                 return f"{side}, {values[name].numbers}"
+        mine = np.asarray(self.by_hand[name].numbers, dtype=object)
+        if not self.balls.skipped and not all(ball.is_finite() for ball in mine.ravel()):
+            return "by hand it has no finite value in exact arithmetic (a division by zero, a pole)"
         return None
 
     # -- the same formula?
@@ -208,9 +207,6 @@ class _Judge:
             wider = _MEANINGFUL * noise
             found = self._same(name, wider if room is None else torch.maximum(wider, room))
         return found
-
-    def _mine(self, name: str) -> Array:
-        return np.asarray(self.by_hand[name].numbers, dtype=object)
 
     def _same(self, name: str, room: Tensor | None) -> "_Formula":
         wrong = frozenset(self.wrong & self.above.get(name, set()))
