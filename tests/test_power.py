@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,20 @@ def _zeros_too(*shape: int) -> Tensor:
     return values
 
 
+def _of_activation(name: str) -> OfCheck:
+    z = torch.cat([_normal(9, scale=2), EDGES])
+    return OfCheck(_activation(name), lambda z: TORCHS[name](z), {"z": z})
+
+
+def _of_loss(name: str) -> OfCheck:
+    l, y = _rows(name, torch.float64, 4, 3)
+    given = {"l": l.requires_grad_(), "y": y}
+    return OfCheck(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
+
+
 PIECES: dict[str, Callable[[], OfCheck]] = {
-    **{
-        name: lambda name=name: OfCheck(
-            _activation(name),
-            lambda z: TORCHS[name](z),
-            {"z": torch.cat([_normal(9, scale=2), EDGES])},
-        )
-        for name in ACTIVATIONS
-    },
-    **{
-        name: lambda name=name: OfCheck(
-            _loss(name),
-            lambda l, y: losses.LOSSES[name](l, y),
-            {"l": (rows := _rows(name, torch.float64, 4, 3))[0].requires_grad_(), "y": rows[1]},
-        )
-        for name in LOSSES
-    },
+    **{name: partial(_of_activation, name) for name in ACTIVATIONS},
+    **{name: partial(_of_loss, name) for name in LOSSES},
     "batch norm": lambda: OfCheck(
         _BatchNorm, _torch_norm,
         {"z": _normal(5, 3), "gamma": _normal(1, 3, seed=4), "beta": _normal(1, 3, seed=5)},
@@ -170,7 +168,7 @@ def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
     assert "not exercised  test_power.py:" in str(found)
     assert found.better is not None
     again = compare.power(_backward, _forward, found.better)
-    assert not [s for s in again.survivors if s.what == "sum: left out"]
+    assert len(again.survivors) < len(found.survivors)
 
 
 def test_a_multiplication_by_one_is_the_same_function() -> None:
