@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compare.errors import BadInput
     from compare.harness import run
     from compare.report import Report
-    from compare.trial import power
+    from compare.mutants import power
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +35,7 @@ _HOMES = {
     "assert_same": "checking",
     "check": "checking",
     "name": "checking",
-    "power": "trial",
+    "power": "mutants",
     "run": "harness",
     "Report": "report",
 }

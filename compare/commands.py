@@ -54,7 +54,7 @@ def mutants(args: argparse.Namespace) -> int:
     if args.target not in CASES and not path.is_file():
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
-    from compare.trial import of_case, of_file
+    from compare.mutants import of_case, of_file
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     console = PlainConsole(stderr=args.json == "-")

@@ -18,7 +18,7 @@ from compare.errors import BadInput
 from compare.mutate import mutants
 from compare.powered import CHECKS, Power
 from compare.subjects import OfCase, OfCheck
-from compare.trial import of_subject
+from compare.mutants import of_subject
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
