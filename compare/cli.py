@@ -66,6 +66,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     works = {
         "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench,
         "practice": commands.practice,
+        "mutants": commands.mutants,
     }  # fmt: skip
     return works.get(args.command, commands.run)(args)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare import options
-from compare.cases import Case, find
-from compare.errors import BadInput
+from compare.cases import CASES, Case, find
+from compare.errors import BadInput, unknown
 from compare.files import save
-from compare.terminal import PlainConsole, RunProgress, told
+from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def check(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     dtype = None if args.dtype is None else dtype_named(args.dtype)
-    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift)
+    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift,
+                        inputs=args.inputs)  # fmt: skip
     console = PlainConsole(stderr=args.json == "-")
     console.print(report.headline() if args.quiet else report, crop=False)
     if args.json is not None:
@@ -79,6 +80,36 @@ def practice(args: argparse.Namespace) -> int:
         answer = lesson.to_dict(path, level, found, printed)
         _save_json(json.dumps(answer, indent=1) + "\n", args.json)
     return found.code
+
+
+def mutants(args: argparse.Namespace) -> int:
+    """Count how many mutants of a file's or a case's pass each check catches."""
+    for option, name in (("--json", args.json), ("--save", args.save)):
+        if name is not None and (option, name) != ("--json", "-"):
+            _check_can_hold(option, name)
+    path = Path(args.target)
+    if args.target not in CASES and not path.is_file():
+        files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise unknown("file or case", args.target, [*CASES, *files])
+    from compare.mutants import of_case, of_file
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
+    console = PlainConsole(stderr=args.json == "-")
+    with MutantsProgress(console, quiet=args.quiet) as watch:
+        of = of_case if args.target in CASES else of_file
+        found = of(args.target, dtype=args.dtype, seed=args.seed, inputs=args.inputs, watch=watch)
+    if args.save is not None and found.better is not None:
+        found.save_inputs(args.save)
+        name = shlex.quote(args.save)
+        found.again = f"python -m compare mutants {shlex.quote(args.target)} --inputs {name}"
+    console.print(found.headline() if args.quiet else found, crop=False)
+    if args.save is not None and found.better is None:
+        console.say(
+            f"  --save {args.save}: nothing to save, no mutant survives at these inputs alone"
+        )
+    if args.json is not None:
+        _save_json(found.to_json(), args.json)
+    return 0 if found.ok else 1
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ examples:
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
   python -m compare practice new my_network.py      rebuild the blog's network from memory
+  python -m compare mutants my_layer.py             would the checks see a bug in it?
   python -m compare board                           look at the curves of all runs
   python -m compare runs                            list them; diff RUN RUN compares two
 
@@ -99,6 +100,34 @@ def parser() -> argparse.ArgumentParser:
         "--demand", choices=("exact", "rounding"), default="rounding",
         help="what exit code 0 asks for (default: rounding)",
     )  # fmt: skip
+    mutants = commands.add_parser(
+        "mutants",
+        allow_abbrev=False,
+        help="see how many bugs a check of your backward pass would catch",
+        description="Make mutants of a backward pass, each with one operation wrong, and count how "
+        "many check catches, and how many allclose, assert_close, gradcheck and twice the error of "
+        "low precision do. Says which lines the inputs do not exercise. Exit code 0: check caught "
+        "all that are not the same function.",
+    )
+    mutants.add_argument(
+        "target", metavar="FILE|CASE", help="a file as check takes it, or one of --list"
+    )
+    mutants.add_argument("--dtype", metavar="T", help="move the inputs' floats to this dtype")
+    mutants.add_argument(
+        "--seed", type=_whole, default=0, metavar="S", help="of what is drawn anew (default: 0)"
+    )
+    mutants.add_argument("--quiet", action="store_true", help="print how many survived only")
+    mutants.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    mutants.add_argument(
+        "--save", metavar="FILE", help="save inputs that show what survived, for --inputs"
+    )
+    for command in (check, mutants):
+        command.add_argument(
+            "--inputs", type=Path, metavar="FILE",
+            help="inputs that mutants --save wrote, in place of the file's own",
+        )  # fmt: skip
     for command in (run, check):
         command.add_argument(
             "--lift", default="auto", metavar="HOW",

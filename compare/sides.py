@@ -86,10 +86,20 @@ class Autograd:
             trainer.learn(look, **given)
 
     def step_from(self, by_hand: Named, **given: Tensor) -> Named:
-        """Take one step from copies; return autograd's value for each of those by hand."""
-        seen = Watch(by_hand)
-        self.learn(seen.look, **copies(given))
-        return {**by_hand, **seen.unequal}
+        """Take one step from copies, each quantity from the by-hand values of those above it.
+
+        What has another shape or dtype by hand, or no value there, stays autograd's own.
+        """
+        named: Named = {}
+
+        def look(name: str, value: Tensor) -> Tensor | None:
+            mine = by_hand.get(name)
+            fits = mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype)
+            named[name] = value.detach().clone()
+            return mine.clone() if mine is not None and fits else None
+
+        self.learn(look, **copies(given))
+        return named
 
     def predict(self, look: Look, **given: Tensor) -> None:
         """Evaluate, each layer's value from what `look` makes of those before it."""

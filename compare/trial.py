@@ -97,7 +97,7 @@ class _Trial:
                 lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None
             )
         with silence():
-            proofs = self.provers[stop].proof(given, ours, theirs)
+            proofs = self.provers[stop].proof(given, ours, {name: theirs[name] for name in ours})
         for hand, _ in self.provers[stop].programs.values():
             if isinstance(hand, Opaque):
                 self.why_numbers = str(hand)
