@@ -110,13 +110,14 @@ def _data(case: Case) -> str | list[str | None] | None:
     return next((c.name for c in CASES.values() if case.data and c.data is case.data), None)
 
 
-def _world(environment: dict[str, Any]) -> dict[str, Any]:
+def _world(environment: dict[str, Any]) -> dict[str, str]:
     """Return what the bits depend on: this project's own code, and the machine's."""
     code = hashlib.sha256()
     for package in ("compare", "manual", "torch_ref"):
         for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
             code.update(file.read_bytes())
-    return {"deltacheck": f"{compare.__version__}+{code.hexdigest()[:12]}", **environment}
+    own = f"{compare.__version__}+{code.hexdigest()[:12]}"
+    return {"deltacheck": own, **{item: str(value) for item, value in environment.items()}}
 
 
 def _digest(given: Given) -> str:

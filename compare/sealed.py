@@ -58,9 +58,11 @@ def read(path: Path) -> dict[str, Any]:
         )
     try:
         value = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        why = str(error).partition("\n")[0]
-        raise BadInput(f"{path} holds no tensors and plain values ({why}): {_ANEW[3:]}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise BadInput(
+            f"{path} holds other things than tensors and plain values, or nothing that can be read: "
+            f"put the run's own back, {_ANEW}"
+        ) from None
     if not isinstance(value, dict):
         raise BadInput(f"{path} holds a {type(value).__name__}, no run: put its own back, {_ANEW}")
     return value
