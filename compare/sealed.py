@@ -7,6 +7,7 @@ is looked at first; what is read then is tensors and plain values, no other obje
 import hashlib
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ def read(path: Path) -> dict[str, Any]:
             f"{digest[:8].decode(errors='replace')!r}: put a whole copy back, {_ANEW}"
         )
     try:
+        if not zipfile.is_zipfile(io.BytesIO(data)):  # torch.load would take it for an old form
+            raise pickle.UnpicklingError
         value = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except (pickle.UnpicklingError, RuntimeError):
         raise BadInput(
             f"{path} holds other things than tensors and plain values, or nothing that can be read: "
             f"put the run's own back, {_ANEW}"
