@@ -63,8 +63,8 @@ def read(path: Path) -> dict[str, Any]:
         value = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError):
         raise BadInput(
-            f"{path} holds other things than tensors and plain values, or nothing that can be read: "
-            f"put the run's own back, {_ANEW}"
+            f"{path} holds other things than tensors and plain values, or nothing that can be "
+            f"read: put the run's own back, {_ANEW}"
         ) from None
     if not isinstance(value, dict):
         raise BadInput(f"{path} holds a {type(value).__name__}, no run: put its own back, {_ANEW}")
