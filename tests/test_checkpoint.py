@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut runs into chunks of at most 4 steps."""
-    monkeypatch.setattr("compare.batch.STEPS", 4)
+    """Cut runs into chunks of at most 3 steps, and so within an epoch of mini-batches."""
+    monkeypatch.setattr("compare.batch.STEPS", 3)
 
 
 def resume(folder: Path, *words: str) -> int:
@@ -79,11 +79,11 @@ def test_ctrl_c_then_resume(
     advance = Run._advance
 
     def pressed(run: Run, watchers: object) -> None:
-        if run.report.steps == 8:
+        if run.report.steps == 9:
             signal.raise_signal(signal.SIGINT)
         if run.report.steps == 12:
             raise AssertionError("it did not stop")
-        if run.report.steps == 8 and presses == 2:
+        if run.report.steps == 9 and presses == 2:
             monkeypatch.setattr(Run, "_judge", lambda *_: signal.raise_signal(signal.SIGINT))
         advance(run, watchers)
 
@@ -97,7 +97,7 @@ def test_ctrl_c_then_resume(
     monkeypatch.setattr(Run, "_judge", judge)
     (whole,), (stopped,) = ((tmp_path / name).iterdir() for name in ("whole", "stopped"))
     kept = json.loads((stopped / "result.json").read_text())
-    assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 8)
+    assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 9)
     where = f"--log-dir {tmp_path / 'stopped'}"
     assert f"go on: python -m compare run --resume {stopped.name} {where}\n" in (
         capsys.readouterr().out
@@ -112,7 +112,7 @@ from pathlib import Path
 import compare.batch, compare.checkpoint
 from compare.cli import main
 
-compare.batch.STEPS = 4
+compare.batch.STEPS = 3
 compare.checkpoint.EVERY, compare.checkpoint.SHARE = 0, 1e9
 top, chance = Path(sys.argv[1]), random.Random(11)
 sys.stdout = sys.stderr = open(os.devnull, "w")
