@@ -9,22 +9,28 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary as summaries
 
+from compare import checkpoint
 from compare.buckets import SIDES, as_array, is_told
+from compare.checkpoint import Checkpoint
 from compare.chunk import Bucket, Chunk
 from compare.errors import BadInput
 from compare.evaluation import decision_surface
 from compare.files import save
 from compare.harness import Run
+from compare.interrupt import stopping
+from compare.lock import Lock, cut_back
 from compare.pictures import Pair, as_matrix, confusion, heat_maps, surface
 from compare.record import Record
 from compare.report import Report
@@ -41,12 +47,14 @@ class EventFile:
     that thread's traceback and a kill loses what is queued.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str | None = None) -> None:
         folder.mkdir(exist_ok=True)
         now = time.time()
-        name = f"events.out.tfevents.{int(now):010d}.{os.getpid()}"
-        self.records = RecordWriter((folder / name).open("wb"))
-        self._write(Event(wall_time=now, file_version="brain.Event:2"))
+        self.name = name or f"events.out.tfevents.{int(now):010d}.{os.getpid()}"
+        self.file = (folder / self.name).open("ab")
+        self.records = RecordWriter(self.file)
+        if name is None:
+            self._write(Event(wall_time=now, file_version="brain.Event:2"))
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add one point to each of the curves named by `values`."""
@@ -65,6 +73,11 @@ class EventFile:
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self.put(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
+    def mark(self) -> tuple[str, int]:
+        """Return its name and its length, once the disk has it."""
+        os.fsync(self.file.fileno())
+        return self.name, self.file.tell()
+
     def close(self) -> None:
         """Close the file."""
         self.records.close()
@@ -78,25 +91,30 @@ class RunFolder:
     """`log_dir/2026-11-21_00-05-03_case/`, watched into while the run goes on.
 
     Raises BadInput if the folder cannot be made. When writing fails later, `failed` says why, and
-    what was half written is gone; the check itself goes on.
+    what was half written is gone, unless a checkpoint makes it useful; the check itself goes on.
+    `stopped` is a run to go on with in its own folder, which its caller holds the lock of.
     """
 
-    def __init__(self, log_dir: Path, run: Run) -> None:
+    def __init__(self, log_dir: Path, run: Run, stopped: Checkpoint | None = None) -> None:
         self.run = run
         self.told = 0  # buckets
         self.silent: Bucket | None = None  # the last one, if nothing was told of its shares
         last = run.steps - 1
         self.drawn = {last * k // (_PICTURES - 1) for k in range(_PICTURES)}
         self.failed: str | None = None
-        self.path = _fresh(log_dir, run.case.name)
+        self.path = log_dir / stopped.name if stopped else _fresh(log_dir, run.case.name)
+        self.lock = None if stopped else Lock(self.path)
+        self.kept, self.cost = time.monotonic(), 0.0  # the last checkpoint: when, its seconds
         self.record = Record(self.path / "steps.npz")
         self.files: dict[str, EventFile] = {}
         try:
+            names = self._take_up(stopped.folder) if stopped else {}
             for name in SUBRUNS:
-                self.files[name] = EventFile(self.path / name)
+                self.files[name] = EventFile(self.path / name, names.get(name))
         except OSError as error:
             self._give_up(error)
-            raise BadInput(f"log folder {log_dir}: {error.strerror}; {_CHANGE}") from error
+            new = f"log folder {log_dir}: {error.strerror}; {_CHANGE}"
+            raise BadInput(self.failed if stopped else new) from error
 
     def __call__(self, chunk: Chunk) -> None:
         """Write what ends within the chunk."""
@@ -107,6 +125,7 @@ class RunFolder:
             for step in sorted(self.drawn & set(range(chunk.start, chunk.start + chunk.steps))):
                 self._draw(chunk, step)
             self.record.add(chunk)
+            self._keep()
         except (OSError, BadInput) as error:
             self._give_up(error)
 
@@ -128,8 +147,37 @@ class RunFolder:
             for file in self.files.values():
                 file.close()
             save(self.path / "result.json", report.to_json())
+            if not report.interrupted:
+                (self.path / checkpoint.NAME).unlink(missing_ok=True)
+            self._unlock()
         except (OSError, BadInput) as error:
             self._give_up(error)
+
+    def _keep(self) -> None:
+        """Write a checkpoint if the last was long ago for what it cost, or Ctrl-C asks to stop."""
+        run, started = self.run, time.monotonic()
+        if run.report.steps == run.steps or not run.regular or not checkpoint.can(run):
+            return
+        wait = max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
+        if started - self.kept < wait and not stopping():
+            return
+        state = {
+            "told": self.told,
+            "silent": self.silent and asdict(self.silent),
+            "files": {name: file.mark() for name, file in self.files.items()},
+            "names": self.record.names,
+            "arrays": {n: torch.from_numpy(a) for n, a in self.record.arrays().items()},
+        }
+        checkpoint.save(run, self.path / checkpoint.NAME, state)
+        self.kept = time.monotonic()
+        self.cost = self.kept - started
+
+    def _take_up(self, kept: dict[str, Any]) -> dict[str, str]:
+        """Make the folder what it was at the checkpoint; return the names of its event files."""
+        cut_back(self.path, kept["files"])
+        self.told, self.silent = kept["told"], kept["silent"] and Bucket(**kept["silent"])
+        self.record.restore(kept["names"], {n: a.numpy() for n, a in kept["arrays"].items()})
+        return {part: name for part, (name, _) in kept["files"].items()}
 
     def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
         compared = self.files["compare"]
@@ -173,15 +221,23 @@ class RunFolder:
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""
         why = getattr(error, "strerror", None) or str(error)
-        self.failed = f"run folder {self.path}: {why}; {_CHANGE}"
+        kept = (self.path / checkpoint.NAME).exists()
+        change = f"put that right, then --resume {self.path.name}" if kept else _CHANGE
+        self.failed = f"run folder {self.path}: {why}; {change}"
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder: nothing half written stays."""
+        """Remove the folder: nothing half written stays, but for what a run can go on from."""
         for file in self.files.values():
             with suppress(OSError):  # closing flushes, and the disk may be full
                 file.close()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not (self.path / checkpoint.NAME).exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self.lock:
+            self.lock.close()
 
 
 _CHANGE = "give --log-dir another place, or --no-board"

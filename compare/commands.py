@@ -114,18 +114,48 @@ def mutants(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Train a case by hand and judge every step."""
+    if args.resume is not None:
+        return _resume(args)
+    vars(args).update({n: v for n, v in options.USUAL.items() if getattr(args, n) is None})
     case = options.asked(find(args.case), vars(args), args.seed)
+    console = _prepare(args, case)
+    if case.sweep:
+        return _sweep(args, case, console)
+    report, folder, _ = _train(args, case, console)
+    return _tell(args, case, console, report, folder)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    """Go on with a run that was stopped."""
+    if args.no_board:
+        raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
+    console = _prepare(args, None)
+    try:
+        from compare.resume import taken_up
+    except ImportError as error:
+        raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
+
+    with taken_up(Path(args.log_dir), args.resume, vars(args)) as (training, folder):
+        report, _ = _go(args, training, folder, console)
+        return _tell(args, training.case, console, report, folder)
+
+
+def _prepare(args: argparse.Namespace, case: Case | None) -> PlainConsole:
+    """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
         _check_can_hold("--json", args.json)
     _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    console = PlainConsole(stderr=on_stdout)
-    if case.sweep:
-        return _sweep(args, case, console)
+    return PlainConsole(stderr=on_stdout)
 
-    report, folder, _ = _train(args, case, console)
+
+def _tell(
+    args: argparse.Namespace, case: Case, console: PlainConsole, report: "Report",
+    folder: "RunFolder | None",
+) -> int:  # fmt: skip
+    """Print and save what was found; return the exit code."""
     console.print(report.headline() if args.quiet else report, crop=False)
     if not args.quiet:
         _closing(console, report, folder)
@@ -152,8 +182,18 @@ def _train(
         population=args.population, lift=args.lift,
     )  # fmt: skip
     folder = None if args.no_board else _folder(Path(args.log_dir), training)
+    report, errors = _go(args, training, folder, console, lines=lines)
+    return report, folder, errors
+
+
+def _go(
+    args: argparse.Namespace, training: "Run", folder: "RunFolder | None", console: PlainConsole,
+    *, lines: bool = True,
+) -> tuple["Report", list[float]]:  # fmt: skip
+    """Train to the end, in its folder; return the report, and the errors that the blog prints."""
+    steps, done, quiet = training.steps, training.report.steps, args.quiet
     try:
-        with RunProgress(console, steps, quiet=args.quiet, lines=lines) as progress:
+        with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
             report = training.train([progress] if folder is None else [folder, progress])
     except BaseException:
         if folder:
@@ -165,7 +205,7 @@ def _train(
         raise KeyboardInterrupt
     if folder:
         folder.finish(report)
-    return report, folder, progress.errors
+    return report, progress.errors
 
 
 def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
@@ -253,6 +293,9 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         place = shlex.quote(str(folder.path.parent))
         where = "" if place == "runs" else f" --log-dir {place}"
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
+        if report.interrupted and (folder.path / "checkpoint").exists():
+            name = shlex.quote(folder.path.name)
+            console.say(f"  go on: python -m compare run --resume {name}{where}")
 
 
 def _save_json(text: str, name: str) -> None:

@@ -94,8 +94,13 @@ class Run:
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
             self.report.command = command(case, self.steps, settings | {"lift": lift})
+        # all that it takes to make this run again, but for a step of one's own
+        self.asked = settings | {"steps": self.steps, "plain": plain, "lift": lift}
+        self.own_step = step is not None
+        self.started = 0.0
         self.tally = Tally(self.report, seed)
         self.buckets = Buckets(self.steps)
+        self.curves: list[Bucket] = []  # that have ended
         self.output = f"l{len(case.network.sizes) - 1}"
         self.unequal_chunks = 0
         self.last: Tensor | None = None  # the first network's last output
@@ -106,8 +111,7 @@ class Run:
     def train(self, watchers: Sequence[Watcher] = ()) -> Report:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
-        started = time.perf_counter()
-        curves: list[Bucket] = []
+        self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
         with requests() as asked:
             try:
                 asked.working = True
@@ -115,7 +119,7 @@ class Run:
                     self.whole = copy.deepcopy(vars(report))
                     if asked.stop.is_set():
                         raise KeyboardInterrupt
-                    curves += self._advance(watchers)
+                    self._advance(watchers)
             except KeyboardInterrupt:
                 vars(report).update(self.whole)  # without the chunk in hand
                 report.interrupted = True
@@ -123,12 +127,12 @@ class Run:
                 asked.working = False
         if not report.interrupted and self.regular:
             self._evaluate()
-        report.curves = [*curves, *self.buckets.rest()]
+        report.curves = [*self.curves, *self.buckets.rest()]
         if self.last is not None and self.last.numel() <= MOST_OUTPUT:
             report.output = self.last.tolist()
         self.tally.conclude()
         report.follows = self.prover.follows()
-        report.seconds = time.perf_counter() - started
+        report.seconds = time.perf_counter() - self.started
         return report
 
     @property
@@ -139,16 +143,16 @@ class Run:
             for n in self.parts[0].state
         }
 
-    def _advance(self, watchers: Sequence[Watcher]) -> list[Bucket]:
-        """Take and judge a chunk of steps, tell the watchers, return the buckets that it ends."""
+    def _advance(self, watchers: Sequence[Watcher]) -> None:
+        """Take and judge a chunk of steps, and tell the watchers."""
         chunk = self._chunk()
         self.whole = copy.deepcopy(vars(self.report))
         if chunk is None:
-            return []
+            return
         chunk.buckets = list(self.buckets.add(chunk))
+        self.curves += chunk.buckets
         for watcher in watchers:
             watcher(chunk)
-        return chunk.buckets
 
     def _evaluate(self) -> None:
         """Ask both sides about the rows kept back, if there are any."""

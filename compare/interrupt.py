@@ -29,6 +29,11 @@ class Requests:
 _requests = Requests()  # signals are the whole process's
 
 
+def stopping() -> bool:
+    """Whether Ctrl-C has asked for an end after the chunk in hand."""
+    return _requests.installed and _requests.stop.is_set()
+
+
 @contextmanager
 def requests() -> Iterator[Requests]:
     """Have Ctrl-C noted within. Nested use shares it; an ignored signal stays ignored."""

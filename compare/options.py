@@ -11,6 +11,11 @@ from compare.cases import CASES, INITS, Case, Network
 from compare.errors import BadInput, unknown
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Network)}
+#: What a run is unless the command line says otherwise: there a None says nothing.
+USUAL: dict[str, Any] = {
+    "case": "three_layer", "dtype": "float64", "device": "cpu", "seed": 1, "population": 1,
+    "lift": "auto",
+}  # fmt: skip
 _OF_THE_CASE = ("init", "batch_size", "data", "target")
 
 
@@ -126,10 +131,22 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
         )
         if again != case or case.by_hand != "network":
             return None
-    usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1, "lift": "auto"}
-    words |= {"steps": steps} | {n: v for n, v in settings.items() if v != usual[n]}
+    words |= {"steps": steps} | {n: v for n, v in settings.items() if v != USUAL[n]}
     spelled = [_spelled(name, value) for name, value in words.items()]
     return f"python -m compare run {base.name} {' '.join(spelled)}"
+
+
+def agree(words: dict[str, Any], case: Case, settings: dict[str, Any]) -> None:
+    """Raise BadInput for a word of the command line that is not so in a run to go on with."""
+    path, target = case.data.args if isinstance(case.data, functools.partial) else (None, None)
+    own = {"init": case.init, "batch_size": case.batch_size, "data": path, "target": target}
+    known = {"case": case.name, **case.network.question(), **own, **settings}
+    for name, value in known.items():
+        if words.get(name) is not None and words[name] != value:
+            said = f"case {words[name]}" if name == "case" else _spelled(name, words[name])
+            raise BadInput(
+                f"{said}: the run to go on with has {_text(value)}; leave that out, or run it anew"
+            )
 
 
 def _spelled(name: str, value: Any) -> str:

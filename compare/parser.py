@@ -17,6 +17,7 @@ examples:
   python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
   python -m compare run network --data my.csv --target species --dropout 0.2
   python -m compare --list                          every case and what it promises
+  python -m compare run --resume three_layer        go on with a run that was stopped
   python -m compare check my_layer.py               your own forward, backward and inputs
   python -m compare practice new my_network.py      rebuild the blog's network from memory
   python -m compare mutants my_layer.py             would the checks see a bug in it?
@@ -84,7 +85,15 @@ def parser() -> argparse.ArgumentParser:
         "--log-dir", default="runs", metavar="DIR",
         help="where the TensorBoard run folder goes (default: runs)",
     )  # fmt: skip
-    run.add_argument("--no-board", action="store_true", help="write no run folder")
+    run.add_argument(
+        "--no-board", action="store_true", help="write no run folder, hence no checkpoint"
+    )
+    run.add_argument(
+        "--resume", metavar="RUN",
+        help="go on with a run that was stopped, in its own folder and with its settings: the "
+        "folder's name, or its end. A run writes a checkpoint there now and then, the first after "
+        "some seconds",
+    )  # fmt: skip
     check = commands.add_parser(
         "check",
         allow_abbrev=False,
@@ -142,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
         )
     options.add(run)
     _add_practice(commands)
+    run.set_defaults(**dict.fromkeys(options.USUAL))  # None: not asked for, see options.USUAL
     board = commands.add_parser(
         "board",
         allow_abbrev=False,

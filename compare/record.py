@@ -47,7 +47,16 @@ class Record:
     def save(self, *, last: bool = False) -> None:
         """Write the file, at last compressed; raises BadInput where it cannot be written."""
         started = time.monotonic()
-        arrays: dict[str, Any] = {"names": np.array(self.names)}
+        arrays: dict[str, Any] = {"names": np.array(self.names), **self.arrays()}
+        file = io.BytesIO()
+        (np.savez_compressed if last else np.savez)(file, **arrays)
+        save(self.path, file.getvalue(), durable=False)
+        self.saved = time.monotonic()
+        self.cost = self.saved - started
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the numbers as they stand in the file."""
+        arrays: dict[str, np.ndarray] = {}
         for side, losses in self.losses.items():
             arrays[f"loss_{side}"] = np.concatenate(losses or [np.empty(0)])
         for name, entries in self.differences.items():
@@ -56,8 +65,14 @@ class Record:
                 unequal[start : start + len(counts)] = counts
                 max_ulp[start : start + len(largest)] = largest
             arrays |= {f"unequal/{name}": unequal, f"max_ulp/{name}": max_ulp}
-        file = io.BytesIO()
-        (np.savez_compressed if last else np.savez)(file, **arrays)
-        save(self.path, file.getvalue(), durable=False)
-        self.saved = time.monotonic()
-        self.cost = self.saved - started
+        return arrays
+
+    def restore(self, names: list[str], arrays: dict[str, np.ndarray]) -> None:
+        """Go on from the names and the `arrays` of a record that was stopped."""
+        self.names = names
+        self.losses = {side: [arrays[f"loss_{side}"]] for side in self.losses}
+        self.steps = len(arrays["loss_manual"])
+        for key, unequal in arrays.items():
+            kind, _, name = key.partition("/")
+            if kind == "unequal":
+                self.differences[name] = [(0, unequal, arrays[f"max_ulp/{name}"])]

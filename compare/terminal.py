@@ -29,7 +29,9 @@ class PlainConsole(Console):
 class RunProgress:
     """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
 
-    def __init__(self, console: PlainConsole, steps: int, *, quiet: bool, lines: bool) -> None:
+    def __init__(
+        self, console: PlainConsole, steps: int, *, done: int = 0, quiet: bool, lines: bool
+    ) -> None:
         self.console = console
         self.lines = lines and not quiet
         self.told = set(told(steps))
@@ -43,7 +45,7 @@ class RunProgress:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=steps, speed="")
+        self.task = self.bar.add_task("", total=steps, completed=done, speed="")
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()

@@ -1,0 +1,179 @@
+"""Runs that survive: stopped, killed or interrupted, and resumed to the very same end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compare.cases import CASES
+from compare.cli import main
+from compare.harness import Run
+from tests.resumed import copied, told
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut runs into chunks of at most 3 steps, and so within an epoch of mini-batches."""
+    monkeypatch.setattr("compare.batch.STEPS", 3)
+
+
+def resume(folder: Path, *words: str) -> int:
+    return main(
+        ["run", "--resume", folder.name, "--log-dir", str(folder.parent), "--quiet", *words]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("three_layer", {}),
+        ("three_layer", {"dtype": "bfloat16", "plain": True, "lift": "none"}),
+        ("three_layer_blog_grouping", {"population": 3}),
+        ("mini_batches", {"lift": "none"}),
+        ("dropout", {"population": 2, "lift": "none"}),
+        ("momentum", {"dtype": "float32", "lift": "none"}),
+        ("adam", {"lift": "none"}),
+        ("batch_norm", {}),
+        ("everything", {"lift": "none"}),
+        ("digits", {"lift": "none"}),
+    ],
+)
+def test_the_end_is_that_of_the_run_that_was_never_stopped(
+    name: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    """Result, record, and every event; though the folder had been written to since."""
+    run = Run(CASES[name], steps=15, **settings)
+    whole, stopped = copied(run, tmp_path, at=run.plan.steps)
+    assert not (stopped / "result.json").exists()
+    assert resume(stopped) in (0, 1)
+    assert told(stopped) == told(whole)
+    assert told(whole)["files"] == [
+        "autograd", "compare", "manual", "result.json", "steps.npz"
+    ]  # fmt: skip
+
+
+def test_a_population_in_parts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compare.batch.GRAIN", 32)  # 2 networks of 16 values at a time
+    run = Run(CASES["dropout"], steps=5, population=3, lift="none")
+    assert len(run.parts) > 1
+    whole, stopped = copied(run, tmp_path, at=2)
+    assert resume(stopped) in (0, 1)
+    assert told(stopped) == told(whole)
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_then_resume(
+    presses: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The first press writes a checkpoint, however short the run; a second cuts a chunk short."""
+    words = ["run", "mini_batches", "--steps", "18", "--lift", "none", "--log-dir"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    assert "go on:" not in capsys.readouterr().out
+    advance = Run._advance
+
+    def pressed(run: Run, watchers: object) -> None:
+        if run.report.steps == 9:
+            signal.raise_signal(signal.SIGINT)
+        if run.report.steps == 12:
+            raise AssertionError("it did not stop")
+        if run.report.steps == 9 and presses == 2:
+            monkeypatch.setattr(Run, "_judge", lambda *_: signal.raise_signal(signal.SIGINT))
+        advance(run, watchers)
+
+    if presses == 2:
+        monkeypatch.setattr("compare.checkpoint.EVERY", 0)
+        monkeypatch.setattr("compare.checkpoint.SHARE", 1e9)
+    with monkeypatch.context() as patch:
+        judge = Run._judge
+        patch.setattr(Run, "_advance", pressed)
+        assert main([*words, str(tmp_path / "stopped")]) == 130
+    monkeypatch.setattr(Run, "_judge", judge)
+    (whole,), (stopped,) = ((tmp_path / name).iterdir() for name in ("whole", "stopped"))
+    kept = json.loads((stopped / "result.json").read_text())
+    assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 9)
+    where = f"--log-dir {tmp_path / 'stopped'}"
+    assert f"go on: python -m compare run --resume {stopped.name} {where}\n" in (
+        capsys.readouterr().out
+    )
+    assert resume(stopped) == 0
+    assert told(stopped) == told(whole)
+
+
+KILLS = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import compare.batch, compare.checkpoint
+from compare.cli import main
+
+compare.batch.STEPS = 3
+compare.checkpoint.EVERY, compare.checkpoint.SHARE = 0, 1e9
+top, chance = Path(sys.argv[1]), random.Random(11)
+sys.stdout = sys.stderr = open(os.devnull, "w")
+
+
+def leg(words, log_dir, limit):
+    child = os.fork()
+    if not child:
+        os._exit(main(["run", *words, "--log-dir", str(log_dir), "--quiet"]))
+    stop = time.monotonic() + limit
+    while time.monotonic() < stop:
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            return False
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+cases = ["mini_batches", "three_layer", "dropout", "momentum"] * 2
+cases[3] = "three_layer_blog_grouping"
+usual, kills, resumed, early, n = {}, 0, 0, 0, 0
+while kills < 30 or n < len(cases):
+    case = cases[n % len(cases)]
+    words = [case, "--steps", "32", "--lift", "auto" if "blog" in case else "none"]
+    if case not in usual:
+        for _ in range(2):  # the second one is warm
+            started = time.monotonic()
+            code = main(["run", *words, "--log-dir", str(top / "whole"), "--quiet"])
+            usual[case] = time.monotonic() - started
+    log_dir = top / f"{n}"
+    while not any(log_dir.glob("*/result.json")):
+        (folder,) = list(log_dir.glob("*")) or [None]
+        if folder and (folder / "checkpoint").exists():
+            resumed += 1
+            again = ["--resume", folder.name]
+        elif folder:
+            early += 1
+            os.rename(folder, top / f"early{early}")
+            continue
+        else:
+            again = words
+        kills += leg(again, log_dir, chance.uniform(0, usual[case]) if kills < 30 else 60)
+    n += 1
+print(json.dumps([kills, resumed, early, n]), file=sys.__stdout__)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_30_random_moments(tmp_path: Path) -> None:
+    """Of runs from the command line, each in a process forked from one that has torch imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
+    )  # fmt: skip
+    kills, resumed, _early, runs = json.loads(done.stdout)
+    assert kills >= 30
+    assert resumed >= 10
+    wholes = [told(folder) for folder in (tmp_path / "whole").iterdir()]
+    usual = {whole["result"]["case"]: whole for whole in wholes}
+    ends = [told(folder) for n in range(runs) for folder in (tmp_path / f"{n}").iterdir()]
+    assert len(ends) == runs
+    for end in ends:
+        assert end == usual[end["result"]["case"]]

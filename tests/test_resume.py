@@ -1,0 +1,366 @@
+"""What cannot be resumed gets one line, and nothing in its folder is touched."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import compare
+from compare import checkpoint, sealed
+from compare.board import RunFolder
+from compare.cases import CASES
+from compare.cli import main
+from compare.data import digits
+from compare.errors import BadInput
+from compare.harness import Run
+from compare.lock import Lock
+from tests.conftest import one_ulp, planted
+from tests.resumed import copied, told
+
+NAME = "2026-01-01_00-00-00_two_layer"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 9 steps that was killed after its 6th, with a checkpoint of its 3rd."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compare.batch.STEPS", 3)
+        run = Run(CASES["two_layer"], steps=9, lift="none")
+        return copied(run, tmp_path_factory.mktemp("kept"), at=3)[1]
+
+
+@pytest.fixture
+def stopped(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of it in runs/, below the working folder."""
+    monkeypatch.setattr("compare.batch.STEPS", 3)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(kept, folder := Path("runs") / NAME)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], folder: Path, message: str, words: str = ""
+) -> None:
+    """Assert that resuming is exit code 2 with just this line, and changes nothing."""
+    before = contents(folder)
+    assert main(["run", "--resume", "two_layer", *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"compare: {message}\n")
+    assert contents(folder) == before
+
+
+def _sealed(data: bytes, number: int = sealed.FORMAT) -> bytes:
+    digest = hashlib.sha256(data).hexdigest()
+    return f"deltacheck checkpoint {number} {digest}\n".encode() + data
+
+
+def _damaged(now: bytes) -> str:
+    line, _, data = now.partition(b"\n")
+    found, said = hashlib.sha256(data).hexdigest(), line.split()[-1].decode()
+    return (
+        f"runs/{NAME}/checkpoint is damaged, its digest is {found[:8]} where its first line says "
+        f"{said[:8]!r}: put a whole copy back, or run it anew"
+    )
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.999])
+def test_a_checkpoint_that_was_cut_off(
+    share: float, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stopped / "checkpoint"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+    refused(capsys, stopped, _damaged(file.read_bytes()))
+
+
+def test_one_other_bit_anywhere_is_noticed(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, chance = stopped / "checkpoint", random.Random(3)
+    data = file.read_bytes()
+    start = data.index(b"\n") + 1
+    for _ in range(20):
+        other = bytearray(data)
+        other[chance.randrange(start, len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(other)
+        refused(capsys, stopped, _damaged(other))
+    for place in range(start):  # in the first line the message depends on the place
+        other = bytearray(data)
+        other[place] ^= 1
+        file.write_bytes(other)
+        with pytest.raises(BadInput, match=r" is (no checkpoint|damaged|of format)"):
+            checkpoint.load(file)
+
+
+def test_random_bytes_another_file_and_an_empty_one(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stopped / "checkpoint"
+    for data in (random.Random(5).randbytes(5000), b"PK\x03\x04 a zip, or torch.save's own", b""):
+        file.write_bytes(data)
+        message = (
+            f"runs/{NAME}/checkpoint is no checkpoint, it begins with {data[:16]!r}: "
+            "put the run's own back, or run it anew"
+        )
+        refused(capsys, stopped, message)
+
+
+def test_another_format(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also an older one: it says so before its contents are looked at."""
+    for number in (0, 2, 17):
+        (stopped / "checkpoint").write_bytes(_sealed(b"whatever", number))
+        message = (
+            f"runs/{NAME}/checkpoint is of format {number} and this version reads 1: "
+            "resume with the version that wrote it, or run it anew"
+        )
+        refused(capsys, stopped, message)
+
+
+def test_objects_are_not_made(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a right first line may hold code; it is not run."""
+
+    class Code:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, ("made",)
+
+    file = io.BytesIO()
+    torch.save({"case": Code()}, file)
+    for data in (file.getvalue(), pickle.dumps(Code()), b"no pickle", b""):
+        (stopped / "checkpoint").write_bytes(_sealed(data))
+        message = (
+            f"runs/{NAME}/checkpoint holds other things than tensors and plain values, or nothing "
+            "that can be read: put the run's own back, or run it anew"
+        )
+        refused(capsys, stopped, message)
+    assert not Path("made").exists()
+
+
+def test_no_checkpoint(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stopped / "checkpoint").unlink()
+    message = (
+        f"run {NAME}: there is no checkpoint in it (the first is written after 5 s, and none of a "
+        "step or data of one's own from Python): run it anew"
+    )
+    refused(capsys, stopped, message)
+
+
+def test_a_finished_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--resume", NAME, "--quiet"]) == 0
+    assert not (stopped / "checkpoint").exists()
+    capsys.readouterr()
+    message = (
+        f"run {NAME} is finished, EXACT after 9 steps: there is nothing to resume, run it anew"
+    )
+    refused(capsys, stopped, message)
+
+
+def test_a_run_that_is_going_on(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = Lock(stopped)
+    refused(capsys, stopped, f"run {NAME} is going on: wait for it, or stop it first")
+    lock.close()
+    assert main(["run", "--resume", NAME, "--quiet"]) == 0
+    folder = RunFolder(Path("new"), Run(CASES["two_layer"], steps=3))
+    with pytest.raises(BadInput, match="is going on"):
+        Lock(folder.path)
+    folder.discard()
+
+
+def test_an_unknown_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--resume", NAME[:-1]]) == 2
+    assert capsys.readouterr().err == (
+        f"compare: unknown run {NAME[:-1]!r}: did you mean {NAME}?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "has"),
+    [
+        ("three_layer", "case three_layer", "two_layer"),
+        ("--steps 10", "--steps 10", "9"),
+        ("--dtype float32", "--dtype float32", "float64"),
+        ("--seed 2", "--seed 2", "1"),
+        ("--population 3", "--population 3", "1"),
+        ("--device cuda", "--device cuda", "cpu"),
+        ("--lift all", "--lift all", "none"),
+        ("--alpha 0.5", "--alpha 0.5", "1.0"),
+        ("--sizes 3,8,1", "--sizes 3,8,1", "3,1"),
+        ("--bias", "--bias", "False"),
+        ("--batch-size 2", "--batch-size 2", "None"),
+        ("--data my.csv", "--data my.csv", "None"),
+    ],
+)
+def test_an_option_that_says_otherwise(
+    words: str, said: str, has: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = f"{said}: the run to go on with has {has}; leave that out, or run it anew"
+    refused(capsys, stopped, message, words)
+
+
+def test_options_that_say_the_same_are_fine(stopped: Path) -> None:
+    words = "two_layer --steps 9 --seed 1 --dtype float64 --lift none --sizes 3,1 --alpha 1"
+    assert main(["run", *words.split(), "--resume", NAME, "--quiet"]) == 0
+
+
+def test_no_board_and_resume(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "--no-board: --resume goes on in the run's folder; leave one of them out"
+    refused(capsys, stopped, message, "--no-board")
+
+
+def test_another_environment(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = "and other bits could come of it: resume it where it was begun, or run it anew"
+    for item, there in (("torch", "2.9.0"), ("cpu_capability", "NO AVX"), ("threads", 64)):
+        found = compare.environment.environment(torch.device("cpu"))  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            changed = {**found, item: there}
+            patch.setattr("compare.checkpoint.environment", lambda _, c=changed: c)
+            was = f"run {NAME}: {item} was {found[item]} and is {there} here, {end}"
+            refused(capsys, stopped, was)
+
+
+def test_other_code(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's version and a digest of its source."""
+    was = checkpoint.load(stopped / "checkpoint").kept["world"]["deltacheck"]
+    digest = was.removeprefix(f"{compare.__version__}+")
+    monkeypatch.setattr(compare, "__version__", "0.0.9")
+    message = (
+        f"run {NAME}: deltacheck was {was} and is 0.0.9+{digest} here, "
+        "and other bits could come of it: resume it where it was begun, or run it anew"
+    )
+    refused(capsys, stopped, message)
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_an_event_file_that_is_shorter_or_gone(
+    cut: int, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = (stopped / "autograd").iterdir()
+    name, length = checkpoint.load(stopped / "checkpoint").folder["files"]["autograd"]
+    assert name == file.name
+    os.truncate(file, cut) if cut else file.unlink()
+    message = (
+        f"run {NAME}: autograd/{name} has {cut:,} bytes and had {length:,} at the checkpoint: "
+        "put it back, or run it anew"
+    )
+    refused(capsys, stopped, message)
+
+
+def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compare.batch.STEPS", 3)
+    monkeypatch.setattr("compare.checkpoint.EVERY", 0)
+    rows = [f"{k % 7},{k % 5},{'ab'[k % 2]}" for k in range(30)]
+    table = Path("my.csv")
+    table.write_text("\n".join(["one,two,kind", *rows]))
+    own = ["--data", "my.csv", "--target", "kind"]
+    words = ["run", "network", *own, "--steps", "9", "--lift", "none", "--quiet"]
+    assert main([*words, "--log-dir", "whole"]) in (0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", lambda folder, _: folder.discard())  # as a kill does
+        assert main(words) in (0, 1)
+    (whole,), (folder,) = Path("whole").iterdir(), Path("runs").iterdir()
+    capsys.readouterr()
+    table.write_text("\n".join(["one,two,kind", "9,9,a", *rows[1:]]))
+    message = (
+        f"run {folder.name}: --data my.csv holds other rows than when it was begun: "
+        "put those back, or run it anew"
+    )
+    before = contents(folder)
+    assert main(["run", "--resume", folder.name]) == 2
+    assert capsys.readouterr().err == f"compare: {message}\n"
+    assert contents(folder) == before
+    table.write_text("\n".join(["one,two,kind", *rows]))
+    assert main(["run", "--resume", folder.name, "--quiet"]) in (0, 1)
+    assert told(folder) == told(whole)
+
+
+def test_a_step_of_ones_own_has_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file cannot hold a Python function."""
+    monkeypatch.setattr("compare.batch.STEPS", 3)
+    monkeypatch.setattr("compare.checkpoint.EVERY", 0)
+    case = CASES["two_layer"]
+    for settings in ({}, {"step": planted(case, one_ulp("l1", 0, 0, 0), at=1)}):
+        run = Run(case, steps=9, lift="none", **settings)
+        folder = RunFolder(tmp_path, run)
+        run.train([folder])
+        assert (folder.path / "checkpoint").exists() == (not settings)
+        folder.discard()
+    own = dataclasses.replace(CASES["digits"], data=lambda _seed: digits())
+    assert not checkpoint.can(Run(own))
+    assert checkpoint.can(Run(CASES["digits"]))
+
+
+def test_checkpoints_are_rationed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None in a short run; afterwards by what the last one cost."""
+    monkeypatch.setattr("compare.batch.STEPS", 3)
+    saved: list[int] = []
+    save = checkpoint.save
+
+    def noted(run: Run, *rest: object) -> None:
+        saved.append(run.report.steps)
+        save(run, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    for every, share, steps in ((5.0, 0.02, []), (0.0, 1e-9, [3]), (0.0, 1e9, [3, 6])):
+        monkeypatch.setattr(checkpoint, "EVERY", every)
+        monkeypatch.setattr(checkpoint, "SHARE", share)
+        run = Run(CASES["two_layer"], steps=9, lift="none")
+        folder = RunFolder(tmp_path, run)
+        folder.finish(run.train([folder]))
+        assert saved == steps
+        assert not (folder.path / "checkpoint").exists()
+        saved.clear()
+
+
+def test_every_case_and_every_float_comes_back(tmp_path: Path) -> None:
+    """Every case, a network of each sweep too, as it was; NaN and infinities too."""
+    for case in CASES.values():
+        one = dataclasses.replace(case, network=[case.network, *case.sweep][-1], sweep=())
+        run = Run(one, steps=7, population=2, seed=3)
+        run.report.free_gap = math.nan
+        run.tally.bounds = {"l1": (math.inf, 3), "l2": (None, 0), "syn0": (-0.0, 1)}
+        checkpoint.save(run, tmp_path / "checkpoint", {})
+        found = checkpoint.load(tmp_path / "checkpoint")
+        assert found.case == one
+        assert found.asked == run.asked
+        again = found.run()
+        assert math.isnan(again.report.free_gap)
+        assert repr(again.tally.bounds) == repr(run.tally.bounds)
+        assert again.report.command == run.report.command
+
+
+def test_a_full_disk_leaves_what_can_be_resumed(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compare.board.EventFile.put", full)
+        assert main(["run", "--resume", NAME, "--quiet"]) == 2
+    assert capsys.readouterr().err == (
+        f"compare: run folder runs/{NAME}: No space left on device; "
+        f"put that right, then --resume {NAME}\n"
+    )
+    assert main(["run", "--resume", NAME, "--quiet"]) == 0
+    assert json.loads((stopped / "result.json").read_text())["steps"] == 9
