@@ -13,8 +13,10 @@ from compare import options
 from compare.cases import Case, find
 from compare.errors import BadInput
 from compare.files import save
+from compare.ranks import Ranks
 from compare.terminal import PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
+from compare.watchman import joined
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
@@ -45,19 +47,27 @@ def check(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a case by hand and judge every step."""
+    """Train a case by hand and judge every step; of several ranks the first one reports."""
+    with joined(args.device, args.wait) as ranks:
+        return _run(args, ranks)
+
+
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
+    if ranks.rank:
+        args.json = args.html = None
+        args.no_board = True
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
         _check_can_hold("--json", args.json)
     _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    console = PlainConsole(stderr=on_stdout)
+    console = PlainConsole(stderr=on_stdout, quiet=ranks.rank > 0)
     if case.sweep:
-        return _sweep(args, case, console)
+        return _sweep(args, case, console, ranks)
 
-    report, folder, _ = _train(args, case, console)
+    report, folder, _ = _train(args, case, console, ranks)
     console.print(report.headline() if args.quiet else report, crop=False)
     if not args.quiet:
         _closing(console, report, folder)
@@ -73,15 +83,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(
-    args: argparse.Namespace, case: Case, console: PlainConsole, *, lines: bool = True
-) -> tuple["Report", "RunFolder | None", list[float]]:
+    args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks, *,
+    lines: bool = True,
+) -> tuple["Report", "RunFolder | None", list[float]]:  # fmt: skip
     """Run one case; return its report, its folder, and the errors that the blog prints."""
     from compare.harness import Run  # torch comes in here, not for --help or --list
 
     steps = case.steps if args.steps is None else args.steps
     training = Run(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
-        population=args.population, lift=args.lift,
+        population=args.population, lift=args.lift, ranks=ranks,
     )  # fmt: skip
     folder = None if args.no_board else _folder(Path(args.log_dir), training)
     try:
@@ -100,7 +111,7 @@ def _train(
     return report, folder, progress.errors
 
 
-def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
+def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
     """Run a case's networks in turn; print a line of errors for each as it is done."""
     steps = case.steps if args.steps is None else args.steps
     titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
@@ -111,7 +122,7 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
     failed = None
     for network in case.sweep:
         one = replace(case, network=network, sweep=(), promises="")
-        report, folder, errors = _train(args, one, console, lines=False)
+        report, folder, errors = _train(args, one, console, ranks, lines=False)
         reports.append(report)
         met.append(report.meets(args.demand or one.demand))
         failed = failed or (folder and folder.failed)

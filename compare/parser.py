@@ -15,6 +15,7 @@ examples:
   python -m compare run three_layer --json -        the result as JSON on standard output
   python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
   python -m compare run network --data my.csv --target species --dropout 0.2
+  torchrun --nproc-per-node 2 -m compare run digits   each step's rows shared by 2 processes
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
   python -m compare board                           look at the curves of all runs
@@ -82,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
         help="where the TensorBoard run folder goes (default: runs)",
     )  # fmt: skip
     run.add_argument("--no-board", action="store_true", help="write no run folder")
+    run.add_argument(
+        "--wait", type=_seconds, default=300.0, metavar="SEC",
+        help="how long a rank waits for the others under torchrun (default: 300)",
+    )  # fmt: skip
     check = commands.add_parser(
         "check",
         allow_abbrev=False,
@@ -142,6 +147,15 @@ def parser() -> argparse.ArgumentParser:
         description="Time the by-hand step, the checked step and autograd's, side by side.",
     )
     return top
+
+
+def _seconds(text: str) -> float:
+    try:
+        if 1 <= (seconds := float(text)) <= 1e6:
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: give 1 second or more")
 
 
 def _whole(text: str) -> int:

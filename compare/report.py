@@ -27,10 +27,12 @@ class Place:
     index: tuple[int, ...]
     manual: float
     autograd: float
+    rank: int | None = None  # whose rows, where many processes share them
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, both values as float.hex() so that no bit is lost."""
         return {
+            **({} if self.rank is None else {"rank": self.rank}),
             "step": self.step,
             "seed": self.seed,
             "index": list(self.index),
@@ -293,6 +295,7 @@ class Report:
         yield q.name, f"{q.shape} {q.dtype}: {differ}, by at most {q.max_ulp:,} ulp"
         if w := q.worst:
             step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
+            step += "" if w.rank is None else f"rank {w.rank}, "
             yield "", f"worst at {step}{list(w.index)}"
             yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}"
         if q.proof:
