@@ -29,6 +29,7 @@ from compare.evaluation import Evaluation
 from compare.given import Given, device_named, draw, dtype_named
 from compare.interrupt import requests
 from compare.judge import share_of_rounding
+from compare.one_process import OneProcess
 from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.ranks import ALONE, Ranks
@@ -111,10 +112,11 @@ class Run:
             self.report.command = again and ranks.command(again)
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
+            self.report.one_process = OneProcess()
         self.tally = Tally(self.report, seed + self.first)
         self.buckets = Buckets(self.steps)
         self.output = f"l{len(case.network.sizes) - 1}"
-        self.unequal_chunks = 0
+        self.unequal_chunks = self.chunks = 0
         self.last: Tensor | None = None  # the first network's last output
         self.kinds: dict[str, Kind] = {}
         self.whole: dict[str, Any] = {}  # the report after the last whole chunk
@@ -190,6 +192,7 @@ class Run:
         report = self.report
         data = self.given.steps(min(self.plan.steps, self.steps - report.steps))
         chunks: list[Chunk] = []
+        state = self.parts[0].state
         for part in self.parts:
             own = [own_rows(step, self.along) for step in data]
             chunk = self._steps(part, [part.data(step) for step in own])
@@ -200,7 +203,25 @@ class Run:
         report.steps += chunk.steps if chunk else 0
         if self.ranks.count > 1:
             self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
+        if self.along.count > 1 and chunk:
+            self._beside_one_process(chunk, data, state)
         return chunk
+
+    def _beside_one_process(self, chunk: Chunk, data: list[Named], state: Named) -> None:
+        """Have rank 0 do all rows of some steps, first and last among them; all ranks do it."""
+        self.chunks += 1
+        wanted = {0} if self.chunks & (self.chunks - 1) == 0 else set()
+        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.steps else set()
+        ours, ranks = chunk.values["manual"], self.along.count
+        for k in sorted(wanted):
+            parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
+            sizes = {name: self.along.added(v.double().abs()) for name, v in parts.items()}
+            if self.along.rank == 0 and self.report.one_process:
+                before = {name: ours[name][k - 1] for name in state} if k else state
+                self.report.one_process.add(
+                    self.case, chunk.start + k, {**data[k], **before},
+                    {name: ours[name][k] for name in self.sums}, sizes, ranks, self.lifts[0],
+                )  # fmt: skip
 
     def _steps(self, part: "Part", data: list[Named]) -> Chunk | None:
         """Take a chunk of steps of some networks by hand, and judge it."""
