@@ -109,6 +109,7 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         follows=next((report.follows for report in reports if report.follows), {}),
         free_gap=max(known, key=lambda g: (g != g, g)) if len(known) == len(gaps) else None,
         accuracy=_mean(asked),
+        output=[row for report in reports for row in report.output] if shared else first.output,
         confusion=[
             [sum(cells) for cells in zip(*lines, strict=True)]
             for lines in zip(*counts, strict=True)

@@ -170,7 +170,7 @@ def unsaid() -> str:
     if not rank:
         return ""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    _quit_if_told(2 * _GRACE)
+    _quit_if_told(_GRACE)
     return f"rank {rank}: "
 
 
