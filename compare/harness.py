@@ -29,7 +29,7 @@ from compare.evaluation import Evaluation
 from compare.given import Given, device_named, draw, dtype_named
 from compare.interrupt import requests
 from compare.judge import share_of_rounding
-from compare.one_process import OneProcess
+from compare.one_process import OneProcess, sides_taken
 from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.ranks import ALONE, Ranks
@@ -216,11 +216,14 @@ class Run:
         for k in sorted(wanted):
             parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
             sizes = {name: self.along.added(v.double().abs()) for name, v in parts.items()}
+            told = self.along.gather(sides_taken(self.case, {n: v[k] for n, v in ours.items()}))
+            sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
             if self.along.rank == 0 and self.report.one_process:
                 before = {name: ours[name][k - 1] for name in state} if k else state
                 self.report.one_process.add(
                     self.case, chunk.start + k, {**data[k], **before},
-                    {name: ours[name][k] for name in self.sums}, sizes, ranks, self.lifts[0],
+                    {name: ours[name][k] for name in self.sums}, sizes, ranks, sides,
+                    self.lifts[0],
                 )  # fmt: skip
 
     def _steps(self, part: "Part", data: list[Named]) -> Chunk | None:

@@ -4,6 +4,7 @@ The two are the same formula with its sums in another order, so each update may 
 both runs can round, from the step's data and weights on, and by what the ranks' additions round.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,15 +43,22 @@ class OneProcess:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {"verdict": self.verdict, "steps": self.steps, "share_of_bound": self.share}
+        return {
+            "verdict": self.verdict,
+            "steps": self.steps,
+            "name": self.name,
+            "share_of_bound": self.share,
+            "why": self.why,
+        }
 
     def add(
         self, case: Case, step: int, given: Named, updates: Named, sizes: Named, ranks: int,
-        off: Opaque | None,
+        sides: Named, off: Opaque | None,
     ) -> None:  # fmt: skip
         """Judge the `updates` of one step of one network, `given` all its rows and weights.
 
-        `sizes` are the sums of |part| over the ranks, `off` says why there is to be no bound.
+        `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows;
+        `off` says why there is to be no bound.
         """
         self.steps.append(step)
         hand = by_hand(case)
@@ -58,6 +66,10 @@ class OneProcess:
             alone = hand(**copies(given))
         apart = [name for name, update in updates.items() if not same_bits(update, alone[name])]
         if not apart:
+            return
+        taken = sides_taken(case, alone)
+        if not all(torch.equal(side, taken[name]) for name, side in sides.items()):
+            self._decide(UNDECIDED, apart[0], 0.0, "a value so near to a kink that it takes sides")
             return
         try:
             if off:
@@ -77,9 +89,31 @@ class OneProcess:
             added = (ranks + 2) * torch.finfo(updates[name].dtype).eps * sizes[name].cpu()
             share = share_of_rounding(updates[name], alone[name], 2 * bound.error + added)
             largest = float(share.max())
+            if not math.isfinite(largest):
+                self._decide(UNDECIDED, name, 0.0, "it is not finite")
+                continue
             self._decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
 
     def _decide(self, verdict: str, name: str, share: float, why: str) -> None:
         known = WEIGHT.index(self.verdict), -self.share
         if (WEIGHT.index(verdict), -share) < known:
             self.verdict, self.share, self.name, self.why = verdict, share, name, why
+
+
+def sides_taken(case: Case, values: Named) -> Named:
+    """Return on which side of its kink each row's value lies, where a step has kinks.
+
+    The bound holds for runs that take the same sides: one more rounding of a value beside relu's 0
+    turns a whole slope on or off.
+    """
+    network = case.network
+    taken: Named = {}
+    if network.activation in ("relu", "leaky_relu"):
+        taken |= {f"l{n}": values[f"l{n}"] > 0 for n in network.hidden}
+    if network.output in ("relu", "leaky_relu"):
+        last = f"l{len(network.sizes) - 1}"
+        taken[last] = values[last] > 0
+    if network.trim and network.trimming == "zero":
+        deltas = [f"l{n}_delta" for n in range(1, len(network.sizes))]
+        taken |= {name: values[name] == 0 for name in deltas}
+    return taken
