@@ -88,7 +88,8 @@ def step(
             q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
         updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
         if f"bias{n - 1}" in given:
-            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True)
+            rows = delta.shape[-2]                          # of one nothing is added: a -0 stays
+            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
 
     if l1_penalty or l2_penalty:
         for syn in (f"syn{n}" for n in range(N)):

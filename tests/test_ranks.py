@@ -25,6 +25,7 @@ from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
 NETWORK = "run network --sizes 3,5,4,1 --bias --loss mse --alpha 0.3 --no-board"
+DIGITS = "run digits --sizes 64,7,10 --loss mse --output sigmoid --lift 40 --no-board"
 PENALTIES = "--l1-penalty 1e-3 --l2-penalty 1e-2 --dropout 0.2 --momentum 0.9 --nesterov"
 
 
@@ -75,13 +76,16 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "words"),
-    [(2, f"{PENALTIES} --steps 40"), (3, f"{PENALTIES} --batch-size 3 --steps 20")],
+    [
+        (2, f"{NETWORK} {PENALTIES} --steps 40"),
+        (3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20"),
+        (3, f"{DIGITS} {PENALTIES} --batch-size 63 --steps 10"),
+    ],
+    ids=["two", "a row each", "three"],
 )
 def test_an_exact_network_stays_exact(ranks: int, words: str, tmp_path: Path) -> None:
     """Also on three, of which no float holds a third: a mean is divided by all rows at once."""
-    code, out, err = torchrun(
-        ranks, *NETWORK.split(), *words.split(), "--json", str(tmp_path / "out.json")
-    )
+    code, out, err = torchrun(ranks, *words.split(), "--json", str(tmp_path / "out.json"))
     assert code == 0, out + err
     found = result(tmp_path / "out.json")
     assert found["verdict"] == "EXACT"
