@@ -148,7 +148,7 @@ def joined(device: str, wait: float = WAIT) -> Iterator[Ranks]:
     try:
         yield ranks
         ranks.gather(None)  # nobody goes before all are done
-    except Exception as error:
+    except BaseException as error:  # a second Ctrl-C too
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             watchman.late(wait)
         watchman.leave()
