@@ -55,7 +55,7 @@ class Ranks:
 
     def networks(self, population: int) -> range:
         """Return which networks of a population are this rank's; raises BadInput for too few."""
-        if population < self.count:
+        if population < self.count > 1:
             raise BadInput(
                 f"population {population} on {self.count} ranks: give {self.count} or more, or 1 "
                 "network, whose rows they share"

@@ -21,6 +21,7 @@ from compare.one_process import OneProcess
 from compare.ranks import ALONE, Ranks
 from compare.sharing import agree, check_shares, merged_reports
 from compare.sides import by_hand
+from compare.watchman import Watchman, _born
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -131,6 +132,7 @@ def test_a_rank_that_goes_missing_is_named(what: str, rank: int, wait: str, mess
     ("what", "name", "says"),
     [
         ("part", "syn1_part", "worst at step 7, seed 1, rank 1, "),
+        ("update", "syn1_update", "times further apart than adding in another order can be"),
         ("weights", "syn1", "from step 7 on rank 1 by hand has other bits than rank 0"),
     ],
 )
@@ -225,6 +227,37 @@ def test_networks_that_cannot_be_shared() -> None:
     assert [Ranks(r, 3).networks(7) for r in range(3)] == [range(2), range(2, 4), range(4, 7)]
     with pytest.raises(BadInput, match="population 2 on 3 ranks: give 3 or more, or 1 network"):
         Run(CASES["deep"], population=2, ranks=Ranks(1, 3))
+
+
+def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = torch.distributed.HashStore()
+    store.set("place/1", "1 0 elsewhere")
+    watchman = Watchman(Ranks(0, 2), store)
+    watchman.stop()
+    monkeypatch.setattr("compare.watchman._BEAT", 0.2)
+    for beat in "123":
+        store.set("beat/1", beat)
+        time.sleep(0.15)
+        assert not watchman._gone(1)
+    time.sleep(0.3)
+    assert watchman._gone(1)
+
+
+def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
+    """Also before anybody has asked for its exit code, and when its number is given anew."""
+    process = subprocess.Popen(["sleep", "60"])
+    born = _born(process.pid)
+    assert born == _born(process.pid) != ""
+    process.kill()
+    deadline = time.monotonic() + 10
+    while _born(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _born(process.pid) == ""
+    process.wait()
+    assert _born(process.pid) == ""
+    assert born != _born(os.getpid())
 
 
 def test_other_commands_are_for_one_process(
