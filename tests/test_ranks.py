@@ -80,7 +80,7 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
     [
         (2, f"{NETWORK} {PENALTIES} --steps 40"),
         (3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20"),
-        (3, f"{DIGITS} {PENALTIES} --batch-size 63 --steps 10"),
+        (3, f"{DIGITS} {PENALTIES} --batch-size 60 --steps 10"),
     ],
     ids=["two", "a row each", "three"],
 )
