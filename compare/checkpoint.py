@@ -66,8 +66,12 @@ class Checkpoint:
 
 
 def can(run: Run) -> bool:
-    """Whether a file can hold the run: not a step or data that are Python code of one's own."""
-    return not run.own_step and (run.case.data is None or _data(run.case) is not None)
+    """Whether a file can hold the run: not one of several ranks, nor Python code of one's own."""
+    return (
+        not run.own_step
+        and run.ranks.count == 1
+        and (run.case.data is None or _data(run.case) is not None)
+    )
 
 
 def save(run: Run, path: Path, folder: dict[str, Any]) -> None:

@@ -16,8 +16,10 @@ from compare.cases import CASES
 from compare.errors import BadInput
 from compare.interrupt import requests
 from compare.parser import parser
+from compare.ranks import started
 from compare.terminal import PlainConsole
 from compare.verdict import STYLE
+from compare.watchman import unsaid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say(message: str, code: int) -> int:
     """Print a message to standard error, if there is one to print to."""
+    message = message.replace("compare: ", f"compare: {unsaid()}", 1)
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:
@@ -63,6 +66,8 @@ def _say(message: str, code: int) -> int:
 def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
+    if args.command != "run" and (count := started().count) > 1:
+        raise BadInput(f"{args.command} on {count} ranks: torchrun is for run, leave it out")
     works = {
         "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench,
         "practice": commands.practice,

@@ -14,8 +14,10 @@ from compare import options
 from compare.cases import CASES, Case, find
 from compare.errors import BadInput, unknown
 from compare.files import save
+from compare.ranks import Ranks, started
 from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
+from compare.watchman import joined
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
@@ -113,20 +115,30 @@ def mutants(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a case by hand and judge every step."""
+    """Train a case by hand and judge every step; of several ranks the first one reports."""
     if args.resume is not None:
         return _resume(args)
     vars(args).update({n: v for n, v in options.USUAL.items() if getattr(args, n) is None})
+    with joined(args.device, args.wait) as ranks:
+        return _run(args, ranks)
+
+
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
-    console = _prepare(args, case)
+    if ranks.rank:
+        args.json = args.html = None
+        args.no_board = True
+    console = _prepare(args, case, quiet=ranks.rank > 0)
     if case.sweep:
-        return _sweep(args, case, console)
-    report, folder, _ = _train(args, case, console)
+        return _sweep(args, case, console, ranks)
+    report, folder, _ = _train(args, case, console, ranks)
     return _tell(args, case, console, report, folder)
 
 
 def _resume(args: argparse.Namespace) -> int:
     """Go on with a run that was stopped."""
+    if (count := started().count) > 1:
+        raise BadInput(f"--resume on {count} ranks: a run on several leaves no checkpoint")
     if args.no_board:
         raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
     console = _prepare(args, None)
@@ -140,7 +152,7 @@ def _resume(args: argparse.Namespace) -> int:
         return _tell(args, training.case, console, report, folder)
 
 
-def _prepare(args: argparse.Namespace, case: Case | None) -> PlainConsole:
+def _prepare(args: argparse.Namespace, case: Case | None, *, quiet: bool = False) -> PlainConsole:
     """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
@@ -148,7 +160,7 @@ def _prepare(args: argparse.Namespace, case: Case | None) -> PlainConsole:
     _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    return PlainConsole(stderr=on_stdout)
+    return PlainConsole(stderr=on_stdout, quiet=quiet)
 
 
 def _tell(
@@ -171,15 +183,16 @@ def _tell(
 
 
 def _train(
-    args: argparse.Namespace, case: Case, console: PlainConsole, *, lines: bool = True
-) -> tuple["Report", "RunFolder | None", list[float]]:
+    args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks, *,
+    lines: bool = True,
+) -> tuple["Report", "RunFolder | None", list[float]]:  # fmt: skip
     """Run one case; return its report, its folder, and the errors that the blog prints."""
     from compare.harness import Run  # torch comes in here, not for --help or --list
 
     steps = case.steps if args.steps is None else args.steps
     training = Run(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
-        population=args.population, lift=args.lift,
+        population=args.population, lift=args.lift, ranks=ranks,
     )  # fmt: skip
     folder = None if args.no_board else _folder(Path(args.log_dir), training)
     report, errors = _go(args, training, folder, console, lines=lines)
@@ -208,7 +221,7 @@ def _go(
     return report, progress.errors
 
 
-def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
+def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
     """Run a case's networks in turn; print a line of errors for each as it is done."""
     steps = case.steps if args.steps is None else args.steps
     titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
@@ -219,7 +232,7 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole) -> int:
     failed = None
     for network in case.sweep:
         one = replace(case, network=network, sweep=(), promises="")
-        report, folder, errors = _train(args, one, console, lines=False)
+        report, folder, errors = _train(args, one, console, ranks, lines=False)
         reports.append(report)
         met.append(report.meets(args.demand or one.demand))
         failed = failed or (folder and folder.failed)

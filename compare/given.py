@@ -111,9 +111,12 @@ def device_named(name: str) -> torch.device:
 
 
 def draw(
-    case: Case, *, seed: int, population: int, dtype: torch.dtype, device: torch.device
-) -> Given:
+    case: Case, *, seed: int, population: int, dtype: torch.dtype, device: torch.device,
+    mine: range | None = None,
+) -> Given:  # fmt: skip
     """Draw what a population of networks with the seeds seed, seed + 1, ... is given.
+
+    Of the population only `mine` are drawn, all where that is None.
 
     Raises BadInput for a seed, a population, sizes or values that cannot be used.
     """
@@ -128,8 +131,9 @@ def draw(
     arrays, classes = _arrays(case, seed)
     _check_rows(case, arrays)
 
-    _check_memory(network.sizes, case.batch_size or len(arrays["X"]), population, dtype)
-    chances = [np.random.RandomState(seed + p) for p in range(population)]
+    mine = range(population) if mine is None else mine
+    _check_memory(network.sizes, case.batch_size or len(arrays["X"]), len(mine), dtype)
+    chances = [np.random.RandomState(seed + p) for p in mine]
     draws = [first_weights(network.sizes, case.init, chance) for chance in chances]
     weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     tensors = {
@@ -138,7 +142,7 @@ def draw(
     }
     for name, tensor in tensors.items():
         _check_finite(name, tensor)
-    rows = {n: tensors[n].expand(population, -1, -1).contiguous() for n in arrays}
+    rows = {n: tensors[n].expand(len(mine), -1, -1).contiguous() for n in arrays}
     return Given(
         X=rows["X"],
         y=rows["y"],

@@ -10,6 +10,7 @@ whole chunk is judged step by step on that plain path. So the batch only saves t
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,22 @@ from compare.errors import BadInput
 from compare.evaluation import Evaluation
 from compare.given import Given, device_named, draw, dtype_named
 from compare.interrupt import requests
+from compare.judge import share_of_rounding
+from compare.one_process import OneProcess, sides_taken
 from compare.options import command
 from compare.prove import Prover, whole_numbers
+from compare.ranks import ALONE, Ranks
 from compare.report import Report
 from compare.scores import confusion, error, right
+from compare.sharing import agree, check_shares, merged_chunks, merged_reports, own_rows, sums
 from compare.sides import Autograd, Kind, Named, Step, Watch, by_hand, copies
 from compare.tally import Tally
+from compare.verdict import EXACT, ROUNDING, WRONG, Proof
 from manual.losses import LOSSES
 
 Watcher = Callable[[Chunk], None]
 MOST_OUTPUT = 10_000  # values of an output that a report shows
+_SUM = "the sum of the ranks' parts, each of which is judged by itself"
 
 
 class Run:
@@ -59,6 +66,7 @@ class Run:
         step: Step | None = None,
         plain: bool = False,
         lift: str | int = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
@@ -68,20 +76,30 @@ class Run:
         self.case = case
         place = device_named(device)
         kind = dtype_named(dtype)
-        given = draw(case, seed=seed, population=population, dtype=kind, device=place)
+        self.ranks = ranks
+        self.along = ranks if population == 1 else ALONE  # with whom each step's rows are shared
+        mine = range(1) if population == 1 else ranks.networks(population)
+        self.first = mine.start
+        given = draw(case, seed=seed, population=population, dtype=kind, device=place, mine=mine)
+        check_shares(self.along, case, given.rows)
         self.plan = plan(
-            case.network, rows=given.rows, population=population, dtype=kind, device=place
-        )
-        self.together = self.plan.together and not plain
+            case.network, rows=given.rows // self.along.count, population=len(mine), dtype=kind,
+            device=place,
+        )  # fmt: skip
+        self.together = self.plan.together and not plain and self.along is ALONE
+        whole, population = population, len(mine)
         self.population = population
         self.given = given
         members = self.plan.members
         self.parts = [
-            Part(first, min(members, population - first), given, self.plan.multiple)
+            Part(first, min(members, population - first), given, self.plan.multiple, self.along)
             for first in range(0, population, members)
         ]
         self.hand = step or by_hand(case)
-        self.autograd = Autograd(case)
+        if self.along.count > 1:
+            self.hand = partial(self.hand, ranks=self.along.count)
+        self.sums = sums(case.network) if self.along.count > 1 else ()
+        self.autograd = Autograd(case, self.along.count)
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
         given.state = {}  # it is the parts' from now on
@@ -89,20 +107,25 @@ class Run:
         self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         self.prover.numbers = case.network.numbers()
-        self.prover.judged = self.autograd.step_from
-        settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
+        # of several ranks none can take a step by itself
+        self.prover.judged = self.autograd.step_from if self.along.count == 1 else None
+        settings = {"dtype": dtype, "device": device, "seed": seed, "population": whole}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
-            self.report.command = command(case, self.steps, settings | {"lift": lift})
+            again = command(case, self.steps, settings | {"lift": lift})
+            self.report.command = again and ranks.command(again)
         # all that it takes to make this run again, but for a step of one's own
         self.asked = settings | {"steps": self.steps, "plain": plain, "lift": lift}
         self.own_step = step is not None
         self.started = 0.0
-        self.tally = Tally(self.report, seed)
+        if self.along.count > 1:
+            self.report.settings = settings | {"ranks": ranks.count}
+            self.report.one_process = OneProcess()
+        self.tally = Tally(self.report, seed + self.first)
         self.buckets = Buckets(self.steps)
         self.curves: list[Bucket] = []  # that have ended
         self.output = f"l{len(case.network.sizes) - 1}"
-        self.unequal_chunks = 0
+        self.unequal_chunks = self.chunks = 0
         self.last: Tensor | None = None  # the first network's last output
         self.kinds: dict[str, Kind] = {}
         self.whole: dict[str, Any] = {}  # the report after the last whole chunk
@@ -112,27 +135,32 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
         self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
+        agreed = False
         with requests() as asked:
             try:
                 asked.working = True
                 while report.steps < self.steps and self.regular:
                     self.whole = copy.deepcopy(vars(report))
-                    if asked.stop.is_set():
+                    if agreed := self.ranks.any(asked.stop.is_set()):
                         raise KeyboardInterrupt
                     self._advance(watchers)
             except KeyboardInterrupt:
+                if not agreed and self.ranks.count > 1:
+                    raise  # the other ranks may be anywhere
                 vars(report).update(self.whole)  # without the chunk in hand
                 report.interrupted = True
             finally:
                 asked.working = False
         if not report.interrupted and self.regular:
             self._evaluate()
-        report.curves = [*self.curves, *self.buckets.rest()]
         if self.last is not None and self.last.numel() <= MOST_OUTPUT:
             report.output = self.last.tolist()
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - self.started
+        if self.ranks.count > 1:
+            report = merged_reports(self.ranks.gather(report), shared=self.along.count > 1)
+        report.curves = [*self.curves, *self.buckets.rest()]
         return report
 
     @property
@@ -157,7 +185,7 @@ class Run:
     def _evaluate(self) -> None:
         """Ask both sides about the rows kept back, if there are any."""
         X, y = self.given.X_test, self.given.y_test
-        if X is None or y is None:
+        if X is None or y is None or self.along.rank:  # of one network rank 0 asks
             return
         evaluation = Evaluation(self.case, self.autograd, *self.lifts)
         l = evaluation.judge(X, self.state, self.tally)[self.output]
@@ -172,14 +200,39 @@ class Run:
         report = self.report
         data = self.given.steps(min(self.plan.steps, self.steps - report.steps))
         chunks: list[Chunk] = []
+        state = self.parts[0].state
         for part in self.parts:
-            chunk = self._steps(part, [part.data(step) for step in data])
+            own = [own_rows(step, self.along) for step in data]
+            chunk = self._steps(part, [part.data(step) for step in own])
             if chunk is None:
-                return None
+                break
             chunks.append(chunk)
-        chunk = merged(chunks)
-        report.steps += chunk.steps
+        chunk = merged(chunks) if len(chunks) == len(self.parts) else None
+        report.steps += chunk.steps if chunk else 0
+        if self.ranks.count > 1:
+            self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
+        if self.along.count > 1 and chunk:
+            self._beside_one_process(chunk, data, state)
         return chunk
+
+    def _beside_one_process(self, chunk: Chunk, data: list[Named], state: Named) -> None:
+        """Have rank 0 do all rows of some steps, first and last among them; all ranks do it."""
+        self.chunks += 1
+        wanted = {0} if self.chunks & (self.chunks - 1) == 0 else set()
+        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.steps else set()
+        ours, ranks = chunk.values["manual"], self.along.count
+        for k in sorted(wanted):
+            parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
+            sizes = {name: self.along.added(v.double().abs()) for name, v in parts.items()}
+            told = self.along.gather(sides_taken(self.case, {n: v[k] for n, v in ours.items()}))
+            sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
+            if self.along.rank == 0 and self.report.one_process:
+                before = {name: ours[name][k - 1] for name in state} if k else state
+                self.report.one_process.add(
+                    self.case, chunk.start + k, {**data[k], **before},
+                    {name: ours[name][k] for name in self.sums}, sizes, ranks, sides,
+                    self.lifts[0],
+                )  # fmt: skip
 
     def _steps(self, part: "Part", data: list[Named]) -> Chunk | None:
         """Take a chunk of steps of some networks by hand, and judge it."""
@@ -196,7 +249,7 @@ class Run:
                 after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
                 state = {name: after[-1].get(name, state[name]) for name in state}
         part.state = state
-        if not self.report.quantities and not self.tally.open(after[0], self.kinds):
+        if not self.report.quantities and self.along.any(not self.tally.open(after[0], self.kinds)):
             self.report.steps, self.regular = 1, False
             rows = self.report.quantities
             odd = [name for name, row in rows.items() if row.problem is not None]
@@ -205,6 +258,9 @@ class Run:
             return None
         same = self.tally.regular(after, len(data[0]["X"]))
         self.regular = self.regular and same == len(after)
+        if self.along.count > 1:
+            same, alike = agree(self.along, self.report, [*state], after[:same])
+            self.regular = self.regular and alike and same == len(after)
         if not same:
             return None
         return self._judge(part, before[:same], after[:same])
@@ -217,8 +273,10 @@ class Run:
         found = {name: compare_bits(ours[name][:, :P], theirs[name][:, :P]) for name in ours}
         for name, difference in found.items():
             self.tally.add(name, start, difference, part.first)
+        if self.along.any(any(found[name].worst for name in self.sums)):
+            self._judge_sums(ours, theirs, found)
         shares = self._prove(part, before, ours, theirs, found)
-        if self.tally.unequal:
+        if self.along.any(self.tally.unequal > 0):
             self._go_free(part, before, after)
         if part.first == 0:
             self.last = ours[self.output][-1, 0]
@@ -226,13 +284,16 @@ class Run:
         y = torch.stack([given["y"] for given in before])[:, :P]
         output = {"manual": ours[self.output][:, :P], "autograd": theirs[self.output][:, :P]}
         hand_loss = LOSSES[self.case.network.loss].value
+        # of all rows, when the mean over ranks is taken: a mean is one of a rank's rows already
+        ranks = self.along.count
+        times = ranks if self.case.network.loss == "half_squared_error" else 1
         return Chunk(
             start=start,
             steps=count,
             networks=P,
             loss={
-                "manual": hand_loss(output["manual"], y).mean(-1),
-                "autograd": self.autograd.loss(output["autograd"], y).mean(-1),
+                "manual": hand_loss(output["manual"], y).mean(-1) * times,
+                "autograd": self.autograd.loss(output["autograd"], y).mean(-1) * ranks,
             },
             error={side: error(l, y, self.case.network.loss) for side, l in output.items()},
             accuracy={
@@ -302,9 +363,11 @@ class Run:
         """
         start, count, P = self.report.steps, len(before), part.networks
         shares: dict[str, np.ndarray] = {}
-        unequal = {name: d for name, d in found.items() if d.worst}
+        unequal = {name: d for name, d in found.items() if d.worst and name not in self.sums}
+        # a program cannot wait for other ranks: it is given what they have added
+        before = [{**b, **{n: ours[n][k] for n in self.sums}} for k, b in enumerate(before)]
         wanted = set()
-        if part.first == 0:
+        if part.first == self.first == 0:
             wanted |= {(0, 0)} if start == 0 else set()
             wanted |= {(count - 1, 0)} if start + count == self.steps else set()
         if unequal:
@@ -331,8 +394,24 @@ class Run:
         for step, network in sorted(wanted):
             one = before[step], _at(ours, step), _at(theirs, step)
             proofs = self.prover.proof(*(_network(values, network) for values in one))
+            proofs |= {name: Proof(EXACT, _SUM, lifted=True) for name in self.sums}
             self.tally.prove(start + step, proofs)
         return shares
+
+    def _judge_sums(self, ours: Named, theirs: Named, found: dict[str, Difference]) -> None:
+        """Bound how far two sums over ranks of the same parts may be apart; all ranks do it."""
+        for name in self.sums:
+            size = self.along.added(ours[name.replace("_update", "_part")].double().abs())
+            if not found[name].worst:
+                continue
+            # each side adds count - 1 times, in whatever order (Higham, section 4.2)
+            allowed = 2.02 * (self.along.count - 1) * torch.finfo(ours[name].dtype).eps / 2 * size
+            share = share_of_rounding(ours[name], theirs[name], allowed.cpu()).flatten(1).amax(1)
+            step = self.report.steps + int(share.argmax())
+            self.tally.bound(name, largest := float(share.max()), step)
+            far = f"but {largest:.3g} times further apart than adding in another order can be"
+            verdict, text = (ROUNDING, _SUM) if largest <= 1 else (WRONG, f"{_SUM}, {far}")
+            self.tally.prove(step, {name: Proof(verdict, text, lifted=True, share=largest)})
 
     def _alike(
         self, part: "Part", before: list[Named], ours: Named, theirs: Named, unequal: list[str]
@@ -373,12 +452,15 @@ class Run:
 class Part:
     """Some networks of a population, as many as are in hand at a time."""
 
-    def __init__(self, first: int, networks: int, given: Given, multiple: int) -> None:
+    def __init__(
+        self, first: int, networks: int, given: Given, multiple: int, ranks: Ranks
+    ) -> None:
         self.first, self.networks, self.multiple = first, networks, multiple
         self.state = self._cut(given.state)
         self.free: Named | None = None  # autograd's state since it went on its own
         # the same at every step, where there are no mini-batches
-        self.rows = {} if given.case.batch_size else self._cut({"X": given.X, "y": given.y})
+        rows = own_rows({"X": given.X, "y": given.y}, ranks)
+        self.rows = {} if given.case.batch_size else self._cut(rows)
 
     def data(self, step: Named) -> Named:
         """Return these networks' of what a step is given besides the state."""

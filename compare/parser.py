@@ -16,6 +16,7 @@ examples:
   python -m compare run three_layer --json -        the result as JSON on standard output
   python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
   python -m compare run network --data my.csv --target species --dropout 0.2
+  torchrun --nproc-per-node 2 -m compare run digits   each step's rows shared by 2 processes
   python -m compare --list                          every case and what it promises
   python -m compare run --resume three_layer        go on with a run that was stopped
   python -m compare check my_layer.py               your own forward, backward and inputs
@@ -88,6 +89,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--no-board", action="store_true", help="write no run folder, hence no checkpoint"
     )
+    run.add_argument(
+        "--wait", type=_seconds, default=300.0, metavar="SEC",
+        help="how long a rank waits for the others under torchrun (default: 300)",
+    )  # fmt: skip
     run.add_argument(
         "--resume", metavar="RUN",
         help="go on with a run that was stopped, in its own folder and with its settings: the "
@@ -208,6 +213,15 @@ def _add_practice(commands: "argparse._SubParsersAction[_Parser]") -> None:
     practice.add_argument(
         "--json", metavar="FILE", help="write the answer as JSON, - for standard output"
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        if 1 <= (seconds := float(text)) <= 1e6:
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: give 1 second or more")
 
 
 def _whole(text: str) -> int:

@@ -14,6 +14,7 @@ from rich.text import Text
 from compare.chunk import Bucket
 from compare.errors import BadInput
 from compare.files import save
+from compare.one_process import OneProcess
 from compare.page import Curve, fragment, page
 from compare.verdict import (
     EXACT,
@@ -36,10 +37,12 @@ class Place:
     index: tuple[int, ...]
     manual: float
     autograd: float
+    rank: int | None = None  # whose rows, where many processes share them
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, both values as float.hex() so that no bit is lost."""
         return {
+            **({} if self.rank is None else {"rank": self.rank}),
             "step": self.step,
             "seed": self.seed,
             "index": list(self.index),
@@ -139,11 +142,14 @@ class Report:
     interrupted: bool = False
     curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
     command: str | None = None  # what shows the same again, where a command does
+    one_process: OneProcess | None = None  # beside it, where several ranks share the rows
 
     @property
     def verdict(self) -> str:
         """The weightiest verdict of any quantity; UNDECIDED where nothing was compared."""
         found = {quantity.verdict for quantity in self.quantities.values()} or {UNDECIDED}
+        if self.one_process and self.one_process.verdict == WRONG:
+            found.add(WRONG)
         return next(verdict for verdict in WEIGHT if verdict in found)
 
     @property
@@ -174,6 +180,7 @@ class Report:
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
+            **({"one_process": self.one_process.to_dict()} if self.one_process else {}),
             "classes": list(self.classes),
             "confusion": self.confusion,
             "output": [[value.hex() for value in row] for row in self.output],
@@ -268,6 +275,8 @@ class Report:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
             at_all = "" if self.case == "check" else " at every step"
             return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
+        if not odd:
+            return "what the ranks add is not what one process finds"
         word = "wrong" if self.verdict == WRONG else "undecided"
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
@@ -292,6 +301,8 @@ class Report:
                 yield from self._on(q)
         if self.first_wrong and (after := self.follows.get(self.first_wrong)):
             yield "follows", ", ".join(after)
+        if self.one_process:
+            yield "one process", self.one_process.text
         if self.unnamed:
             why = "the by-hand side gives none"
             yield "not judged", f"{', '.join(self.unnamed)} ({why})"
@@ -309,6 +320,7 @@ class Report:
         yield q.name, f"{q.shape} {q.dtype}: {differ}, by at most {q.max_ulp:,} ulp"
         if w := q.worst:
             step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
+            step += "" if w.rank is None else f"rank {w.rank}, "
             yield "", f"worst at {step}{list(w.index)}"
             yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}"
         if q.proof:

@@ -66,8 +66,8 @@ def by_hand_prediction(case: Case) -> Step:
 class Autograd:
     """The reference side: a trainer for each number of networks, built when first needed."""
 
-    def __init__(self, case: Case) -> None:
-        self.question: dict[str, Any] = case.network.question()
+    def __init__(self, case: Case, ranks: int = 1) -> None:
+        self.question: dict[str, Any] = case.network.question() | {"ranks": ranks}
         self.trainers: dict[int, Trainer] = {}
 
     def trainer(self, like: Tensor) -> Trainer:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class PlainConsole(Console):
     """Plain text, and silent once its reader has gone (`| head`): the run goes on to its end."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
         """Print a line that is never broken, so that it can be copied."""

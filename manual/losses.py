@@ -2,7 +2,8 @@
 
 One row of `LOSSES` for each. l and y are (..., B, O): B rows, O outputs; leading dimensions are
 networks side by side, each with a loss of its own. What is divided by a number of elements is
-multiplied by its reciprocal, rounded to the dtype first, as autograd's mean does.
+multiplied by its reciprocal, rounded to the dtype first, as autograd's mean does. An error is that
+of the mean over the rows of all `ranks`, of which l and y are one's.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from manual.sigmoid import sigmoid
 
 @dataclass(frozen=True)
 class Loss:
-    """`value(l, y)` is (...,), `error(l, y)` is -dLoss/dl, shaped as l."""
+    """`value(l, y)` is (...,), `error(l, y, ranks)` is -dLoss/dl, shaped as l."""
 
     value: Callable[[Tensor, Tensor], Tensor]
-    error: Callable[[Tensor, Tensor], Tensor]
+    error: Callable[..., Tensor]
 
 
 def half_squared_error(l: Tensor, y: Tensor) -> Tensor:
@@ -27,8 +28,9 @@ def half_squared_error(l: Tensor, y: Tensor) -> Tensor:
     return ((y - l) ** 2).sum((-2, -1)) / 2
 
 
-def half_squared_error_error(l: Tensor, y: Tensor) -> Tensor:
-    """Return y - l: how much did we miss the target value?"""
+def half_squared_error_error(l: Tensor, y: Tensor, ranks: int = 1) -> Tensor:
+    """Return y - l: how much did we miss the target value? A sum, however many ranks."""
+    del ranks
     return y - l
 
 
@@ -37,9 +39,9 @@ def mse(l: Tensor, y: Tensor) -> Tensor:
     return ((y - l) ** 2).mean((-2, -1))
 
 
-def mse_error(l: Tensor, y: Tensor) -> Tensor:
+def mse_error(l: Tensor, y: Tensor, ranks: int = 1) -> Tensor:
     """Return 2 / (B * O) * (y - l), signs turned as autograd's: a miss of 0 gives its -0."""
-    return (l - y) * (-2 * _one_of(l.shape[-2] * l.shape[-1], l))
+    return (l - y) * (-2 * _one_of(l.shape[-2] * l.shape[-1] * ranks, l))
 
 
 def binary_cross_entropy_with_logits(l: Tensor, y: Tensor) -> Tensor:
@@ -48,9 +50,9 @@ def binary_cross_entropy_with_logits(l: Tensor, y: Tensor) -> Tensor:
     return (softplus - y * l).mean((-2, -1))
 
 
-def binary_cross_entropy_with_logits_error(l: Tensor, y: Tensor) -> Tensor:
+def binary_cross_entropy_with_logits_error(l: Tensor, y: Tensor, ranks: int = 1) -> Tensor:
     """Return (y - sigmoid(l)) / (B * O), signs turned as autograd's: a miss of 0 gives its -0."""
-    return (sigmoid(l) - y) * -_one_of(l.shape[-2] * l.shape[-1], l)
+    return (sigmoid(l) - y) * -_one_of(l.shape[-2] * l.shape[-1] * ranks, l)
 
 
 def cross_entropy(l: Tensor, y: Tensor) -> Tensor:
@@ -58,12 +60,12 @@ def cross_entropy(l: Tensor, y: Tensor) -> Tensor:
     return -(y * torch.log_softmax(l, -1)).sum(-1).mean(-1)
 
 
-def cross_entropy_error(l: Tensor, y: Tensor) -> Tensor:
+def cross_entropy_error(l: Tensor, y: Tensor, ranks: int = 1) -> Tensor:
     """Return (y - softmax(l)) / B; source: Bishop, Pattern Recognition, (4.109).
 
     Not always autograd's bits: exp(log_softmax) comes nearest, and its kernel's exp is another.
     """
-    return (y - torch.exp(torch.log_softmax(l, -1))) * _one_of(l.shape[-2], l)
+    return (y - torch.exp(torch.log_softmax(l, -1))) * _one_of(l.shape[-2] * ranks, l)
 
 
 def _one_of(count: int, like: Tensor) -> Tensor | float:

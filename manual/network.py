@@ -15,6 +15,7 @@ from manual.delta_trimming import trim as trimmed
 from manual.dropout import drop
 from manual.losses import LOSSES
 from manual.optimizers import MOMENTS, adam, sgd
+from manual.parallel import added
 from manual.regularization import penalty_update
 
 Named = dict[str, Tensor]
@@ -36,21 +37,24 @@ def step(
     loss: str, bias: bool, batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float,
     dropout: float, trim: float, trimming: str, l1_penalty: float, l2_penalty: float,
     optimizer: str, momentum: float, nesterov: bool, betas: tuple[float, float], adam_eps: float,
-    weight_decay: float, **given: Tensor,
+    weight_decay: float, ranks: int = 1, **given: Tensor,
 ) -> Named:  # fmt: skip
     """Take one step: X (B, sizes[0]), y (B, sizes[-1]), syn<n> (sizes[n], sizes[n+1]).
 
     Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n])
     and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as it is; and with
     adam t, the number of the step from 1.
+    With several ranks X and y are one rank's rows; <weight>_part is the update that they ask for,
+    and <weight>_update the sum of all ranks' parts: as it is given, else added up here.
     Raises TypeError for what is missing or too much, ValueError for weights of other sizes, and
     KeyError for an unknown name.
     """
     N = len(sizes) - 1                                      # the last layer
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
     known = names_known(sizes, bias, batch_norm, dropout > 0, moments)
-    if given.keys() != known:
-        wrong = ", ".join(sorted(given.keys() ^ known))
+    sums = {f"{name}_update" for name in weight_names(sizes, bias, batch_norm) if ranks > 1}
+    if given.keys() - sums != known:
+        wrong = ", ".join(sorted(given.keys() - sums ^ known))
         raise TypeError(f"given too much or too little for this network: {wrong}")
     for n in range(N):
         if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
@@ -65,7 +69,7 @@ def step(
 
     # the error goes back layer by layer; every delta is known before any weight moves
     updates = {}
-    q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y)
+    q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y, ranks)
     for n in range(N, 0, -1):
         error = q[f"l{n}_error"]
         if dropout and n < N:
@@ -84,11 +88,18 @@ def step(
             q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
         updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
         if f"bias{n - 1}" in given:
-            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True)
+            rows = delta.shape[-2]                          # of one nothing is added: a -0 stays
+            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
 
     if l1_penalty or l2_penalty:
         for syn in (f"syn{n}" for n in range(N)):
-            updates[syn] = updates[syn] + penalty_update(given[syn], l1_penalty, l2_penalty)
+            pull = penalty_update(given[syn], l1_penalty / ranks, l2_penalty / ranks)
+            updates[syn] = updates[syn] + pull
+    if ranks > 1:                                           # of what each rank's rows ask for
+        q |= {f"{name}_part": part for name, part in updates.items()}
+        for name, part in updates.items():
+            sum_ = f"{name}_update"
+            updates[name] = given[sum_] if sum_ in given else added(part)
     q |= {f"{name}_update": update for name, update in updates.items()}
 
     # update weights

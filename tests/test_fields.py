@@ -129,6 +129,13 @@ def test_batch_norm_beside_relu_is_bounded_in_a_batch_of_steps() -> None:
         assert run(case, steps=4).verdict == "ROUNDING"
 
 
+def test_a_row_at_a_time_keeps_the_sign_of_a_zero() -> None:
+    """Of one row autograd adds nothing: what dropout makes of a negative error stays -0."""
+    network = Network((3, 5, 4, 2), bias=True, dropout=0.2)
+    case = Case("any", "", network, X, CLASSES, batch_size=1)
+    assert run(case, steps=20, lift="none").verdict == "EXACT"
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].by_hand == "network"])
 def test_a_case_promises_what_its_pieces_do(name: str) -> None:
     assert CASES[name].promises == expected(CASES[name].network)

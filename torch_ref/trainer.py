@@ -5,8 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.losses import LOSSES
 from torch_ref.network import BatchNorm, Mask, Network, Synapse
@@ -22,6 +24,10 @@ class Trainer:
     The blog adds its updates, so backward() is of -Loss: each of its gradients is then an update
     with its sign, down to the sign of a zero, and `l2_delta` is -dLoss/dz2. The optimizer is given
     the gradient of Loss.
+
+    With several ranks each has its rows of every step, and DistributedDataParallel adds what they
+    ask for. Its hook adds one weight's gradients at a time, in place of buckets of them: how a sum
+    over ranks is rounded depends on how much is added at once.
     """
 
     def __init__(
@@ -29,15 +35,18 @@ class Trainer:
         loss: str, bias: bool, batch_norm: bool, batch_norm_eps: float,
         batch_norm_momentum: float, dropout: float, trim: float, trimming: str, l1_penalty: float,
         l2_penalty: float, optimizer: str, momentum: float, nesterov: bool,
-        betas: tuple[float, float], adam_eps: float, weight_decay: float,
+        betas: tuple[float, float], adam_eps: float, weight_decay: float, ranks: int = 1,
     ) -> None:  # fmt: skip
         self.network = Network(
             sizes=sizes, activation=activation, output=output, bias=bias, batch_norm=batch_norm,
             batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum,
             dropout=dropout, like=like,
         )  # fmt: skip
-        self.loss = LOSSES[loss]
-        self.penalties = l1_penalty, l2_penalty
+        self.loss = partial(LOSSES[loss], ranks=ranks)
+        self.penalties = l1_penalty / ranks, l2_penalty / ranks  # each rank adds its share
+        self.ranks = ranks
+        self.parallel: DistributedDataParallel | None = None  # made when first needed
+        self.sums: dict[str, Tensor] = {}  # over the ranks, where they are given
         modules = dict(self.network.named_children())
         self.masks = {name.replace("l", "mask"): m for name, m in modules.items() if isinstance(m, Mask)}  # fmt: skip  # noqa: E501
         self.parameters: dict[str, nn.Parameter] = {}
@@ -83,13 +92,15 @@ class Trainer:
         (..., B, sizes[n]); t, for adam, is the number of the step from 1.
         `look(name, value)` may return what the step is to go on with in place of a layer's value
         or a gradient. What it is shown changes later on: it copies what it wants to keep.
+        With several ranks <weight>_part is this rank's part of <weight>_update; where that sum is
+        given too, no other rank is asked.
         Raises TypeError for other names.
         """
         self.network.train()
         self._take(given, training=True)
         self.look = look
         look("l0", X)
-        loss = self.loss(self.network(X), y)
+        loss = self.loss(self._model()(X), y)
         if any(self.penalties):
             loss = loss + self._penalty()
         self.optimizer.zero_grad()
@@ -138,14 +149,45 @@ class Trainer:
         for name in reversed(self.parameters):
             parameter = self.parameters[name]
             assert parameter.grad is not None
+            if name in self.sums:
+                self.look(f"{name}_part", parameter.grad)
+                parameter.grad = self.sums[name]
             value = self.look(f"{name}_update", parameter.grad)
             if value is not None:
                 parameter.grad = value
             parameter.grad.neg_()
 
+    def _model(self) -> nn.Module:
+        """Return the network, as one of several ranks where their parts are to be added."""
+        if self.ranks == 1 or self.sums:
+            return self.network
+        if self.parallel is None:
+            self.parallel = DistributedDataParallel(self.network)
+            self.parallel.register_comm_hook(None, self._add)
+        return self.parallel
+
+    def _add(
+        self,
+        _state: None,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[Tensor]:  # as DistributedDataParallel asks for it
+        """Show this rank's gradients, then add all ranks', each weight's by itself."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        pairs = list(zip(bucket.parameters(), bucket.gradients(), strict=True))
+        sums = []
+        for parameter, gradient in reversed(pairs):
+            value = self.look(f"{names[id(parameter)]}_part", gradient)
+            if value is not None:
+                gradient.copy_(value)
+            sums.append(dist.all_reduce(gradient, async_op=True).get_future())
+        return torch.futures.collect_all(sums).then(lambda _: bucket.buffer())
+
     def _take(self, given: dict[str, Tensor], *, training: bool) -> None:
         """Load weights, statistics, moments and masks."""
         moments = [f"{name}_{moment}" for name in self.parameters for moment in self.moments]
+        given = dict(given)
+        updates = {name: f"{name}_update" for name in self.parameters if self.ranks > 1}
+        self.sums = {n: given.pop(update) for n, update in updates.items() if update in given}
         own = [*self.parameters, *self.statistics]
         adam = "exp_avg" in self.moments
         expected = [*own, *moments, *self.masks, *(["t"] if adam else [])] if training else own

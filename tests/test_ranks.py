@@ -1,0 +1,270 @@
+"""Many processes: the verdict of one, reported once, and no rank that is waited for in vain."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compare.cases import CASES, Case, Network
+from compare.cli import main
+from compare.errors import BadInput
+from compare.given import draw
+from compare.harness import Run, run
+from compare.one_process import OneProcess
+from compare.ranks import ALONE, Ranks
+from compare.sharing import agree, check_shares, merged_reports
+from compare.sides import by_hand
+from compare.watchman import Watchman, _born
+from tests.conftest import one_ulp, planted
+
+ROOT = Path(__file__).parent.parent
+NETWORK = "run network --sizes 3,5,4,1 --bias --loss mse --alpha 0.3 --no-board"
+DIGITS = "run digits --sizes 64,7,10 --loss mse --output sigmoid --lift 40 --no-board"
+PENALTIES = "--l1-penalty 1e-3 --l2-penalty 1e-2 --dropout 0.2 --momentum 0.9 --nesterov"
+
+
+def torchrun(ranks: int, *words: str, script: str = "compare") -> tuple[int, str, str]:
+    """Run a command on several ranks; return its exit code and what it printed."""
+    start = ["-m", "compare"] if script == "compare" else [str(ROOT / "tests" / script)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *start,
+         *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def result(path: Path) -> dict[str, Any]:
+    """Return a run's JSON without what differs from time to time."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    del found["seconds"], found["environment"]["threads"]
+    return found
+
+
+@pytest.mark.slow
+def test_digits_on_two_ranks(tmp_path: Path) -> None:
+    """The verdict of one process, in the same quantities; reported once."""
+    words = ["run", "digits", "--steps", "6", "--lift", "40", "--log-dir", str(tmp_path / "runs")]
+    code, out, err = torchrun(2, *words, "--json", str(tmp_path / "two.json"))
+    assert code == 0, out + err
+    assert out.count("ROUNDING  the same formulas") == 1
+    assert "again          torchrun --nproc-per-node 2 -m compare run digits --steps 6" in out
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert main([*words, "--json", str(tmp_path / "one.json")]) == 0
+    two, one = result(tmp_path / "two.json"), result(tmp_path / "one.json")
+    rows = {row["name"]: row for row in two["quantities"]}
+    assert (two["verdict"], one["verdict"], two["ranks"]) == ("ROUNDING", "ROUNDING", 2)
+    for row in one["quantities"]:
+        assert rows[row["name"]]["verdict"] == row["verdict"], row["name"]
+        times = 1 if row["name"][0] in "lt" else 2  # weights are compared on each rank
+        assert rows[row["name"]]["compared"] == times * row["compared"]
+    assert [row["verdict"] for name, row in rows.items() if "_update" in name] == ["EXACT"] * 4
+    assert [row["verdict"] for name, row in rows.items() if "_part" in name] == ["EXACT"] * 4
+    assert two["one_process"]["verdict"] == "ROUNDING"
+    assert two["one_process"]["steps"] == [0, 5] or len(two["one_process"]["steps"]) > 2
+    assert 0 < two["one_process"]["share_of_bound"] <= 1
+    assert abs(two["accuracy"] - one["accuracy"]) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (2, f"{NETWORK} {PENALTIES} --steps 40"),
+        (3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20"),
+        (3, f"{DIGITS} {PENALTIES} --batch-size 60 --steps 10"),
+    ],
+    ids=["two", "a row each", "three"],
+)
+def test_an_exact_network_stays_exact(ranks: int, words: str, tmp_path: Path) -> None:
+    """Also on three, of which no float holds a third: a mean is divided by all rows at once."""
+    code, out, err = torchrun(ranks, *words.split(), "--json", str(tmp_path / "out.json"))
+    assert code == 0, out + err
+    found = result(tmp_path / "out.json")
+    assert found["verdict"] == "EXACT"
+    assert found["one_process"]["verdict"] in ("EXACT", "ROUNDING")
+    assert found["free_gap"] == (0.0).hex()
+    assert out.count("EXACT  all") == 1
+
+
+@pytest.mark.slow
+def test_a_population_is_split(tmp_path: Path) -> None:
+    """Its report is the one of a single process."""
+    words = [*NETWORK.split(), "--population", "5", "--steps", "60"]
+    code, out, err = torchrun(2, *words, "--json", str(tmp_path / "two.json"))
+    assert code == 0, out + err
+    assert main([*words, "--json", str(tmp_path / "one.json")]) == 0
+    assert result(tmp_path / "two.json") == result(tmp_path / "one.json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "rank", "wait", "message"),
+    [
+        ("die", 0, "300", "rank 0 ended before the run did: all ranks stop"),
+        ("die", 1, "300", "rank 1 ended before the run did: all ranks stop"),
+        ("stop", 1, "5", "rank 1 did not come within 5 s: all ranks stop"),
+    ],
+)
+def test_a_rank_that_goes_missing_is_named(what: str, rank: int, wait: str, message: str) -> None:
+    """At once where it died; torchrun itself takes 30 s to end a rank that has been stopped."""
+    words = [what, str(rank), "20", *NETWORK.split(), "--lift", "none", "--wait", wait]
+    started = time.monotonic()
+    code, out, err = torchrun(2, *words, script="rank_driver.py")
+    assert time.monotonic() - started < 150
+    assert code != 0
+    assert [line for line in err.splitlines() if line.startswith("compare: ")] == [
+        f"compare: {message}"
+    ]
+    assert "EXACT" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "name", "says"),
+    [
+        ("part", "syn1_part", "worst at step 7, seed 1, rank 1, "),
+        ("update", "syn1_update", "times further apart than adding in another order can be"),
+        ("weights", "syn1", "from step 7 on rank 1 by hand has other bits than rank 0"),
+    ],
+)
+def test_a_rank_that_differs_is_named(what: str, name: str, says: str) -> None:
+    words = [what, "1", "7", *NETWORK.split(), "--steps", "40"]
+    code, out, err = torchrun(2, *words, script="rank_driver.py")
+    assert code != 0, err
+    assert f"WRONG  {name} is the first wrong quantity, at step 7" in out
+    assert says in out
+
+
+class _Told(Ranks):
+    """A rank to whom the others have already told something."""
+
+    def gather(self, told: Any) -> list[Any]:
+        return [told, *self.others(told)]
+
+    def others(self, told: Any) -> list[Any]:
+        count, numbers = told
+        return [(count, numbers), (count - 1, {n: [*v[:2], 0, *v[3:]] for n, v in numbers.items()})]
+
+
+def test_ranks_agree_on_how_far_they_have_the_same_weights() -> None:
+    report = run(CASES["two_layer"], steps=5, lift="none")
+    after = [{"syn0": torch.full((1, 3, 1), float(k))} for k in range(5)]
+    assert agree(_Told(0, 3), report, ["syn0"], after) == (3, False)
+    row = report.quantities["syn0"]
+    assert row.problem == "from step 7 on rank 2 by hand has other bits than rank 0"
+    assert agree(ALONE, report, ["syn0"], after) == (5, True)
+
+
+def test_lost_rows_are_not_rounding() -> None:
+    """Beside one process: the sum of both halves' updates is within its bound, one half is not."""
+    case = dataclasses.replace(CASES["network"], network=Network((3, 5, 1), loss="mse", bias=True))
+    given = draw(
+        case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu")
+    )  # fmt: skip
+    data = given.steps(1)[0] | given.state
+    names = [f"{name}_update" for name in ("syn0", "bias0", "syn1", "bias1")]
+    none = {name: torch.zeros_like(given.state[name[:4] if name[0] == "s" else name[:5]])
+            for name in names}  # fmt: skip
+    halves = [
+        by_hand(case)(**data | {n: Ranks(rank, 2).own(data[n]) for n in "Xy"}, ranks=2, **none)
+        for rank in (0, 1)
+    ]
+    parts = [{n: half[n.replace("_update", "_part")] for n in names} for half in halves]
+    sizes = {n: parts[0][n].abs() + parts[1][n].abs() for n in names}
+    for sums, allowed in (
+        ({n: parts[0][n] + parts[1][n] for n in names}, {"EXACT", "ROUNDING"}),
+        (parts[0], {"WRONG"}),
+    ):
+        found = OneProcess()
+        found.add(case, 0, data, sums, sizes, 2, {}, None)
+        assert found.verdict in allowed, found.text
+        assert found.verdict == "EXACT" or found.share > 0
+    report = run(CASES["two_layer"], steps=2)
+    assert report.ok
+    report.one_process = found
+    assert report.verdict == "WRONG"
+    assert "what the ranks add is not what one process finds" in str(report)
+
+
+def test_one_report_of_all() -> None:
+    """Counts add up; the worst place is the furthest, with its rank; the weightiest proof."""
+    case = CASES["two_layer"]
+    step = planted(case, one_ulp("l1_delta", 0, 3, 0), at=2)
+    reports = [run(case, steps=4), run(case, steps=4, step=step)]
+    one = merged_reports(reports, shared=True)
+    row = one.quantities["l1_delta"]
+    assert (row.compared, row.equal, row.first_unequal, one.steps) == (32, 31, 2, 4)
+    assert row.worst is not None
+    assert (row.worst.rank, row.worst.index, row.worst.step) == (1, (3, 0), 2)
+    assert one.verdict == reports[1].verdict
+    assert one.free_gap == reports[1].free_gap
+
+
+@pytest.mark.parametrize(
+    ("case", "rows", "message"),
+    [
+        (CASES["three_layer"], 4, "case three_layer on 3 ranks: it is a listing that stands as it"),
+        (CASES["batch_norm"], 3, "batch_norm on 3 ranks: each would have statistics of its own"),
+        (CASES["deep"], 4, "4 rows a step on 3 ranks: give --batch-size a multiple of 3"),
+    ],
+)
+def test_rows_that_cannot_be_shared(case: Case, rows: int, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        check_shares(Ranks(0, 3), case, rows)
+    check_shares(ALONE, case, rows)
+
+
+def test_networks_that_cannot_be_shared() -> None:
+    assert [Ranks(r, 3).networks(7) for r in range(3)] == [range(2), range(2, 4), range(4, 7)]
+    with pytest.raises(BadInput, match="population 2 on 3 ranks: give 3 or more, or 1 network"):
+        Run(CASES["deep"], population=2, ranks=Ranks(1, 3))
+
+
+def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = torch.distributed.HashStore()
+    store.set("place/1", "1 0 elsewhere")
+    watchman = Watchman(Ranks(0, 2), store)
+    watchman.stop()
+    monkeypatch.setattr("compare.watchman._BEAT", 0.2)
+    for beat in "123":
+        store.set("beat/1", beat)
+        time.sleep(0.15)
+        assert not watchman._gone(1)
+    time.sleep(0.3)
+    assert watchman._gone(1)
+
+
+def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
+    """Also before anybody has asked for its exit code, and when its number is given anew."""
+    process = subprocess.Popen(["sleep", "60"])
+    born = _born(process.pid)
+    assert born == _born(process.pid) != ""
+    process.kill()
+    deadline = time.monotonic() + 10
+    while _born(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _born(process.pid) == ""
+    process.wait()
+    assert _born(process.pid) == ""
+    assert born != _born(os.getpid())
+
+
+def test_other_commands_are_for_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["runs"]) == 2
+    message = "compare: runs on 2 ranks: torchrun is for run, leave it out\n"
+    assert capsys.readouterr().err == message
