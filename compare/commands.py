@@ -207,7 +207,8 @@ def _go(
     steps, done, quiet = training.steps, training.report.steps, args.quiet
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
-            report = training.train([progress] if folder is None else [folder, progress])
+            # the folder last: a Ctrl-C at what is printed still gets its checkpoint
+            report = training.train([progress] if folder is None else [progress, folder])
     except BaseException:
         if folder:
             folder.discard()
