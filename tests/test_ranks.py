@@ -232,7 +232,7 @@ def test_networks_that_cannot_be_shared() -> None:
 def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = torch.distributed.HashStore()
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     store.set("place/1", "1 0 elsewhere")
     watchman = Watchman(Ranks(0, 2), store)
     watchman.stop()
