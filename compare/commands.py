@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import signal
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from compare import options
 from compare.cases import Case, find
 from compare.errors import BadInput
-from compare.files import save
+from compare.files import check_can_hold, save
 from compare.terminal import PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
 
@@ -27,7 +26,7 @@ _FEW_ROWS = 8  # an output of at most this many rows is shown after training
 def check(args: argparse.Namespace) -> int:
     """Judge the backward pass of a file."""
     if args.json is not None and args.json != "-":
-        _check_can_hold("--json", args.json)
+        check_can_hold("--json", args.json)
     _check_html(args, None)
     from compare.given import device_named, dtype_named
     from compare.userfile import check_file
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
-        _check_can_hold("--json", args.json)
+        check_can_hold("--json", args.json)
     _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
@@ -143,14 +142,7 @@ def _check_html(args: argparse.Namespace, case: Case | None) -> None:
         raise BadInput(f"--html {args.html}: name a file that ends in .html")
     if case and case.sweep:
         raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
-    _check_can_hold("--html", args.html)
-
-
-def _check_can_hold(option: str, name: str) -> None:
-    """Raise BadInput, before anything runs, for a file that could not be written after."""
-    path = Path(name)
-    if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"{option} {name}: no file can be written there, name another place")
+    check_can_hold("--html", args.html)
 
 
 def _folder(log_dir: Path, run: "Run") -> "RunFolder":
