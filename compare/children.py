@@ -71,7 +71,8 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
     import torch
 
     from compare import peers
-    from compare.works import checked_run, random_case
+    from compare.checked import checked_run
+    from compare.problems import Problem, problem, random_case
 
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
     case = random_case(sizes, rows)
@@ -79,10 +80,10 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
     if label == claims.CHECKED_STEPS:
         take = checked_run(case, _STEPS, dtype="float32")
     else:
-        made: dict[str, Callable[[peers.Problem], Any]] = {
+        made: dict[str, Callable[[Problem], Any]] = {
             claims.AUTOGRAD: peers.Autograd, claims.HAND: peers.ByHand, claims.FUSED: peers.Fused
         }  # fmt: skip
-        take = partial(made[label](peers.problem(case, torch.float32)).take, _STEPS)
+        take = partial(made[label](problem(case, torch.float32)).take, _STEPS)
     _RESET.write_text("5")  # see proc(5)
     before = _high_water()
     take()

@@ -4,6 +4,7 @@ A slope of 1 in log-log is linear growth. The slope over all sizes mixes the par
 share rules with that where the arithmetic does; so the one between the two largest stands beside.
 """
 
+import io
 import math
 import statistics
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from compare.cases import CASES
+from compare.checked import checked, checked_run
 from compare.claims import GROWTHS
 from compare.errors import BadInput
 from compare.files import save
+from compare.problems import random_case
 from compare.timing import Take, Times, Work
-from compare.works import checked, checked_run, random_case
 
 SIZES = {
     "width": (32, 64, 128, 256, 512),
@@ -103,8 +105,6 @@ def check_plot(name: str) -> None:
 
 def plot(found: list[Growth], path: Path) -> None:
     """Draw each growth in log-log, with the line of its slope."""
-    import io
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(found), 3.6), layout="constrained")

@@ -2,20 +2,15 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
-from compare import children, claims, peers, verdicts
-from compare.cases import CASES, Case, Network
-from compare.chunk import Chunk
-from compare.data import Table
+from compare import children, claims, others, peers, verdicts
+from compare.cases import CASES, Case
+from compare.checked import checked, checked_steps
 from compare.errors import BadInput
-from compare.harness import Run
-from compare.peers import Problem
-from compare.report import Report
+from compare.problems import Problem, problem, random_case
 from compare.timing import NotHere, Take, Work
 
 Peer = Callable[[Problem], Any]
@@ -26,61 +21,6 @@ SMALL = (8, 6, 4), 5
 def works(group: str, *, small: bool = False) -> list[Work]:
     """Return the works of a group."""
     return _GROUPS[group](small)
-
-
-def random_case(sizes: tuple[int, ...], rows: int) -> Case:
-    """Return a network of the blog's kind on rows of chance, one class for each."""
-
-    def data(seed: int) -> Table:
-        chance = np.random.RandomState(seed)
-        X = chance.standard_normal((rows, sizes[0]))
-        y = np.eye(sizes[-1])[chance.randint(sizes[-1], size=rows)]
-        return Table(X, y, X[:1], y[:1], tuple(map(str, range(sizes[-1]))))
-
-    # steps so short that no unit comes to its end: numbers below the normal ones would be slow
-    network = Network(sizes=sizes, alpha=1e-4)
-    name = "-".join(map(str, sizes))
-    return Case(name, "", network, data=data, init="glorot")
-
-
-def checked_run(case: Case, steps: int, **settings: Any) -> Callable[[], Report]:
-    """Return what trains a run that is ready to, and insists on the verdict promised."""
-    run = Run(case, steps=steps, **settings)
-
-    def train() -> Report:
-        report = run.train()
-        if not report.interrupted and not report.meets(case.demand):
-            raise AssertionError(str(report))
-        return report
-
-    return train
-
-
-def checked(case: Case, **settings: Any) -> Take:
-    """Return what takes so many checked steps: a whole run, from its drawing to its proofs."""
-
-    def take(steps: int) -> None:
-        checked_run(case, steps, **settings)()
-
-    return take
-
-
-def checked_steps(case: Case, **settings: Any) -> Take:
-    """Return what takes so many checked steps after a first one, and gives their time alone."""
-
-    def take(steps: int) -> float:
-        marks: list[tuple[float, int]] = []
-
-        def mark(chunk: Chunk) -> None:
-            marks.append((perf_counter(), chunk.start + chunk.steps))
-
-        report = Run(case, steps=steps + 1, **settings).train([mark])
-        if report.interrupted:
-            return float("nan")
-        (started, first), (ended, last) = marks[0], marks[-1]
-        return (ended - started) / (last - first) * steps
-
-    return take
 
 
 def _of(given: Callable[[], Problem], made: dict[str, Peer], *, each: int = 1) -> list[Work]:
@@ -97,7 +37,7 @@ def _drawn(case: Case, dtype: torch.dtype, **settings: int) -> Callable[[], Prob
     @cache
     def given() -> Problem:
         try:
-            return peers.problem(case, dtype, **settings)
+            return problem(case, dtype, **settings)
         except BadInput as error:  # digits without scikit-learn
             raise NotHere(str(error)) from error
 
@@ -110,10 +50,10 @@ _OURS: dict[str, Peer] = {
 _BASE: dict[str, Peer] = {claims.AUTOGRAD: peers.Autograd}
 _COMPILED = "torch.compile'd autograd"
 _OTHERS: dict[str, Peer] = {
-    "torch.func.grad": peers.Func,
-    _COMPILED: peers.Compiled,
-    "JAX, grad with jit": partial(peers.Jax, whole=False),
-    "JAX, whole loop jitted": partial(peers.Jax, whole=True),
+    "torch.func.grad": others.Func,
+    _COMPILED: others.Compiled,
+    "JAX, grad with jit": partial(others.Jax, whole=False),
+    "JAX, whole loop jitted": partial(others.Jax, whole=True),
 }
 
 
@@ -124,7 +64,7 @@ def _three_layer(small: bool) -> list[Work]:
     return [
         *_of(given, _BASE),
         Work(claims.CHECKED, lambda: checked(case), 60 if small else 6_000),
-        *_of(given, {**ours, "the listing in numpy": peers.Numpy, **_OTHERS}),
+        *_of(given, {**ours, "the listing in numpy": others.Numpy, **_OTHERS}),
     ]
 
 
@@ -134,8 +74,8 @@ def _population(small: bool) -> list[Work]:
     side_by_side: dict[str, Peer] = {
         claims.HAND: peers.ByHand,
         claims.FUSED: peers.Fused,
-        "torch.func, vmap of grad": peers.Func,
-        "JAX, vmap, whole loop jitted": partial(peers.Jax, whole=True),
+        "torch.func, vmap of grad": others.Func,
+        "JAX, vmap, whole loop jitted": partial(others.Jax, whole=True),
     }
     return [
         *_of(_drawn(case, torch.float64), _BASE),
@@ -147,7 +87,7 @@ def _population(small: bool) -> list[Work]:
 def _digits(small: bool) -> list[Work]:
     del small
     case = CASES["digits"]
-    made = {claims.HAND: peers.ByHand, _COMPILED: peers.Compiled}
+    made = {claims.HAND: peers.ByHand, _COMPILED: others.Compiled}
     return _of(_drawn(case, torch.float64), _BASE | made)
 
 

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from compare import bench, children, claims, growth, peers, works
+from compare import bench, children, claims, figures, growth, others, peers, works
 from compare.cases import CASES, Case
 from compare.claims import CHOICES, GROUPS, Claim, Group
 from compare.cli import main
+from compare.problems import Problem, problem, random_case
 from compare.terminal import PlainConsole
 from compare.timing import NotHere, Times, Work, side_by_side, spread, timed
 
 THREE = CASES["three_layer"]
-Maker = Callable[[peers.Problem], Any]
+Maker = Callable[[Problem], Any]
 
 
 def same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -31,13 +32,13 @@ def same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, peers.Numpy, peers.Func])
-@pytest.mark.parametrize("case", [THREE, works.random_case((8, 6, 4), 5)], ids=str)
+@pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, others.Numpy, others.Func])
+@pytest.mark.parametrize("case", [THREE, random_case((8, 6, 4), 5)], ids=str)
 def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) -> None:
     """Thirty steps, some at a time, lead every peer to the by-hand weights, to rounding."""
-    if peer is peers.Numpy and case is not THREE:
+    if peer is others.Numpy and case is not THREE:
         pytest.skip("the listing is the blog's network alone: its alpha is 1")
-    given = peers.problem(case, torch.float64)
+    given = problem(case, torch.float64)
     ours, theirs = peers.ByHand(given), peer(given)
     ours.take(30)
     theirs.take(10)
@@ -49,7 +50,7 @@ def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) 
 def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
     """Mini-batches, biases, momentum and cross-entropy; the batches come round again."""
     pytest.importorskip("sklearn")
-    given = peers.problem(CASES["digits"], torch.float64)
+    given = problem(CASES["digits"], torch.float64)
     ours, theirs = peers.ByHand(given), peers.Autograd(given)
     ours.take(20)
     theirs.take(20)
@@ -60,8 +61,8 @@ def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
 @pytest.mark.parametrize("population", [None, 3])
 def test_jax_learns_the_same(whole: bool, population: int | None) -> None:
     pytest.importorskip("jax")
-    given = peers.problem(THREE, torch.float64, population=population)
-    ours, theirs = peers.ByHand(given), peers.Jax(given, whole=whole)
+    given = problem(THREE, torch.float64, population=population)
+    ours, theirs = peers.ByHand(given), others.Jax(given, whole=whole)
     ours.take(30)
     theirs.take(30)
     same_weights(ours.weights(), theirs.weights())
@@ -70,9 +71,9 @@ def test_jax_learns_the_same(whole: bool, population: int | None) -> None:
 @pytest.mark.slow
 def test_the_compiled_peer_learns_the_same_or_says_why_not() -> None:
     """Its warming up leaves no trace in its weights."""
-    given = peers.problem(THREE, torch.float64)
+    given = problem(THREE, torch.float64)
     try:
-        theirs = peers.Compiled(given)
+        theirs = others.Compiled(given)
     except NotHere as error:
         pytest.skip(f"not here: {error}")
     ours = peers.ByHand(given)
@@ -87,18 +88,18 @@ def test_a_compiler_that_fails_is_said_in_a_few_words(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "compile", lambda _: fails)
     with pytest.raises(NotHere, match=r"^no C\+\+ compiler$"):
-        peers.Compiled(peers.problem(THREE, torch.float64))
+        others.Compiled(problem(THREE, torch.float64))
 
 
 def test_jax_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(NotHere, match="JAX is not installed"):
-        peers.Jax(peers.problem(THREE, torch.float64), whole=True)
+        others.Jax(problem(THREE, torch.float64), whole=True)
 
 
-@pytest.mark.parametrize("peer", [peers.Fused, peers.Func])
+@pytest.mark.parametrize("peer", [peers.Fused, others.Func])
 def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
-    given = peers.problem(THREE, torch.float64, population=4)
+    given = problem(THREE, torch.float64, population=4)
     ours, theirs = peers.ByHand(given), peer(given)
     ours.take(20)
     theirs.take(20)
@@ -107,7 +108,7 @@ def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
 
 def test_the_products_alone_multiply_what_a_fused_step_multiplies() -> None:
     """Their results are the products of what stands in memory; the weights stay."""
-    given = peers.problem(works.random_case((8, 6, 4), 5), torch.float32)
+    given = problem(random_case((8, 6, 4), 5), torch.float32)
     products = peers.Products(given)
     before = {name: value.clone() for name, value in products.weights().items()}
     products.take(3)
@@ -227,7 +228,7 @@ def test_a_summary_of_planted_times() -> None:
                   ours=("ours",))  # fmt: skip
     times = Times({"base": [10.0, 10.0, 10.0], "ours": [4.0, 5.0, 3.0], "peer": [1.0, 6.0, 1.0]},
                   {"other": "not installed"})  # fmt: skip
-    found = bench.summary(group, times)
+    found = figures.summary(group, times)
     rows = {row["label"]: row for row in found["rows"]}
     assert rows["ours"]["ratio"] == {"median": 0.4, "least": 0.3, "most": 0.5}
     assert rows["ours"]["faster_than"] == []
@@ -238,7 +239,7 @@ def test_a_summary_of_planted_times() -> None:
 
     console = PlainConsole()
     with console.capture() as capture:
-        console.print(bench.table(found), width=200)
+        console.print(figures.table(found), width=200)
     text = capture.get()
     assert "< faster than ours" in text
     assert "holds: at most 0.5, aim 0.2" in text
@@ -319,7 +320,10 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--only", "three_layr"], "unknown group 'three_layr': did you mean three_layer or start or large?"),
+        (
+            ["--only", "three_layr"],
+            "unknown group 'three_layr': did you mean three_layer or start or large?",
+        ),
         (["--json", "/nowhere/b.json"], "--json /nowhere/b.json: no file can be written there"),
         (["--json", ""], "--json : no file can be written there"),
         (["--plot", "/nowhere/b.png"], "--plot /nowhere/b.png: no file can be written there"),
