@@ -10,10 +10,22 @@ if TYPE_CHECKING:
     from compare.checking import assert_same, check, name
     from compare.errors import BadInput
     from compare.harness import run
+    from compare.mutants import power
     from compare.report import Report
 
 __version__ = "0.1.0"
-__all__ = ["CASES", "BadInput", "Case", "Network", "Report", "assert_same", "check", "name", "run"]
+__all__ = [
+    "CASES",
+    "BadInput",
+    "Case",
+    "Network",
+    "Report",
+    "assert_same",
+    "check",
+    "name",
+    "power",
+    "run",
+]
 
 _HOMES = {
     "CASES": "cases",
@@ -23,6 +35,7 @@ _HOMES = {
     "assert_same": "checking",
     "check": "checking",
     "name": "checking",
+    "power": "mutants",
     "run": "harness",
     "Report": "report",
 }

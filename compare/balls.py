@@ -48,6 +48,7 @@ class Balls:
 
     def __init__(self, entries: int | None = None) -> None:
         self.entries = entries
+        self.skipped = False  # whether some entries of a product were left unknown
 
     def exact(self, values: Tensor) -> Array:
         """Return the values of a tensor as balls of radius zero."""
@@ -118,6 +119,7 @@ class Balls:
         out: Array = np.empty((*lead, rows, columns), dtype=object)
         sampled = self.entries is not None and rows * inner * columns > LARGE
         if sampled:
+            self.skipped = True
             out[...] = flint.arb("nan")
         for at in np.ndindex(*lead):
             if sampled:

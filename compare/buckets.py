@@ -94,7 +94,8 @@ def is_told(name: str) -> bool:
 
 def _norms(values: Tensor) -> Tensor:
     """Return the Euclidean norm of the first network's tensor at each step."""
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    wide = torch.promote_types(values.dtype, torch.float32)  # all that a curve can show
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=wide)
     return norms
 
 

@@ -66,6 +66,11 @@ class Network:
         plain = Network(self.sizes, self.alpha)
         return {name for name, value in self.question().items() if value != getattr(plain, name)}
 
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers that this network asks for, by the names of their fields."""
+        unusual = self.unusual() | {"alpha"}
+        return {k: v for k, v in self.question().items() if k in unusual and isinstance(v, float)}
+
     @property
     def hidden(self) -> range:
         """The numbers of the hidden layers."""

@@ -20,9 +20,11 @@ from compare.arguments import (
     tensors,
 )
 from compare.bits import as_integers, compare_bits
+from compare.bitwise import rewritten
+from compare.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import BadInput, unknown
-from compare.judge import Evidence, judge
+from compare.judge import Evidence, Floats, judge
 from compare.program import Opaque, Program, trace
 from compare.report import Place, Quantity, Report
 from compare.tally import mismatch as _mismatch
@@ -79,7 +81,7 @@ def check(
 
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
     """
-    return _Check(backward, forward, inputs, seed).report(lift)
+    return Check(backward, forward, inputs, seed).report(lift)
 
 
 def assert_same(
@@ -103,7 +105,7 @@ def assert_same(
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
 
-class _Check:
+class Check:
     """One check: what is given, what each side makes of it, and the evidence for the judge."""
 
     def __init__(
@@ -112,12 +114,13 @@ class _Check:
         forward: Forward,
         inputs: Mapping[str, Any] | Sequence[Any],
         seed: int,
+        grads: Sequence[Tensor] | None = None,
     ) -> None:
-        self.backward, self.forward = backward, forward
+        self.backward, self.forward, self.seed = backward, forward, seed
         self.inputs = by_name(forward, inputs)
         self.leaves = differentiable(self.inputs)
-        first, values = self._forward(self.inputs)
-        second, again = self._forward(self.inputs)
+        first, values = self.outputs_at(self.inputs)
+        second, again = self.outputs_at(self.inputs)
         for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
             if not _same_bits(one, other):
                 raise BadInput(
@@ -132,7 +135,7 @@ class _Check:
                 raise BadInput(
                     f"compare.name(..., {label!r}): an input has that name, choose another"
                 )
-        self.grads = cotangents(self.outputs, seed)
+        self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
         self.is_function = isinstance(backward, type) and issubclass(
             backward, torch.autograd.Function
         )
@@ -144,36 +147,65 @@ class _Check:
     def report(self, lift: str | int) -> Report:
         """Run both sides, read both as programs, judge, and put it all together."""
         off, entries = how_much(lift, [*self.inputs.values(), *self.values.values()])
-        manual = self._run_by_hand()
+        manual = self.run_by_hand()
+        hand = off or _read(self.by_hand, self.given)
+        reference = off or _read(self.reference, self.reference_inputs())
+        return self.compared(manual, hand, reference, entries)
+
+    def compared(
+        self,
+        manual: Mapping[str, Tensor],
+        hand: Program | Opaque,
+        reference: Program | Opaque,
+        entries: int | None,
+        **how: Any,
+    ) -> Report:
+        """Judge what the by-hand side gave, `manual`, with both programs; `how` as judge has it."""
         autograd, order = self._run_autograd(manual)
         report = Report("check", {}, environment=environment(self.outputs[0].device))
         for label in order:
-            report.quantities[label] = _quantity(label, manual.get(label), autograd[label])
+            report.quantities[label] = quantity(label, manual.get(label), autograd[label])
         report.unnamed = tuple(label for label in self.values if label not in manual)
         report.steps = 1
-        hand = off or _read(self._by_hand, self.given)
         report.follows = hand.follows() if isinstance(hand, Program) else {}
         judged = [label for label, q in report.quantities.items() if q.problem is None]
         evidence = Evidence(
             hand=hand,
-            reference=off or _read(self._reference, self._reference_inputs()),
+            reference=reference,
             entries=entries,
-            inputs=tensors(self._reference_inputs()),
+            inputs=tensors(self.reference_inputs()),
             given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
+            gradients=True,
+            numbers={k: v for k, v in self.inputs.items() if isinstance(v, float)},
+            again=self._again,
         )
-        for label, proof in judge(evidence, judged).items():
+        proofs = judge(evidence, judged, **how)
+        if not how.get("brief"):  # no remedy is looked for where nobody reads of it
+            odd = [label for label in report.quantities if label in manual and label not in judged]
+            proofs = rewritten(evidence, diagnose(evidence, proofs, odd))
+        for label, proof in proofs.items():
             report.quantities[label].proof = proof
         return report
 
+    def _again(self, inputs: Mapping[str, Tensor]) -> Floats:
+        """Return both sides at other inputs."""
+        moved = {key: inputs.get(key, value) for key, value in self.inputs.items()}
+        for key in self.leaves:
+            moved[key] = moved[key].detach().requires_grad_()
+        other = Check(self.backward, self.forward, moved, self.seed + 1)
+        manual = other.run_by_hand()
+        return other.given, manual, other._run_autograd(manual)[0]
+
     # -- the forward pass
 
-    def _forward(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def outputs_at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Run forward with fresh leaves; return its differentiable outputs and named values."""
-        return self._run_forward(self._fresh(inputs))
+        return self.run_forward(self._fresh(inputs))
 
-    def _run_forward(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def run_forward(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Run forward on its arguments as they are."""
         named: dict[str, Tensor] = {}
         token = _named.set(named)
         try:
@@ -215,16 +247,16 @@ class _Check:
             return _VALUE + given
         return given if given.split("[")[0] == "output" else None
 
-    def _run_by_hand(self) -> dict[str, Tensor]:
+    def run_by_hand(self) -> dict[str, Tensor]:
         """Return what the by-hand side gives, having seen that it left its inputs alone."""
         given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.given.items()}
-        found = self._by_hand(**given)
+        found = self.by_hand(**given)
         for key, value in tensors(self.given).items():
             if not _same_bits(value, given[key]):
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
         return {label: value.detach().clone() for label, value in found.items()}
 
-    def _by_hand(self, **given: Any) -> dict[str, Tensor]:
+    def by_hand(self, **given: Any) -> dict[str, Tensor]:
         """Run backward on exactly what it asks for; return its gradients by name."""
         found = self._apply(given) if self.is_function else self._call(given)
         like = {**tensors(self.inputs), **self.values}
@@ -295,17 +327,18 @@ class _Check:
 
     # -- the autograd side
 
-    def _reference_inputs(self) -> dict[str, Any]:
+    def reference_inputs(self) -> dict[str, Any]:
+        """Return what `reference` takes: the inputs, and what stands above each output."""
         grads = dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True))
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
             **grads,
         }
 
-    def _reference(self, **given: Any) -> dict[str, Tensor]:
+    def reference(self, **given: Any) -> dict[str, Tensor]:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self._fresh({label: given[label] for label in self.inputs})
-        outputs, named = self._run_forward(fresh)
+        outputs, named = self.run_forward(fresh)
         wanted = {**named, **{label: fresh[label] for label in self.leaves}}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
         grads = [given[key] for key in numbered("grad_output", outputs)]
@@ -327,7 +360,7 @@ class _Check:
         autograd's gradient there and puts the by-hand value in its place.
         """
         fresh = self._fresh(self.inputs)
-        outputs, named = self._run_forward(fresh)
+        outputs, named = self.run_forward(fresh)
         found: dict[str, Tensor] = {}
         if self.is_function:
             found.update(zip(numbered("output", outputs), self.outputs, strict=True))
@@ -364,8 +397,8 @@ def _read(
         return why
 
 
-def _quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
-    """Compare one quantity's bits."""
+def quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
+    """Return one quantity with its bits compared; `manual` is None where it is missing."""
     row = Quantity(label, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
     if manual is None:
         row.problem = (

@@ -93,7 +93,7 @@ GROUPS = {
                 Claim("--help", 0.3, over=()), Claim("--list", 0.3, over=()),
                 Claim(START, 2.0, over=()),
             ),
-            ours=(), seconds=0.0, rounds=3,
+            seconds=0.0, rounds=2,
         ),
         Group(
             "verdict", "one verdict, batch 32, float64", "milliseconds", 1e3,

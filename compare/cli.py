@@ -66,7 +66,9 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     works = {
-        "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench
+        "check": commands.check, "board": _board, "runs": _runs, "diff": _diff, "bench": _bench,
+        "practice": commands.practice,
+        "mutants": commands.mutants,
     }  # fmt: skip
     return works.get(args.command, commands.run)(args)
 

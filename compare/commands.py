@@ -4,15 +4,16 @@ import argparse
 import json
 import shlex
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare import options
-from compare.cases import Case, find
-from compare.errors import BadInput
+from compare.cases import CASES, Case, find
+from compare.errors import BadInput, unknown
 from compare.files import check_can_hold, save
-from compare.terminal import PlainConsole, RunProgress, told
+from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from compare.harness import Run
     from compare.report import Report
 
+_LONGEST = 86_401  # seconds
 _FEW_ROWS = 8  # an output of at most this many rows is shown after training
 
 
@@ -33,7 +35,8 @@ def check(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     dtype = None if args.dtype is None else dtype_named(args.dtype)
-    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift)
+    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift,
+                        inputs=args.inputs)  # fmt: skip
     console = PlainConsole(stderr=args.json == "-")
     console.print(report.headline() if args.quiet else report, crop=False)
     if args.json is not None:
@@ -41,6 +44,71 @@ def check(args: argparse.Namespace) -> int:
     if args.html is not None:
         report.save(args.html)
     return 0 if report.meets(args.demand) else 1
+
+
+def practice(args: argparse.Namespace) -> int:
+    """Write a practice file, or have one looked at."""
+    from compare import lesson, levels
+    from compare.practice import level_of, look
+
+    making, words = args.words[0] == "new", args.words
+    if len(words) != 1 + making:
+        again = "python -m compare practice new FILE, or python -m compare practice FILE"
+        raise BadInput(f"practice {' '.join(words)}: name one file ({again})")
+    path = Path(words[-1])
+    if making:
+        if args.hint or args.answer or args.json is not None:
+            raise BadInput("practice new writes a file: --hint, --answer and --json come after")
+        levels.new(path, level := levels.find(args.level or "two_layer"))
+        PlainConsole().say(
+            f"{path}: level {level.name}, {len(level.blanks)} lines to fill in; then\n"
+            f"  python -m compare practice {shlex.quote(str(path))}"
+        )
+        return 0
+    if not 0 < args.timeout < _LONGEST:
+        raise BadInput(f"--timeout {args.timeout:g}: give seconds, above 0, at most a day")
+    if args.json is not None and args.json != "-":
+        check_can_hold("--json", args.json)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
+    level = level_of(path, args.level)
+    console = PlainConsole(stderr=args.json == "-")
+    with console.status("looking at it ...") if console.is_terminal else nullcontext():
+        found, printed = look(path, level, args.timeout)
+    lesson.tell(console, path, level, found, printed, hint=args.hint, answer=args.answer)
+    if args.json is not None:
+        answer = lesson.to_dict(path, level, found, printed)
+        _save_json(json.dumps(answer, indent=1) + "\n", args.json)
+    return found.code
+
+
+def mutants(args: argparse.Namespace) -> int:
+    """Count how many mutants of a file's or a case's pass each check catches."""
+    for option, name in (("--json", args.json), ("--save", args.save)):
+        if name is not None and (option, name) != ("--json", "-"):
+            check_can_hold(option, name)
+    path = Path(args.target)
+    if args.target not in CASES and not path.is_file():
+        files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise unknown("file or case", args.target, [*CASES, *files])
+    from compare.mutants import of_case, of_file
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
+    console = PlainConsole(stderr=args.json == "-")
+    with MutantsProgress(console, quiet=args.quiet) as watch:
+        of = of_case if args.target in CASES else of_file
+        found = of(args.target, dtype=args.dtype, seed=args.seed, inputs=args.inputs, watch=watch)
+    if args.save is not None and found.better is not None:
+        found.save_inputs(args.save)
+        name = shlex.quote(args.save)
+        found.again = f"python -m compare mutants {shlex.quote(args.target)} --inputs {name}"
+    console.print(found.headline() if args.quiet else found, crop=False)
+    if args.save is not None and found.better is None:
+        console.say(
+            f"  --save {args.save}: nothing to save, no mutant survives at these inputs alone"
+        )
+    if args.json is not None:
+        _save_json(found.to_json(), args.json)
+    return 0 if found.ok else 1
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ from compare.options import command
 from compare.prove import Prover, whole_numbers
 from compare.report import Report
 from compare.scores import confusion, error, right
-from compare.sides import Autograd, Kind, Named, Step, by_hand, copies
+from compare.sides import Autograd, Kind, Named, Step, Watch, by_hand, copies
 from compare.tally import Tally
 from manual.losses import LOSSES
 
@@ -84,9 +84,12 @@ class Run:
         self.autograd = Autograd(case)
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
+        given.state = {}  # it is the parts' from now on
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
+        self.prover.numbers = case.network.numbers()
+        self.prover.judged = self.autograd.step_from
         settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         if step is None:
@@ -181,7 +184,8 @@ class Run:
             self.kinds = self.autograd.kinds(**data[0], **state)
         before: list[Named] = []
         after: list[Named] = []
-        with torch.inference_mode():
+        # autograd cannot take over what was made in inference mode, which is the faster one
+        with torch.no_grad() if self.heavy else torch.inference_mode():
             for given in data:
                 before.append({**given, **state})
                 # copies: what the by-hand side does to what it is given stays its own affair
@@ -190,8 +194,12 @@ class Run:
         part.state = state
         if not self.report.quantities and not self.tally.open(after[0], self.kinds):
             self.report.steps, self.regular = 1, False
+            rows = self.report.quantities
+            odd = [name for name, row in rows.items() if row.problem is not None]
+            for name, proof in self.prover.misshapen(before[0], odd).items():
+                rows[name].proof = proof
             return None
-        same = self.tally.regular(after)
+        same = self.tally.regular(after, len(data[0]["X"]))
         self.regular = self.regular and same == len(after)
         if not same:
             return None
@@ -275,12 +283,9 @@ class Run:
         P = part.networks
         unequal = sorted({k for name in ours for k in _unequal_steps(ours[name], theirs[name], P)})
         for k in {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else ():
-            alone = Watch(_at(ours, k))
-            self.autograd.learn(alone.look, **copies(before[k]))
-            for name in ours:
-                mine, batched = ours[name][k][:P], theirs[name][k][:P]
-                if not same_bits(alone.unequal.get(name, mine)[:P], batched):
-                    return False
+            alone = self.autograd.step_from(_at(ours, k), **before[k])
+            if not all(same_bits(alone[name][:P], theirs[name][k][:P]) for name in ours):
+                return False
         return True
 
     def _prove(
@@ -320,12 +325,8 @@ class Run:
                     known = shares.setdefault(name, np.zeros(count))
                     known[steps] = each.view(len(steps), P).amax(1).numpy()
         for step, network in sorted(wanted):
-            given = {n: v[network : network + 1].clone() for n, v in before[step].items()}
-            manual, autograd = (
-                {name: value[step, network : network + 1].clone() for name, value in side.items()}
-                for side in (ours, theirs)
-            )
-            proofs = self.prover.proof(given, manual, {n: autograd[n] for n in manual})
+            one = before[step], _at(ours, step), _at(theirs, step)
+            proofs = self.prover.proof(*(_network(values, network) for values in one))
             self.tally.prove(start + step, proofs)
         return shares
 
@@ -399,24 +400,6 @@ class Part:
         return split
 
 
-class Watch:
-    """Looks at autograd's values beside those by hand, and has it go on from these.
-
-    `unequal` keeps those of autograd whose bits are others.
-    """
-
-    def __init__(self, by_hand: Named) -> None:
-        self.by_hand = by_hand
-        self.unequal: Named = {}
-
-    def look(self, name: str, value: Tensor) -> Tensor | None:
-        """Return what autograd is to go on with, None where that is its own value."""
-        if name not in self.by_hand or same_bits(self.by_hand[name], value):
-            return None
-        self.unequal[name] = value.detach().clone()
-        return self.by_hand[name].clone()
-
-
 def _stacked(steps: list[Named]) -> Named:
     """Return each quantity over (steps, networks, ...)."""
     if len(steps) == 1:
@@ -427,6 +410,11 @@ def _stacked(steps: list[Named]) -> Named:
 def _at(values: Named, steps: int | list[int]) -> Named:
     """Return one or some of the steps of (steps, networks, ...) values."""
     return {name: value[steps] for name, value in values.items()}
+
+
+def _network(values: Named, network: int) -> Named:
+    """Return one network's of (networks, ...) values."""
+    return {name: value[network : network + 1] for name, value in values.items()}
 
 
 def _unequal_steps(ours: Tensor, theirs: Tensor, population: int) -> list[int]:

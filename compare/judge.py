@@ -9,8 +9,9 @@ Two questions, asked of the two programs:
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import flint
@@ -33,6 +34,9 @@ OPAQUE_SLACK = 64.0
 _MEANINGFUL = 2.0**-40
 
 
+Floats = tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]]
+
+
 @dataclass
 class Evidence:
     """Both sides as given to the judge.
@@ -48,6 +52,10 @@ class Evidence:
     manual: Mapping[str, Tensor]
     autograd: Mapping[str, Tensor]
     entries: int | None = None  # how many of a large product to lift, None for all
+    gradients: bool = False  # whether the quantities are the gradients at the inputs they name
+    numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
+    # Both sides once more at other inputs: what the by-hand side is given there, and both values.
+    again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,48 +66,91 @@ class _Side:
     bound: Any  # Bound or Missing
 
 
-def judge(evidence: Evidence, order: Sequence[str]) -> dict[str, Proof]:
+def judge(
+    evidence: Evidence,
+    order: Sequence[str],
+    *,
+    shared: Mapping[str, Lifted] | None = None,
+    brief: bool = False,
+) -> dict[str, Proof]:
     """Return the proof for each quantity named in `order`, the order of computation.
 
-    Every one of them is in `manual` and `autograd`, of one shape and dtype.
+    Every one of them is in `manual` and `autograd`, of one shape and dtype. Of many by-hand sides
+    judged at the same inputs each can be given the reference that they share, `lifted`; `brief`
+    ends with the first WRONG one, and leaves out what only a reader wants to know: errors in ulps,
+    and whether this is a kink.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(evidence).all(order)
+        return _Judge(evidence, shared, brief).all(order)
+
+
+def lifted(
+    reference: Program | Opaque, inputs: Mapping[str, Tensor], entries: int | None
+) -> dict[str, Lifted]:
+    """Return the reference lifted from its inputs, empty where it cannot be read."""
+    if isinstance(reference, Opaque):
+        return {}
+    return lift(reference, Balls(entries), inputs)
 
 
 class _Judge:
-    def __init__(self, evidence: Evidence) -> None:
-        self.e = evidence
+    def __init__(
+        self, evidence: Evidence, shared: Mapping[str, Lifted] | None, brief: bool
+    ) -> None:
+        self.e, self.brief = evidence, brief
+        self.balls = Balls(evidence.entries)  # of the by-hand side
         self.wrong: set[str] = set()
-        self.references: dict[frozenset[str], dict[str, Lifted]] = {}
+        self.references: dict[frozenset[str], Mapping[str, Lifted]] = {}
+        if shared is not None:
+            self.references[frozenset()] = shared
         self.noise: dict[str, Any] | None = None
         self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
         self.by_hand = self._by_hand(self._reference(frozenset()))
 
     def all(self, order: Sequence[str]) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
-        hand, reference = self._local(self.e.hand), self._local(self.e.reference)
         for name in order:
-            proofs[name] = self._one(name, hand.get(name), reference.get(name))
+            proofs[name] = self._one(name)
             if proofs[name].verdict == WRONG:
                 self.wrong.add(name)
+                if self.brief:
+                    break
         return proofs
 
-    def _one(self, name: str, hand: _Side | None, reference: _Side | None) -> Proof:
+    @cached_property
+    def _locals(self) -> tuple[dict[str, _Side], dict[str, _Side]]:
+        return self._local(self.e.hand), self._local(self.e.reference)
+
+    def _sides(self, name: str) -> tuple[_Side | None, _Side | None]:
+        """Return a quantity from the by-hand floats above it; in brief no other is worked out."""
+        sides = self._locals if not self.brief else (
+            self._local(self.e.hand, [name]), self._local(self.e.reference, [name])
+        )  # fmt: skip
+        return sides[0].get(name), sides[1].get(name)
+
+    def _one(self, name: str) -> Proof:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         same_bits = torch.equal(as_integers(manual), as_integers(autograd))
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
-        off: dict[str, Any] = {
-            "manual_error": _error_in_ulps(manual, hand),
-            "autograd_error": _error_in_ulps(autograd, reference),
-        }
         unread = self._unread(name)
+        if self.brief and unread is None:  # no bound is needed where the formulas settle it
+            formula = self._same(name, None)
+            if formula.same is False:
+                return Proof(WRONG, formula.text, at=formula.at)
+            if formula.same and same_bits:
+                return Proof(EXACT, formula.text, lifted=True)
+        hand, reference = self._sides(name)
+        errors = (None, None) if self.brief else (
+            _error_in_ulps(manual, hand), _error_in_ulps(autograd, reference)
+        )  # fmt: skip
+        off: dict[str, Any] = dict(zip(("manual_error", "autograd_error"), errors, strict=True))
         if unread is None:
             room = _sum_of_bounds(hand, reference)
             formula = self._formula(name, room)
             if formula.same is False:
-                return Proof(WRONG, formula.text + self._kink(name), at=formula.at, **off)
+                kink = "" if self.brief else self._kink(name)
+                return Proof(WRONG, formula.text + kink, at=formula.at, **off)
             if formula.same and not same_bits:
                 return self._rounding(name, formula.text, hand, reference, off)
             text = formula.text
@@ -123,11 +174,14 @@ class _Judge:
                 return f"{side} it does not come out of the program"
             if isinstance(values[name].numbers, Missing):
                 return f"{side}, {values[name].numbers}"
+        mine = np.asarray(self.by_hand[name].numbers, dtype=object)
+        if not self.balls.skipped and not all(ball.is_finite() for ball in mine.ravel()):
+            return "by hand it has no finite value in exact arithmetic (a division by zero, a pole)"
         return None
 
     # -- the same formula?
 
-    def _reference(self, wrong: frozenset[str]) -> dict[str, Lifted]:
+    def _reference(self, wrong: frozenset[str]) -> Mapping[str, Lifted]:
         """Return the reference lifted from the inputs, going on from the by-hand values `wrong`."""
         if isinstance(self.e.reference, Opaque):
             return {}
@@ -150,21 +204,21 @@ class _Judge:
             for name, (_, key) in self.e.given.items()
             if key is not None and key in reference
         }
-        return lift(self.e.hand, Balls(self.e.entries), floats, lifted)
+        return lift(self.e.hand, self.balls, floats, lifted)
 
     def _formula(self, name: str, room: Tensor | None) -> "_Formula":
         """Compare the two lifted values, going on from what is WRONG above."""
-        mine = self.by_hand[name].numbers
-        wrong = frozenset(self.wrong & self.above.get(name, set()))
-        sampled = self.e.entries is not None
-        theirs = self._reference(wrong)[name].numbers
-        found = _same_numbers(mine, theirs, room, sampled=sampled)
+        found = self._same(name, room)
         if found.same is None and (noise := self._noise(name)) is not None:
             # where the exact value is 0, no precision makes a ball narrow beside it
             wider = _MEANINGFUL * noise
-            room = wider if room is None else torch.maximum(wider, room)
-            found = _same_numbers(mine, theirs, room, sampled=sampled)
+            found = self._same(name, wider if room is None else torch.maximum(wider, room))
         return found
+
+    def _same(self, name: str, room: Tensor | None) -> "_Formula":
+        wrong = frozenset(self.wrong & self.above.get(name, set()))
+        mine, theirs = self.by_hand[name].numbers, self._reference(wrong)[name].numbers
+        return same_numbers(mine, theirs, room, sampled=self.e.entries is not None)
 
     def _noise(self, name: str) -> Tensor | None:
         """Return how far a float run may come off from the inputs on, None where unknown."""
@@ -192,7 +246,7 @@ class _Judge:
             if source is not None
         }
         hand = lift(self.e.hand, Balls(self.e.entries), floats, lifted)
-        if not _same_numbers(hand[name].numbers, reference[name].numbers, None).same:
+        if not same_numbers(hand[name].numbers, reference[name].numbers, None).same:
             return ""
         return (
             "; at inputs close by the two agree, so these stand at a kink (relu at 0, equal "
@@ -201,9 +255,9 @@ class _Judge:
 
     # -- no further apart than rounding?
 
-    def _local(self, side: Program | Opaque) -> dict[str, _Side]:
-        """Return each quantity of a side from the by-hand floats above it."""
-        if isinstance(side, Opaque):
+    def _local(self, side: Program | Opaque, only: list[str] | None = None) -> dict[str, _Side]:
+        """Return each quantity of a side from the by-hand floats above it, or only some."""
+        if isinstance(side, Opaque) or (only and not side.outputs.keys() & set(only)):
             return {}
         if side is self.e.hand:
             floats = {name: value for name, (value, _) in self.e.given.items()}
@@ -217,7 +271,7 @@ class _Judge:
             bounds_for(side, floats.values()),
         ]
         exact, bound = (
-            lift(side, n, floats, starts={k: Start(v, n.exact(v)) for k, v in values.items()})
+            lift(side, n, floats, None, {k: Start(v, n.exact(v)) for k, v in values.items()}, only)
             for n in arithmetics
         )
         return {name: _Side(exact[name].numbers, bound[name].numbers) for name in exact}
@@ -283,7 +337,7 @@ class _Formula:
     at: tuple[int, ...] | None = None
 
 
-def _same_numbers(
+def same_numbers(
     mine: Array, theirs: Array, room: Tensor | None, *, sampled: bool = False
 ) -> _Formula:
     """Compare two lifted tensors, element by element; of sampled ones what is known."""

@@ -126,7 +126,7 @@ def lift(
                 floats[node] = getattr(program.graph, node.target)
                 values[node] = _made(n, floats[node])
             else:
-                floats[node], values[node] = _call(n, node, floats, values)
+                floats[node], values[node] = call(n, node, floats, values)
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
                 outputs[name] = Lifted(floats[node], values[node])
                 if name in starts:
@@ -172,7 +172,7 @@ def _made(n: Balls | Bounds, values: Tensor) -> Any:
     return n.written(values) if one else n.exact(values)
 
 
-def _call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
+def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
     """Run one operation in floats and lifted."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), floats.__getitem__)
     assert callable(node.target)

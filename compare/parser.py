@@ -7,6 +7,7 @@ from typing import NoReturn
 from compare import options
 from compare.claims import CHOICES
 from compare.errors import BadInput
+from compare.levels import LEVELS
 
 EXAMPLES = """\
 examples:
@@ -18,6 +19,8 @@ examples:
   python -m compare run network --data my.csv --target species --dropout 0.2
   python -m compare --list                          every case and what it promises
   python -m compare check my_layer.py               your own forward, backward and inputs
+  python -m compare practice new my_network.py      rebuild the blog's network from memory
+  python -m compare mutants my_layer.py             would the checks see a bug in it?
   python -m compare board                           look at the curves of all runs
   python -m compare runs                            list them; diff RUN RUN compares two
 
@@ -98,6 +101,34 @@ def parser() -> argparse.ArgumentParser:
         "--demand", choices=("exact", "rounding"), default="rounding",
         help="what exit code 0 asks for (default: rounding)",
     )  # fmt: skip
+    mutants = commands.add_parser(
+        "mutants",
+        allow_abbrev=False,
+        help="see how many bugs a check of your backward pass would catch",
+        description="Make mutants of a backward pass, each with one operation wrong, and count how "
+        "many check catches, and how many allclose, assert_close, gradcheck and twice the error of "
+        "low precision do. Says which lines the inputs do not exercise. Exit code 0: check caught "
+        "all that are not the same function.",
+    )
+    mutants.add_argument(
+        "target", metavar="FILE|CASE", help="a file as check takes it, or one of --list"
+    )
+    mutants.add_argument("--dtype", metavar="T", help="move the inputs' floats to this dtype")
+    mutants.add_argument(
+        "--seed", type=_whole, default=0, metavar="S", help="of what is drawn anew (default: 0)"
+    )
+    mutants.add_argument("--quiet", action="store_true", help="print how many survived only")
+    mutants.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON, - for standard output"
+    )
+    mutants.add_argument(
+        "--save", metavar="FILE", help="save inputs that show what survived, for --inputs"
+    )
+    for command in (check, mutants):
+        command.add_argument(
+            "--inputs", type=Path, metavar="FILE",
+            help="inputs that mutants --save wrote, in place of the file's own",
+        )  # fmt: skip
     for command in (run, check):
         command.add_argument(
             "--lift", default="auto", metavar="HOW",
@@ -111,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
             "--html", metavar="FILE", help="write the report as one page with plots, FILE.html"
         )
     options.add(run)
+    _add_practice(commands)
     board = commands.add_parser(
         "board",
         allow_abbrev=False,
@@ -157,6 +189,30 @@ def parser() -> argparse.ArgumentParser:
         "machine 1 is steadier",
     )  # fmt: skip
     return top
+
+
+def _add_practice(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    practice = commands.add_parser(
+        "practice",
+        allow_abbrev=False,
+        usage="python -m compare practice new FILE [--level NAME]\n"
+        "       python -m compare practice FILE [--hint] [--answer] [--timeout SECONDS]",
+        help="rebuild the networks from memory, line by line",
+        description="`new` writes a file with the blog's data and names and lines to fill in. "
+        "Without it the file is checked line by line and trained: the first line that is not "
+        f"right is shown, with a hint. Levels: {', '.join(LEVELS)}.",
+    )
+    practice.add_argument("words", nargs="+", metavar="[new] FILE", help="the practice file")
+    practice.add_argument("--level", metavar="NAME", help="of `new`: the level (two_layer)")
+    practice.add_argument("--hint", action="store_true", help="say more about the line")
+    practice.add_argument("--answer", action="store_true", help="show the line as it should be")
+    practice.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="stop a file that runs longer (default: 60)",
+    )  # fmt: skip
+    practice.add_argument(
+        "--json", metavar="FILE", help="write the answer as JSON, - for standard output"
+    )
 
 
 def _whole(text: str) -> int:

@@ -6,11 +6,14 @@ writes in place into values, and the core ATen decompositions keep the list of o
 
 import contextlib
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.traceback
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
 from torch._decomp.decompositions import native_batch_norm_decomposition
@@ -67,9 +70,10 @@ class Program:
         return {name: [other for other in above if name in above[other]] for name in above}
 
 
-def trace(function: Function, inputs: Values) -> Program:
+def trace(function: Function, inputs: Values, *, lines: bool = False) -> Program:
     """Read `function(**inputs)`, which returns named tensors, as a program.
 
+    With `lines` each operation knows the line of code that asked for it: `line_of`.
     Raises Opaque when it leaves torch's operations (numpy, `.data`, `.item()`), which shows when
     the recorded program, run at other inputs, does not give the function's own bits.
     """
@@ -87,19 +91,21 @@ def trace(function: Function, inputs: Values) -> Program:
     attention = _Attention()
     with _readable(), attention:
         try:
-            recorded = _record(positional, list(tensors.values()))
+            with _keeping_lines() if lines else contextlib.nullcontext():
+                recorded = _record(positional, list(tensors.values()), lines=lines)
             _check_complete(recorded, positional, list(tensors.values()))
-            functional = make_fx(
-                torch.func.functionalize(recorded),
-                decomposition_table=_decompositions(),
-            )(*tensors.values())
+            run = fx.Interpreter(recorded).run if lines else recorded
+            with _keeping_lines() if lines else contextlib.nullcontext():
+                functional = make_fx(
+                    torch.func.functionalize(run), decomposition_table=_decompositions()
+                )(*tensors.values())
         except Opaque:
             raise
         except Exception as error:  # whatever tracing cannot follow
             raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
     functional.graph.eliminate_dead_code()
     (output,) = (node for node in functional.graph.nodes if node.op == "output")
-    roots = [_root(node) for node in output.args[0]]
+    roots = [root(node) for node in output.args[0]]
     outputs = dict(zip(names, roots, strict=True))
     narrower = attention.called or _casts(functional) > _casts(recorded)
     return Program(functional, tuple(tensors), outputs, narrower)
@@ -116,11 +122,13 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return dict(core_aten_decompositions().items())
 
 
-def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> fx.GraphModule:
+def _record(
+    function: Callable[..., list[Tensor]], at: list[Tensor], *, lines: bool = False
+) -> fx.GraphModule:
     """Record the operations that `function` does at these inputs."""
 
     def recorded(*values: Tensor) -> list[Tensor]:
-        with _IntegersRead():  # type: ignore[no-untyped-call]
+        with _IntegersRead(), _Lines() if lines else contextlib.nullcontext():  # type: ignore[no-untyped-call]
             return function(*values)
 
     # the schema of native_batch_norm does not say that it moves the running statistics
@@ -141,6 +149,43 @@ class _IntegersRead(TorchDispatchMode):
             with disable_proxy_modes_tracing():
                 return func(*args)
         return func(*args, **(kwargs or {}))
+
+
+class _Lines(TorchDispatchMode):
+    """Notes with each operation the line of code outside torch and this package that asked for it.
+
+    torch.fx's own record of stack traces keeps the frames of methods called `forward` alone.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        frame = sys._getframe(1)
+        while frame.f_back and _not_theirs(frame.f_code.co_filename):
+            frame = frame.f_back
+        fx.traceback.current_meta["stack_trace"] = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        return func(*args, **(kwargs or {}))
+
+
+_HERE = os.path.dirname(__file__) + os.sep
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
+def _not_theirs(file: str) -> bool:
+    return file.startswith((_HERE, _TORCH, os.path.dirname(os.__file__) + os.sep))
+
+
+@contextlib.contextmanager
+def _keeping_lines() -> Iterator[None]:
+    """Within, what is recorded takes over what `_Lines` noted."""
+    with fx.traceback.preserve_node_meta():
+        fx.traceback.current_meta.pop("stack_trace", None)
+        yield
+
+
+def line_of(node: fx.Node) -> tuple[str, int] | None:
+    """Return the file and the line of the code that asked for this operation, None if unknown."""
+    file, _, line = node.meta.get("stack_trace", "").rpartition(":")
+    return (file, int(line)) if file and line.isdigit() else None
 
 
 class _Attention(TorchFunctionMode):
@@ -204,7 +249,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(as_integers(one.detach()), as_integers(other.detach()))
 
 
-def _root(node: fx.Node) -> fx.Node:
+def root(node: fx.Node) -> fx.Node:
     """Return the node whose numbers `node` only hands on."""
     while node.op == "call_function" and node.target.__name__.split(".")[0] in _SAME:  # type: ignore[union-attr]
         node = node.args[0]  # type: ignore[assignment]

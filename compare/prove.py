@@ -1,17 +1,19 @@
 """What a run shows beyond bits: lifted proof at sampled steps, a rounding bound at every step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.bitwise import rewritten
 from compare.bounds import Bound
+from compare.diagnosis import diagnose
 from compare.judge import Evidence, bounds_for, judge, share_of_rounding
 from compare.lift import Missing, Start, cone, lift
 from compare.program import Opaque, Program, trace
 from compare.sides import Named, Step
-from compare.verdict import Proof
+from compare.verdict import ROUNDING, WRONG, Proof
 
 _Read = Program | Opaque
 
@@ -25,11 +27,30 @@ class Prover:
         self.hand, self.reference = hand, reference
         self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
         self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
+        self.numbers: dict[str, float] = {}  # of the question, by name
+        self.judged: Callable[..., Named] | None = None  # autograd's step from by-hand values
+        # What a search was made for, by verdict: once, where it is first seen so.
+        self.diagnosed: dict[str, set[str]] = {WRONG: set(), ROUNDING: set()}
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
         """Return the full proof for one step of one network, its tensors (1, ...)."""
+        evidence = self._evidence(given, manual, autograd)
+        proofs = judge(evidence, list(manual))
+        proofs = diagnose(evidence, proofs, known=self.diagnosed[WRONG])
+        proofs = rewritten(evidence, proofs, self.diagnosed[ROUNDING])
+        for name, proof in proofs.items():
+            if proof.verdict in self.diagnosed:
+                self.diagnosed[proof.verdict].add(name)
+        return proofs
+
+    def misshapen(self, given: Named, names: Collection[str]) -> dict[str, Proof]:
+        """Return what would give quantities of another shape the right one, and right values."""
+        one = {name: value[:1].clone() for name, value in given.items()}
+        return diagnose(self._evidence(one, {}, {}), {}, names)
+
+    def _evidence(self, given: Named, manual: Named, autograd: Named) -> Evidence:
         hand, reference = self._programs(given)
-        evidence = Evidence(
+        return Evidence(
             hand=hand,
             reference=reference,
             inputs=given,
@@ -37,8 +58,16 @@ class Prover:
             manual=manual,
             autograd=autograd,
             entries=self.entries,
+            numbers=self.numbers,
+            again=self._again if self.judged else None,
         )
-        return judge(evidence, list(manual))
+
+    def _again(self, inputs: Mapping[str, Tensor]) -> tuple[Named, Named, Named]:
+        """Return a step at other inputs: what it is given, by hand, autograd going on from it."""
+        assert self.judged is not None
+        given = dict(inputs)
+        manual = self.hand(**{name: value.clone() for name, value in given.items()})
+        return given, manual, self.judged(manual, **given)
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each quantity, those that are computed from it by hand."""

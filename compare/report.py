@@ -15,7 +15,16 @@ from compare.chunk import Bucket
 from compare.errors import BadInput
 from compare.files import save
 from compare.page import Curve, fragment, page
-from compare.verdict import EXACT, ROUNDING, STYLE, UNDECIDED, WEIGHT, WRONG, Proof
+from compare.verdict import (
+    EXACT,
+    ROUNDING,
+    STYLE,
+    UNDECIDED,
+    WEIGHT,
+    WRONG,
+    Diagnosis,
+    Proof,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ class Quantity:
         return UNDECIDED
 
     @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What a search found that would make it right, or exact; None where there was none."""
+        return self.proof.diagnosis if self.proof else None
+
+    @property
     def total(self) -> int:
         """How many elements were compared."""
         return self.compared
@@ -100,6 +114,7 @@ class Quantity:
             "worst": self.worst.to_dict() if self.worst else None,
             "problem": self.problem,
             "proof": self.proof.to_dict() if self.proof else None,
+            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
             "verdict": self.verdict,
         }
 
@@ -287,6 +302,7 @@ class Report:
         """Yield the lines on one quantity."""
         if q.problem:
             yield q.name, q.problem
+            yield from _remedies(q)
             return
         nans = f", {q.nans:,} of them NaN" if q.nans else ""
         differ = f"{q.compared - q.equal:,} of {q.compared:,} differ{nans}"
@@ -303,6 +319,7 @@ class Report:
                     "",
                     "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
                 )
+        yield from _remedies(q)
 
     def _table(self, width: int) -> Table:
         """Return a row for each quantity; what does not fit is left out, the verdict never."""
@@ -328,6 +345,20 @@ class Report:
 
 
 _LABEL = 14  # columns for a line's label
+
+
+def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
+    """Yield what was found that would make a quantity right, or that nothing was."""
+    if q.diagnosis is None:
+        return
+    if q.verdict != WRONG:
+        for text in q.diagnosis.found:
+            yield "", f"for autograd's bits {text}"
+        return
+    for k, text in enumerate(q.diagnosis.found):
+        yield "or" if k else "would be right", text
+    if not q.diagnosis.found:
+        yield "", f"nothing found that would make it right ({q.diagnosis.note})"
 
 
 def _line(label: str, text: str) -> Text:

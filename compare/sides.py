@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from compare.bits import same_bits
 from compare.cases import Case
 from torch_ref import Trainer
 
@@ -84,6 +85,22 @@ class Autograd:
         with _lent(self.trainer(given["X"]), given) as trainer:
             trainer.learn(look, **given)
 
+    def step_from(self, by_hand: Named, **given: Tensor) -> Named:
+        """Take one step from copies, each quantity from the by-hand values of those above it.
+
+        What has another shape or dtype by hand, or no value there, stays autograd's own.
+        """
+        named: Named = {}
+
+        def look(name: str, value: Tensor) -> Tensor | None:
+            mine = by_hand.get(name)
+            fits = mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype)
+            named[name] = value.detach().clone()
+            return mine.clone() if mine is not None and fits else None
+
+        self.learn(look, **copies(given))
+        return named
+
     def predict(self, look: Look, **given: Tensor) -> None:
         """Evaluate, each layer's value from what `look` makes of those before it."""
         with _lent(self.trainer(given["X"]), given) as trainer:
@@ -130,6 +147,24 @@ class Autograd:
         trainer.parameters = dict(zip(trainer.parameters, leaves, strict=True))
         trainer.optimizer.param_groups[0]["params"] = leaves
         return trainer
+
+
+class Watch:
+    """Looks at autograd's values beside those by hand, and has it go on from these.
+
+    `unequal` keeps those of autograd whose bits are others.
+    """
+
+    def __init__(self, by_hand: Named) -> None:
+        self.by_hand = by_hand
+        self.unequal: Named = {}
+
+    def look(self, name: str, value: Tensor) -> Tensor | None:
+        """Return what autograd is to go on with, None where that is its own value."""
+        if name not in self.by_hand or same_bits(self.by_hand[name], value):
+            return None
+        self.unequal[name] = value.detach().clone()
+        return self.by_hand[name].clone()
 
 
 def copies(given: Named) -> Named:

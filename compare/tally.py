@@ -44,32 +44,38 @@ class Tally:
             self.report.quantities[name] = row
         return all(row.problem is None for row in self.report.quantities.values())
 
-    def regular(self, steps: list[Named]) -> int:
+    def regular(self, steps: list[Named], networks: int) -> int:
         """Return how many steps, from the first on, have the names, shapes, dtypes and devices.
+
+        Shapes but for the leading dimension, which is `networks`.
 
         The first that has not gets the row's `problem`: nothing later can be compared.
         """
         rows = [name for name, row in self.report.quantities.items() if row.problem is None]
         if not self.first:
-            self.first = {name: kind(steps[0][name]) for name in rows}
-        if all(named.keys() == self.first.keys() for named in steps) and all(
+            self.first = {name: kind(steps[0][name][0]) for name in rows}
+        known = {
+            name: one._replace(shape=torch.Size((networks, *one.shape)))
+            for name, one in self.first.items()
+        }
+        if all(named.keys() == known.keys() for named in steps) and all(
             {(v.shape, v.dtype) for v in map(itemgetter(name), steps)}
             == {(first.shape, first.dtype)}
-            for name, first in self.first.items()
+            for name, first in known.items()
         ):
             return len(steps)
         for k, named in enumerate(steps):
-            if named.keys() == self.first.keys() and not any(
-                mismatch(named[name], first) for name, first in self.first.items()
+            if named.keys() == known.keys() and not any(
+                mismatch(named[name], first) for name, first in known.items()
             ):
                 continue
             step = self.report.steps + k
             for name in dict.fromkeys([*rows, *named]):
-                if name not in self.first or name not in named:
-                    why = "missing" if name in self.first else "new, and unknown to autograd"
+                if name not in known or name not in named:
+                    why = "missing" if name in known else "new, and unknown to autograd"
                     why += " by hand"
                 else:
-                    why = mismatch(named[name], self.first[name], "at first") or ""
+                    why = mismatch(named[name], known[name], "at first") or ""
                 if why and name not in self.report.quantities:
                     self.report.quantities[name] = Quantity(name, (), "")
                 if why:
@@ -139,7 +145,8 @@ class Tally:
             text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
             return Proof(UNDECIDED, text, True, **errors, share=share)
         text = f"{lifted}; at every step apart at most {share:.2g} of what both may round"
-        return Proof(ROUNDING, text, True, **errors, share=share)
+        told = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
+        return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=told)
 
     @property
     def unequal(self) -> int:

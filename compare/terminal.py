@@ -68,6 +68,26 @@ class RunProgress:
         )
 
 
+class MutantsProgress:
+    """On a terminal, how many mutants are done."""
+
+    def __init__(self, console: PlainConsole, *, quiet: bool) -> None:
+        self.status = console.status("reading the pass")
+        self.shown = console.is_terminal and not quiet
+
+    def __enter__(self) -> "MutantsProgress":
+        if self.shown:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.status.stop()
+
+    def __call__(self, count: int) -> None:
+        """Say that so many are done."""
+        self.status.update(f"{count:,} mutants judged")
+
+
 def told(steps: int) -> range:
     """Return the steps whose error is told: of 60,000 every 10,000th, as the blog does."""
     return range(0, steps, max(1, -(-steps // 6)))

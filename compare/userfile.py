@@ -22,23 +22,54 @@ class UserError(BadInput):
 
 
 def check_file(
-    path: Path, *, dtype: torch.dtype | None, device: torch.device, lift: str | int
+    path: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    lift: str | int,
+    inputs: Path | None = None,
 ) -> Report:
     """Check the file's `backward` against its `forward` at its `inputs`.
 
-    `inputs` is a dict, a tuple, or a function without parameters that returns one. Raises BadInput
-    for a file that has not all three, UserError where its own code raises.
+    `inputs` is a dict, a tuple, or a function without parameters that returns one; or a file that
+    `load_inputs` reads. Raises BadInput for a file that has not all three, UserError where its own
+    code raises.
     """
+    with theirs(path):
+        return check(*passes(path, dtype, device, inputs), lift=lift)
+
+
+def passes(
+    path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None = None
+) -> tuple[Any, Any, Any]:
+    """Return the file's backward, forward and inputs, as `check_file` has them."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
-    with _theirs(path):
+    with theirs(path):
         module = _load(path)
     for name in ("forward", "backward", "inputs"):
         if not hasattr(module, name):
             raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
-    with _theirs(path):
-        inputs = module.inputs() if callable(module.inputs) else module.inputs
-        return check(module.backward, module.forward, _moved(inputs, dtype, device), lift=lift)
+    with theirs(path):
+        own = module.inputs() if callable(module.inputs) else module.inputs
+    given = own if inputs is None else load_inputs(inputs)
+    return module.backward, module.forward, _moved(given, dtype, device)
+
+
+def load_inputs(path: Path) -> dict[str, Any]:
+    """Return inputs that `--save` wrote: a dict of tensors and plain values, by torch.save.
+
+    Raises BadInput for anything else.
+    """
+    try:
+        found = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; name a file of inputs") from None
+    except Exception:  # torch.load has many of its own for what it did not write
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} holds no inputs: save a dict of tensors with torch.save")
+    return found
 
 
 def _load(path: Path) -> ModuleType:
@@ -73,7 +104,7 @@ def _library(filename: str) -> bool:
     return "site-packages" in filename or filename.startswith(("<", os.path.dirname(os.__file__)))
 
 
-class _theirs:  # noqa: N801 - read as a word: with _theirs(path)
+class theirs:  # noqa: N801 - read as a word: with theirs(path)
     """Within, an exception from the user's file becomes a UserError with their lines of it."""
 
     def __init__(self, path: Path) -> None:

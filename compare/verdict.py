@@ -11,6 +11,23 @@ STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDE
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """What a search found that would make a WRONG quantity right, or give one autograd's bits."""
+
+    found: tuple[str, ...]  # in words, simplest first; each was tried and held
+    note: str = ""  # what was tried and what was not
+
+    @classmethod
+    def failed(cls, error: Exception) -> "Diagnosis":
+        """Return what is said of a search that broke off; the verdict stands without it."""
+        return cls((), f"the search failed: {type(error).__name__}: {error}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"found": list(self.found), "note": self.note}
+
+
+@dataclass(frozen=True)
 class Proof:
     """What decided a verdict beyond the bits."""
 
@@ -21,6 +38,7 @@ class Proof:
     autograd_error: float | None = None
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
+    diagnosis: Diagnosis | None = None  # None: nothing was looked for
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""

@@ -1,6 +1,7 @@
 """The harness: every bit of every step, and that it can fail."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from compare.batch import plan
 from compare.cases import CASES, Case, Network
+from compare.chunk import Chunk
 from compare.errors import BadInput
 from compare.given import DTYPES
 from compare.harness import Run, run
 from compare.judge import share_of_rounding
+from compare.sides import by_hand
 from tests.conftest import Plant, one_ulp, planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -396,3 +399,72 @@ def _case(rows: int, sizes: tuple[int, ...], alpha: float) -> Case:
 
 def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in table.tolist())
+
+
+@pytest.mark.parametrize("name", ["three_layer", "dropout", "momentum"])
+def test_a_population_in_parts_is_the_whole_population(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As many networks at a time as the memory for a chunk allows, and the same report."""
+    whole = Run(CASES[name], steps=40, population=7)
+    assert len(whole.parts) == 1
+    monkeypatch.setattr("compare.batch.GRAIN", 64)  # values of one quantity
+    parted = Run(CASES[name], steps=40, population=7)
+    assert [part.networks for part in parted.parts] == [4, 3]
+    chunks: list[Chunk] = []
+    one, other = whole.train(), parted.train([chunks.append])
+    assert [(c.start, c.networks) for c in chunks] == [(k, 7) for k in range(len(chunks))]
+    for row, again in zip(one.quantities.values(), other.quantities.values(), strict=True):
+        assert row.verdict == again.verdict
+        assert dataclasses.replace(row, proof=None) == dataclasses.replace(again, proof=None)
+    assert one.output == other.output
+
+
+def test_one_ulp_in_the_last_part_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compare.batch.GRAIN", 64)
+    # parts of 4 and 3 networks take step after step in turn: the second one's step 6
+    step = planted(THREE_LAYER, one_ulp("l1_delta", 2, 1, 1), at=13)
+    training = Run(THREE_LAYER, steps=20, population=7, seed=5, step=step)
+    assert [part.networks for part in training.parts] == [4, 3]
+    row = training.train().quantities["l1_delta"]
+    assert (row.equal, row.compared) == (row.compared - 1, 20 * 7 * 16)
+    assert row.worst is not None
+    assert (row.worst.step, row.worst.seed, row.worst.index) == (6, 11, (1, 1))
+
+
+@pytest.mark.parametrize("name", ["three_layer", "three_layer_blog_grouping", "momentum", "adam"])
+def test_the_way_of_large_networks_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Autograd takes the weights over, nothing is lifted: the same bits, counts and places."""
+    plain = run(CASES[name], steps=12, lift="none", plain=True)
+    monkeypatch.setattr("compare.batch.GRAIN", 1)
+    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    large = Run(CASES[name], steps=12)
+    assert large.heavy
+    report = large.train()
+    for row, other in zip(report.quantities.values(), plain.quantities.values(), strict=True):
+        assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
+    assert report.output == plain.output
+
+
+@pytest.mark.parametrize("name", ["l1", "l2_delta", "syn0_update", "syn1"])
+def test_one_ulp_on_the_way_of_large_networks_is_found(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("compare.batch.GRAIN", 1)
+    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    hand, calls = by_hand(THREE_LAYER), itertools.count()
+
+    def step(**given: Tensor) -> dict[str, Tensor]:
+        values = hand(**given)
+        if next(calls) == 3:
+            one_ulp(name, 0, 1, 0)(values)
+        return values
+
+    report = run(THREE_LAYER, steps=8, step=step)
+    unequal = {q.name: q.compared - q.equal for q in report.quantities.values()}
+    assert unequal[name] == 1
+    odd = [n for n, count in unequal.items() if count]
+    assert odd[0] == name
+    assert report.quantities[name].first_unequal == 3

@@ -19,8 +19,9 @@ _OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.
 class Trainer:
     """One step at a time of `Network`, from whatever weights and moments it is given.
 
-    The blog adds its updates, so this climbs -Loss (`maximize=True`): each gradient is then an
-    update with its sign, down to the sign of a zero, and `l2_delta` is -dLoss/dz2.
+    The blog adds its updates, so backward() is of -Loss: each of its gradients is then an update
+    with its sign, down to the sign of a zero, and `l2_delta` is -dLoss/dz2. The optimizer is given
+    the gradient of Loss.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Trainer:
         self.shown = [n for n in modules if n[0] != "z" or n.replace("z", "norm") in modules]
         self.look: Look = _overlook
 
-        options: dict[str, Any] = {"lr": alpha, "maximize": True}
+        options: dict[str, Any] = {"lr": alpha}
         if optimizer == "sgd":
             options |= {"momentum": momentum, "nesterov": nesterov}
             self.moments = ["momentum_buffer"] if momentum else []
@@ -101,6 +102,7 @@ class Trainer:
             look(name, parameter.detach())
         for name, value in self.statistics.items():
             look(name, value)
+        self.look = _overlook  # what it holds is not kept alive
 
     def step(self, **given: Tensor) -> dict[str, Tensor]:
         """Take one step as `learn` does and return every named value of it."""
@@ -120,6 +122,7 @@ class Trainer:
         look("l0", X)
         with torch.no_grad():
             self.network(X)
+        self.look = _overlook
 
     def _saw(self, name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         """Show a layer's value, and later on the gradient at it."""
@@ -138,6 +141,7 @@ class Trainer:
             value = self.look(f"{name}_update", parameter.grad)
             if value is not None:
                 parameter.grad = value
+            parameter.grad.neg_()
 
     def _take(self, given: dict[str, Tensor], *, training: bool) -> None:
         """Load weights, statistics, moments and masks."""

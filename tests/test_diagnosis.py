@@ -1,0 +1,335 @@
+"""What would make a WRONG quantity right: each kind is named, and nothing that does not hold."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compare import harness
+from compare.cases import CASES, Case, Network
+from compare.checking import check, name
+from compare.report import Report
+from manual import dropout_as_published
+
+Named = dict[str, Tensor]
+ROWS = ((0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (0.5, -1, 1), (2, 0.3, -1))
+TARGETS = ((0, 1), (1, 0.3), (1, 0), (0, 0.2), (1, 1), (0.4, 0))
+CASE = Case("planted", "", Network(sizes=(3, 5, 2), alpha=0.25), ROWS, TARGETS)
+
+
+def _step(*, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, planted: Any) -> Named:
+    """Take a step by hand, with lines in `planted` in the place of the right ones."""
+    v: Named = {"l0": X, "y": y, "before0": syn0, "before1": syn1}
+    right: dict[str, Callable[[Named], Tensor]] = {
+        "l1": lambda v: torch.sigmoid(v["l0"] @ v["before0"]),
+        "l2": lambda v: torch.sigmoid(v["l1"] @ v["before1"]),
+        "l2_error": lambda v: v["y"] - v["l2"],
+        "l2_delta": lambda v: v["l2_error"] * (1 - v["l2"]) * v["l2"],
+        "syn1_update": lambda v: v["l1"].mT @ v["l2_delta"],
+        "syn1": lambda v: v["before1"] + 0.25 * v["syn1_update"],
+        "l1_error": lambda v: v["l2_delta"] @ v["before1"].mT,
+        "l1_delta": lambda v: v["l1_error"] * (1 - v["l1"]) * v["l1"],
+        "syn0_update": lambda v: v["l0"].mT @ v["l1_delta"],
+        "syn0": lambda v: v["before0"] + 0.25 * v["syn0_update"],
+    }
+    for label, line in right.items():
+        v[label] = planted.get(label, line)(v)
+    return {key: value for key, value in v.items() if key not in ("y", "before0", "before1")}
+
+
+#: A bug in a line of a training step: the quantity, the line, and what must be told.
+BUGS: list[tuple[str, str, Callable[[Named], Tensor], str]] = [
+    ("sign", "l2_error", lambda v: v["l2"] - v["y"], "times -1, the other sign"),
+    ("a factor of 2", "l2_delta", lambda v: 2 * (v["y"] - v["l2"]) * v["l2"] * (1 - v["l2"]),
+     "times 1/2"),
+    ("half", "l1_error", lambda v: v["l2_delta"] @ v["before1"].mT / 2, "times 2"),
+    ("the mean over the batch", "syn0_update", lambda v: v["l0"].mT @ v["l1_delta"] / 6,
+     "times 6 (n = 6)"),
+    ("n/(n-1)", "syn1_update", lambda v: v["l1"].mT @ v["l2_delta"] * 5 / 6,
+     "times 6/5 (n/(n-1), n = 6)"),
+    ("alpha twice", "syn0_update", lambda v: v["l0"].mT @ v["l1_delta"] * 0.25,
+     "times 1 / alpha (alpha = 0.25)"),
+    ("alpha forgotten", "syn1", lambda v: v["before1"] + v["syn1_update"],
+     "with alpha * syn1_update in place of syn1_update"),
+    ("a slope missing", "l2_delta", lambda v: v["l2_error"] * 1,
+     "times l2 * (1 - l2), the slope of sigmoid at l2"),
+    ("tanh's slope", "l1_delta", lambda v: v["l1_error"] * (1 - v["l1"] * v["l1"]),
+     "with l1 * (1 - l1), the slope of sigmoid, in place of (1 - l1 * l1)"),
+    ("relu's slope", "l1_delta", lambda v: torch.where(v["l1"] > 0.5, v["l1_error"], 0),
+     "as l1_error * l1 * (1 - l1), the slope of sigmoid"),
+    ("half of a slope", "l1_delta", lambda v: v["l1_error"] * v["l1"],
+     "as l1_error * l1 * (1 - l1), the slope of sigmoid"),
+    ("the slope at another layer's value", "l2_delta",
+     lambda v: v["l2_error"] * v["y"] * (1 - v["y"]),
+     "with l2 in place of y"),
+    ("weights after their update", "l1_error", lambda v: v["l2_delta"] @ v["syn1"].mT,
+     "with syn1 before its update in place of syn1 after its update"),
+    ("error for delta", "l1_error", lambda v: v["l2_error"] @ v["before1"].mT,
+     "with l2_delta in place of l2_error"),
+    ("another row's values", "syn0_update", lambda v: v["l0"].roll(1, -2).mT @ v["l1_delta"],
+     "with X in place of "),
+    ("rows turned round", "l1_error", lambda v: (v["l2_delta"] @ v["before1"].mT).flip(-2),
+     "with its elements moved, as l1_error.flip(-2)"),
+    ("another row's slope", "l1_delta",
+     lambda v: v["l1_error"] * v["l1"] * (1 - v["l1"].roll(1, -2)),
+     "with l1 in place of "),
+    ("a term missing", "l2_error", lambda v: v["y"] * 1, "minus l2"),
+    ("a term doubled", "syn1", lambda v: v["before1"] + 0.25 * v["syn1_update"] + v["before1"],
+     "minus syn1"),
+]  # fmt: skip
+
+
+def _planted(label: str, line: Callable[[Named], Tensor]) -> Report:
+    def step(**given: Any) -> Named:
+        return _step(**given, planted={label: line})
+
+    return harness.run(CASE, steps=1, step=step)
+
+
+@pytest.mark.parametrize(("label", "line", "told"), [b[1:] for b in BUGS], ids=[b[0] for b in BUGS])
+def test_a_bug_in_a_training_step_is_named(
+    label: str, line: Callable[[Named], Tensor], told: str
+) -> None:
+    report = _planted(label, line)
+    assert report.first_wrong == label, str(report)
+    found = report.quantities[label].diagnosis
+    assert found is not None
+    assert any(text.startswith(told) for text in found.found), found
+    assert f"would be right {found.found[0]}" in str(report)
+    others = [q for q in report.quantities.values() if q.name != label]
+    assert all(q.diagnosis is None for q in others), str(report)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (lambda v: v["l1_delta"], "as bias0_update.sum(-2): a sum over what was broadcast"),
+        (lambda v: v["l1_delta"].sum(-2, keepdim=True).mT, "transposed"),
+    ],
+)
+def test_another_shape_in_a_training_step_is_named(
+    line: Callable[[Named], Tensor], told: str
+) -> None:
+    """Nothing is judged then, and nothing that follows from it is blamed."""
+    case = dataclasses.replace(CASE, network=Network(sizes=(3, 5, 2), bias=True))
+
+    def step(*, bias0: Tensor, bias1: Tensor, **given: Tensor) -> Named:
+        planted = {
+            "l1": lambda v: torch.sigmoid(v["l0"] @ v["before0"] + bias0),
+            "l2": lambda v: torch.sigmoid(v["l1"] @ v["before1"] + bias1),
+            "syn1": lambda v: v["before1"] + v["syn1_update"],
+            "syn0": lambda v: v["before0"] + v["syn0_update"],
+        }
+        v = _step(**given, planted=planted)
+        v["bias0_update"], v["bias1_update"] = line(v), v["l2_delta"].sum(-2, keepdim=True)
+        return v | {"bias0": bias0 + 0 * v["l1_delta"], "bias1": bias1 + v["bias1_update"]}
+
+    report = harness.run(case, steps=1, step=step)
+    found = report.quantities["bias0_update"].diagnosis
+    assert found is not None
+    assert found.found[0] == told
+    assert f"would be right {told}" in str(report)
+
+
+def test_the_published_dropout_is_told_where_the_slope_is_to_be_taken() -> None:
+    report = harness.run(CASES["dropout_as_published"], steps=1)
+    found = report.quantities["l1_delta"].diagnosis
+    assert found is not None
+    assert found.found[0] == (
+        "with the slope of sigmoid at a1 = sigmoid(X @ syn0) (before the mask, mask1) in place of "
+        "at l1, and times (mask1 * 1.25)"
+    )
+    (told,) = (q for q in json.loads(report.to_json())["quantities"] if q["name"] == "l1_delta")
+    assert told["diagnosis"]["found"][0] == found.found[0]
+    assert "would be right with the slope of sigmoid at a1" in report.markdown()
+    assert "would be right" in report._repr_html_()
+
+
+def test_what_was_told_of_the_published_dropout_is_right() -> None:
+    """Written as told, the listing has autograd's formula at every quantity."""
+
+    def step(**given: Any) -> Named:
+        v = dropout_as_published.step(**given, sizes=(3, 4, 1), alpha=1.0, dropout=0.2)
+        a1 = torch.sigmoid(given["X"] @ given["syn0"])
+        v["l1_delta"] = v["l1_error"] * (a1 * (1 - a1)) * (given["mask1"] * 1.25)
+        v["syn0_update"] = v["l0"].mT @ v["l1_delta"]
+        return v | {"syn0": given["syn0"] + v["syn0_update"]}
+
+    assert harness.run(CASES["dropout_as_published"], steps=1, step=step).ok
+
+
+# -- of a check
+
+
+def _drawn(*shape: int, seed: int = 1) -> Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=chance, dtype=torch.float64)
+
+
+MASK = (torch.arange(20).reshape(4, 5) % 3 > 0).double()
+
+
+def _norm(eps: float) -> Callable[..., Any]:
+    def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        d = x - x.mean(-1, keepdim=True)
+        rstd = 1 / torch.sqrt((d * d).mean(-1, keepdim=True) + eps)
+        hat = d * rstd
+        along = (grad_output * hat).mean(-1, keepdim=True) * hat
+        return (rstd * (grad_output - grad_output.mean(-1, keepdim=True) - along),)
+
+    return backward
+
+
+def _norm_without_eps(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    d = x - x.mean(-1, keepdim=True)
+    hat = d / torch.sqrt((d * d).mean(-1, keepdim=True))
+    return ((grad_output * hat).sum(0),)
+
+
+FORMS: list[tuple[str, str, Callable[..., Any], Callable[..., Any], dict[str, Any], str]] = [
+    ("2 forgotten", "x", lambda x: (x * x).sum(), lambda x: (x,), {"x": _drawn(4, 5)}, "times 2"),
+    ("sum for mean", "x", lambda x: (x * x).mean(), lambda x: (2 * x,), {"x": _drawn(4, 5)},
+     "times 1/20 (1/n, n = 20)"),
+    ("std with n", "x", lambda x: x.var(0).sum(), lambda x: (2 * (x - x.mean(0)) / 4,),
+     {"x": _drawn(4, 5)}, "times 4/3 (n/(n-1), n = 4)"),
+    ("a named number", "x", lambda x, alpha: (alpha * x).sum(), lambda x: (torch.ones_like(x),),
+     {"x": _drawn(4, 5), "alpha": 0.3}, "times alpha (0.3)"),
+    ("no scale", "q", lambda q, k: q @ k.mT / 7**0.5,
+     lambda q, k, grad_output: (grad_output @ k, grad_output.mT @ q / 7**0.5),
+     {"q": _drawn(4, 7), "k": _drawn(5, 7, seed=2)}, "times 1/sqrt(7)"),
+    ("transposed", "w", lambda x, w: x @ w,
+     lambda x, w, grad_output: (grad_output @ w.mT, grad_output.mT @ x),
+     {"x": _drawn(4, 4), "w": _drawn(4, 4, seed=2)}, "transposed"),
+    ("of another shape", "w", lambda x, w: x @ w,
+     lambda x, w, grad_output: (grad_output @ w.mT, grad_output.mT @ x),
+     {"x": _drawn(4, 3), "w": _drawn(3, 5)}, "transposed"),
+    ("a factor not transposed", "x", lambda x, w: x @ w,
+     lambda x, w, grad_output: (grad_output @ w, x.mT @ grad_output),
+     {"x": _drawn(3, 4), "w": _drawn(4, 4, seed=2)}, "with w.mT in place of w"),
+    ("not summed", "b", lambda x, b: x * b,
+     lambda x, b, grad_output: (grad_output * b, grad_output * x),
+     {"x": _drawn(4, 5), "b": _drawn(5)}, "as db.sum(0): a sum over what was broadcast"),
+    ("one row for all", "b", lambda x, b: x + b, lambda grad_output: (grad_output, grad_output[0]),
+     {"x": _drawn(4, 5), "b": _drawn(5)}, "as grad_output.sum(0): a sum over what was broadcast"),
+    ("a sum inside", "x", lambda x: x.softmax(1),
+     lambda output, grad_output: (output * (grad_output - output * grad_output),),
+     {"x": _drawn(4, 5)}, "with (output * grad_output).sum(-1, keepdim=True) in place of "),
+    ("a term missing", "x", lambda x: x @ x, lambda x, grad_output: (grad_output @ x.mT,),
+     {"x": _drawn(4, 4)}, "plus x.mT @ grad_output"),
+    ("a term twice", "x", lambda x, y: (x * y + x.exp()).sum(),
+     lambda x, y: (y + x.exp() + x.exp(), x), {"x": _drawn(4, 5), "y": _drawn(4, 5, seed=2)},
+     "with y in place of y + exp(x)"),
+    ("the mask forgotten", "x", lambda x, m: torch.tanh(x) * m,
+     lambda x, grad_output: (grad_output * (1 - torch.tanh(x) ** 2),),
+     {"x": _drawn(4, 5).requires_grad_(), "m": MASK}, "times m"),
+    ("the slope after the mask", "x", lambda x, m: torch.sigmoid(x) * m / 0.6,
+     lambda m, output, grad_output: (grad_output * m / 0.6 * output * (1 - output),),
+     {"x": _drawn(4, 5).requires_grad_(), "m": MASK},
+     "with sigmoid(x) * (1 - sigmoid(x)), the slope of sigmoid (before the mask, m), in place of"),
+    ("tanh for sigmoid", "x", lambda x: torch.sigmoid(x),
+     lambda output, grad_output: (grad_output * (1 - output * output),), {"x": _drawn(4, 5)},
+     "with sigmoid(x) * (1 - sigmoid(x)), the slope of sigmoid, in place of (1 - output * output)"),
+    ("gelu by tanh for gelu", "x", lambda x: F.gelu(x), lambda x, grad_output: (
+        torch.autograd.functional.vjp(lambda x: F.gelu(x, approximate="tanh"), x, grad_output)[1],
+     ), {"x": _drawn(4, 5)}, "as grad_output * (P + x * p)"),
+    ("eps", "x", lambda x: F.layer_norm(x, (5,), eps=1e-5), _norm(1e-6), {"x": _drawn(4, 5)},
+     "with 1e-05 in place of 1e-06 in "),
+    ("eps forgotten", "w", lambda x, w: F.layer_norm(x, (5,), w, eps=1e-5), _norm_without_eps,
+     {"x": _drawn(4, 5), "w": _drawn(5).requires_grad_()}, "with 1e-05 added to "),
+    ("another row", "x", lambda x, y: x * y, lambda x, y, grad_output: (
+        grad_output * y.flip(0), grad_output * x), {"x": _drawn(4, 5), "y": _drawn(4, 5, seed=2)},
+     "with y in place of flip(y, [0])"),
+    ("rows in another order", "x", lambda x: x.exp(),
+     lambda x, grad_output: ((grad_output * x.exp())[[2, 0, 3, 1]],), {"x": _drawn(4, 5)},
+     "with the values of other rows: [1, 3, 0, 2] of dimension -2"),
+    ("the function itself", "x", lambda x: x.sin(), lambda x, grad_output: (grad_output * x.sin(),),
+     {"x": _drawn(4, 5)}, "as grad_output * cos(x), the slope of sin"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("red", "forward", "backward", "inputs", "told"), [f[1:] for f in FORMS],
+    ids=[f[0] for f in FORMS],
+)  # fmt: skip
+def test_a_bug_in_a_check_is_named(
+    red: str, forward: Any, backward: Any, inputs: dict[str, Any], told: str
+) -> None:
+    report = check(backward, forward, inputs)
+    found = report.quantities[red].diagnosis
+    assert report.first_wrong == red, str(report)
+    assert found is not None
+    assert any(text.startswith(told) for text in found.found), found
+
+
+#: Wrong with no simple remedy: an element, a formula that is another one through and through.
+LOST: list[tuple[Any, Any, dict[str, Any]]] = [
+    (lambda x: x.exp(), lambda x, grad_output: (
+        torch.cat([(grad_output * x.exp())[:-1], torch.zeros_like(x[:1])]),), {"x": _drawn(4, 5)}),
+    (lambda x: x.softmax(1), lambda x, output, grad_output: (
+        (x + grad_output).sin() * output.cumsum(0),), {"x": _drawn(4, 5)}),
+    (lambda x: torch.special.expit(x) * x.sum(), lambda x: {"x": x.cumsum(0) * x.norm()},
+     {"x": _drawn(4, 5)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("forward", "backward", "inputs"), LOST)
+def test_a_bug_without_a_simple_remedy_is_said_to_have_none(
+    forward: Any, backward: Any, inputs: dict[str, Any]
+) -> None:
+    report = check(backward, forward, inputs)
+    found = report.quantities["x"].diagnosis
+    assert found is not None
+    assert found.found == ()
+    assert "nothing found that would make it right (tried: factor, transpose, " in str(report)
+
+
+def test_an_accident_of_the_inputs_is_no_remedy() -> None:
+    """At these inputs times y would be right; at others it would not."""
+    x = torch.arange(1.0, 21, dtype=torch.float64).reshape(4, 5) / 4
+    y = 3 * x  # exactly
+    report = check(
+        lambda x: (x * 1,), lambda x, y: (x**3).sum() + 0 * y.sum(),
+        {"x": x.requires_grad_(), "y": y.detach()},
+    )  # fmt: skip
+    found = report.quantities["x"].diagnosis
+    assert found is not None
+    assert not any("y" in text for text in found.found), found
+
+
+def test_a_kink_has_no_remedy() -> None:
+    x = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64)
+    backward = lambda x, grad_output: (grad_output * (x >= 0),)  # noqa: E731
+    report = check(backward, lambda x: F.relu(x), {"x": x})
+    assert report.verdict == "WRONG"
+    assert report.quantities["x"].diagnosis is None
+
+
+def test_large_tensors_are_not_searched_and_said_not_to_be() -> None:
+    report = check(lambda x: (x,), lambda x: (x * x).sum(), {"x": _drawn(400, 300)})
+    assert "not looked for: " in str(report)
+    assert "elements to lift, more than 200,000" in str(report)
+
+
+def test_right_code_gets_no_diagnosis() -> None:
+    report = check(lambda x: (2 * x,), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
+    assert all(q.diagnosis is None for q in report.quantities.values())
+
+
+def test_a_named_bug_does_not_hide_another() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return torch.tanh(name(x @ w, "z")).sum()
+
+    def backward(x: Tensor, w: Tensor, z: Tensor) -> Named:
+        dz = 2 * (1 - torch.tanh(z) ** 2)
+        return {"z": dz, "x": -dz @ w.mT, "w": x.mT @ dz}
+
+    report = check(backward, forward, {"x": _drawn(4, 3), "w": _drawn(3, 5)})
+    z, x = (report.quantities[label].diagnosis for label in ("z", "x"))
+    assert z is not None
+    assert x is not None
+    assert (z.found[0], x.found[0]) == ("times 1/2", "times -1, the other sign")

@@ -1,0 +1,253 @@
+"""Mutants: every one that is another function is caught and named, weak inputs are said to be."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import compare
+from compare.cases import CASES, Case, Network
+from compare.cli import main
+from compare.errors import BadInput
+from compare.mutants import of_subject
+from compare.mutate import mutants
+from compare.powered import CHECKS, Power
+from compare.subjects import OfCase, OfCheck
+from manual.activations import ACTIVATIONS
+from manual.losses import LOSSES
+from tests.test_pieces import (
+    TORCHS,
+    _activation,
+    _BatchNorm,
+    _Drop,
+    _loss,
+    _normal,
+    _Penalty,
+    _rows,
+)
+from tests.test_wrong_pieces import X, Y
+from torch_ref import losses
+
+# -- the tool on itself: every row of manual/'s tables, and its cases
+
+EDGES = torch.tensor([0, 1e-5, 5e-5, 19.5, 20, 20.001, 20.5, 25, -25], dtype=torch.float64)
+
+
+def _torch_norm(z: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return F.batch_norm(z, None, None, gamma.flatten(), beta.flatten(), True, 0.1, 1e-5)
+
+
+def _zeros_too(*shape: int) -> Tensor:
+    values = _normal(*shape)
+    values[0, 0] = 0
+    return values
+
+
+def _of_activation(name: str) -> OfCheck:
+    z = torch.cat([_normal(9, scale=2), EDGES])
+    return OfCheck(_activation(name), lambda z: TORCHS[name](z), {"z": z})
+
+
+def _of_loss(name: str) -> OfCheck:
+    l, y = _rows(name, torch.float64, 4, 3)
+    given = {"l": l.requires_grad_(), "y": y}
+    return OfCheck(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
+
+
+PIECES: dict[str, Callable[[], OfCheck]] = {
+    **{name: partial(_of_activation, name) for name in ACTIVATIONS},
+    **{name: partial(_of_loss, name) for name in LOSSES},
+    "batch norm": lambda: OfCheck(
+        _BatchNorm, _torch_norm,
+        {"z": _normal(5, 3), "gamma": _normal(1, 3, seed=4), "beta": _normal(1, 3, seed=5)},
+    ),
+    "dropout": lambda: OfCheck(
+        _Drop, lambda a, mask: a * mask / 0.7,
+        {"a": _normal(4, 5).requires_grad_(), "mask": (_normal(4, 5, seed=14) > 0).double()},
+    ),
+    "penalty": lambda: OfCheck(
+        _Penalty, lambda syn: 0.15 * (syn**2).sum() + 0.2 * syn.abs().sum(),
+        {"syn": _zeros_too(4, 5)},
+    ),
+}  # fmt: skip
+
+
+def _assert_all_caught_and_named(found: Power) -> None:
+    """At these inputs or at others drawn, and at these each at its own line."""
+    assert not [s for s in found.survivors if s.reason != "weak inputs"], str(found)
+    assert found.caught["check"] == found.named > 0.8 * found.wrong
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_every_mutant_of_a_piece_by_hand_is_caught(name: str) -> None:
+    """Of each activation, loss and piece: all that are another function, at their own line."""
+    found = of_subject(PIECES[name](), alone=True)
+    if name == "identity":
+        assert not found.mutants  # it computes nothing
+    else:
+        _assert_all_caught_and_named(found)
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "clipped": {"trim": 0.3},
+    "zeroed": {"trim": 0.01, "trimming": "zero"},
+    "batch norm": {"batch_norm": True},
+    "adam": {"optimizer": "adam"},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_mutant_of_a_networks_step_is_caught(name: str) -> None:
+    """Of each optimizer and trimming, in a small network: at these inputs, or at others drawn."""
+    network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | NETWORKS[name]))
+    _assert_all_caught_and_named(of_subject(OfCase(Case("mutated", "", network, X, Y)), alone=True))
+
+
+SMALL = (
+    "eleven_lines", "two_layer", "three_layer", "three_layer_blog_grouping", "deep", "bias",
+    "mini_batches", "delta_trimming", "regularization", "dropout", "momentum", "network",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_mutant_of_a_cases_step_is_caught(name: str) -> None:
+    """At the case's own inputs, or at others drawn where its own hide it."""
+    _assert_all_caught_and_named(of_subject(OfCase(CASES[name]), alone=True))
+
+
+# -- power
+
+
+def _forward(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return torch.relu(x @ w) + b
+
+
+def _backward(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    dz = grad_output * (x @ w > 0)
+    return {"x": dz @ w.mT, "w": x.mT @ dz, "b": grad_output.sum(0, keepdim=True)}
+
+
+def _given(rows: int) -> dict[str, Tensor]:
+    return {"x": _normal(rows, 4), "w": _normal(4, 3, seed=4), "b": _normal(1, 3, seed=5)}
+
+
+def test_power_counts_what_each_check_catches() -> None:
+    """Exactly the six checks; a mutant is the same function, caught, or a survivor."""
+    found = compare.power(_backward, _forward, _given(5))
+    assert list(found.caught) == [
+        "check", "allclose", "assert_close", "gradcheck", "gradcheck_fast", "twice_low_precision"
+    ]  # fmt: skip
+    assert found.mutants == found.same_function + found.caught["check"] + len(found.survivors)
+    assert all(0 < count <= found.wrong for count in found.caught.values())
+    assert found.refuses == []
+    assert json.loads(found.to_json())["caught"] == found.caught
+    assert set(found.seconds) == set(CHECKS)
+
+
+def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
+    """The line is named, the reason too, and the inputs that are offered show it."""
+    found = compare.power(_backward, _forward, _given(1))
+    hidden = [s for s in found.survivors if s.what == "sum: left out"]
+    assert [(s.reason, s.text) for s in hidden] == [
+        (
+            "weak inputs",
+            'return {"x": dz @ w.mT, "w": x.mT @ dz, "b": grad_output.sum(0, keepdim=True)}',
+        )
+    ]
+    assert "a batch of one" in hidden[0].why
+    assert "not exercised  test_power.py:" in str(found)
+    assert found.better is not None
+    again = compare.power(_backward, _forward, found.better)
+    assert len(again.survivors) < len(found.survivors)
+
+
+def test_a_multiplication_by_one_is_the_same_function() -> None:
+    """Dropping it is no bug; lifting shows so, and it is counted apart."""
+    found = compare.power(
+        lambda x, grad_output: (grad_output * 2 * x * 1.0,), lambda x: x * x, (_normal(4),)
+    )
+    assert found.same_function >= 2  # dropped, and divided by one
+    assert found.ok, str(found)
+
+
+def test_what_has_no_mutants_is_refused_in_one_line() -> None:
+    """A pass that is wrong as it stands, and one that is no program."""
+    with pytest.raises(BadInput, match="backward is WRONG as it stands, first in x: "):
+        compare.power(lambda x, grad_output: (grad_output,), lambda x: x * x, (_normal(4),))
+    with pytest.raises(BadInput, match=r"backward cannot be read as a program: .*write it"):
+        compare.power(
+            lambda x, grad_output: (torch.from_numpy(2 * x.numpy()) * grad_output,),
+            lambda x: x * x, (_normal(4),),
+        )  # fmt: skip
+    with pytest.raises(BadInput, match="dropout_as_published is WRONG as it stands, first in l1"):
+        of_subject(OfCase(CASES["dropout_as_published"]))
+
+
+def test_each_mutant_is_there_once_and_runs() -> None:
+    """Of two ways to the same operations one is kept; each names its line."""
+    subject = OfCheck(_backward, _forward, _given(5))
+    found = list(mutants(subject.hand, subject.given))
+    assert len({(m.kind, m.what, m.node) for m in found}) == len(found) > 20
+    assert all(m.line and m.line[0] == __file__ and m.leads_to for m in found)
+
+
+# -- the command
+
+FILE = """\
+import torch
+
+
+def forward(x, b):
+    return x * x + b
+
+
+def backward(x, grad_output):
+    return {"x": 2 * x * grad_output, "b": grad_output.sum(0, keepdim=True)}
+
+
+inputs = {"x": torch.tensor([[1.0, 2.0, -3.0]]), "b": torch.zeros(1, 3)}
+"""
+
+
+def test_the_command_saves_inputs_that_show_more(tmp_path: Path, capsys: Any) -> None:
+    """What it saves is loaded safely, by itself and by check, and catches what survived."""
+    file, saved = tmp_path / "mine.py", tmp_path / "better.pt"
+    file.write_text(FILE)
+    assert main(["mutants", str(file), "--save", str(saved)]) == 1
+    out = capsys.readouterr().out
+    assert "not exercised" in out
+    assert f"python -m compare mutants {file} --inputs {saved}" in out
+    assert set(torch.load(saved, weights_only=True)) == {"x", "b"}
+    assert main(["mutants", str(file), "--inputs", str(saved), "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("ALL CAUGHT")
+    assert main(["check", str(file), "--inputs", str(saved), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["three_laier"], "unknown file or case 'three_laier': did you mean three_layer"),
+        (["three_layer", "--inputs", "nowhere.pt"], "nowhere.pt: No such file or directory"),
+        (["three_layer", "--dtype", "float31"], "unknown dtype 'float31'"),
+        (
+            ["three_layer", "--save", "/nowhere/x.pt"],
+            "--save /nowhere/x.pt: no file can be written",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], says: str, capsys: Any) -> None:
+    """It says what to change, and the exit code is 2."""
+    assert main(["mutants", *words]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
