@@ -32,6 +32,7 @@ class ByHand:
             for batch in itertools.islice(self.batches, steps):
                 values = self.step(**batch, **state)
                 state = {name: values[name] for name in state}
+                del values  # no step needs memory for two
         self.state = state
 
     def weights(self) -> Named:
