@@ -1,170 +1,127 @@
-"""What a checked step costs beside autograd with SGD, and a verdict beside gradcheck."""
+"""`python -m compare bench`: our steps beside those of others, each claim beside its figure."""
 
-import itertools
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import json
+import os
+import platform
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table as Lines
-from torch import Tensor
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from compare.cases import CASES, Case, Network
-from compare.checking import check, name
-from compare.data import Table
-from compare.given import draw
-from compare.harness import Run
-from compare.sides import Named, by_hand
-from torch_ref import Trainer
-
-_STEPS = 6_000
-_ROUNDS = 5
+from compare import growth, works
+from compare.claims import CHOICES, GROUPS, GROWTHS, Group
+from compare.environment import environment
+from compare.figures import growth_table, summary, table
+from compare.files import save
+from compare.interrupt import requests
+from compare.terminal import PlainConsole
+from compare.timing import Times, side_by_side
 
 
-def bench(console: Console) -> int:
-    """Time each group's works in turn, round by round; print ratios with median and spread."""
-    case = CASES["three_layer"]
-    groups = [_training(case, torch.float64, steps=_STEPS)]
-    groups[0]["checked, a whole run with its proofs"] = (case.steps, _checked)
-    groups.append(_training(CASES["digits"], torch.float64, steps=400))
-    groups.append(_training(_wide(), torch.float32, steps=200))
-    small, large = _inputs(64, 128, 10, rows=32), _inputs(784, 128, 10, rows=32)
-    verdicts: Works = {
-        "torch's slow gradcheck, 64-128-10": (
-            1, lambda _: torch.autograd.gradcheck(_TwoLayers.apply, tuple(small.values()))
-        ),
-        "compare.check, 64-128-10": (1, lambda _: check(_backward, _forward, small)),
-        "compare.check, 784-128-10": (1, lambda _: check(_backward, _forward, large)),
-    }  # fmt: skip
-    titles = ("three_layer", "digits, batch 64", "784-256-10, batch 128, float32")
-    for title, works in zip(titles, groups, strict=True):
-        console.print(_side_by_side(f"one step of {title}", "microseconds", 1e6, works))
+def bench(
+    console: PlainConsole, *, only: Iterable[str] = (), json_to: str | None = None,
+    plot_to: str | None = None, threads: int | None = None, small: bool = False,
+) -> int:  # fmt: skip
+    """Time the groups, print each as it is done, write what is asked for; return the exit code.
+
+    Ctrl-C ends it: what was measured until then is printed and written, and the code is 130.
+    """
+    started = perf_counter()
+    if threads is not None:
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that are started
+    asked = set(only) or set(CHOICES)
+    found: dict[str, Any] = {"machine": machine(), "groups": [], "growth": []}
+    grown: list[growth.Growth] = []
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True,
+        auto_refresh=False, disable=not console.is_terminal,
+    )  # fmt: skip
+    task = bar.add_task("")
+
+    def tell(words: str) -> None:
+        bar.update(task, description=words)
+        bar.refresh()
+
+    interrupted = False
+    with requests() as signals, bar:
+        try:
+            signals.working = True  # a second Ctrl-C does not wait for the work in hand
+            for name in (n for n in GROUPS if n in asked):
+                group, times = GROUPS[name], Times()
+                try:
+                    _measure(group, times, tell, signals.stop, small=small)
+                finally:
+                    found["groups"].append(summary(group, times))
+                    console.print(table(found["groups"][-1]))
+                    console.print()
+            for name in GROWTHS if "growth" in asked else ():
+                grown.append(_grow(name, tell, signals.stop, small=small))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            signals.working = False
+    if grown:
+        console.print(growth_table(grown))
         console.print()
-    console.print(_side_by_side("one verdict, batch 32, float64", "milliseconds", 1e3, verdicts))
-    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    console.print(f"  ratio: to the first of the same round; {_ROUNDS} rounds, {machine}")
-    return 0
+    console.say(_closing(found["machine"]))
+    found["growth"] = [
+        {**asdict(each), "slope": each.slope, "last": each.last, "what": growth.describe(each)}
+        for each in grown
+    ]
+    found |= {"interrupted": interrupted, "seconds": perf_counter() - started}
+    if json_to is not None:
+        _write(json.dumps(found, indent=1) + "\n", json_to)
+    if plot_to is not None and grown:
+        growth.plot(grown, Path(plot_to))
+    return 130 if interrupted else 0
 
 
-def _wide() -> Case:
-    """Return 784-256-10 on rows of chance: the blog's layers at the size of MNIST's images."""
-
-    def data(seed: int) -> Table:
-        chance = np.random.RandomState(seed)
-        X, y = chance.standard_normal((128, 784)), np.eye(10)[chance.randint(10, size=128)]
-        return Table(X, y, X[:1], y[:1], tuple("0123456789"))
-
-    network = Network(sizes=(784, 256, 10), alpha=0.01)
-    return Case("wide", "", network, data=data, init="glorot")
-
-
-def _training(case: Case, dtype: torch.dtype, *, steps: int) -> "Works":
-    given = draw(case, seed=1, population=1, dtype=dtype, device=torch.device("cpu"))
-    batches = [{n: v[0] for n, v in batch.items()} for batch in given.steps(8)]
-    state = {name: value[0] for name, value in given.state.items()}
-    return {
-        "autograd and torch.optim.SGD": (steps, partial(_autograd, case, batches, state)),
-        "by hand": (steps, partial(_by_hand, case, batches, state)),
-    }
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on: processor, versions, threads."""
+    named = ""
+    if (info := Path("/proc/cpuinfo")).exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        named = lines[0].partition(":")[2].strip() if lines else ""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    cpu = named or platform.processor() or platform.machine()
+    return {**environment(torch.device("cpu")), "cpu": cpu, "cores": os.cpu_count(), "load": load}
 
 
-Works = dict[str, tuple[int, Callable[[int], object]]]  # how many times it does its thing
+def _measure(group: Group, times: Times, tell: Any, stop: threading.Event, *, small: bool) -> None:
+    side_by_side(
+        works.works(group.name, small=small), times,
+        seconds=0 if small else group.seconds, rounds=1 if small else group.rounds,
+        tell=lambda words: tell(f"{group.name}: {words}"), stop=stop,
+    )  # fmt: skip
 
 
-def _side_by_side(title: str, unit: str, scale: float, works: Works) -> Lines:
-    """Time the works in turn after a round of warming up."""
-    times: dict[str, list[float]] = {label: [] for label in works}
-    for round_ in range(_ROUNDS + 1):
-        for label, (count, work) in works.items():
-            started = time.perf_counter()
-            work(count)
-            if round_:
-                times[label].append((time.perf_counter() - started) / count * scale)
-    first = next(iter(times.values()))
-    table = Lines(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title)
-    for heading in (unit, "ratio", "least", "most"):
-        table.add_column(heading, justify="right")
-    for label, found in times.items():
-        ratios = [each / base for each, base in zip(found, first, strict=True)]
-        figures = (statistics.median(ratios), min(ratios), max(ratios))
-        table.add_row(label, f"{statistics.median(found):.1f}", *(f"{f:.2f}" for f in figures))
-    return table
+def _grow(name: str, tell: Any, stop: threading.Event, *, small: bool) -> growth.Growth:
+    times = Times()
+    side_by_side(
+        growth.works(name, small=small), times, seconds=0 if small else 4, rounds=1 if small else 3,
+        tell=lambda words: tell(f"growth with {name}: {words}"), stop=stop,
+    )  # fmt: skip
+    return growth.grown(name, times)
 
 
-def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # sizes
-    """Return data, and weights that need a gradient, for I-H-O."""
-    chance = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=chance, dtype=torch.float64)
-
-    weights = {"w1": normal(I, H) / I**0.5, "b1": normal(H), "w2": normal(H, O) / H**0.5}
-    weights["b2"] = normal(O)
-    data = {"X": normal(rows, I), "y": normal(rows, O)}
-    return {**data, **{name: weight.requires_grad_() for name, weight in weights.items()}}
-
-
-def _forward(X: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    h = name(torch.sigmoid(name(X @ w1 + b1, "z1")), "h")
-    return ((y - torch.sigmoid(name(h @ w2 + b2, "z2"))) ** 2).sum() / 2
-
-
-def _backward(X: Tensor, y: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[str, Tensor]:
-    output = torch.sigmoid(z2)
-    dz2 = (output - y) * (1 - output) * output
-    dh = dz2 @ w2.mT
-    dz1 = dh * (1 - h) * h
-    return {"z2": dz2, "h": dh, "z1": dz1, "w2": h.mT @ dz2, "b2": dz2.sum(0),
-            "w1": X.mT @ dz1, "b1": dz1.sum(0)}  # fmt: skip
-
-
-class _TwoLayers(torch.autograd.Function):
-    """The same pass as gradcheck takes it."""
-
-    @staticmethod
-    def forward(ctx: Any, X: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
-        w1, b1, w2, b2 = weights
-        h = torch.sigmoid(X @ w1 + b1)
-        z2 = h @ w2 + b2
-        ctx.save_for_backward(X, y, w2, h, z2)
-        return ((y - torch.sigmoid(z2)) ** 2).sum() / 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        found = _backward(*ctx.saved_tensors)
-        return None, None, *(grads[0] * found[key] for key in ("w1", "b1", "w2", "b2"))
-
-
-def _autograd(case: Case, batches: list[Named], state: Named, steps: int) -> None:
-    """Train as any PyTorch user would, one network without a population's dimension."""
-    question = case.network.question()
-    trainer = Trainer(like=batches[0]["X"], **question)
-    network = trainer.network
-    with torch.no_grad():
-        for name, parameter in trainer.parameters.items():
-            parameter.copy_(state[name])
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=question["alpha"], momentum=question["momentum"]
+def _closing(found: dict[str, Any]) -> str:
+    load = "" if found["load"] is None else f", load {found['load']:.1f} at the start"
+    return (
+        f"{found['cpu']} ({found['cpu_capability']}), {found['cores']} cores, "
+        f"{found['threads']} threads{load}; torch {found['torch']}, numpy {found['numpy']}, "
+        f"python {found['python']}"
     )
-    for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
-        optimizer.zero_grad()
-        trainer.loss(network(batch["X"]), batch["y"]).backward()
-        optimizer.step()
 
 
-def _by_hand(case: Case, batches: list[Named], state: Named, steps: int) -> None:
-    step = by_hand(case)
-    with torch.inference_mode():
-        for _, batch in zip(range(steps), itertools.cycle(batches), strict=False):
-            values = step(**batch, **state)
-            state = {name: values[name] for name in state}
-
-
-def _checked(steps: int) -> None:
-    report = Run(CASES["three_layer"], steps=steps).train()
-    assert report.verdict == "EXACT", str(report)
+def _write(text: str, name: str) -> None:
+    if name == "-":
+        Console(highlight=False).out(text, end="")
+    else:
+        save(Path(name), text)

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from compare import commands
 from compare.cases import CASES
-from compare.errors import BadInput
+from compare.claims import CHOICES
+from compare.errors import BadInput, unknown
+from compare.files import check_can_hold
 from compare.interrupt import requests
 from compare.parser import parser
 from compare.ranks import started
@@ -138,7 +140,21 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    del args
+    if args.only is not None and args.only not in CHOICES:
+        raise unknown("group", args.only, CHOICES)
+    if args.json not in (None, "-"):
+        check_can_hold("--json", args.json)
+    if args.plot is not None:
+        check_can_hold("--plot", args.plot)
+    if args.threads is not None and not 1 <= args.threads <= 1024:
+        raise BadInput(f"--threads {args.threads}: give 1 to 1024")
     from compare.bench import bench
+    from compare.growth import check_plot
 
-    return bench(PlainConsole())
+    if args.plot is not None:
+        check_plot(args.plot)
+    only = () if args.only is None else (args.only,)
+    return bench(
+        PlainConsole(stderr=args.json == "-"), only=only, json_to=args.json, plot_to=args.plot,
+        threads=args.threads,
+    )  # fmt: skip

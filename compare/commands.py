@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import signal
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from compare import options
 from compare.cases import CASES, Case, find
 from compare.errors import BadInput, unknown
-from compare.files import save
+from compare.files import check_can_hold, save
 from compare.ranks import Ranks, started
 from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
@@ -31,7 +30,7 @@ _FEW_ROWS = 8  # an output of at most this many rows is shown after training
 def check(args: argparse.Namespace) -> int:
     """Judge the backward pass of a file."""
     if args.json is not None and args.json != "-":
-        _check_can_hold("--json", args.json)
+        check_can_hold("--json", args.json)
     _check_html(args, None)
     from compare.given import device_named, dtype_named
     from compare.userfile import check_file
@@ -71,7 +70,7 @@ def practice(args: argparse.Namespace) -> int:
     if not 0 < args.timeout < _LONGEST:
         raise BadInput(f"--timeout {args.timeout:g}: give seconds, above 0, at most a day")
     if args.json is not None and args.json != "-":
-        _check_can_hold("--json", args.json)
+        check_can_hold("--json", args.json)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     level = level_of(path, args.level)
     console = PlainConsole(stderr=args.json == "-")
@@ -88,7 +87,7 @@ def mutants(args: argparse.Namespace) -> int:
     """Count how many mutants of a file's or a case's pass each check catches."""
     for option, name in (("--json", args.json), ("--save", args.save)):
         if name is not None and (option, name) != ("--json", "-"):
-            _check_can_hold(option, name)
+            check_can_hold(option, name)
     path = Path(args.target)
     if args.target not in CASES and not path.is_file():
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
@@ -156,7 +155,7 @@ def _prepare(args: argparse.Namespace, case: Case | None, *, quiet: bool = False
     """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
     on_stdout = args.json == "-"
     if args.json is not None and not on_stdout:
-        _check_can_hold("--json", args.json)
+        check_can_hold("--json", args.json)
     _check_html(args, case)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
@@ -265,14 +264,7 @@ def _check_html(args: argparse.Namespace, case: Case | None) -> None:
         raise BadInput(f"--html {args.html}: name a file that ends in .html")
     if case and case.sweep:
         raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
-    _check_can_hold("--html", args.html)
-
-
-def _check_can_hold(option: str, name: str) -> None:
-    """Raise BadInput, before anything runs, for a file that could not be written after."""
-    path = Path(name)
-    if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"{option} {name}: no file can be written there, name another place")
+    check_can_hold("--html", args.html)
 
 
 def _folder(log_dir: Path, run: "Run") -> "RunFolder":

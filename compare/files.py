@@ -34,3 +34,10 @@ def save(path: Path, data: str | bytes, *, durable: bool = True) -> None:
                 raise
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}; name another place") from error
+
+
+def check_can_hold(option: str, name: str) -> None:
+    """Raise BadInput, before anything runs, for a file that could not be written after."""
+    path = Path(name)
+    if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"{option} {name}: no file can be written there, name another place")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from compare import options
+from compare.claims import CHOICES
 from compare.errors import BadInput
 from compare.levels import LEVELS
 
@@ -183,11 +184,25 @@ def parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="where the run folders are (default: runs)",
         )
-    commands.add_parser(
+    bench = commands.add_parser(
         "bench",
-        help="time a checked step against plain autograd with SGD",
-        description="Time the by-hand step, the checked step and autograd's, side by side.",
+        allow_abbrev=False,
+        help="time our steps beside autograd with SGD and other peers",
+        description="Time by-hand and checked steps beside autograd with SGD, torch.compile, "
+        "torch.func, numpy, JAX and gradcheck: each claim with its limit, whether it holds here, "
+        "and every peer that is faster. Groups: " + ", ".join(CHOICES) + ".",
     )
+    bench.add_argument("--only", metavar="GROUP", help="one group (default: all, some minutes)")
+    bench.add_argument(
+        "--json", metavar="FILE", help="write every figure as JSON, - for standard output"
+    )
+    bench.add_argument(
+        "--plot", metavar="FILE", help="draw the growth as a picture, FILE.png (needs matplotlib)"
+    )
+    bench.add_argument(
+        "--threads", type=_whole, metavar="N", help="of torch (default: its own choice); on a busy "
+        "machine 1 is steadier",
+    )  # fmt: skip
     return top
 
 

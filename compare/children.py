@@ -1,0 +1,101 @@
+"""What has to be measured in a process of its own: a command's CPU time, the peak of memory.
+
+`python -m compare.children LABEL ROWS SIZE SIZE SIZE` is that process for the peak: it prints by
+how many bytes two steps of LABEL go beyond what it held before the first.
+"""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compare import claims
+from compare.timing import NotHere
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+_STEPS = 2
+
+
+def cpu(*words: str) -> float:
+    """Return the CPU seconds, user's and system's, of `python -m compare` with these words."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _child("compare", *words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+
+
+def outside(*steps: str) -> float:
+    """Return the CPU seconds of the default run, less those of all its steps but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        default = cpu("run", "--log-dir", folder, *steps)
+    alone = cpu("run", "--no-board", *steps) - cpu("run", "--no-board", "--steps", "1")
+    return default - alone
+
+
+def peak(label: str, sizes: tuple[int, ...], rows: int) -> float:
+    """Return by how many bytes some steps of a work go beyond what stood before them."""
+    if not (_STATUS.exists() and os.access(_RESET, os.W_OK)):
+        raise NotHere("the peak of memory is read from Linux's /proc")
+    return float(_child("compare.children", label, str(rows), *map(str, sizes)))
+
+
+def _child(module: str, *words: str) -> str:
+    """Run a module of ours in a process of its own; return what it prints."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    if done.returncode in (130, -2):
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise RuntimeError(f"python -m {module} {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
+    """Take the steps here; return the bytes.
+
+    getrusage's ru_maxrss alone would not do: drawing the weights, and the process that started this
+    one, have had peaks of their own. So the peak is set back before the steps; and what is freed
+    goes back to the system, so that the steps do not find room there.
+    """
+    import torch
+
+    from compare import peers
+    from compare.checked import checked_run
+    from compare.problems import Problem, problem, random_case
+
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
+    case = random_case(sizes, rows)
+    take: Callable[[], object]
+    if label == claims.CHECKED_STEPS:
+        take = checked_run(case, _STEPS, dtype="float32")
+    else:
+        made: dict[str, Callable[[Problem], Any]] = {
+            claims.AUTOGRAD: peers.Autograd, claims.HAND: peers.ByHand, claims.FUSED: peers.Fused
+        }  # fmt: skip
+        take = partial(made[label](problem(case, torch.float32)).take, _STEPS)
+    _RESET.write_text("5")  # see proc(5)
+    before = _high_water()
+    take()
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    """Return the most bytes that have been in memory since the last reset."""
+    lines = _STATUS.read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+if __name__ == "__main__":
+    label, rows, *sizes = sys.argv[1:]
+    print(_peak_here(label, tuple(map(int, sizes)), int(rows)))

@@ -1,0 +1,114 @@
+"""What `bench` times and what is claimed of it: the groups, and each claim with its limit.
+
+Imports nothing, so that `--help` can list the groups at once.
+"""
+
+from dataclasses import dataclass
+
+AUTOGRAD = "autograd + SGD"
+START = "a run outside its steps"  # the default run
+CHECKED = "checked"  # a whole run with its proofs
+CHECKED_STEPS = "checked steps"
+HAND = "by hand"
+FUSED = "by hand, fused"
+PRODUCTS = "five products alone"  # of the fused step
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The figure of `what`, divided by the sum of those of `over` if there are any, has a limit."""
+
+    what: str
+    limit: float
+    over: tuple[str, ...] = (AUTOGRAD,)
+    at_least: bool = False  # the limit is a lower one
+    aim: float | None = None
+
+    def holds(self, figure: float) -> bool:
+        """Whether the claim holds at this figure; never at NaN."""
+        return figure >= self.limit if self.at_least else figure <= self.limit
+
+
+@dataclass(frozen=True)
+class Group:
+    """Works that are timed side by side; their ratios are to the first of them, `base`."""
+
+    name: str
+    title: str
+    unit: str
+    scale: float  # of the unit in seconds, bytes ...
+    base: str
+    claims: tuple[Claim, ...] = ()
+    ours: tuple[str, ...] = ()  # a peer that is faster than one of these is shown as such
+    seconds: float = 8.0  # how long to go on with further rounds
+    rounds: int = 5  # at least
+
+
+_BIG = (
+    Claim(CHECKED_STEPS, 1.3, over=(HAND, AUTOGRAD)),
+)  # fmt: skip
+_PEAK = (Claim(CHECKED_STEPS, 2.2),)
+
+GROUPS = {
+    group.name: group
+    for group in (
+        Group(
+            "three_layer", "one step of 3-4-1, float64", "microseconds", 1e6, AUTOGRAD,
+            claims=(Claim(CHECKED, 0.5, aim=0.2), Claim(FUSED, 0.15)),
+            ours=(CHECKED, HAND, FUSED), seconds=25.0,
+        ),
+        Group(
+            "population", "one step of one network, 3-4-1, 256 side by side", "microseconds", 1e6,
+            AUTOGRAD, claims=(Claim(CHECKED, 0.05, aim=0.02),), ours=(CHECKED, HAND),
+        ),
+        Group(
+            "digits", "one step of digits, batch 64, float64", "microseconds", 1e6, AUTOGRAD,
+            claims=(Claim(HAND, 0.5),), ours=(HAND,),
+        ),
+        Group(
+            "wide", "one step of 784-256-10, batch 128, float32", "milliseconds", 1e3, AUTOGRAD,
+            claims=(Claim(HAND, 0.8), Claim(FUSED, 0.7)), ours=(HAND, FUSED), seconds=12.0,
+        ),
+        Group(
+            "large", "one step of 2048-2048-1024, batch 1024, float32", "milliseconds", 1e3,
+            AUTOGRAD,
+            claims=(Claim(FUSED, 0.8), Claim(PRODUCTS, 0.9, over=(FUSED,), at_least=True), *_BIG),
+            ours=(HAND, FUSED), seconds=30.0,
+        ),
+        Group(
+            "large_memory", "peak of 2048-2048-1024, batch 1024, float32, over its start", "MiB",
+            2.0**-20, AUTOGRAD, claims=_PEAK, seconds=0.0, rounds=1,
+        ),
+        Group(
+            "huge", "one step of 4096-8192-2048, 50 million weights, batch 64", "milliseconds",
+            1e3, AUTOGRAD, claims=_BIG, ours=(HAND, FUSED), seconds=20.0, rounds=3,
+        ),
+        Group(
+            "huge_memory", "peak of 4096-8192-2048, batch 64, float32, over its start", "MiB",
+            2.0**-20, AUTOGRAD, claims=_PEAK, seconds=0.0, rounds=1,
+        ),
+        Group(
+            "start", "start-up, CPU", "seconds", 1.0, "--help",
+            claims=(
+                Claim("--help", 0.3, over=()), Claim("--list", 0.3, over=()),
+                Claim(START, 2.0, over=()),
+            ),
+            seconds=0.0, rounds=2,
+        ),
+        Group(
+            "verdict", "one verdict, batch 32, float64", "milliseconds", 1e3,
+            "slow gradcheck, 64-128-10", ours=("compare.check, 64-128-10",), rounds=3,
+        ),
+    )
+}  # fmt: skip
+
+#: Each growth by its name: what grows, in words.
+GROWTHS = {
+    "width": "step of W-W-W, batch 32, float32, against W",
+    "depth": "step of D layers of 8 values, batch 4, float64, against D",
+    "batch": "step of 64-64-10, float32, against the rows of a batch",
+    "steps": "a whole run of three_layer with its proofs, against its steps",
+    "population": "step of 3-4-1, all networks together, against the networks",
+}
+
+CHOICES = (*GROUPS, "growth")

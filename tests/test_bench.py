@@ -1,0 +1,392 @@
+"""`bench`: that it times what it says and reckons rightly; never how fast anything is."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compare import bench, children, claims, figures, growth, others, peers, works
+from compare.cases import CASES, Case
+from compare.claims import CHOICES, GROUPS, Claim, Group
+from compare.cli import main
+from compare.problems import Problem, problem, random_case
+from compare.terminal import PlainConsole
+from compare.timing import NotHere, Times, Work, side_by_side, spread, timed
+
+THREE = CASES["three_layer"]
+Maker = Callable[[Problem], Any]
+
+
+def same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, others.Numpy, others.Func])
+@pytest.mark.parametrize("case", [THREE, random_case((8, 6, 4), 5)], ids=str)
+def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) -> None:
+    """Thirty steps, some at a time, lead every peer to the by-hand weights, to rounding."""
+    if peer is others.Numpy and case is not THREE:
+        pytest.skip("the listing is the blog's network alone: its alpha is 1")
+    given = problem(case, torch.float64)
+    ours, theirs = peers.ByHand(given), peer(given)
+    ours.take(30)
+    theirs.take(10)
+    theirs.take(20)
+    same_weights(ours.weights(), theirs.weights())
+    assert not torch.equal(ours.weights()["syn0"], given.state["syn0"]), "it has learned"
+
+
+def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
+    """Mini-batches, biases, momentum and cross-entropy; the batches come round again."""
+    pytest.importorskip("sklearn")
+    given = problem(CASES["digits"], torch.float64)
+    ours, theirs = peers.ByHand(given), peers.Autograd(given)
+    ours.take(20)
+    theirs.take(20)
+    same_weights(ours.weights(), theirs.weights())
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["step", "loop"])
+@pytest.mark.parametrize("population", [None, 3])
+def test_jax_learns_the_same(whole: bool, population: int | None) -> None:
+    pytest.importorskip("jax")
+    given = problem(THREE, torch.float64, population=population)
+    ours, theirs = peers.ByHand(given), others.Jax(given, whole=whole)
+    ours.take(30)
+    theirs.take(30)
+    same_weights(ours.weights(), theirs.weights())
+
+
+@pytest.mark.slow
+def test_the_compiled_peer_learns_the_same_or_says_why_not() -> None:
+    """Its warming up leaves no trace in its weights."""
+    given = problem(THREE, torch.float64)
+    try:
+        theirs = others.Compiled(given)
+    except NotHere as error:
+        pytest.skip(f"not here: {error}")
+    ours = peers.ByHand(given)
+    ours.take(30)
+    theirs.take(30)
+    same_weights(ours.weights(), theirs.weights())
+
+
+def test_a_compiler_that_fails_is_said_in_a_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand so on")
+
+    monkeypatch.setattr(torch, "compile", lambda _: fails)
+    with pytest.raises(NotHere, match=r"^no C\+\+ compiler$"):
+        others.Compiled(problem(THREE, torch.float64))
+
+
+def test_jax_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(NotHere, match="JAX is not installed"):
+        others.Jax(problem(THREE, torch.float64), whole=True)
+
+
+@pytest.mark.parametrize("peer", [peers.Fused, others.Func])
+def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
+    given = problem(THREE, torch.float64, population=4)
+    ours, theirs = peers.ByHand(given), peer(given)
+    ours.take(20)
+    theirs.take(20)
+    same_weights(ours.weights(), theirs.weights())
+
+
+def test_the_products_alone_multiply_what_a_fused_step_multiplies() -> None:
+    """Their results are the products of what stands in memory; the weights stay."""
+    given = problem(random_case((8, 6, 4), 5), torch.float32)
+    products = peers.Products(given)
+    before = {name: value.clone() for name, value in products.weights().items()}
+    products.take(3)
+    f = products.fused
+    torch.testing.assert_close(f.l2, f.l0 @ f.syn0 @ f.syn1)
+    torch.testing.assert_close(f.l1_error, f.l2_delta @ f.syn1.mT)
+    for name, value in products.weights().items():
+        assert torch.equal(value, before[name])
+
+
+def own(figures: list[float]) -> Callable[[int], float]:
+    """Return a take with planted figures, for each call."""
+    left = iter(figures)
+    return lambda _: next(left)
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """Noise that slows a whole round leaves its ratio as it is."""
+    times = Times()
+    planted = [
+        Work("base", lambda: own([9.0, 2.0, 20.0, 4.0]), 2),
+        Work("ours", lambda: own([9.0, 1.0, 10.0, 6.0]), 2),
+        Work("both", lambda: own([9.0, 9.0, 15.0, 30.0]), 1, each=3),
+    ]
+    side_by_side(planted, times, seconds=0, rounds=3)
+    assert times.figures["ours"] == [0.5, 5.0, 3.0]
+    assert times.ratios("ours", ("base",)) == [0.5, 0.5, 1.5]
+    assert times.ratios("both", ("base", "ours")) == [2.0, 1 / 3, 2.0]
+    assert times.ratios("ours", ()) == [0.5, 5.0, 3.0]
+    assert times.ratios("ours", ("missing",)) == []
+    found = spread(times.ratios("ours", ("base",)))
+    assert (found.median, found.least, found.most) == (0.5, 0.5, 1.5)
+
+
+def test_what_is_not_here_is_left_out_and_said() -> None:
+    def missing() -> Callable[[int], None]:
+        raise NotHere("no such thing")
+
+    times = Times()
+    side_by_side([Work("a", lambda: own([1.0] * 3), 1), Work("b", missing)], times,
+                 seconds=0, rounds=2)  # fmt: skip
+    assert times.figures == {"a": [1.0, 1.0]}
+    assert times.not_here == {"b": "no such thing"}
+
+
+def test_steps_fill_a_slice_and_rounds_fill_the_seconds() -> None:
+    """A quick take gets more steps a round; rounds go on until the time is over."""
+    seen: list[int] = []
+
+    def take(steps: int) -> float:
+        seen.append(steps)
+        return steps * 1e-3
+
+    times = Times()
+    side_by_side([Work("a", lambda: take)], times, seconds=0.02, rounds=2)
+    assert seen[0] == 1
+    assert seen[-1] * 1e-3 >= 0.05
+    assert len(times.figures["a"]) > 2
+    assert times.figures["a"] == pytest.approx([1e-3] * len(times.figures["a"]))
+
+
+def test_gc_is_off_while_something_is_timed() -> None:
+    import gc
+
+    states: list[bool] = []
+    timed(lambda _: states.append(gc.isenabled()), 1)
+    assert states == [False]
+    assert gc.isenabled()
+
+
+def test_ctrl_c_keeps_the_whole_rounds() -> None:
+    stop, times = threading.Event(), Times()
+    calls: list[int] = []
+
+    def take(_: int) -> float:
+        calls.append(1)
+        if len(calls) == 6:  # two warm-ups, one round and half another
+            stop.set()
+        return 1.0
+
+    planted = [Work("a", lambda: take, 1), Work("b", lambda: take, 1)]
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(planted, times, seconds=9, rounds=9, stop=stop)
+    assert times.figures == {"a": [1.0], "b": [1.0]}
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_slopes_of_planted_power_laws(power: float) -> None:
+    sizes = (3, 10, 40, 100)
+    planted = {str(size): [7e-6 * size**power] * 3 for size in sizes}
+    found = growth.grown("width", Times(planted))
+    assert found.slope == pytest.approx(power, abs=1e-9)
+    assert found.last == pytest.approx(power, abs=1e-9)
+    assert found.sizes == sizes
+
+
+def test_every_growth_has_at_least_four_sizes() -> None:
+    assert growth.SIZES.keys() == growth.SMALL.keys() == claims.GROWTHS.keys()
+    assert min(map(len, [*growth.SIZES.values(), *growth.SMALL.values()])) >= 4
+
+
+@pytest.mark.parametrize(
+    ("at_least", "figure", "holds"),
+    [(False, 0.5, True), (False, 0.51, False), (True, 0.5, True), (True, 0.49, False),
+     (False, math.nan, False), (True, math.nan, False)],
+)  # fmt: skip
+def test_a_claim_holds_up_to_its_limit(at_least: bool, figure: float, holds: bool) -> None:
+    assert Claim("a", 0.5, at_least=at_least).holds(figure) is holds
+
+
+def test_a_summary_of_planted_times() -> None:
+    """Ratio, spread, claims and the peers that are faster, from figures by hand."""
+    group = Group("g", "one step", "ms", 1e3, "base",
+                  claims=(Claim("ours", 0.5, over=("base",), aim=0.2),
+                          Claim("ours", 0.9, over=("base",), at_least=True),
+                          Claim("absent", 1.0, over=("base",))),
+                  ours=("ours",))  # fmt: skip
+    times = Times({"base": [10.0, 10.0, 10.0], "ours": [4.0, 5.0, 3.0], "peer": [1.0, 6.0, 1.0]},
+                  {"other": "not installed"})  # fmt: skip
+    found = figures.summary(group, times)
+    rows = {row["label"]: row for row in found["rows"]}
+    assert rows["ours"]["ratio"] == {"median": 0.4, "least": 0.3, "most": 0.5}
+    assert rows["ours"]["faster_than"] == []
+    assert rows["peer"]["faster_than"] == ["ours"]
+    assert rows["base"]["faster_than"] == []
+    assert [claim["holds"] for claim in found["claims"]] == [True, False, None]
+    assert found["rounds"] == 3
+
+    console = PlainConsole()
+    with console.capture() as capture:
+        console.print(figures.table(found), width=200)
+    text = capture.get()
+    assert "< faster than ours" in text
+    assert "holds: at most 0.5, aim 0.2" in text
+    assert "DOES NOT HOLD: at least 0.9" in text
+    assert "not here: not installed" in text
+    assert "not measured: at most 1" in text
+
+
+def test_claims_speak_of_works_that_there_are() -> None:
+    """Every label in the table of claims is one that its group measures."""
+    for group in GROUPS.values():
+        labels = {work.label for work in works.works(group.name)}
+        named = {group.base, *group.ours}
+        for claim in group.claims:
+            named |= {claim.what, *claim.over}
+        assert named <= labels, group.name
+
+
+@pytest.mark.parametrize("name", [n for n in CHOICES if n not in ("start", "three_layer", "wide")])
+def test_a_tiny_run_of_each_group(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but the speed is as it is in a whole run; the compiler is left out here."""
+    tiny_run(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["start", "three_layer", "wide"])
+def test_a_tiny_run_of_the_slower_groups(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_run(name, tmp_path, monkeypatch)
+
+
+def tiny_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda _: compile_nothing)
+    file = tmp_path / "bench.json"
+    console = PlainConsole()
+    with console.capture() as capture:
+        assert bench.bench(console, only=[name], json_to=str(file), small=True) == 0
+    found = json.loads(file.read_text())
+    assert found.keys() == {"machine", "groups", "growth", "interrupted", "seconds"}
+    assert {"torch", "numpy", "python", "threads", "cpu", "cores", "load"} <= set(found["machine"])
+    assert found["machine"]["cpu"] in capture.get().replace("\n", " ")
+    assert found["interrupted"] is False
+    if name == "growth":
+        assert [each["name"] for each in found["growth"]] == list(claims.GROWTHS)
+        for each in found["growth"]:
+            assert len(each["sizes"]) == len(each["seconds"]) >= 4
+            assert math.isfinite(each["slope"] + each["last"])
+        return
+    (group,) = found["groups"]
+    assert group.keys() == {
+        "name", "title", "unit", "scale", "base", "rounds", "rows", "not_here", "claims"
+    }  # fmt: skip
+    labels = [work.label for work in works.works(name, small=True)]
+    assert {row["label"] for row in group["rows"]} | set(group["not_here"]) == set(labels)
+    for row in group["rows"]:
+        assert row["median"] >= 0 or name == "start", "a difference of times"
+        assert row["least"] <= row["median"] <= row["most"]
+    for claim in group["claims"]:
+        assert claim.keys() == {"what", "over", "at_least", "limit", "aim", "measured", "holds"}
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    grown = [growth.Growth(name, (1, 2, 4, 8), (1.0, 2.0, 3.0, 9.0)) for name in claims.GROWTHS]
+    growth.plot(grown, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size[0] > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--only", "three_layr"],
+            "unknown group 'three_layr': did you mean three_layer or start or large?",
+        ),
+        (["--json", "/nowhere/b.json"], "--json /nowhere/b.json: no file can be written there"),
+        (["--json", ""], "--json : no file can be written there"),
+        (["--plot", "/nowhere/b.png"], "--plot /nowhere/b.png: no file can be written there"),
+        (["--plot", "b.pdf"], "--plot b.pdf: name a file that ends in .png"),
+        (["--threads", "0"], "--threads 0: give 1 to 1024"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line_before_anything_is_timed(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(bench, "bench", lambda *_a, **_k: pytest.fail("it was timed"))
+    assert main(["bench", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"compare: {message}")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_a_plot_without_matplotlib_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--only", "growth", "--plot", str(tmp_path / "g.png")]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_ctrl_c_prints_and_writes_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_works: list[Work], times: Times, **_: object) -> None:
+        times.figures = {claims.AUTOGRAD: [2.0], claims.HAND: [1.0]}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "side_by_side", interrupted)
+    file, console = tmp_path / "bench.json", PlainConsole()
+    with console.capture() as capture:
+        assert bench.bench(console, only=["digits", "wide"], json_to=str(file)) == 130
+    assert "one step of digits" in capture.get()
+    found = json.loads(file.read_text())
+    assert found["interrupted"] is True
+    assert [group["name"] for group in found["groups"]] == ["digits"]
+    assert found["groups"][0]["rows"][1]["ratio"]["median"] == 0.5
+
+
+def test_help_names_every_group_and_leaves_torch_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from compare.cli import main\n"
+        "try: main(['bench', '--help'])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in CHOICES)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+def test_the_peak_sees_what_a_step_holds() -> None:
+    """Of 1000-1000-1000 by hand: two updates and two new matrices of 4 MB, at least."""
+    peak = partial(children.peak, sizes=(1000, 1000, 1000), rows=4)
+    assert 15e6 < peak(claims.HAND) < 80e6
+
+
+def test_a_child_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match="unknown case"):
+        children.cpu("run", "nosuch")
