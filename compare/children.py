@@ -1,7 +1,7 @@
 """What has to be measured in a process of its own: a command's CPU time, the peak of memory.
 
-`python -m compare.children LABEL ROWS SIZE SIZE SIZE` is that process for the peak: it prints by
-how many bytes two steps of LABEL go beyond what it held before the first.
+`python -m compare.children LABEL ROWS SIZE SIZE SIZE` is that process for the peak: it prints how
+many bytes two steps of LABEL need at most, weights and data included, Python and torch not.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def outside(*steps: str) -> float:
 
 
 def peak(label: str, sizes: tuple[int, ...], rows: int) -> float:
-    """Return by how many bytes some steps of a work go beyond what stood before them."""
+    """Return how many bytes some steps of a work need, with their weights and data."""
     if not (_STATUS.exists() and os.access(_RESET, os.W_OK)):
         raise NotHere("the peak of memory is read from Linux's /proc")
     return float(_child("compare.children", label, str(rows), *map(str, sizes)))
@@ -75,6 +75,7 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
     from compare.problems import Problem, problem, random_case
 
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
+    before = _bytes("VmRSS")
     case = random_case(sizes, rows)
     take: Callable[[], object]
     if label == claims.CHECKED_STEPS:
@@ -85,15 +86,14 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
         }  # fmt: skip
         take = partial(made[label](problem(case, torch.float32)).take, _STEPS)
     _RESET.write_text("5")  # see proc(5)
-    before = _high_water()
     take()
-    return _high_water() - before
+    return _bytes("VmHWM") - before
 
 
-def _high_water() -> int:
-    """Return the most bytes that have been in memory since the last reset."""
+def _bytes(what: str) -> int:
+    """Return what is in memory, VmRSS, or the most that was since the last reset, VmHWM."""
     lines = _STATUS.read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(what)).split()[1])
 
 
 if __name__ == "__main__":
