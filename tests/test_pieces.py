@@ -190,10 +190,10 @@ def test_an_activation_is_torchs(name: str, place: str, dtype: torch.dtype) -> N
                 assert allowed or compared.worst is None, compared
 
 
-def test_gelu_of_the_largest_numbers_is_finite_by_hand_alone() -> None:
+def test_gelu_of_the_largest_numbers_is_finite_by_hand() -> None:
+    """Torch's own is infinite there with AVX-512, and is not with AVX2."""
     z = torch.full((16,), torch.finfo(torch.float32).max)
     assert ACTIVATIONS["gelu"].value(z).equal(z)
-    assert F.gelu(z).isinf().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -204,7 +204,7 @@ def test_an_activation_is_proved(name: str, dtype: torch.dtype) -> None:
     Where exp overflows on the way no bound is finite, and the bits have to be the same.
     """
     places = _places(dtype)
-    if name == "gelu":  # torch's own is inf there, see above
+    if name == "gelu":  # torch's own may be inf there, see above
         places["saturation"] = places["saturation"][[0, 1, 2, 4, 5, 6]]
     z = torch.cat([place[:10] for place in places.values()])
     far = z.abs() > math.log(torch.finfo(dtype).max) - 1
