@@ -33,7 +33,7 @@ def same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 
 @pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, others.Numpy, others.Func])
-@pytest.mark.parametrize("case", [THREE, random_case((8, 6, 4), 5)], ids=str)
+@pytest.mark.parametrize("case", [THREE, random_case((8, 6, 4), 5)], ids=["listing", "network"])
 def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) -> None:
     """Thirty steps, some at a time, lead every peer to the by-hand weights, to rounding."""
     if peer is others.Numpy and case is not THREE:
