@@ -27,6 +27,7 @@ class Prover:
         self.hand, self.reference = hand, reference
         self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
         self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
+        self.remedies = True  # whether to look for what would make a quantity right
         self.numbers: dict[str, float] = {}  # of the question, by name
         self.judged: Callable[..., Named] | None = None  # autograd's step from by-hand values
         # What a search was made for, by verdict: once, where it is first seen so.
@@ -36,6 +37,8 @@ class Prover:
         """Return the full proof for one step of one network, its tensors (1, ...)."""
         evidence = self._evidence(given, manual, autograd)
         proofs = judge(evidence, list(manual))
+        if not self.remedies:
+            return proofs
         proofs = diagnose(evidence, proofs, known=self.diagnosed[WRONG])
         proofs = rewritten(evidence, proofs, self.diagnosed[ROUNDING])
         for name, proof in proofs.items():

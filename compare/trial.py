@@ -96,6 +96,7 @@ class _Trial:
             self.provers[stop] = Prover(
                 lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None
             )
+            self.provers[stop].remedies = False  # the hints are the level's own
         with silence():
             proofs = self.provers[stop].proof(given, ours, {name: theirs[name] for name in ours})
         for hand, _ in self.provers[stop].programs.values():

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,32 @@ from compare.chunk import Chunk
 from compare.harness import Run
 from compare.report import Report
 from compare.sides import Step, by_hand
+from compare.verdict import Proof
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
 
+# The tests in which remedies are looked for; a search costs seconds, and changes no verdict.
+REMEDIES = {"test_bitwise", "test_checkpoint", "test_cli", "test_diagnosis", "test_readme"}
+
 Curves = dict[str, dict[int, float]]
 Plant = Callable[[dict[str, Tensor]], None]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_remedies(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Look for no remedies, but in the tests that are about them."""
+
+    def as_they_are(_evidence: object, proofs: dict[str, Proof], *_: object, **__: object) -> Any:
+        return dict(proofs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in REMEDIES:
+            for home in ("checking", "prove"):
+                patch.setattr(f"compare.{home}.diagnose", as_they_are)
+                patch.setattr(f"compare.{home}.rewritten", as_they_are)
+        yield
 
 
 @pytest.fixture

@@ -287,15 +287,12 @@ wrong("n-1 for n among named steps", "diff2", lambda x, w, b: _normed(x, w, b, 1
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bug", FORMS)
-def test_wrong_form(bug: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_form(bug: str, dtype: torch.dtype) -> None:
     """A bug is WRONG where it is, and what is computed from it is not."""
-    if dtype != torch.float64:  # remedies are looked for in balls: once is enough
-        monkeypatch.setattr("compare.checking.diagnose", lambda _evidence, proofs, _odd: proofs)
     case, red = FORMS[bug]
     report = check(case.backward, case.forward, case.at(dtype))
     found = [q.name for q in report.quantities.values() if q.verdict == "WRONG"]
     rest = {q.verdict for q in report.quantities.values() if q.name not in found}
     assert sorted(found) == sorted(red), str(report)
-    assert "the search failed" not in report.to_json()
     assert report.first_wrong in red
     assert rest <= {"EXACT", "ROUNDING"}, str(report)
