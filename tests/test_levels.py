@@ -16,9 +16,16 @@ from compare.levels import LEVELS, Level, find, new, said_by
 from compare.trial import look_at
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
+FIRST = ("two_layer", "three_layer")
 EACH_LINE = pytest.mark.parametrize(
-    ("level", "name"), [(level, name) for level in LEVELS.values() for name in level.blanks],
-    ids=[f"{level.name}-{name}" for level in LEVELS.values() for name in level.blanks],
+    ("level", "name"),
+    [
+        pytest.param(
+            level, name, id=f"{level.name}-{name}",
+            marks=() if level.name in FIRST else pytest.mark.long,
+        )
+        for level in LEVELS.values() for name in level.blanks
+    ],
 )  # fmt: skip
 
 
@@ -67,7 +74,13 @@ def test_the_file_draws_what_the_harness_draws(level: Level) -> None:
         assert torch.equal(found, last[0])
 
 
-@EACH
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param(level, id=name, marks=() if name in FIRST else pytest.mark.long)
+        for name, level in LEVELS.items()
+    ],
+)
 def test_the_template_is_answered_line_by_line(level: Level) -> None:
     """Filled in one line after the other, each blank is asked for in its turn."""
     text = short(level.template)

@@ -1,7 +1,7 @@
 """Mutants: every one that is another function is caught and named, weak inputs are said to be."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def _some(names: Iterable[str], quick: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in names]
+
+
+@pytest.mark.parametrize("name", _some(NETWORKS, ("nesterov", "batch norm")))
 def test_every_mutant_of_a_networks_step_is_caught(name: str) -> None:
     """Of each optimizer and trimming, in a small network: at these inputs, or at others drawn."""
     network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | NETWORKS[name]))
@@ -119,7 +123,7 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", _some(SMALL, ("two_layer", "three_layer", "dropout")))
 def test_every_mutant_of_a_cases_step_is_caught(name: str) -> None:
     """At the case's own inputs, or at others drawn where its own hide it."""
     _assert_all_caught_and_named(of_subject(OfCase(CASES[name]), alone=True))

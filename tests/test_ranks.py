@@ -80,7 +80,7 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
     [
         (2, f"{NETWORK} {PENALTIES} --steps 40"),
         (3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20"),
-        (3, f"{DIGITS} {PENALTIES} --batch-size 60 --steps 10"),
+        pytest.param(3, f"{DIGITS} {PENALTIES} --batch-size 60 --steps 10", marks=pytest.mark.long),
     ],
     ids=["two", "a row each", "three"],
 )
@@ -111,7 +111,13 @@ def test_a_population_is_split(tmp_path: Path) -> None:
     [
         ("die", 0, "300", "rank 0 ended before the run did: all ranks stop"),
         ("die", 1, "300", "rank 1 ended before the run did: all ranks stop"),
-        ("stop", 1, "5", "rank 1 did not come within 5 s: all ranks stop"),
+        pytest.param(
+            "stop",
+            1,
+            "5",
+            "rank 1 did not come within 5 s: all ranks stop",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_rank_that_goes_missing_is_named(what: str, rank: int, wait: str, message: str) -> None:
