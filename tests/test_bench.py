@@ -271,7 +271,9 @@ def test_a_tiny_run_of_each_group(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["start", "three_layer", "wide"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("start", marks=pytest.mark.long), "three_layer", "wide"]
+)
 def test_a_tiny_run_of_the_slower_groups(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ def _some(names: Iterable[str], quick: tuple[str, ...]) -> list[Any]:
     return [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in names]
 
 
-@pytest.mark.parametrize("name", _some(NETWORKS, ("nesterov", "batch norm")))
+@pytest.mark.parametrize("name", _some(NETWORKS, ("nesterov",)))
 def test_every_mutant_of_a_networks_step_is_caught(name: str) -> None:
     """Of each optimizer and trimming, in a small network: at these inputs, or at others drawn."""
     network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | NETWORKS[name]))
