@@ -104,7 +104,8 @@ class Run:
         self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
         given.state = {}  # it is the parts' from now on
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
-        self.heavy = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
+        large = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
+        self.heavy = large and self.along.count == 1
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         self.prover.numbers = case.network.numbers()
         # of several ranks none can take a step by itself
