@@ -8,7 +8,7 @@ import torch
 from compare.cases import CASES, Network
 from compare.given import draw
 from compare.harness import run
-from manual import network
+from manual import three_layer
 
 SWEEP = CASES["alpha"].sweep
 # Mean absolute error at steps 0, 10,000 ... 50,000. Two rows are left out, hidden 4 with alpha 100
@@ -42,7 +42,10 @@ def test_errors_by_hand_are_printed_as_the_author_did(hidden: int, alpha: float)
     state = {name: w[0] for name, w in found.state.items()}
     printed = []
     for step in range(50_001):
-        values = network.step(X=found.X[0], y=found.y[0], **state, **asked.question())
+        values = three_layer.step(
+            X=found.X[0], y=found.y[0], **state, sizes=asked.sizes, alpha=alpha,
+            grouping="left_to_right",
+        )  # fmt: skip
         state = {name: values[name] for name in state}
         if step % 10_000 == 0:
             printed.append(f"{float(values['l2_error'].abs().mean()):.12g}")

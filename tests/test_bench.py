@@ -262,7 +262,13 @@ def test_claims_speak_of_works_that_there_are() -> None:
 OFTEN = [n for n in CHOICES if n not in ("start", "three_layer", "wide", "huge_memory")]
 
 
-@pytest.mark.parametrize("name", OFTEN)  # of the two groups of peaks one, each in new processes
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.long if n in ("large_memory", "growth") else ())
+        for n in OFTEN
+    ],
+)
 def test_a_tiny_run_of_each_group(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
     ("ranks", "words"),
     [
         (2, f"{NETWORK} {PENALTIES} --steps 40"),
-        (3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20"),
+        pytest.param(3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20", marks=pytest.mark.long),
         pytest.param(3, f"{DIGITS} {PENALTIES} --batch-size 60 --steps 10", marks=pytest.mark.long),
     ],
     ids=["two", "a row each", "three"],
@@ -110,7 +110,13 @@ def test_a_population_is_split(tmp_path: Path) -> None:
     ("what", "rank", "wait", "message"),
     [
         ("die", 0, "300", "rank 0 ended before the run did: all ranks stop"),
-        ("die", 1, "300", "rank 1 ended before the run did: all ranks stop"),
+        pytest.param(
+            "die",
+            1,
+            "300",
+            "rank 1 ended before the run did: all ranks stop",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             "stop",
             1,
