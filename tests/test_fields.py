@@ -101,7 +101,7 @@ def networks(draw: st.DrawFn) -> Network:
 
 
 @pytest.mark.slow  # the same examples each time, so that red means a change
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     network=networks(),
     dtype=st.sampled_from(["float64", "float32"]),

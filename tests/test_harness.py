@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,12 @@ LISTINGS = [name for name, case in CASES.items() if case.by_hand != "network"]
 PIECES = [name for name in CASES if name not in (*LISTINGS, "alpha", "network")]
 
 
+def _some(names: Iterable[str], later: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(n, marks=pytest.mark.long if n in later else ()) for n in names]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", _some(DTYPES, ("float32", "float16")))
 @pytest.mark.parametrize("name", ["two_layer", "three_layer", "deep"])
 def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
     """Over the whole run of each case, in each dtype."""
@@ -38,7 +43,7 @@ def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PIECES)
+@pytest.mark.parametrize("name", _some(PIECES, ("bias", "layer_sizes", "regularization", "adam")))
 def test_every_step_is_as_promised(name: str) -> None:
     """Over the whole run of each item of the list of future work; digits are learned."""
     report = run(CASES[name])

@@ -22,7 +22,7 @@ EACH_LINE = pytest.mark.parametrize(
     [
         pytest.param(
             level, name, id=f"{level.name}-{name}",
-            marks=() if level.name in FIRST else pytest.mark.long,
+            marks=() if level.name == "two_layer" else pytest.mark.long,
         )
         for level in LEVELS.values() for name in level.blanks
     ],

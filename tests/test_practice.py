@@ -257,6 +257,7 @@ def test_a_right_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert result["verdicts"]["l1"] == "EXACT"
 
 
+@pytest.mark.long
 def test_first_a_hint_then_more_then_the_line() -> None:
     assert practice("new", "file.py").stdout == (
         "file.py: level two_layer, 4 lines to fill in; then\n  python -m compare practice file.py\n"
@@ -295,6 +296,7 @@ def test_a_flood_is_cut() -> None:
     assert lines[9] == "file.py, level two_layer: every line is right"
 
 
+@pytest.mark.long
 def test_what_ends_the_process_is_said() -> None:
     done = practice("file.py", file=solution("two_layer", (L1_ERROR, "import os; os._exit(7)")))
     assert done.returncode == 2

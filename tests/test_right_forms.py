@@ -396,7 +396,7 @@ def cases(forms: dict[str, Form]) -> list[Any]:
     return [
         pytest.param(
             form, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}",
-            marks=pytest.mark.long if dtype is torch.float16 else (),  # bfloat16 is judged alike
+            marks=pytest.mark.long if dtype.itemsize == 2 else (),
         )
         for label, form in forms.items()
         for dtype in DTYPES
