@@ -33,7 +33,7 @@ PLANTS: tuple[tuple[str, str, str, dict[str, Any], str], ...] = (
     ("optimizers", "(1 - alpha * weight_decay)", "(1 + alpha * weight_decay)", {"optimizer": "adamw", "alpha": 0.1, "weight_decay": 0.1}, "syn0"),
     ("delta_trimming", "delta.abs() > limit", "delta > limit", {"trim": 1e-3, "trimming": "zero"}, "l2_delta"),
     ("losses", "-2 * _one_of", "-1 * _one_of", {"loss": "mse", "output": "identity"}, "l2_error"),
-    ("losses", "l, -1))) * _one_of(l.shape[-2], l)", "l, -1)))", {"loss": "cross_entropy", "output": "identity"}, "l2_error"),
+    ("losses", "l, -1))) * _one_of(l.shape[-2] * ranks, l)", "l, -1)))", {"loss": "cross_entropy", "output": "identity"}, "l2_error"),
     ("activations", "addcmul(torch.ones_like(l), l, l, value=-1)", "addcmul(torch.ones_like(l), z, z, value=-1)", {"activation": "tanh", "alpha": 0.1}, "l1_delta"),
     ("activations", "error * 0.01", "error * 0.011", {"activation": "leaky_relu", "alpha": 0.1}, "l1_delta"),
 )  # fmt: skip
