@@ -72,7 +72,7 @@ class Difference:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape and dtype have the same bits; NaN is not asked about."""
-    return one is other or torch.equal(as_integers(one), as_integers(other))
+    return one is other or torch.equal(as_integers(one.detach()), as_integers(other.detach()))
 
 
 def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:

@@ -19,7 +19,7 @@ from compare.arguments import (
     numbered,
     tensors,
 )
-from compare.bits import as_integers, compare_bits
+from compare.bits import compare_bits, same_bits
 from compare.bitwise import rewritten
 from compare.diagnosis import diagnose
 from compare.environment import environment
@@ -420,6 +420,4 @@ def quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return _mismatch(one, other) is None and torch.equal(
-        as_integers(one.detach()), as_integers(other.detach())
-    )
+    return _mismatch(one, other) is None and same_bits(one, other)

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compare.bits import as_integers
+from compare.bits import same_bits
 
 Values = dict[str, Any]
 Function = Callable[..., Mapping[str, Tensor | None]]
@@ -218,7 +218,7 @@ def _check_complete(
     moved = [beside(tensor) for tensor in at]
     expected = function(*(tensor.clone() for tensor in moved))
     actual = recorded(*(tensor.clone() for tensor in moved))
-    if all(_same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
+    if all(same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
         return
     again = _record(function, moved)
     same_code = again.code == recorded.code
@@ -226,7 +226,7 @@ def _check_complete(
     if not (
         same_code
         and constants[0].keys() == constants[1].keys()
-        and all(_same_bits(value, constants[1][name]) for name, value in constants[0].items())
+        and all(same_bits(value, constants[1][name]) for name, value in constants[0].items())
     ):
         raise Opaque(
             "cannot be read as a program: its recorded operations do not give its own numbers at "
@@ -243,10 +243,6 @@ def beside(tensor: Tensor) -> Tensor:
     size = tensor.detach().double().abs()
     scale = torch.where(size == 0, size.max().clamp_min(2.0**-10), size)
     return (tensor.detach().double() + scale * (noise + 0.25) / 64).to(tensor.dtype)
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(as_integers(one.detach()), as_integers(other.detach()))
 
 
 def root(node: fx.Node) -> fx.Node:

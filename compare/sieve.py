@@ -54,15 +54,7 @@ def broadcasts(part: Tensor, whole: Tensor) -> bool:
     return part.is_floating_point() and both == whole.shape
 
 
-def divided(top: Tensor, bottom: Tensor, wanted: Tensor) -> Tensor | None:
-    """Return top / bottom, 0 where both are 0; None where that hides what is wanted."""
-    zero = bottom.expand_as(top) == 0
-    if bool((zero & (wanted != 0)).any()):
-        return None
-    return torch.where(zero, 0.0, top / torch.where(zero, 1.0, bottom.expand_as(top)))
-
-
 def quotients(top: Any, bottom: Any) -> Any:
-    """Return the same of balls."""
+    """Return top / bottom, arrays of balls, 0 where both are 0."""
     divide = np.frompyfunc(lambda a, b: flint.arb(0) if a == 0 and b == 0 else a / b, 2, 1)
     return np.asarray(divide(top, bottom), dtype=object)
