@@ -1,7 +1,7 @@
 """A function as an ATen program: what lifting and bounds run instead of the function itself.
 
-Source of the method: torch.fx's make_fx records the operations, torch.func.functionalize turns
-writes in place into values, and the core ATen decompositions keep the list of operations short.
+The operations are recorded; torch.func.functionalize turns writes in place into values, and the
+core ATen decompositions keep the list of operations short.
 """
 
 import contextlib
@@ -10,19 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
-import torch.fx.traceback
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
 from torch._decomp.decompositions import native_batch_norm_decomposition
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from compare.bits import same_bits
+from compare.recorder import Recorder
 
 Values = dict[str, Any]
 Function = Callable[..., Mapping[str, Tensor | None]]
@@ -70,10 +69,10 @@ class Program:
         return {name: [other for other in above if name in above[other]] for name in above}
 
 
-def trace(function: Function, inputs: Values, *, lines: bool = False) -> Program:
+def trace(function: Function, inputs: Values) -> Program:
     """Read `function(**inputs)`, which returns named tensors, as a program.
 
-    With `lines` each operation knows the line of code that asked for it: `line_of`.
+    Each operation knows the line of code that asked for it: `line_of`.
     Raises Opaque when it leaves torch's operations (numpy, `.data`, `.item()`), which shows when
     the recorded program, run at other inputs, does not give the function's own bits.
     """
@@ -91,29 +90,29 @@ def trace(function: Function, inputs: Values, *, lines: bool = False) -> Program
     attention = _Attention()
     with _readable(), attention:
         try:
-            with _keeping_lines() if lines else contextlib.nullcontext():
-                recorded = _record(positional, list(tensors.values()), lines=lines)
+            recorded = _record(positional, list(tensors.values()))
             _check_complete(recorded, positional, list(tensors.values()))
-            run = fx.Interpreter(recorded).run if lines else recorded
-            with _keeping_lines() if lines else contextlib.nullcontext():
-                functional = make_fx(
-                    torch.func.functionalize(run), decomposition_table=_decompositions()
-                )(*tensors.values())
+            replay = _Replay(recorded)
+            functional = Recorder(_decompositions(), lambda: replay.line).record(
+                torch.func.functionalize(replay.run), list(tensors.values())
+            )
         except Opaque:
             raise
-        except Exception as error:  # whatever tracing cannot follow
+        except Exception as error:  # whatever cannot be followed
             raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
     functional.graph.eliminate_dead_code()
     (output,) = (node for node in functional.graph.nodes if node.op == "output")
     roots = [root(node) for node in output.args[0]]
     outputs = dict(zip(names, roots, strict=True))
     narrower = attention.called or _casts(functional) > _casts(recorded)
-    return Program(functional, tuple(tensors), outputs, narrower)
+    return Program(
+        fx.GraphModule(functional.constants, functional.graph), tuple(tensors), outputs, narrower
+    )
 
 
-def _casts(graph: fx.GraphModule) -> int:
+def _casts(recorded: Recorder) -> int:
     """Return how many times the program changes a dtype."""
-    return sum("_to_copy" in str(node.target) for node in graph.graph.nodes)
+    return sum("_to_copy" in str(node.target) for node in recorded.graph.nodes)
 
 
 @functools.cache
@@ -122,69 +121,41 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return dict(core_aten_decompositions().items())
 
 
-def _record(
-    function: Callable[..., list[Tensor]], at: list[Tensor], *, lines: bool = False
-) -> fx.GraphModule:
+def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> Recorder:
     """Record the operations that `function` does at these inputs."""
-
-    def recorded(*values: Tensor) -> list[Tensor]:
-        with _IntegersRead(), _Lines() if lines else contextlib.nullcontext():  # type: ignore[no-untyped-call]
-            return function(*values)
-
     # the schema of native_batch_norm does not say that it moves the running statistics
     saying_so = {torch.ops.aten.native_batch_norm.default: native_batch_norm_decomposition}
-    return make_fx(recorded, decomposition_table=saying_so)(*at)
+    return Recorder(saying_so, _line_outside).record(function, at)
 
 
-class _IntegersRead(TorchDispatchMode):
-    """Lets the code read an integer or a boolean out of a tensor (`int(i)`, `if mask.any()`).
+class _Replay(fx.Interpreter):
+    """Does recorded operations once more, and knows the line of the one in hand."""
 
-    What is decided so is decided, like any branch, by the float run. Reading a float out stays
-    refused: a number would leave the program unseen.
-    """
+    line: str | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func is torch.ops.aten._local_scalar_dense.default and not args[0].is_floating_point():
-            with disable_proxy_modes_tracing():
-                return func(*args)
-        return func(*args, **(kwargs or {}))
+    def __init__(self, recorded: Recorder) -> None:
+        super().__init__(recorded.constants, graph=recorded.graph)
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.line = n.meta.get("line")
+        return super().run_node(n)
 
 
-class _Lines(TorchDispatchMode):
-    """Notes with each operation the line of code outside torch and this package that asked for it.
-
-    torch.fx's own record of stack traces keeps the frames of methods called `forward` alone.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        frame = sys._getframe(1)
-        while frame.f_back and _not_theirs(frame.f_code.co_filename):
-            frame = frame.f_back
-        fx.traceback.current_meta["stack_trace"] = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        return func(*args, **(kwargs or {}))
+_NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
+_NOT_THEIRS += (os.path.dirname(__file__) + os.sep,)
 
 
-_HERE = os.path.dirname(__file__) + os.sep
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-
-
-def _not_theirs(file: str) -> bool:
-    return file.startswith((_HERE, _TORCH, os.path.dirname(os.__file__) + os.sep))
-
-
-@contextlib.contextmanager
-def _keeping_lines() -> Iterator[None]:
-    """Within, what is recorded takes over what `_Lines` noted."""
-    with fx.traceback.preserve_node_meta():
-        fx.traceback.current_meta.pop("stack_trace", None)
-        yield
+def _line_outside() -> str | None:
+    """Return the line of code outside torch, Python and this package that is being run."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith(_NOT_THEIRS):
+        frame = frame.f_back
+    return frame and f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def line_of(node: fx.Node) -> tuple[str, int] | None:
     """Return the file and the line of the code that asked for this operation, None if unknown."""
-    file, _, line = node.meta.get("stack_trace", "").rpartition(":")
+    file, _, line = (node.meta.get("line") or "").rpartition(":")
     return (file, int(line)) if file and line.isdigit() else None
 
 
@@ -207,7 +178,7 @@ def _readable() -> Iterator[None]:
 
 
 def _check_complete(
-    recorded: fx.GraphModule, function: Callable[..., list[Tensor]], at: list[Tensor]
+    recorded: Recorder, function: Callable[..., list[Tensor]], at: list[Tensor]
 ) -> None:
     """Raise Opaque unless the recording is the whole of what the function does.
 
@@ -217,12 +188,12 @@ def _check_complete(
     """
     moved = [beside(tensor) for tensor in at]
     expected = function(*(tensor.clone() for tensor in moved))
-    actual = recorded(*(tensor.clone() for tensor in moved))
+    actual = _Replay(recorded).run(*(tensor.clone() for tensor in moved))
     if all(same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
         return
     again = _record(function, moved)
-    same_code = again.code == recorded.code
-    constants = dict(recorded.named_buffers()), dict(again.named_buffers())
+    same_code = str(again.graph) == str(recorded.graph)
+    constants = [dict(found.constants.named_buffers()) for found in (recorded, again)]
     if not (
         same_code
         and constants[0].keys() == constants[1].keys()

@@ -109,7 +109,7 @@ def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 def _read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Program:
     try:
-        return trace(function, dict(given), lines=what == "backward")
+        return trace(function, dict(given))
     except Opaque as why:
         raise BadInput(
             f"{what} {why}: write it in torch operations, to have mutants of it"

@@ -1,0 +1,102 @@
+"""Writes down the ATen operations that a function does, as a graph.
+
+torch.fx's make_fx does that too, with a fake tensor and a proxy for every value; here only the list
+of operations is needed, and every check waits for it. Imports torch, nothing of the project.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_ATEN = torch.ops.aten
+
+
+class FloatRead(Exception):
+    """A float was read out of a tensor: as a number it would leave the graph unseen."""
+
+
+class Recorder(TorchDispatchMode):
+    """Within it each operation becomes a node; what the table knows is decomposed first.
+
+    An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
+    so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
+    laid out as its value, `line`, what `line()` said when the operation was asked for, and whether
+    it is `constant`: nothing of the inputs is in it.
+    """
+
+    def __init__(
+        self, table: Mapping[Any, Callable[..., Any]], line: Callable[[], str | None]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph, self.constants = fx.Graph(), nn.Module()
+        self.table, self.line = table, line
+        # weak: autograd copies a gradient that somebody else holds
+        self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
+
+    def record(self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]) -> "Recorder":
+        """Write down what `function` does at these inputs; raises FloatRead."""
+        for number, tensor in enumerate(at):
+            self._is(tensor, self.graph.placeholder(f"arg{number}"))
+        with self:
+            found = function(*at)
+        self.graph.output(tuple(map(self._node, found)))
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func is _ATEN._local_scalar_dense.default:
+            if args[0].is_floating_point() and not self._node(args[0]).meta["constant"]:
+                raise FloatRead("a float is read out of a tensor (float(x), x.item())")
+            return func(*args)
+        if func.namespace == "profiler":  # torch.optim marks its step for it
+            return func(*args, **kwargs)
+        if func is _ATEN.is_nonzero.default:
+            return bool(args[0] != 0)
+        if func in self.table:
+            with self:
+                return self.table[func](*args, **kwargs)
+        if func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
+        parts = fx.node.map_aggregate((args, kwargs), self._argument)
+        made = func(*args, **kwargs)
+        # torch.tensor's numbers are fresh each time, where a constant would keep what is written
+        recorded = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
+        self._are(made, self.graph.call_function(recorded, *parts))
+        return made
+
+    def _are(self, made: Any, node: fx.Node) -> None:
+        """Note what an operation gave: a tensor, several, or something else."""
+        if isinstance(made, Tensor):
+            self._is(made, node)
+        elif isinstance(made, tuple | list):
+            for number, part in enumerate(made):
+                self._are(part, self.graph.call_function(operator.getitem, (node, number)))
+
+    def _is(self, tensor: Tensor, node: fx.Node) -> None:
+        self.nodes[tensor] = node
+        node.meta["val"] = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+        )
+        node.meta["line"] = self.line()
+        sources = node.all_input_nodes
+        node.meta["constant"] = node.op == "get_attr" or (
+            bool(sources) and all(source.meta.get("constant", False) for source in sources)
+        )
+
+    def _argument(self, value: Any) -> Any:
+        return self._node(value) if isinstance(value, Tensor) else value
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        """Return the node of a tensor; one that no operation gave is a constant."""
+        if tensor not in self.nodes:
+            name = f"constant{len(dict(self.constants.named_buffers()))}"
+            self.constants.register_buffer(name, tensor.detach().clone())
+            self._is(tensor, self.graph.get_attr(name))
+        return self.nodes[tensor]

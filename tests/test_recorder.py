@@ -1,0 +1,93 @@
+"""What is written down gives, at other inputs too, what the function gives."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compare.program import Opaque, line_of, trace
+from compare.recorder import FloatRead, Recorder
+
+X = torch.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=torch.float64)
+
+
+def recorded(function: Callable[[Tensor], Tensor], at: Tensor = X) -> Recorder:
+    """Record a function of one tensor."""
+    return Recorder({}, lambda: None).record(lambda x: [function(x)], [at])
+
+
+def again(found: Recorder, at: Tensor) -> Tensor:
+    """Do what was recorded at other inputs."""
+    (result,) = torch.fx.Interpreter(found.constants, graph=found.graph).run(at)
+    return result
+
+
+def _in_place(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    out.copy_(x).mul_(2)[0].add_(1)
+    return out
+
+
+def _gradient(x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((torch.sigmoid(x) ** 2).sum(), x)
+    return gradient
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x @ x.mT + 1,
+        lambda x: torch.cat([part * k for k, part in enumerate(x.unbind(-1), start=1)]),
+        lambda x: x * torch.tensor(2.0).add_(1),
+        lambda x: x * torch.from_numpy(np.arange(3.0)),
+        lambda x: x / torch.tensor(0.3).sqrt().item(),
+        lambda x: x[:, torch.tensor([2, 0])],
+        lambda x: torch.nn.functional.linear(x, x),
+        _in_place,
+        _gradient,
+    ],
+)
+def test_other_inputs_give_the_functions_own_values(function: Callable[[Tensor], Tensor]) -> None:
+    found = recorded(function)
+    for other in (X + 1, X * 3, X):  # twice at X: nothing recorded keeps what a run wrote
+        assert torch.equal(again(found, other.clone()), function(other.clone()))
+
+
+def test_integers_and_booleans_read_out_are_followed_as_the_float_run_has_them() -> None:
+    found = recorded(lambda x: x * int(x.argmax()) if (x > 0).any() else x)
+    assert torch.equal(again(found, -X), -X * 3)
+
+
+def test_a_float_read_out_is_refused() -> None:
+    with pytest.raises(FloatRead, match="a float is read out of a tensor"):
+        recorded(lambda x: x * float(x.sum()))
+    with pytest.raises(Opaque, match=r"cannot be read as a program: a float is read out"):
+        trace(lambda x: {"out": x * x.sum().item()}, {"x": X})
+
+
+def test_a_gradient_is_taken_over_and_not_copied_while_it_is_recorded() -> None:
+    def accumulated(x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (leaf * 2).sum(0).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    targets = [str(node.target) for node in recorded(accumulated).graph.nodes]
+    assert not any("empty" in target for target in targets)
+
+
+def test_each_operation_knows_its_line() -> None:
+    def function(x: Tensor) -> dict[str, Tensor]:
+        y = x.exp()
+        return {"out": y.softmax(-1)}  # decomposed: all of its operations have this line
+
+    program = trace(function, {"x": X})
+    first = function.__code__.co_firstlineno
+    nodes = [n for n in program.graph.graph.nodes if n.op == "call_function"]
+    lines = {n.target.__name__: line_of(n) for n in nodes if "clone" not in n.target.__name__}
+    assert lines.pop("exp.default") in ((__file__, first + 1), (__file__, first + 2))
+    assert lines
+    assert set(lines.values()) == {(__file__, first + 2)}
