@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compare.bits import compare_bits, ulps
+from compare.bits import compare_bits, same_bits, ulps
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -82,3 +82,24 @@ def test_infinities_are_values() -> None:
 def test_a_transposed_view_is_compared_by_place() -> None:
     values = torch.arange(6.0).reshape(2, 3)
     assert compare_bits(values.mT, values.mT.contiguous()).equal == 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0, 1, 4])
+def test_the_same_bits_wherever_they_lie(dtype: torch.dtype, offset: int) -> None:
+    """Eight bytes at a time where both are laid out so; each bit counts, and so does the shape."""
+    values = torch.randn(16).to(dtype)
+    one, other = (
+        values[offset : offset + 8].view(2, 4),
+        values[offset : offset + 8].view(2, 4).clone(),
+    )
+    assert same_bits(one, other)
+    assert same_bits(one.mT, other.mT)
+    assert same_bits(one.mT, other.mT.contiguous())
+    assert not same_bits(one, other.view(4, 2))
+    assert not same_bits(one[:0], other[:0].mT)
+    assert not same_bits(torch.zeros(8, dtype=dtype), -torch.zeros(8, dtype=dtype))
+    for place in range(8):
+        moved = other.clone().flatten()
+        moved[place] = torch.nextafter(moved[place], torch.tensor(torch.inf, dtype=dtype))
+        assert not same_bits(one, moved.view(2, 4))
