@@ -25,39 +25,50 @@ _STEPS = 2
 
 def cpu(*words: str) -> float:
     """Return the CPU seconds, user's and system's, of `python -m compare` with these words."""
+    return _seconds("-m", "compare", *words)
+
+
+def _seconds(*words: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _child("compare", *words)
+    _child(*words)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
 
-def outside(*steps: str) -> float:
-    """Return the CPU seconds of the default run, less those of all its steps but the first."""
+def outside(steps: int) -> float:
+    """Return the CPU seconds of the default case with so many steps, less those of torch's start.
+
+    With 1,000 all the curves of any run are written, and the steps themselves hardly count; they
+    are not taken off.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        default = cpu("run", "--log-dir", folder, *steps)
-    alone = cpu("run", "--no-board", *steps) - cpu("run", "--no-board", "--steps", "1")
-    return default - alone
+        return cpu("run", "--log-dir", folder, "--steps", str(steps)) - torch_alone()
+
+
+def torch_alone() -> float:
+    """Return the CPU seconds of torch's own start: its import, and that of its first optimizer."""
+    return _seconds("-c", "import torch; torch.optim.SGD([torch.zeros(1, requires_grad=True)])")
 
 
 def peak(label: str, sizes: tuple[int, ...], rows: int) -> float:
     """Return how many bytes some steps of a work need, with their weights and data."""
     if not (_STATUS.exists() and os.access(_RESET, os.W_OK)):
         raise NotHere("the peak of memory is read from Linux's /proc")
-    return float(_child("compare.children", label, str(rows), *map(str, sizes)))
+    return float(_child("-m", "compare.children", label, str(rows), *map(str, sizes)))
 
 
-def _child(module: str, *words: str) -> str:
-    """Run a module of ours in a process of its own; return what it prints."""
+def _child(*words: str) -> str:
+    """Run Python with these words in a process of its own; return what it prints."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-m", module, *words],
+        [sys.executable, *words],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
     if done.returncode:
-        raise RuntimeError(f"python -m {module} {' '.join(words)}: {done.stderr.strip()}")
+        raise RuntimeError(f"python {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
 
 

@@ -6,7 +6,8 @@ Imports nothing, so that `--help` can list the groups at once.
 from dataclasses import dataclass
 
 AUTOGRAD = "autograd + SGD"
-START = "a run outside its steps"  # the default run
+START = "a run outside its steps"  # the default run, torch's own start apart
+TORCH = "torch's own start"  # its import, and that of its first optimizer
 CHECKED = "checked"  # a whole run with its proofs
 CHECKED_STEPS = "checked steps"
 HAND = "by hand"

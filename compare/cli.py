@@ -140,8 +140,9 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    if args.only is not None and args.only not in CHOICES:
-        raise unknown("group", args.only, CHOICES)
+    for group in args.only:
+        if group not in CHOICES:
+            raise unknown("group", group, CHOICES)
     if args.json not in (None, "-"):
         check_can_hold("--json", args.json)
     if args.plot is not None:
@@ -153,8 +154,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.plot is not None:
         check_plot(args.plot)
-    only = () if args.only is None else (args.only,)
     return bench(
-        PlainConsole(stderr=args.json == "-"), only=only, json_to=args.json, plot_to=args.plot,
+        PlainConsole(stderr=args.json == "-"), only=args.only, json_to=args.json, plot_to=args.plot,
         threads=args.threads,
     )  # fmt: skip

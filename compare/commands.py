@@ -1,6 +1,7 @@
 """The commands that judge: `run` a case, `check` a file; each returns its exit code."""
 
 import argparse
+import gc
 import json
 import shlex
 import signal
@@ -204,6 +205,7 @@ def _go(
 ) -> tuple["Report", list[float]]:  # fmt: skip
     """Train to the end, in its folder; return the report, and the errors that the blog prints."""
     steps, done, quiet = training.steps, training.report.steps, args.quiet
+    gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
             # the folder last: a Ctrl-C at what is printed still gets its checkpoint

@@ -192,7 +192,10 @@ def parser() -> argparse.ArgumentParser:
         "torch.func, numpy, JAX and gradcheck: each claim with its limit, whether it holds here, "
         "and every peer that is faster. Groups: " + ", ".join(CHOICES) + ".",
     )
-    bench.add_argument("--only", metavar="GROUP", help="one group (default: all, some minutes)")
+    bench.add_argument(
+        "--only", metavar="GROUP", action="append", default=[],
+        help="one group, may be given several times (default: all, some minutes)",
+    )  # fmt: skip
     bench.add_argument(
         "--json", metavar="FILE", help="write every figure as JSON, - for standard output"
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class Tally:
             for name, one in self.first.items()
         }
         if all(named.keys() == known.keys() for named in steps) and all(
-            {(v.shape, v.dtype) for v in map(itemgetter(name), steps)}
+            set(map(attrgetter("shape", "dtype"), map(itemgetter(name), steps)))
             == {(first.shape, first.dtype)}
             for name, first in known.items()
         ):

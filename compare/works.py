@@ -63,7 +63,7 @@ def _three_layer(small: bool) -> list[Work]:
     ours = {claims.HAND: peers.ByHand, claims.FUSED: peers.Fused}
     return [
         *_of(given, _BASE),
-        Work(claims.CHECKED, lambda: checked(case), 60 if small else 6_000),
+        Work(claims.CHECKED, lambda: checked(case), 60 if small else case.steps),
         *_of(given, {**ours, "the listing in numpy": others.Numpy, **_OTHERS}),
     ]
 
@@ -79,7 +79,7 @@ def _population(small: bool) -> list[Work]:
     }
     return [
         *_of(_drawn(case, torch.float64), _BASE),
-        Work(claims.CHECKED, lambda: checked(case, population=P), 8 if small else 128, P),
+        Work(claims.CHECKED, lambda: checked(case, population=P), 8 if small else 1_024, P),
         *_of(given, side_by_side, each=P),
     ]
 
@@ -120,16 +120,12 @@ def _peak(label: str, sizes: tuple[int, ...], rows: int) -> Take:
 
 
 def _start(small: bool) -> list[Work]:
-    steps = ("--steps", "20") if small else ()
+    steps = 20 if small else 1_000
     return [
         Work("--help", lambda: lambda _: children.cpu("--help"), 1),
         Work("--list", lambda: lambda _: children.cpu("--list"), 1),
-        Work(
-            claims.START,
-            lambda: lambda _: children.outside(*steps),
-            1,
-            warm_up=False,
-        ),
+        Work(claims.START, lambda: lambda _: children.outside(steps), 1),
+        Work(claims.TORCH, lambda: lambda _: children.torch_alone(), 1),
     ]
 
 

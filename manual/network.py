@@ -52,13 +52,15 @@ def step(
     N = len(sizes) - 1                                      # the last layer
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
     known = names_known(sizes, bias, batch_norm, dropout > 0, moments)
-    sums = {f"{name}_update" for name in weight_names(sizes, bias, batch_norm) if ranks > 1}
-    if given.keys() - sums != known:
-        wrong = ", ".join(sorted(given.keys() - sums ^ known))
+    weights = weight_names(sizes, bias, batch_norm) if ranks > 1 else ()
+    names = given.keys() - {f"{name}_update" for name in weights}
+    if names != known:
+        wrong = ", ".join(sorted(names ^ known))
         raise TypeError(f"given too much or too little for this network: {wrong}")
     for n in range(N):
-        if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
-            raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes[n : n + 2]}")
+        syn = given[f"syn{n}"]
+        if (shape := (syn.size(-2), syn.size(-1))) != sizes[n : n + 2]:
+            raise ValueError(f"syn{n} is {shape} where sizes say {sizes[n : n + 2]}")
 
     # feed forward
     q, z, a, normed, statistics = feed_forward(
