@@ -58,8 +58,8 @@ def step(
         wrong = ", ".join(sorted(names ^ known))
         raise TypeError(f"given too much or too little for this network: {wrong}")
     for n in range(N):
-        syn = given[f"syn{n}"]
-        if (shape := (syn.size(-2), syn.size(-1))) != sizes[n : n + 2]:
+        one = given[f"syn{n}"]
+        if (shape := (one.size(-2), one.size(-1))) != sizes[n : n + 2]:
             raise ValueError(f"syn{n} is {shape} where sizes say {sizes[n : n + 2]}")
 
     # feed forward
