@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _ATEN = torch.ops.aten
+_PLAIN = {Tensor, nn.Parameter}
 
 
 class FloatRead(Exception):
@@ -48,7 +49,8 @@ class Recorder(TorchDispatchMode):
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
+        if not _PLAIN.issuperset(types):  # such a tensor first says what it stands for
+            return NotImplemented
         kwargs = kwargs or {}
         if func is _ATEN._local_scalar_dense.default:
             if args[0].is_floating_point() and not self._node(args[0]).meta["constant"]:

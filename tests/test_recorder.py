@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from compare.program import Opaque, line_of, trace
 from compare.recorder import FloatRead, Recorder
@@ -54,6 +55,18 @@ def test_other_inputs_give_the_functions_own_values(function: Callable[[Tensor],
     found = recorded(function)
     for other in (X + 1, X * 3, X):  # twice at X: nothing recorded keeps what a run wrote
         assert torch.equal(again(found, other.clone()), function(other.clone()))
+
+
+def test_a_tensor_class_of_its_own_is_recorded_as_what_it_stands_for() -> None:
+    def second(x: Tensor) -> Tensor:
+        both = TwoTensor(x, x * 2) * 3
+        assert isinstance(both, TwoTensor)
+        return both.b
+
+    found = recorded(second)
+    calls = [str(node.target) for node in found.graph.nodes if node.op == "call_function"]
+    assert set(calls) == {"aten.mul.Tensor"}
+    assert torch.equal(again(found, X + 1), (X + 1) * 2 * 3)
 
 
 def test_integers_and_booleans_read_out_are_followed_as_the_float_run_has_them() -> None:
