@@ -103,3 +103,5 @@ def test_the_same_bits_wherever_they_lie(dtype: torch.dtype, offset: int) -> Non
         moved = other.clone().flatten()
         moved[place] = torch.nextafter(moved[place], torch.tensor(torch.inf, dtype=dtype))
         assert not same_bits(one, moved.view(2, 4))
+    nothing = torch.zeros(1, dtype=dtype).expand(0, 3)
+    assert same_bits(nothing, nothing.clone())
