@@ -61,6 +61,7 @@ class Watchman:
         missing = [r for r in self.places if r != self.ranks.rank and not self._said("waits", r)]
         who = _named(missing) if missing else "a rank"
         self._end(missing, f"{who} did not come within {wait:g} s: all ranks stop")
+        _quit(_GRACE)
 
     def _watch(self) -> None:
         seconds = 0.0
@@ -69,21 +70,23 @@ class Watchman:
             if self.over.is_set():
                 break
             gone = [rank for rank in self.places if rank != self.ranks.rank and self._gone(rank)]
-            if any(self._said("left", rank) for rank in gone):
-                _quit(_GRACE)  # it has said why
             if gone:
                 self._end(gone, f"{_named(gone)} ended before the run did: all ranks stop")
             if told is not None:
                 os._exit(128 + signal.SIGTERM)
+            if gone:
+                _quit(_GRACE)
             seconds += _LOOK
             if seconds >= 1:
                 seconds = 0.0
                 self._beat()
 
-    def _end(self, gone: list[int], message: str) -> NoReturn:
-        """Say it, if this is the lowest rank that is left, and end the process."""
+    def _end(self, gone: list[int], message: str) -> None:
+        """If this is the lowest rank that is left, and none said why it goes, say it and end."""
         if self.ranks.rank != min(rank for rank in self.places if rank not in gone):
-            _quit(_GRACE)
+            return
+        if any(self._said("left", rank) for rank in gone):
+            return
         with contextlib.suppress(OSError):
             print(f"compare: {message}", file=sys.stderr, flush=True)
         os._exit(3)
@@ -112,11 +115,12 @@ class Watchman:
 
 
 @contextlib.contextmanager
-def joined(device: str, wait: float = WAIT) -> Iterator[Ranks]:
+def joined(device: str | None, wait: float = WAIT) -> Iterator[Ranks]:
     """Within, the processes that torchrun started are one group: gloo, and NCCL on CUDA.
 
-    Raises BadInput where they cannot come together. Ends the process, exit code 3, when a rank dies
-    or lets the others wait for more than `wait` seconds.
+    A `device` that is not known yet, None, may be either where there is CUDA. Raises BadInput where
+    they cannot come together. Ends the process, exit code 3, when a rank dies or lets the others
+    wait for more than `wait` seconds.
     """
     ranks = started()
     if ranks is ALONE:
@@ -125,15 +129,15 @@ def joined(device: str, wait: float = WAIT) -> Iterator[Ranks]:
     from torch import cuda, distributed
 
     backend = "gloo"
-    if device.startswith("cuda:"):
+    if device and device.startswith("cuda:"):
         raise BadInput(f"device {device!r} on {ranks.count} ranks: say cuda, each takes its own")
-    if device == "cuda":
-        local, here = (int(os.environ.get(n, 0)) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        if here > cuda.device_count():
-            raise BadInput(
-                f"{here} ranks on a machine with {cuda.device_count()} CUDA devices: start as many "
-                "ranks as there are devices, or use --device cpu"
-            )
+    local, here = (int(os.environ.get(n, 0)) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if device == "cuda" and here > cuda.device_count():
+        raise BadInput(
+            f"{here} ranks on a machine with {cuda.device_count()} CUDA devices: start as many "
+            "ranks as there are devices, or use --device cpu"
+        )
+    if device == "cuda" or (device is None and 0 < here <= cuda.device_count()):
         cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     # the thread takes it; what is started later on inherits this
