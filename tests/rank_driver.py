@@ -7,8 +7,8 @@ when one fails. With words it is one rank that torchrun has started:
 its part of an update, or the weights that it goes on with.
 """
 
-import importlib
-import itertools
+import contextlib
+import io
 import json
 import os
 import signal
@@ -18,18 +18,18 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 import torch
 from torch import Tensor
 
-import compare.board
-import compare.harness
+import compare.board  # noqa: F401, so that no rank has to
 from compare.cases import Case
 from compare.cli import main
-from compare.sides import Step, by_hand
+from compare.sides import Step
+from tests.conftest import look_for_no_remedies, planted
 
 Named = dict[str, Tensor]
 LIMIT = 120.0  # seconds; no test's ranks take so long
@@ -59,28 +59,28 @@ def _interrupt(_values: Named) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def _full(_values: Named) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    pytest.MonkeyPatch().setattr("compare.board.EventFile.put", full)
+
+
 PLANTS: dict[str, Callable[[Named], None]] = {
     "die": _die, "stop": _stop, "weights": _weights, "part": _part, "update": _update,
-    "interrupt": _interrupt,
+    "interrupt": _interrupt, "full": _full,
 }  # fmt: skip
 
 
-def planted(plant: Callable[[Named], None], at: int, case: Case) -> Step:
-    step, calls = by_hand(case), itertools.count()
-
-    def wrong(**given: Tensor) -> Named:
-        values = dict(step(**given))
-        if torch.is_inference_mode_enabled() and next(calls) == at:
-            plant(values)
-        return values
-
-    return wrong
-
-
 def run(what: str, rank: str, step: str, *words: str) -> int:
-    if os.environ["RANK"] == rank:
-        compare.harness.by_hand = partial(planted, PLANTS[what], int(step))  # type: ignore[attr-defined]
-    return main(words)
+    def by_hand(case: Case) -> Step:
+        return planted(case, PLANTS[what], at=int(step))
+
+    with pytest.MonkeyPatch.context() as patch:
+        look_for_no_remedies(patch)
+        if os.environ["RANK"] == rank:
+            patch.setattr("compare.harness.by_hand", by_hand)
+        return main(words)
 
 
 def serve(asked: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def serve(asked: dict[str, Any]) -> dict[str, Any]:
                 }  # fmt: skip
                 _be(rank, asked, Path(name))
             pids[pid] = rank
-        codes = _wait(pids, asked.get("kill", []), asked.get("after", LIMIT))
+        codes = _wait(pids, asked)
         out, err = ([Path(name, f"{what}{r}").read_text() for r in range(count)]
                     for what in ("out", "err"))  # fmt: skip
     return {"codes": codes, "out": "".join(out), "err": "".join(err)}
@@ -115,10 +115,9 @@ def _be(rank: int, asked: dict[str, Any], folder: Path) -> NoReturn:
     os.chdir(asked["folder"])
     code = 99
     try:
-        for name, value in asked["patches"].items():
-            module, _, attribute = name.rpartition(".")
-            setattr(importlib.import_module(module), attribute, value)
-        if asked["apart"]:  # on machines of their own, by their names
+        for name, value in asked.get("patches", {}).items():
+            pytest.MonkeyPatch().setattr(name, value)
+        if asked.get("apart"):  # on machines of their own, by their names
             socket.gethostname = lambda: f"machine{rank}"
         code = run(*asked["plant"], *asked["words"])
         sys.stdout.flush()
@@ -127,15 +126,19 @@ def _be(rank: int, asked: dict[str, Any], folder: Path) -> NoReturn:
     os._exit(code)
 
 
-def _wait(pids: dict[int, int], kill: list[int], after: float) -> list[int]:
-    """Return the exit codes; kill -9 some ranks after so many seconds, and all after LIMIT."""
+def _wait(pids: dict[int, int], asked: dict[str, Any]) -> list[int]:
+    """Return the exit codes; kill -9 the ranks `kill` `after` so many seconds, and all after LIMIT.
+
+    Where one fails the others are told to end, unless they are on other machines.
+    """
+    kill, after = asked.get("kill", []), asked.get("after", LIMIT)
     started, codes = time.monotonic(), dict.fromkeys(pids.values(), 0)
     running = dict(pids)
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             codes[running.pop(pid)] = code = os.waitstatus_to_exitcode(status)
-            for other in running if code else ():
+            for other in running if code and not asked.get("apart") else ():
                 os.kill(other, signal.SIGTERM)
             continue
         if (passed := time.monotonic() - started) > after:
@@ -149,5 +152,7 @@ def _wait(pids: dict[int, int], kill: list[int], after: float) -> list[int]:
 if __name__ == "__main__":
     if words := sys.argv[1:]:
         sys.exit(run(*words))
+    with contextlib.redirect_stdout(io.StringIO()):  # what is imported now, no rank has to
+        main(["run", "two_layer", "--steps", "2", "--no-board", "--quiet"])
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)
