@@ -15,7 +15,7 @@ from tests.resumed import told
 OFTEN = {"compare.batch.STEPS": 3, "compare.checkpoint.EVERY": 0, "compare.checkpoint.SHARE": 1e9}
 SHARED = "run digits --sizes 64,7,10 --momentum 0.9 --dropout 0.2 --steps 12 --lift none --quiet"
 SPLIT = "run three_layer_blog_grouping --population 3 --steps 24 --lift none --quiet"
-NETWORK = "run network --sizes 3,5,1 --batch-size 2 --steps 12"
+NETWORK = "run network --sizes 3,5,1 --batch-size 2 --steps 15"
 QUICK = f"{NETWORK} --lift none"
 AGAIN = "run --resume {} --quiet"
 
@@ -75,6 +75,8 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
     ranks(2, f"{NETWORK} --log-dir whole", patches=OFTEN)
     ranks(2, NETWORK, ("die", 1, 9), patches=OFTEN)
     (whole,), (folder,) = (tmp_path / "whole").iterdir(), (tmp_path / "runs").iterdir()
+    with next((folder / "manual").iterdir()).open("ab") as events:
+        events.write(b"what was written after the checkpoint")
     file = folder / "checkpoint"
     kept, data = sealed.read(file), file.read_bytes()
     assert [state["run"]["steps"] for state in kept["ranks"]] == [9, 9]
@@ -113,7 +115,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
     assert codes == [0, 0], err
     assert told(folder) == told(whole)
     refused(
-        2, f"run {name} is finished, EXACT after 12 steps: there is nothing to resume, run it anew"
+        2, f"run {name} is finished, EXACT after 15 steps: there is nothing to resume, run it anew"
     )
 
 
