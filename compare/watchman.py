@@ -3,7 +3,9 @@
 A thread of each process looks at the other ranks: on its own machine at their process ids, on
 others at a beat that each of them writes into the store which torchrun keeps. The one who speaks is
 the lowest rank that is left; the others wait for torchrun to stop them. A rank that lives and does
-not come is named when the time that was agreed on is over.
+not come is named when the time that was agreed on is over. A connection that breaks is no proof of
+who has died: that is looked for in the same way. The store is on rank 0's machine: where it answers
+no more, rank 0 counts as dead.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ from compare.ranks import ALONE, Ranks, started
 
 WAIT = 300.0  # seconds that a rank waits for another one
 _LOOK = 0.25  # between two looks at the others
-_BEAT = 20.0  # seconds without a beat after which a rank on another machine counts as dead
+_BEAT = 15.0  # seconds without a beat after which a rank on another machine counts as dead
 _GRACE = 5.0  # for those who are not to speak: torchrun stops them before
 
 
@@ -37,7 +39,8 @@ class Watchman:
         for rank in range(ranks.count):
             pid, born, host = store.get(f"place/{rank}").decode().split(" ", 2)
             self.places[rank] = int(pid), born, host
-        self.beats: dict[int, tuple[bytes, float]] = {}
+        store.set_timeout(timedelta(seconds=_GRACE))  # to ask what is there
+        self.beats = dict.fromkeys(self.places, (b"", time.monotonic()))
         self.beaten = 0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -61,6 +64,12 @@ class Watchman:
         missing = [r for r in self.places if r != self.ranks.rank and not self._said("waits", r)]
         who = _named(missing) if missing else "a rank"
         self._end(missing, f"{who} did not come within {wait:g} s: all ranks stop")
+        _quit(_GRACE)
+
+    def lost(self) -> NoReturn:
+        """End this process, which has lost a connection; who has died the thread sees and names."""
+        time.sleep(_BEAT + 2 * _GRACE)
+        self._end([], "the connection to another rank was lost: all ranks stop")
         _quit(_GRACE)
 
     def _watch(self) -> None:
@@ -100,13 +109,16 @@ class Watchman:
         pid, born, host = self.places[rank]
         if host == self.here:
             return _born(pid) != born
-        with contextlib.suppress(Exception):
-            key = f"beat/{rank}"
+        key, (last, heard) = f"beat/{rank}", self.beats[rank]
+        try:
             beat = self.store.get(key) if self.store.check([key]) else b""
-            if self.beats.get(rank, (None, 0.0))[0] != beat:
-                self.beats[rank] = beat, time.monotonic()
-            return time.monotonic() - self.beats[rank][1] > _BEAT
-        return False
+        except Exception:
+            if rank:
+                return False
+            beat = last
+        if beat != last:
+            self.beats[rank] = beat, time.monotonic()
+        return beat == last and time.monotonic() - heard > _BEAT
 
     def _said(self, what: str, rank: int) -> bool:
         with contextlib.suppress(Exception):
@@ -144,8 +156,9 @@ def joined(device: str | None, wait: float = WAIT) -> Iterator[Ranks]:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         distributed.init_process_group(backend, timeout=timedelta(seconds=wait))
-        store = distributed.distributed_c10d._get_default_store()
-        watchman = Watchman(ranks, distributed.distributed_c10d.PrefixStore("deltacheck", store))
+        store: Any = distributed.distributed_c10d._get_default_store()
+        own = distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
+        watchman = Watchman(ranks, own)
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"the {ranks.count} ranks did not come together: {why}") from error
@@ -154,7 +167,8 @@ def joined(device: str | None, wait: float = WAIT) -> Iterator[Ranks]:
         ranks.gather(None)  # nobody goes before all are done
     except BaseException as error:  # a second Ctrl-C too
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            watchman.late(wait)
+            late = "timed out" in str(error).lower()
+            watchman.late(wait) if late else watchman.lost()
         watchman.leave()
         raise
     finally:
