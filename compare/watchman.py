@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -34,12 +34,12 @@ class Watchman:
     def __init__(self, ranks: Ranks, store: Any) -> None:
         self.ranks, self.store = ranks, store
         self.here = socket.gethostname()
+        store.set(f"beat/{ranks.rank}", "")
         store.set(f"place/{ranks.rank}", f"{os.getpid()} {_born(os.getpid())} {self.here}")
         self.places: dict[int, tuple[int, str, str]] = {}
         for rank in range(ranks.count):
             pid, born, host = store.get(f"place/{rank}").decode().split(" ", 2)
             self.places[rank] = int(pid), born, host
-        store.set_timeout(timedelta(seconds=_GRACE))  # to ask what is there
         self.beats = dict.fromkeys(self.places, (b"", time.monotonic()))
         self.beaten = 0
         self.over = threading.Event()
@@ -53,13 +53,11 @@ class Watchman:
 
     def leave(self) -> None:
         """Tell the others that this rank goes, and has said why."""
-        with contextlib.suppress(Exception):
-            self.store.set(f"left/{self.ranks.rank}", "1")
+        self._ask(self.store.set, f"left/{self.ranks.rank}", "1")
 
     def late(self, wait: float) -> NoReturn:
         """End this process, whose others did not all come within `wait`, and name who did not."""
-        with contextlib.suppress(Exception):
-            self.store.set(f"waits/{self.ranks.rank}", "1")
+        self._ask(self.store.set, f"waits/{self.ranks.rank}", "1")
         time.sleep(_GRACE)  # the others come to know it; one that died the thread names meanwhile
         missing = [r for r in self.places if r != self.ranks.rank and not self._said("waits", r)]
         who = _named(missing) if missing else "a rank"
@@ -102,17 +100,15 @@ class Watchman:
 
     def _beat(self) -> None:
         self.beaten += 1
-        with contextlib.suppress(Exception):
-            self.store.set(f"beat/{self.ranks.rank}", str(self.beaten))
+        self._ask(self.store.set, f"beat/{self.ranks.rank}", str(self.beaten))
 
     def _gone(self, rank: int) -> bool:
         pid, born, host = self.places[rank]
         if host == self.here:
             return _born(pid) != born
-        key, (last, heard) = f"beat/{rank}", self.beats[rank]
-        try:
-            beat = self.store.get(key) if self.store.check([key]) else b""
-        except Exception:
+        last, heard = self.beats[rank]
+        beat = self._ask(self.store.get, f"beat/{rank}")
+        if beat is None:
             if rank:
                 return False
             beat = last
@@ -121,9 +117,23 @@ class Watchman:
         return beat == last and time.monotonic() - heard > _BEAT
 
     def _said(self, what: str, rank: int) -> bool:
-        with contextlib.suppress(Exception):
-            return bool(self.store.check([f"{what}/{rank}"]))
-        return False
+        return bool(self._ask(self.store.check, [f"{what}/{rank}"]))
+
+    def _ask(self, work: Callable[..., Any], *words: Any) -> Any:
+        """Return what the store says, None where it says nothing: its machine may have gone.
+
+        Its own limits of time do not hold when no answer comes at all.
+        """
+        found: list[Any] = []
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                found.append(work(*words))
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(_GRACE)
+        return found[0] if found else None
 
 
 @contextlib.contextmanager

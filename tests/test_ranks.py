@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,7 +259,8 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    store.set("place/1", "1 0 elsewhere")
+    for what, value in (("place", "1 0 elsewhere"), ("beat", "")):
+        store.set(f"{what}/1", value)
     watchman = Watchman(Ranks(0, 2), store)
     watchman.stop()
     monkeypatch.setattr("compare.watchman._BEAT", 0.2)
@@ -266,6 +270,56 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
         assert not watchman._gone(1)
     time.sleep(0.3)
     assert watchman._gone(1)
+
+
+def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where to ask never ends; of other machines nothing is known then."""
+    monkeypatch.setattr("compare.watchman._BEAT", 1.5)
+    monkeypatch.setattr("compare.watchman._GRACE", 0.1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    for rank in (0, 2):
+        store.set(f"place/{rank}", "1 0 elsewhere")
+        store.set(f"beat/{rank}", "")
+    watchman = Watchman(Ranks(1, 3), store)
+    watchman.stop()
+    assert not watchman._gone(0)
+    watchman.store = SimpleNamespace(get=lambda _: time.sleep(60))
+    assert not watchman._gone(0)
+    time.sleep(1.5)
+    assert watchman._gone(0)
+    assert not watchman._gone(2)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [None, 0, 1])
+def test_two_torchruns_as_on_two_machines(dies: int | None) -> None:
+    """One report; a rank that dies is named, and both commands end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    what = ["none", "-1"] if dies is None else ["die", str(dies)]
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+    words = [str(DRIVER), *what, "20", *NETWORK.split(), "--lift", "none", "--steps", "40"]
+    started = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(
+                torchrun, *nodes, "--master-port", str(port), "--node-rank", str(node), *words
+            )
+            for node in (0, 1)
+        ]
+        (code, out, err), (other, out2, err2) = (each.result() for each in both)
+    assert time.monotonic() - started < 150
+    if dies is None:
+        assert (code, other, out2) == (0, 0, ""), err + err2
+        assert out.count("EXACT  all") == 1
+    else:
+        assert 0 not in (code, other)
+        message = f"compare: rank {dies} ended before the run did: all ranks stop"
+        assert spoken(err + err2) == [message]
 
 
 def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
