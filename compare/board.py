@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,6 @@ from compare.errors import BadInput
 from compare.evaluation import decision_surface
 from compare.files import save
 from compare.harness import Run
-from compare.interrupt import stopping
 from compare.lock import Lock, cut_back
 from compare.pictures import Pair, as_matrix, confusion, heat_maps, surface
 from compare.record import Record
@@ -117,23 +116,29 @@ class RunFolder:
             raise BadInput(self.failed if stopped else new) from error
 
     def __call__(self, chunk: Chunk) -> None:
-        """Write what ends within the chunk."""
-        if self.failed:
-            return
-        try:
-            self._write(chunk.buckets)
-            for step in sorted(self.drawn & set(range(chunk.start, chunk.start + chunk.steps))):
-                self._draw(chunk, step)
-            self.record.add(chunk)
-            self._keep()
-        except (OSError, BadInput) as error:
-            self._give_up(error)
+        """Write what ends within the chunk, and now and then a checkpoint."""
+        if not self.failed:
+            with self._surviving():
+                self._write(chunk.buckets)
+                stop = chunk.start + chunk.steps
+                for step in sorted(self.drawn & set(range(chunk.start, stop))):
+                    self._draw(chunk, step)
+                self.record.add(chunk)
+        # also where writing has failed: all ranks ask
+        started = time.monotonic()
+        due = started - self.kept >= max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
+        states = checkpoint.states(self.run, not self.failed and (due or self.run.stopping))
+        if states:
+            with self._surviving():
+                self._keep(states)
+            self.kept = time.monotonic()
+            self.cost = self.kept - started
 
     def finish(self, report: Report) -> None:
         """Write the last bucket, the verdict, result.json and steps.npz; close the event files."""
         if self.failed:
             return
-        try:
+        with self._surviving():
             self._write(report.curves[self.told :], last=True)
             self.record.save(last=True)
             for tag, png in _last_pictures(self.run, report):
@@ -150,17 +155,9 @@ class RunFolder:
             if not report.interrupted:
                 (self.path / checkpoint.NAME).unlink(missing_ok=True)
             self._unlock()
-        except (OSError, BadInput) as error:
-            self._give_up(error)
 
-    def _keep(self) -> None:
-        """Write a checkpoint if the last was long ago for what it cost, or Ctrl-C asks to stop."""
-        run, started = self.run, time.monotonic()
-        if run.report.steps == run.steps or not run.regular or not checkpoint.can(run):
-            return
-        wait = max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
-        if started - self.kept < wait and not stopping():
-            return
+    def _keep(self, states: list[dict[str, Any]]) -> None:
+        """Write a checkpoint of all ranks' states."""
         state = {
             "told": self.told,
             "silent": self.silent and asdict(self.silent),
@@ -168,9 +165,7 @@ class RunFolder:
             "names": self.record.names,
             "arrays": {n: torch.from_numpy(a) for n, a in self.record.arrays().items()},
         }
-        checkpoint.save(run, self.path / checkpoint.NAME, state)
-        self.kept = time.monotonic()
-        self.cost = self.kept - started
+        checkpoint.save(self.run, states, self.path / checkpoint.NAME, state)
 
     def _take_up(self, kept: dict[str, Any]) -> dict[str, str]:
         """Make the folder what it was at the checkpoint; return the names of its event files."""
@@ -217,6 +212,14 @@ class RunFolder:
                         self.files[side].put(step, part)
         png = heat_maps(f"{self.run.case.name}, step {step:,}", pairs)
         self.files["compare"].picture("weights and deltas", step, png)
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Within, what cannot be written ends the writing, not the run."""
+        try:
+            yield
+        except (OSError, BadInput) as error:
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""

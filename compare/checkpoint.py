@@ -1,7 +1,8 @@
 """The checkpoint of a run: its settings, its state, and what its bits depend on; in one file.
 
 The data and the first weights are drawn again from the settings, and a digest says whether the rows
-are still the same.
+are still the same. Of several ranks rank 0 writes what all of them have after the same chunk, and
+hands it out again: a checkpoint is of one step and whole, and other machines need no file.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from compare.environment import environment
 from compare.errors import BadInput
 from compare.given import Given, device_named
 from compare.harness import Run
+from compare.ranks import ALONE, Ranks
 from compare.snapshot import gathered, restore
 
 NAME = "checkpoint"  # the file's, in the run folder
@@ -43,17 +45,34 @@ class Checkpoint:
         kept: dict[str, Any] = self.kept["folder"]
         return kept
 
-    def run(self) -> Run:
-        """Return the run as it was; raises BadInput where its bits could come out otherwise."""
+    @property
+    def count(self) -> int:
+        """How many ranks it was run on."""
+        return len(self.kept["ranks"])
+
+    def of(self, rank: int) -> "Checkpoint":
+        """Return what one rank goes on with: its state alone, and nothing of the folder."""
+        first, own = self.kept["ranks"][0], self.kept["ranks"][rank]
+        if own["run"]["parts"] is None:
+            own = own | {"run": own["run"] | {"parts": first["run"]["parts"]}}
+        kept = {what: value for what, value in self.kept.items() if what != "folder"}
+        return dataclasses.replace(self, kept=kept | {"ranks": [own]})
+
+    def run(self, ranks: Ranks = ALONE) -> Run:
+        """Return the run as it was on the one rank whose state this is.
+
+        Raises BadInput where its bits could come out otherwise.
+        """
         here = _world(environment(device_named(self.asked["device"])))
-        was = self.kept["world"]
+        (own,) = self.kept["ranks"]
+        was = own["world"]
         for item in {**was, **here}:
             if was.get(item) != here.get(item):
                 raise BadInput(
                     f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
                     "and other bits could come of it: resume it where it was begun, or run it anew"
                 )
-        run = Run(self.case, **self.asked)
+        run = Run(self.case, ranks=ranks, **self.asked)
         if _digest(run.given) != self.kept["rows"]:
             file = self.kept["data"]
             what = f"--data {file[0]}" if isinstance(file, list) else f"case {self.case.name}"
@@ -61,29 +80,36 @@ class Checkpoint:
                 f"run {self.name}: {what} holds other rows than when it was begun: "
                 "put those back, or run it anew"
             )
-        restore(run, self.kept["run"])
+        restore(run, own["run"])
         return run
 
 
 def can(run: Run) -> bool:
-    """Whether a file can hold the run: not one of several ranks, nor Python code of one's own."""
-    return (
-        not run.own_step
-        and run.ranks.count == 1
-        and (run.case.data is None or _data(run.case) is not None)
-    )
+    """Whether a file can hold the run: not one with Python code of one's own."""
+    return not run.own_step and (run.case.data is None or _data(run.case) is not None)
 
 
-def save(run: Run, path: Path, folder: dict[str, Any]) -> None:
-    """Write a checkpoint between two chunks; raises BadInput where it cannot be written."""
+def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
+    """Return, on rank 0, the states of all ranks, if it `wanted` them and they make a checkpoint.
+
+    All ranks ask this after each chunk.
+    """
+    last = run.report.steps == run.steps or not run.regular
+    if last or not can(run) or not run.ranks.any(wanted):
+        return None
+    mine = {"world": _world(run.report.environment), "run": gathered(run)}
+    return run.ranks.to_first(mine)
+
+
+def save(run: Run, states: list[dict[str, Any]], path: Path, folder: dict[str, Any]) -> None:
+    """Write a checkpoint; raises BadInput where it cannot be written."""
     case = dataclasses.replace(run.case, data=None, sweep=())
     kept = {
         "case": asdict(case) | {"network": asdict(case.network)},
         "data": _data(run.case),
         "asked": run.asked,
-        "world": _world(run.report.environment),
         "rows": _digest(run.given),
-        "run": gathered(run),
+        "ranks": states,
         "folder": folder,
     }
     sealed.write(path, kept)

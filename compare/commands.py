@@ -7,6 +7,7 @@ import shlex
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ from compare import options
 from compare.cases import CASES, Case, find
 from compare.errors import BadInput, unknown
 from compare.files import check_can_hold, save
-from compare.ranks import Ranks, started
+from compare.ranks import Ranks
 from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
 from compare.verdict import WEIGHT
 from compare.watchman import joined
 
 if TYPE_CHECKING:
     from compare.board import RunFolder
+    from compare.chunk import Chunk
     from compare.harness import Run
     from compare.report import Report
 
@@ -116,18 +118,18 @@ def mutants(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Train a case by hand and judge every step; of several ranks the first one reports."""
-    if args.resume is not None:
-        return _resume(args)
-    vars(args).update({n: v for n, v in options.USUAL.items() if getattr(args, n) is None})
+    if args.resume is None:
+        vars(args).update({n: v for n, v in options.USUAL.items() if getattr(args, n) is None})
+    elif args.no_board:
+        raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
     with joined(args.device, args.wait) as ranks:
-        return _run(args, ranks)
+        if ranks.rank:
+            args.json = args.html = None
+        return (_run if args.resume is None else _resume)(args, ranks)
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
-    if ranks.rank:
-        args.json = args.html = None
-        args.no_board = True
     console = _prepare(args, case, quiet=ranks.rank > 0)
     if case.sweep:
         return _sweep(args, case, console, ranks)
@@ -135,19 +137,15 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     return _tell(args, case, console, report, folder)
 
 
-def _resume(args: argparse.Namespace) -> int:
+def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
     """Go on with a run that was stopped."""
-    if (count := started().count) > 1:
-        raise BadInput(f"--resume on {count} ranks: a run on several leaves no checkpoint")
-    if args.no_board:
-        raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
-    console = _prepare(args, None)
+    console = _prepare(args, None, quiet=ranks.rank > 0)
     try:
         from compare.resume import taken_up
     except ImportError as error:
         raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
 
-    with taken_up(Path(args.log_dir), args.resume, vars(args)) as (training, folder):
+    with taken_up(Path(args.log_dir), args.resume, vars(args), ranks) as (training, folder):
         report, _ = _go(args, training, folder, console)
         return _tell(args, training.case, console, report, folder)
 
@@ -194,7 +192,7 @@ def _train(
         case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population, lift=args.lift, ranks=ranks,
     )  # fmt: skip
-    folder = None if args.no_board else _folder(Path(args.log_dir), training)
+    folder = None if args.no_board or ranks.rank else _folder(Path(args.log_dir), training)
     report, errors = _go(args, training, folder, console, lines=lines)
     return report, folder, errors
 
@@ -208,8 +206,7 @@ def _go(
     gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
-            # the folder last: a Ctrl-C at what is printed still gets its checkpoint
-            report = training.train([progress] if folder is None else [progress, folder])
+            report = training.train([progress, folder or partial(_no_folder, args, training)])
     except BaseException:
         if folder:
             folder.discard()
@@ -221,6 +218,14 @@ def _go(
     if folder:
         folder.finish(report)
     return report, progress.errors
+
+
+def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> None:
+    """Give this rank's state to the first one, where that keeps a checkpoint."""
+    from compare.checkpoint import states
+
+    if not args.no_board:
+        states(training)
 
 
 def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
@@ -303,7 +308,8 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / "checkpoint").exists():
             name = shlex.quote(folder.path.name)
-            console.say(f"  go on: python -m compare run --resume {name}{where}")
+            again = folder.run.ranks.command(f"python -m compare run --resume {name}{where}")
+            console.say(f"  go on: {again}")
 
 
 def _save_json(text: str, name: str) -> None:

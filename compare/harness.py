@@ -27,7 +27,7 @@ from compare.environment import environment
 from compare.errors import BadInput
 from compare.evaluation import Evaluation
 from compare.given import Given, device_named, draw, dtype_named
-from compare.interrupt import requests
+from compare.interrupt import requests, stopping
 from compare.judge import share_of_rounding
 from compare.one_process import OneProcess, sides_taken
 from compare.options import command
@@ -82,9 +82,10 @@ class Run:
         self.first = mine.start
         given = draw(case, seed=seed, population=population, dtype=kind, device=place, mine=mine)
         check_shares(self.along, case, given.rows)
+        # of a population the largest share: all ranks take the same steps at a time
         self.plan = plan(
-            case.network, rows=given.rows // self.along.count, population=len(mine), dtype=kind,
-            device=place,
+            case.network, rows=given.rows // self.along.count,
+            population=-(-population // ranks.count), dtype=kind, device=place,
         )  # fmt: skip
         self.together = self.plan.together and not plain and self.along is ALONE
         whole, population = population, len(mine)
@@ -130,6 +131,7 @@ class Run:
         self.last: Tensor | None = None  # the first network's last output
         self.kinds: dict[str, Kind] = {}
         self.whole: dict[str, Any] = {}  # the report after the last whole chunk
+        self.stopping = False  # all ranks, after the chunk in hand
         self.regular = True  # every step by hand has had the first one's names and shapes
 
     def train(self, watchers: Sequence[Watcher] = ()) -> Report:
@@ -140,9 +142,10 @@ class Run:
         with requests() as asked:
             try:
                 asked.working = True
+                self.stopping = self.ranks.any(stopping())
                 while report.steps < self.steps and self.regular:
                     self.whole = copy.deepcopy(vars(report))
-                    if agreed := self.ranks.any(asked.stop.is_set()):
+                    if agreed := self.stopping:
                         raise KeyboardInterrupt
                     self._advance(watchers)
             except KeyboardInterrupt:
@@ -180,6 +183,7 @@ class Run:
             return
         chunk.buckets = list(self.buckets.add(chunk))
         self.curves += chunk.buckets
+        self.stopping = self.ranks.any(stopping())
         for watcher in watchers:
             watcher(chunk)
 

@@ -34,6 +34,27 @@ class Ranks:
         distributed.all_gather_object(found, told)
         return found  # type: ignore[return-value]
 
+    def to_first(self, told: _Told) -> list[_Told] | None:
+        """Return on rank 0 what every rank has told; each of them must tell."""
+        if self.count == 1:
+            return [told]
+        from torch import distributed
+
+        found: list[_Told | None] | None = None if self.rank else [None] * self.count
+        distributed.gather_object(told, found)
+        return found  # type: ignore[return-value]
+
+    def from_first(self, each: list[_Told] | None) -> _Told:
+        """Return what rank 0 has for this one in a list with one for each; all of them must ask."""
+        if self.count == 1:
+            assert each
+            return each[0]
+        from torch import distributed
+
+        found: list[_Told | None] = [None]
+        distributed.scatter_object_list(found, each)
+        return found[0]  # type: ignore[return-value]
+
     def any(self, told: bool) -> bool:
         """Whether any rank says so; each of them must say."""
         return any(self.gather(told))

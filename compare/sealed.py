@@ -16,7 +16,7 @@ import torch
 from compare.errors import BadInput
 from compare.files import save
 
-FORMAT = 1  # count up with every change of what stands in a checkpoint
+FORMAT = 2  # count up with every change of what stands in a checkpoint
 _MAGIC = b"deltacheck checkpoint "
 _ANEW = "or run it anew"
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from compare.chunk import Bucket
-from compare.harness import Run
+from compare.harness import Part, Run
+from compare.one_process import OneProcess
 from compare.report import Place, Quantity
 from compare.sides import Kind, Named
 from compare.verdict import Diagnosis, Proof
@@ -22,8 +23,10 @@ def gathered(run: Run) -> dict[str, Any]:
     """Return the state of a run as tensors and plain values."""
     given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
     return {
-        "parts": [{"state": _own(p.state), "free": p.free and _own(p.free)} for p in run.parts],
+        # of the rows that ranks share all have the same weights: rank 0's are kept
+        "parts": None if run.along.rank else [_part(part) for part in run.parts],
         "last": None if run.last is None else run.last.clone(),
+        "chunks": run.chunks,
         "unequal_chunks": run.unequal_chunks,
         "curves": [asdict(bucket) for bucket in run.curves],
         "taken": given.taken,
@@ -32,6 +35,7 @@ def gathered(run: Run) -> dict[str, Any]:
         "seconds": time.perf_counter() - run.started,
         "steps": report.steps,
         "free_gap": report.free_gap,
+        "one_process": report.one_process and asdict(report.one_process),
         "quantities": [asdict(row) for row in report.quantities.values()],
         "first": {name: tuple(kind) for name, kind in tally.first.items()},
         "proofs": {n: [(k, asdict(p)) for k, p in each] for n, each in tally.proofs.items()},
@@ -51,7 +55,7 @@ def restore(run: Run, kept: dict[str, Any]) -> None:
         if was["free"] is not None:
             part.free = {n: v.to(place, copy=True) for n, v in was["free"].items()}
     run.last = None if kept["last"] is None else kept["last"].to(place)
-    run.unequal_chunks = kept["unequal_chunks"]
+    run.chunks, run.unequal_chunks = kept["chunks"], kept["unequal_chunks"]
     run.curves = [Bucket(**bucket) for bucket in kept["curves"]]
     given.taken = kept["taken"]
     given.order = None if kept["order"] is None else kept["order"].numpy()
@@ -59,6 +63,7 @@ def restore(run: Run, kept: dict[str, Any]) -> None:
         chance.set_state((kind, keys.numpy(), *rest))
     report.seconds, report.steps = kept["seconds"], kept["steps"]
     report.free_gap = kept["free_gap"]
+    report.one_process = kept["one_process"] and OneProcess(**kept["one_process"])
     for row in kept["quantities"]:
         worst = row["worst"] and Place(**row["worst"])
         proof = row["proof"] and _proof(row["proof"])
@@ -76,6 +81,10 @@ def _proof(kept: dict[str, Any]) -> Proof:
     return Proof(**kept | {"diagnosis": told})
 
 
+def _part(part: Part) -> dict[str, Any]:
+    return {"state": _own(part.state), "free": part.free and _own(part.free)}
+
+
 def _own(values: Named) -> Named:
     """Return copies with storage of their own: a view would bring all that it is a view of."""
     return {name: value.clone() for name, value in values.items()}
@@ -83,4 +92,4 @@ def _own(values: Named) -> Named:
 
 def _stream(chance: np.random.RandomState) -> tuple[Any, ...]:
     kind, keys, *rest = chance.get_state(legacy=True)
-    return kind, torch.from_numpy(keys), *rest
+    return kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest  # ranks cannot send uint32

@@ -1,8 +1,12 @@
-"""What several tests need: finished runs that are long, and the planting of bugs."""
+"""What several tests need: finished runs that are long, ranks, and the planting of bugs."""
 
 import itertools
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,16 +34,55 @@ Plant = Callable[[dict[str, Tensor]], None]
 @pytest.fixture(autouse=True, scope="module")
 def _without_remedies(request: pytest.FixtureRequest) -> Iterator[None]:
     """Look for no remedies, but in the tests that are about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in REMEDIES:
+            look_for_no_remedies(patch)
+        yield
+
+
+def look_for_no_remedies(patch: pytest.MonkeyPatch) -> None:
+    """Leave proofs as they are."""
 
     def as_they_are(_evidence: object, proofs: dict[str, Proof], *_: object, **__: object) -> Any:
         return dict(proofs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.rpartition(".")[2] not in REMEDIES:
-            for home in ("checking", "prove"):
-                patch.setattr(f"compare.{home}.diagnose", as_they_are)
-                patch.setattr(f"compare.{home}.rewritten", as_they_are)
-        yield
+    for home in ("checking", "prove"):
+        patch.setattr(f"compare.{home}.diagnose", as_they_are)
+        patch.setattr(f"compare.{home}.rewritten", as_they_are)
+
+
+@pytest.fixture(scope="session")
+def _driver() -> Iterator[subprocess.Popen[str]]:
+    """A process that has torch imported, and forks ranks; its words are in `rank_driver`."""
+    root = Path(__file__).parent
+    env = {"PYTHONPATH": str(root.parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [sys.executable, str(root / "rank_driver.py")], env={**os.environ, **env}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+Started = Callable[..., tuple[list[int], str, str]]
+
+
+@pytest.fixture
+def ranks(_driver: subprocess.Popen[str], tmp_path: Path) -> Started:
+    """Run the command line on several ranks; return their exit codes and what they printed."""
+
+    def run(count: int, words: str, plant: tuple[str, int, int] | None = None, **asked: Any) -> Any:
+        what, *where = plant or ("none", -1, 0)
+        asked |= {"ranks": count, "words": words.split(), "folder": str(tmp_path)}
+        asked["plant"] = [what, *map(str, where)]
+        assert _driver.stdin
+        assert _driver.stdout
+        print(json.dumps(asked), file=_driver.stdin, flush=True)
+        found = json.loads(_driver.stdout.readline())
+        return found["codes"], found["out"], found["err"]
+
+    return run
 
 
 @pytest.fixture

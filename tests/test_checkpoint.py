@@ -39,7 +39,7 @@ def resume(folder: Path, *words: str) -> int:
         ("dropout", {"population": 2, "lift": "none"}),
         ("momentum", {"dtype": "float32", "lift": "none"}),
         ("adam", {"lift": "none"}),
-        ("batch_norm", {}),
+        ("batch_norm", {"lift": "none"}),
         ("everything", {"lift": "none"}),
         ("digits", {"lift": "none"}),
     ],
@@ -137,7 +137,7 @@ cases[3] = "three_layer_blog_grouping"
 usual, kills, resumed, early, n = {}, 0, 0, 0, 0
 while kills < 30 or n < len(cases):
     case = cases[n % len(cases)]
-    words = [case, "--steps", "32", "--lift", "auto" if "blog" in case else "none"]
+    words = [case, "--steps", "32", "--lift", "none"]
     if case not in usual:
         for _ in range(2):  # the second one is warm
             started = time.monotonic()

@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,24 +25,28 @@ from compare.ranks import ALONE, Ranks
 from compare.sharing import agree, check_shares, merged_reports
 from compare.sides import by_hand
 from compare.watchman import Watchman, _born
-from tests.conftest import one_ulp, planted
+from tests.conftest import Started, one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
+DRIVER = ROOT / "tests" / "rank_driver.py"
 NETWORK = "run network --sizes 3,5,4,1 --bias --loss mse --alpha 0.3 --no-board"
 DIGITS = "run digits --sizes 64,7,10 --loss mse --output sigmoid --lift 40 --no-board"
 PENALTIES = "--l1-penalty 1e-3 --l2-penalty 1e-2 --dropout 0.2 --momentum 0.9 --nesterov"
 
 
-def torchrun(ranks: int, *words: str, script: str = "compare") -> tuple[int, str, str]:
-    """Run a command on several ranks; return its exit code and what it printed."""
-    start = ["-m", "compare"] if script == "compare" else [str(ROOT / "tests" / script)]
+def torchrun(*words: str) -> tuple[int, str, str]:
+    """Run a command on ranks that torchrun starts; return its exit code and what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *start,
-         *words],
+        [sys.executable, "-m", "torch.distributed.run", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+def spoken(err: str) -> list[str]:
+    """Return what the program itself says there; torchrun says more."""
+    return [line for line in err.splitlines() if line.startswith("compare: ")]
 
 
 def result(path: Path) -> dict[str, Any]:
@@ -50,15 +57,15 @@ def result(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_digits_on_two_ranks(tmp_path: Path) -> None:
+def test_digits_on_two_ranks(ranks: Started, tmp_path: Path) -> None:
     """The verdict of one process, in the same quantities; reported once."""
-    words = ["run", "digits", "--steps", "6", "--lift", "40", "--log-dir", str(tmp_path / "runs")]
-    code, out, err = torchrun(2, *words, "--json", str(tmp_path / "two.json"))
-    assert code == 0, out + err
+    words = f"run digits --steps 6 --lift 40 --log-dir {tmp_path / 'runs'} --json {tmp_path}/"
+    codes, out, err = ranks(2, words + "two.json")
+    assert codes == [0, 0], out + err
     assert out.count("ROUNDING  the same formulas") == 1
     assert "again          torchrun --nproc-per-node 2 -m compare run digits --steps 6" in out
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert main([*words, "--json", str(tmp_path / "one.json")]) == 0
+    assert main([*words.split()[:-1], str(tmp_path / "one.json")]) == 0
     two, one = result(tmp_path / "two.json"), result(tmp_path / "one.json")
     rows = {row["name"]: row for row in two["quantities"]}
     assert (two["verdict"], one["verdict"], two["ranks"]) == ("ROUNDING", "ROUNDING", 2)
@@ -76,7 +83,7 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "words"),
+    ("count", "words"),
     [
         (2, f"{NETWORK} {PENALTIES} --steps 40"),
         pytest.param(3, f"{NETWORK} {PENALTIES} --batch-size 3 --steps 20", marks=pytest.mark.long),
@@ -84,10 +91,12 @@ def test_digits_on_two_ranks(tmp_path: Path) -> None:
     ],
     ids=["two", "a row each", "three"],
 )
-def test_an_exact_network_stays_exact(ranks: int, words: str, tmp_path: Path) -> None:
+def test_an_exact_network_stays_exact(
+    count: int, words: str, ranks: Started, tmp_path: Path
+) -> None:
     """Also on three, of which no float holds a third: a mean is divided by all rows at once."""
-    code, out, err = torchrun(ranks, *words.split(), "--json", str(tmp_path / "out.json"))
-    assert code == 0, out + err
+    codes, out, err = ranks(count, f"{words} --json {tmp_path / 'out.json'}")
+    assert codes == [0] * count, out + err
     found = result(tmp_path / "out.json")
     assert found["verdict"] == "EXACT"
     assert found["one_process"]["verdict"] in ("EXACT", "ROUNDING")
@@ -96,13 +105,14 @@ def test_an_exact_network_stays_exact(ranks: int, words: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_population_is_split(tmp_path: Path) -> None:
-    """Its report is the one of a single process."""
-    words = [*NETWORK.split(), "--population", "5", "--steps", "60"]
-    code, out, err = torchrun(2, *words, "--json", str(tmp_path / "two.json"))
-    assert code == 0, out + err
-    assert main([*words, "--json", str(tmp_path / "one.json")]) == 0
-    assert result(tmp_path / "two.json") == result(tmp_path / "one.json")
+def test_a_population_is_split(ranks: Started, tmp_path: Path) -> None:
+    """Its report is the one of a single process; also where one rank could take more steps."""
+    for name, words in (("small", f"{NETWORK} --steps 60"), ("large", f"{DIGITS} --steps 5")):
+        words += f" --population 5 --json {tmp_path / name}."
+        codes, out, err = ranks(2, words + "two")
+        assert codes == [0, 0], out + err
+        assert main((words + "one").split()) == 0
+        assert result(tmp_path / f"{name}.two") == result(tmp_path / f"{name}.one")
 
 
 @pytest.mark.slow
@@ -110,13 +120,6 @@ def test_a_population_is_split(tmp_path: Path) -> None:
     ("what", "rank", "wait", "message"),
     [
         ("die", 0, "300", "rank 0 ended before the run did: all ranks stop"),
-        pytest.param(
-            "die",
-            1,
-            "300",
-            "rank 1 ended before the run did: all ranks stop",
-            marks=pytest.mark.long,
-        ),
         pytest.param(
             "stop",
             1,
@@ -126,17 +129,29 @@ def test_a_population_is_split(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_rank_that_goes_missing_is_named(what: str, rank: int, wait: str, message: str) -> None:
+def test_torchrun_ends_and_names_a_rank_that_goes_missing(
+    what: str, rank: int, wait: str, message: str
+) -> None:
     """At once where it died; torchrun itself takes 30 s to end a rank that has been stopped."""
     words = [what, str(rank), "20", *NETWORK.split(), "--lift", "none", "--wait", wait]
     started = time.monotonic()
-    code, out, err = torchrun(2, *words, script="rank_driver.py")
+    code, out, err = torchrun("--nproc-per-node", "2", str(DRIVER), *words)
     assert time.monotonic() - started < 150
     assert code != 0
-    assert [line for line in err.splitlines() if line.startswith("compare: ")] == [
-        f"compare: {message}"
-    ]
+    assert spoken(err) == [f"compare: {message}"]
     assert "EXACT" not in out
+
+
+@pytest.mark.slow
+def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
+    """By its beat alone: its process is not looked for where it is not."""
+    beat = {"compare.watchman._BEAT": 8.0}  # later than the broken connection is seen
+    started = time.monotonic()
+    words = f"{NETWORK} --lift none --steps 40"
+    codes, out, err = ranks(2, words, ("die", 1, 20), apart=True, patches=beat)
+    assert time.monotonic() - started < 60
+    assert codes == [3, -9], out + err
+    assert spoken(err) == ["compare: rank 1 ended before the run did: all ranks stop"]
 
 
 @pytest.mark.slow
@@ -148,10 +163,9 @@ def test_a_rank_that_goes_missing_is_named(what: str, rank: int, wait: str, mess
         ("weights", "syn1", "from step 7 on rank 1 by hand has other bits than rank 0"),
     ],
 )
-def test_a_rank_that_differs_is_named(what: str, name: str, says: str) -> None:
-    words = [what, "1", "7", *NETWORK.split(), "--steps", "40"]
-    code, out, err = torchrun(2, *words, script="rank_driver.py")
-    assert code != 0, err
+def test_a_rank_that_differs_is_named(what: str, name: str, says: str, ranks: Started) -> None:
+    codes, out, err = ranks(2, f"{NETWORK} --steps 40", (what, 1, 7))
+    assert codes[0] == 1, err
     assert f"WRONG  {name} is the first wrong quantity, at step 7" in out
     assert says in out
 
@@ -245,7 +259,8 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    store.set("place/1", "1 0 elsewhere")
+    for what, value in (("place", "1 0 elsewhere"), ("beat", "")):
+        store.set(f"{what}/1", value)
     watchman = Watchman(Ranks(0, 2), store)
     watchman.stop()
     monkeypatch.setattr("compare.watchman._BEAT", 0.2)
@@ -255,6 +270,56 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
         assert not watchman._gone(1)
     time.sleep(0.3)
     assert watchman._gone(1)
+
+
+def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where to ask never ends; of other machines nothing is known then."""
+    monkeypatch.setattr("compare.watchman._BEAT", 1.5)
+    monkeypatch.setattr("compare.watchman._GRACE", 0.1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    for rank in (0, 2):
+        store.set(f"place/{rank}", "1 0 elsewhere")
+        store.set(f"beat/{rank}", "")
+    watchman = Watchman(Ranks(1, 3), store)
+    watchman.stop()
+    assert not watchman._gone(0)
+    watchman.store = SimpleNamespace(get=lambda _: time.sleep(60))
+    assert not watchman._gone(0)
+    time.sleep(1.5)
+    assert watchman._gone(0)
+    assert not watchman._gone(2)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [None, 0, 1])
+def test_two_torchruns_as_on_two_machines(dies: int | None) -> None:
+    """One report; a rank that dies is named, and both commands end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    what = ["none", "-1"] if dies is None else ["die", str(dies)]
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+    words = [str(DRIVER), *what, "20", *NETWORK.split(), "--lift", "none", "--steps", "40"]
+    started = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(
+                torchrun, *nodes, "--master-port", str(port), "--node-rank", str(node), *words
+            )
+            for node in (0, 1)
+        ]
+        (code, out, err), (other, out2, err2) = (each.result() for each in both)
+    assert time.monotonic() - started < 150
+    if dies is None:
+        assert (code, other, out2) == (0, 0, ""), err + err2
+        assert out.count("EXACT  all") == 1
+    else:
+        assert 0 not in (code, other)
+        message = f"compare: rank {dies} ended before the run did: all ranks stop"
+        assert spoken(err + err2) == [message]
 
 
 def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
