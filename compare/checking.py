@@ -174,7 +174,9 @@ class Check:
             reference=reference,
             entries=entries,
             inputs=tensors(self.reference_inputs()),
-            given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
+            given={
+                key: (value, self.counterpart(key)) for key, value in tensors(self.given).items()
+            },
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
             gradients=True,
@@ -241,7 +243,7 @@ class Check:
             **dict(zip(numbered("output", self.outputs), self.outputs, strict=True)),
         }
 
-    def _key(self, given: str) -> str | None:
+    def counterpart(self, given: str) -> str | None:
         """Return the reference's output that holds the same value, None for its own inputs."""
         if given in self.values:
             return _VALUE + given
