@@ -67,4 +67,7 @@ class Formulas:
             return None
         sampled = self.subject.entries is not None
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
-            return same_numbers(mine.numbers, theirs.numbers, None, sampled=sampled).same
+            found = same_numbers(mine.numbers, theirs.numbers, None, sampled=sampled)
+            if found.same is None and (noise := self.subject.noise[name]) is not None:
+                found = same_numbers(mine.numbers, theirs.numbers, noise, sampled=sampled)
+            return found.same

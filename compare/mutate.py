@@ -114,7 +114,7 @@ class _Uncompiled(fx.GraphModule):
 
 
 def _program(program: Program, draft: Draft) -> Program:
-    draft.graph.eliminate_dead_code()
+    draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph = _Uncompiled(draft.constants, draft.graph)
     (output,) = (n for n in graph.graph.nodes if n.op == "output")
     roots = [root(n) for n in output.args[0]]

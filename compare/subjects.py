@@ -17,7 +17,7 @@ from compare.cases import Case
 from compare.checking import Backward, Check, Forward, quantity
 from compare.errors import BadInput
 from compare.given import draw, dtype_named
-from compare.judge import Evidence, judge, lifted
+from compare.judge import Evidence, judge, lifted, noise
 from compare.lift import Lifted
 from compare.mutate import evaluate, plain
 from compare.program import Opaque, Program, trace
@@ -92,6 +92,11 @@ class Subject(ABC):
     def lifted(self) -> dict[str, Lifted]:
         """The reference lifted from the inputs on: the same for every mutant."""
         return lifted(self.reference, self._reference_inputs(), self.entries)
+
+    @cached_property
+    def noise(self) -> dict[str, Tensor | None]:
+        """How wide the reference's balls may be, where its values are 0."""
+        return noise(self.reference, self._reference_inputs())
 
     @property
     def given_numbers(self) -> dict[str, Any]:
