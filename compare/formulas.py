@@ -6,10 +6,12 @@ those before it, which are the same formula still, not; so where there is one no
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flint
 import numpy as np
 import torch
+from torch import fx
 
 from compare.balls import PRECISION, Balls
 from compare.judge import same_numbers
@@ -28,6 +30,11 @@ class Formulas:
         self.balls = Balls(subject.entries)
         self.seen: Seen = {}
         self._lifted(subject.hand, self.seen)
+
+    @property
+    def floats(self) -> dict[fx.Node, Any]:
+        """What each operation of the pass gives."""
+        return {node: floats for node, (floats, _) in self.seen.items()}
 
     def same(self, mutant: Mutant) -> tuple[bool | None, str | None]:
         """Return whether a mutant is shown to be the same formula, and if not where it is not.

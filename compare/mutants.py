@@ -19,7 +19,7 @@ from compare.errors import BadInput
 from compare.formulas import Formulas
 from compare.fresh import draws, reshaped, why
 from compare.given import dtype_named
-from compare.mutate import Mutant, evaluate, mutants
+from compare.mutate import Mutant, mutants
 from compare.powered import Power, Survivor
 from compare.program import Opaque, Program
 from compare.report import Report
@@ -123,8 +123,6 @@ class _Trial:
             as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
             self.power.refuses = [name for name, refused in as_it_is.items() if refused]
             self.power.cannot = self.rivals.cannot
-        self.floats: dict[Any, Any] = {}
-        evaluate(subject.hand, subject.given, seen=self.floats)
         self.formulas = Formulas(subject, list(report.quantities))
         self._others: list[tuple[str, Formulas]] | None = None
         self._reshaped: list[tuple[str, Formulas, dict[str, Mutant]]] | None = None
@@ -179,7 +177,10 @@ class _Trial:
 
     def _weak(self, mutant: Mutant, dies_at: list[str]) -> Survivor:
         self.shown_by.update(dies_at)
-        return Survivor.of(mutant, "weak inputs", why(mutant, self.floats), dies_at[0])
+        other = dict(self.others()).get(dies_at[0])
+        there = other.floats if other else {}  # of another shape: other operations
+        here = self.formulas.floats
+        return Survivor.of(mutant, "weak inputs", why(mutant, here, there), dies_at[0])
 
     def _first_led_to(self, mutant: Mutant) -> str | None:
         """Return the first quantity that is computed from the operation that is wrong."""

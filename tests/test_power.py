@@ -16,9 +16,11 @@ import compare
 from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
+from compare.formulas import Formulas
 from compare.mutants import of_subject
-from compare.mutate import mutants
+from compare.mutate import evaluate, mutants
 from compare.powered import CHECKS, Power
+from compare.rivals import Rivals
 from compare.subjects import OfCase, OfCheck
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
@@ -173,6 +175,120 @@ def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
     assert found.better is not None
     again = compare.power(_backward, _forward, found.better)
     assert len(again.survivors) < len(found.survivors)
+
+
+def _of_product(w: Tensor, x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    dx = 2 * x * w * grad_output
+    return {"x": dx, "w": x * x * grad_output}
+
+
+def _of_linear(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    dx = grad_output @ w.mT
+    return {"x": dx, "w": x.mT @ grad_output}
+
+
+def _of_sigmoid(x: Tensor) -> dict[str, Tensor]:
+    l = torch.sigmoid(x)
+    dx = (1 - l) * l
+    return {"x": dx}
+
+
+def _of_centred(t: Tensor) -> dict[str, Tensor]:
+    dx = t - t.mean(0)
+    return {"x": dx}
+
+
+NORMALISED = torch.tensor([[1.0, 2, 3], [-1, 0.5, -3], [2, -2.5, 1], [-2, 0, -1]]).double()
+SYMMETRIC = _normal(3, 3) + _normal(3, 3).mT
+# The pass, its forward pass, inputs too weak, the line that they do not exercise, and why.
+WEAK: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
+    "all zeros": (
+        _of_product, lambda w, x: w * x * x, {"w": torch.zeros(4, 3).double(), "x": _normal(4, 3)},
+        "dx = 2 * x * w * grad_output", "w is all zeros here",
+    ),
+    "square": (
+        _of_linear, lambda x, w: x @ w, {"x": _normal(4, 3), "w": SYMMETRIC},
+        "dx = grad_output @ w.mT", "w is of a square shape here, and symmetric",
+    ),
+    "saturated": (
+        _of_sigmoid, lambda x: torch.sigmoid(x).sum(), {"x": 200 + _normal(4, 3).abs()},
+        "dx = (1 - l) * l", "the result of sigmoid is saturated, 1 everywhere here",
+    ),
+    "normalised": (
+        _of_centred, lambda x, t: ((x - x.mean(0)) * t).sum(),
+        {"x": _normal(4, 3).requires_grad_(), "t": NORMALISED},
+        "dx = t - t.mean(0)", "t is normalised here: it sums to 0 over dimension 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_inputs_too_weak_to_see_are_said_to_be(name: str) -> None:
+    """The report names the line and the reason, and the inputs it offers show every mutant."""
+    backward, forward, inputs, line, why = WEAK[name]
+    found = compare.power(backward, forward, inputs)
+    hidden = [s for s in found.survivors if s.text == line]
+    assert why in {s.why for s in hidden}, str(found)
+    assert {s.reason for s in hidden} == {"weak inputs"}
+    assert f": {why}\n" in str(found)
+    assert f"{line}\n" in str(found).partition("not exercised  test_power.py:")[2]
+    assert found.better is not None
+    assert compare.power(backward, forward, found.better).ok
+
+
+def test_what_is_odd_where_the_mutant_is_seen_too_is_no_reason() -> None:
+    """Dead relus hide a change of z; zeros of a matrix of ones and zeros beside it do not."""
+    mask = (_normal(4, 5) > 0).double()
+    z = -_normal(4, 5, seed=3).abs()
+    found = compare.power(
+        lambda z, mask, grad_output: {"z": torch.where(z > 0, mask * grad_output, 0.0)},
+        lambda z, mask: torch.relu(z) * mask, {"z": z.requires_grad_(), "mask": mask},
+    )  # fmt: skip
+    assert found.survivors
+    assert not any("mask" in s.why for s in found.survivors), str(found)
+
+
+def _all_by_check(subject: OfCheck | OfCase, patch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Return what mutants show by the short way, and by a whole check of each."""
+    short = of_subject(subject, alone=True)
+    with patch.context() as whole:
+        whole.setattr("compare.formulas.Formulas.same", lambda *_: (None, None))
+        full = of_subject(subject, alone=True)
+    told = [found.to_dict() | {"seconds": 0, "total_seconds": 0} for found in (short, full)]
+    return told[0], told[1]
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "penalty", "weak", "case", "batch norm"])
+def test_the_short_way_finds_what_a_whole_check_finds(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a mutant only what differs is lifted: the same counts, the same survivors and reasons."""
+    cases = {
+        "weak": lambda: OfCheck(_backward, _forward, _given(1)),
+        "case": lambda: OfCase(CASES["two_layer"]),
+    }
+    short, full = _all_by_check((cases | PIECES)[name](), monkeypatch)
+    assert short == full
+
+
+def test_the_first_wrong_quantity_is_that_of_check() -> None:
+    """A mutant as a backward pass of its own, given to `check`: WRONG, and at the same place."""
+    subject = OfCheck(_backward, _forward, _given(5))
+    report = compare.check(_backward, _forward, _given(5))
+    formulas = Formulas(subject, list(report.quantities))
+    for mutant in list(mutants(subject.hand, subject.given))[::6]:
+
+        def backward(x: Tensor, w: Tensor, grad_output: Tensor, m: Any = mutant) -> Any:
+            return evaluate(m.program, {"x": x, "w": w, "grad_output": grad_output})
+
+        whole = compare.check(backward, _forward, _given(5))
+        assert formulas.same(mutant) == (False, whole.first_wrong), mutant.what
+
+
+def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
+    """It moves each element by itself; the report says so, and shows no count."""
+    found = Rivals(OfCase(CASES["digits"]))
+    assert found.cannot["gradcheck"].startswith("37,544 elements of inputs and results, each of")
 
 
 def test_a_multiplication_by_one_is_the_same_function() -> None:
