@@ -20,6 +20,7 @@ from compare.program import Program
 from compare.remake import Late, Trial
 from compare.samples import samples
 from compare.slopes import other_slopes
+from compare.source import shown
 from compare.verdict import WRONG, Diagnosis, Proof
 
 SECONDS = 3.0  # a search goes no longer
@@ -42,7 +43,7 @@ def diagnose(
     misshapen: Iterable[str] = (),
     known: Collection[str] = (),
 ) -> dict[str, Proof]:
-    """Return the proofs, those of WRONG quantities with what was found to make them right.
+    """Return the proofs, those of WRONG quantities with their line and what would make them right.
 
     `misshapen` quantities have no proof of their own, and get one that says only this; of `known`
     ones nothing is looked for.
@@ -54,7 +55,11 @@ def diagnose(
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
     shapes = {name for name in misshapen if name in evidence.hand.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
-    asked = {name: proofs[name] for name in wrong if proofs[name].at is not None} | odd
+    bad = {name: proofs[name] for name in wrong} | odd
+    lines = _lines(evidence, bad.keys() - set(known))
+    bad |= {name: replace(bad[name], line=line) for name, line in lines.items()}
+    found |= {name: bad[name] for name in lines}
+    asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
@@ -66,6 +71,15 @@ def diagnose(
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found
+
+
+def _lines(evidence: Evidence, names: Collection[str]) -> dict[str, str]:
+    """Return the line of code that gives each of these quantities by hand, where it is known."""
+    program = evidence.lined() if names and evidence.lined else None
+    if not isinstance(program, Program):
+        return {}
+    lines = {name: shown(program.outputs[name]) for name in names if name in program.outputs}
+    return {name: line for name, line in lines.items() if line}
 
 
 def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Diagnosis | None:

@@ -56,6 +56,8 @@ class Evidence:
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
+    # The by-hand side read once more, with the line of each operation, which takes longer.
+    lined: Callable[[], Program | Opaque] | None = None
 
 
 @dataclass(frozen=True)

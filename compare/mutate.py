@@ -4,7 +4,6 @@ The ways are those of `KINDS` in compare/slips.py. What no longer runs is no mut
 the same operations only the first is one.
 """
 
-import linecache
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, fx
 
 from compare.program import Program, line_of, root
 from compare.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation, name_of
+from compare.source import text_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mutant:
     @property
     def text(self) -> str:
         """The line of code itself, empty where it is not known."""
-        return linecache.getline(*self.line).partition("  #")[0].strip() if self.line else ""
+        return text_of(self.line)
 
 
 def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:

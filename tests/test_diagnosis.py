@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 from compare import harness
 from compare.cases import CASES, Case, Network
 from compare.checking import check, name
+from compare.program import trace
 from compare.report import Report
 from manual import dropout_as_published
 
@@ -318,6 +321,66 @@ def test_large_tensors_are_not_searched_and_said_not_to_be() -> None:
 def test_right_code_gets_no_diagnosis() -> None:
     report = check(lambda x: (2 * x,), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
     assert all(q.diagnosis is None for q in report.quantities.values())
+
+
+LAYER = """\
+import torch
+import compare
+
+
+def forward(x, w):
+    return torch.tanh(compare.name(x @ w, "z")).sum()
+
+
+def backward(x, w, z):
+    h = torch.tanh(z)
+    dz = 1 - h  # the slope of tanh is 1 - h*h
+    return {"z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+"""
+
+
+def test_the_line_of_a_wrong_quantity_is_told(tmp_path: Path) -> None:
+    """Word for word, in the report and its JSON; of what is right there is none."""
+    file = tmp_path / "my_layer.py"
+    file.write_text(LAYER)
+    layer = runpy.run_path(str(file))
+    report = check(layer["backward"], layer["forward"], {"x": _drawn(4, 3), "w": _drawn(3, 5)})
+    assert "\n  at             my_layer.py:11  dz = 1 - h\n" in str(report)
+    rows = {q["name"]: q["proof"]["line"] for q in report.to_dict()["quantities"]}
+    assert rows == {"z": "my_layer.py:11  dz = 1 - h", "x": None, "w": None}
+
+
+def test_the_line_of_a_step_is_told_and_of_another_shape_too() -> None:
+    """In a run, of the case's own listing; in a check, of a sum that was left out."""
+    report = harness.run(CASES["dropout_as_published"], steps=2)
+    (line,) = (line for line in str(report).splitlines() if line.startswith("  at  "))
+    assert line == (
+        "  at             dropout_as_published.py:34  l1_delta = l1_error * (l1 * (1 - l1))"
+    )
+
+    def backward(x: Tensor, grad_output: Tensor) -> Named:
+        every = grad_output * 1
+        return {"x": grad_output, "b": every}
+
+    found = check(backward, lambda x, b: x + b, {"x": _drawn(4, 3), "b": _drawn(3)})
+    assert f":{backward.__code__.co_firstlineno + 1}  every = grad_output * 1\n" in str(found)
+
+
+def test_lines_are_read_of_what_is_wrong_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes longer; code whose text cannot be read has none to tell."""
+    lined: list[bool] = []
+
+    def noted(*args: Any, lines: bool = False) -> Any:
+        lined.append(lines)
+        return trace(*args, lines=lines)
+
+    monkeypatch.setattr("compare.checking.trace", noted)
+    check(lambda x: (2 * x,), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
+    assert True not in lined
+    report = check(eval("lambda x: (3 * x,)"), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
+    assert True in lined
+    assert report.quantities["x"].verdict == "WRONG"
+    assert "<string>" not in str(report)
 
 
 def test_a_named_bug_does_not_hide_another() -> None:

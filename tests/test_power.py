@@ -287,8 +287,14 @@ def test_the_first_wrong_quantity_is_that_of_check() -> None:
 
 def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
     """It moves each element by itself; the report says so, and shows no count."""
-    found = Rivals(OfCase(CASES["digits"]))
-    assert found.cannot["gradcheck"].startswith("37,544 elements of inputs and results, each of")
+    given = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
+    found = Rivals(OfCheck(_backward, _forward, given))
+    assert found.cannot["gradcheck"] == (
+        "3,640 elements of inputs and results, each of which it moves or asks for by itself, of "
+        "every mutant: more than 2,000"
+    )
+    power = Power("", "EXACT", cannot=found.cannot)
+    assert str(power).splitlines()[1].split() == ["caught", "0", "0", "0", "0", "-", "0", "0"]
 
 
 def test_a_multiplication_by_one_is_the_same_function() -> None:
