@@ -266,8 +266,8 @@ def _of_softmax(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
 
 def _of_unread(x: Tensor, t: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
     h = torch.tanh(x)
-    one = torch.special.bessel_j0(0 * x)  # no row in the table: x is judged by its numbers
-    return {"x": grad_output * t * (1 - h * h) * one, "t": grad_output * h}
+    one = torch.special.bessel_j0(0 * x)  # no row in the table: t is judged by its numbers
+    return {"x": grad_output * t * (1 - h * h), "t": grad_output * h * one}
 
 
 SHORT = ("relu", "penalty", "batch norm", "batch of one", "case", "overflow", "unread")
