@@ -4,7 +4,9 @@ What counts as found says `compare.remake`. What is looked for is in `whole`, `s
 `numbers`, and the tables of it in `remedies`.
 """
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -107,9 +109,32 @@ def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Dia
         _all(trial)
     except Late:
         note += "; stopped before everything was tried, as the time was up"
-    best = sorted(trial.found, key=lambda found: (found[0], len(found[1])))
-    told = [text for cost, text in best if cost <= best[0][0] + NEAR]
-    return Diagnosis(tuple(dict.fromkeys(told))[:MOST], note)
+    return Diagnosis(_told(trial.found), note)
+
+
+def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
+    """Return the simplest of what was found.
+
+    What holds of several activations' slopes alike says nothing of a slope, and a change of two
+    operations more than the simplest is a clumsy way to write it.
+    """
+    alike = Counter(_SLOPE.sub("", text) for text in {text for _, text in found})
+    best = sorted(found, key=lambda one: (one[0], _operations(one[1]), len(one[1])))
+    best = [(cost, text) for cost, text in best if alike[_SLOPE.sub("", text)] == 1] or best
+    told = [
+        text
+        for cost, text in best
+        if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
+    ]
+    return tuple(dict.fromkeys(told))[:MOST]
+
+
+_SLOPE = re.compile(r"the slope of \w+ at ")
+
+
+def _operations(text: str) -> int:
+    """Return how many operations a remedy has one write."""
+    return len(re.findall(r" [-+*/@] ", text.partition(" in place of ")[0]))
 
 
 def _all(trial: Trial) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor
 from compare import harness
 from compare.cases import CASES, Case, Network
 from compare.checking import check, name
+from compare.operands import _REMARK
 from compare.program import trace
+from compare.remedies import factors
 from compare.report import Report
 from manual import dropout_as_published
 
@@ -267,6 +269,37 @@ def test_a_bug_in_a_check_is_named(
     assert report.first_wrong == red, str(report)
     assert found is not None
     assert any(text.startswith(told) for text in found.found), found
+
+
+@pytest.mark.parametrize(
+    ("bug", "told"),
+    [
+        ("alpha forgotten", "with alpha * syn1_update in place of syn1_update"),
+        ("the mask forgotten", "times m"),
+    ],
+)
+def test_no_clumsy_way_is_told_beside_the_simple_one(bug: str, told: str) -> None:
+    """Neither a sum that comes to the same, nor the slopes of activations that are not there."""
+    label, line, *_ = next((b[1:] for b in BUGS if b[0] == bug), ("", None))
+    report = _planted(label, line) if line else _of_form(bug)
+    assert report.first_wrong is not None
+    found = report.quantities[report.first_wrong].diagnosis
+    assert found is not None
+    assert found.found == (told,)
+
+
+def _of_form(bug: str) -> Report:
+    _, _, forward, backward, inputs, _ = next(form for form in FORMS if form[0] == bug)
+    return check(backward, forward, inputs)
+
+
+@pytest.mark.parametrize("known", [{}, {"alpha": 0.25}])
+def test_a_factor_inside_is_told_without_the_remark_on_it(known: dict[str, float]) -> None:
+    """`(1 - alpha)` is no remark."""
+    told = {_REMARK.sub("", text) for text, _ in factors([(6, 2)], known)}
+    assert {"-1", "6", "1/6", "6/5", "5/6", "sqrt(6)", "2 * 6", "-1 * 6/5", "1/2 * 1/6"} <= told
+    assert ({"(1 - alpha)", "-1 * (1 - alpha)", "1 / alpha", "alpha"} <= told) == bool(known)
+    assert not any(" = " in text or "(n" in text for text in told)
 
 
 #: Wrong with no simple remedy: an element, a formula that is another one through and through.
