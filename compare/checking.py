@@ -174,12 +174,15 @@ class Check:
             reference=reference,
             entries=entries,
             inputs=tensors(self.reference_inputs()),
-            given={key: (value, self._key(key)) for key, value in tensors(self.given).items()},
+            given={
+                key: (value, self.counterpart(key)) for key, value in tensors(self.given).items()
+            },
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
             gradients=True,
             numbers={k: v for k, v in self.inputs.items() if isinstance(v, float)},
             again=self._again,
+            lined=lambda: _read(self.by_hand, self.given, lines=True),
         )
         proofs = judge(evidence, judged, **how)
         if not how.get("brief"):  # no remedy is looked for where nobody reads of it
@@ -241,7 +244,7 @@ class Check:
             **dict(zip(numbered("output", self.outputs), self.outputs, strict=True)),
         }
 
-    def _key(self, given: str) -> str | None:
+    def counterpart(self, given: str) -> str | None:
         """Return the reference's output that holds the same value, None for its own inputs."""
         if given in self.values:
             return _VALUE + given
@@ -389,10 +392,13 @@ class Check:
 
 
 def _read(
-    function: Callable[..., Mapping[str, Tensor | None]], inputs: dict[str, Any]
+    function: Callable[..., Mapping[str, Tensor | None]],
+    inputs: dict[str, Any],
+    *,
+    lines: bool = False,
 ) -> Program | Opaque:
     try:
-        return trace(function, inputs)
+        return trace(function, inputs, lines=lines)
     except Opaque as why:
         return why
 

@@ -4,7 +4,9 @@ What counts as found says `compare.remake`. What is looked for is in `whole`, `s
 `numbers`, and the tables of it in `remedies`.
 """
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -20,6 +22,7 @@ from compare.program import Program
 from compare.remake import Late, Trial
 from compare.samples import samples
 from compare.slopes import other_slopes
+from compare.source import shown
 from compare.verdict import WRONG, Diagnosis, Proof
 
 SECONDS = 3.0  # a search goes no longer
@@ -42,7 +45,7 @@ def diagnose(
     misshapen: Iterable[str] = (),
     known: Collection[str] = (),
 ) -> dict[str, Proof]:
-    """Return the proofs, those of WRONG quantities with what was found to make them right.
+    """Return the proofs, those of WRONG quantities with their line and what would make them right.
 
     `misshapen` quantities have no proof of their own, and get one that says only this; of `known`
     ones nothing is looked for.
@@ -54,7 +57,11 @@ def diagnose(
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
     shapes = {name for name in misshapen if name in evidence.hand.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
-    asked = {name: proofs[name] for name in wrong if proofs[name].at is not None} | odd
+    bad = {name: proofs[name] for name in wrong} | odd
+    lines = _lines(evidence, bad.keys() - set(known))
+    bad |= {name: replace(bad[name], line=line) for name, line in lines.items()}
+    found |= {name: bad[name] for name in lines}
+    asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
@@ -66,6 +73,15 @@ def diagnose(
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found
+
+
+def _lines(evidence: Evidence, names: Collection[str]) -> dict[str, str]:
+    """Return the line of code that gives each of these quantities by hand, where it is known."""
+    program = evidence.lined() if names and evidence.lined else None
+    if not isinstance(program, Program):
+        return {}
+    lines = {name: shown(program.outputs[name]) for name in names if name in program.outputs}
+    return {name: line for name, line in lines.items() if line}
 
 
 def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Diagnosis | None:
@@ -93,9 +109,32 @@ def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Dia
         _all(trial)
     except Late:
         note += "; stopped before everything was tried, as the time was up"
-    best = sorted(trial.found, key=lambda found: (found[0], len(found[1])))
-    told = [text for cost, text in best if cost <= best[0][0] + NEAR]
-    return Diagnosis(tuple(dict.fromkeys(told))[:MOST], note)
+    return Diagnosis(_told(trial.found), note)
+
+
+def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
+    """Return the simplest of what was found.
+
+    What holds of several activations' slopes alike says nothing of a slope, and a change of two
+    operations more than the simplest is a clumsy way to write it.
+    """
+    alike = Counter(_SLOPE.sub("", text) for text in {text for _, text in found})
+    best = sorted(found, key=lambda one: (one[0], _operations(one[1]), len(one[1])))
+    best = [(cost, text) for cost, text in best if alike[_SLOPE.sub("", text)] == 1] or best
+    told = [
+        text
+        for cost, text in best
+        if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
+    ]
+    return tuple(dict.fromkeys(told))[:MOST]
+
+
+_SLOPE = re.compile(r"the slope of \w+ at ")
+
+
+def _operations(text: str) -> int:
+    """Return how many operations a remedy has one write."""
+    return len(re.findall(r" [-+*/@] ", text.partition(" in place of ")[0]))
 
 
 def _all(trial: Trial) -> None:

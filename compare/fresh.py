@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, fx
 
 from compare.mutate import Mutant
-from compare.program import Program, beside
+from compare.program import Program, beside, root
 from compare.slips import name_of, numbers_of
 
 Named = dict[str, Tensor]
 _TRIES = 12  # at other shapes: most do not fit together
-
-
-_SIZES = {"normals": 1, "tiny normals": 1e-5, "large normals": 30}
 
 
 def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
@@ -130,39 +127,56 @@ def _ties(chance: torch.Generator, v: Tensor) -> Tensor:
 # -- why they hid it
 
 
-def why(mutant: Mutant, floats: Mapping[fx.Node, Any]) -> str:
-    """Return what of these inputs hides a mutant, empty where that cannot be told."""
+def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> str:
+    """Return what of these inputs hides a mutant, empty where that cannot be told.
+
+    `here` and `there` is what each operation gives, there at inputs that show the mutant; what is
+    odd at both hides nothing. Of inputs of other shapes there is none of it.
+    """
     node = mutant.node
     sources = node.all_input_nodes
-    first = floats.get(sources[0]) if sources else None
+    first = here.get(sources[0]) if sources else None
     along = name_of(node) in ("sum", "mean", "amax", "amin", "var")
     if along and isinstance(first, Tensor) and 1 in first.shape:
         return "a batch of one: a dimension that is summed over has one element"
     if name_of(node) in ("gt", "lt", "ge", "le"):
         return "no element lies at the edge itself"
-    beside_it = [source for user in node.users for source in user.all_input_nodes]
-    for at in dict.fromkeys([*sources, node, *beside_it]):
-        value = floats.get(at)
-        if isinstance(value, Tensor) and (found := _odd(value)):
-            return f"{at.meta.get('label') or f'the result of {name_of(at)}'} {found}"
-    turned = mutant.kind in ("transposed", "dimension", "exchanged")
-    square = isinstance(first, Tensor) and first.ndim > 1 and first.shape[-1] == first.shape[-2]
-    return "a square shape" if turned and square else ""
+    users = [user for user in node.users if name_of(user) not in ("add", "sub")]
+    beside_it = [source for user in users for source in user.all_input_nodes]
+    own = [] if mutant.kind == "element" else sources
+    looked_at = [root(source) for source in (*own, node, *beside_it)]
+    for at in dict.fromkeys(looked_at):
+        if (found := _odd(at, here.get(at))) and found != _odd(at, there.get(at)):
+            return f"{_words(at)} {found}"
+    return ""
 
 
-def _odd(value: Tensor) -> str:
-    """Return what is odd about a tensor, empty if nothing is."""
-    if not value.is_floating_point() or not value.numel():
+def _words(node: fx.Node) -> str:
+    """Return a value as a person knows it: by its name, or by the operation."""
+    return str(node.meta.get("label") or f"the result of {name_of(node)}")
+
+
+_SATURATE = {"sigmoid", "tanh", "erf", "clamp"}
+
+
+def _odd(node: fx.Node, value: Any) -> str:
+    """Return what is odd about an operation's result, empty if nothing is."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return ""
     if not bool(value.any()):
         return "is all zeros here"
     if value.numel() == 1:
         return "has one element here" if value.ndim else ""
     if bool((value == value.flatten()[0]).all()):
-        return f"is {float(value.flatten()[0]):g} everywhere here"
-    if bool(((value == 0) | (value.abs() == 1)).all()):
-        return "is saturated here: 0, 1 or -1 everywhere"
-    tiny = 8 * torch.finfo(value.dtype).eps * float(value.abs().max())
+        saturated = "saturated, " if name_of(node) in _SATURATE else ""
+        return f"is {saturated}{float(value.flatten()[0]):g} everywhere here"
+    if value.ndim > 1 and value.shape[-1] == value.shape[-2] and torch.equal(value, value.mT):
+        one = torch.equal(value, torch.eye(value.shape[-1]).to(value).expand_as(value))
+        return f"is of a square shape here, and {'the identity' if one else 'symmetric'}"
+    eps = torch.finfo(value.dtype).eps
+    if bool(((value.abs() <= eps) | ((value.abs() - 1).abs() <= eps)).all()):
+        return "is saturated, 0, 1 or -1 everywhere here"
+    tiny = 8 * eps * float(value.abs().max())
     for dim in range(value.ndim):
         count = value.shape[dim]
         if count > 1:
@@ -171,7 +185,4 @@ def _odd(value: Tensor) -> str:
                 return f"is normalised here: it sums to 0 over dimension {dim}"
             if bool(((total - 1).abs() <= tiny * count).all()):
                 return f"is normalised here: it sums to 1 over dimension {dim}"
-    square = value.ndim > 1 and value.shape[-1] == value.shape[-2] > 1
-    if square and torch.equal(value, value.mT):
-        return "is symmetric here"
     return "has zeros here" if bool((value == 0).any()) else ""

@@ -56,6 +56,8 @@ class Evidence:
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
+    # The by-hand side read once more, with the line of each operation, which takes longer.
+    lined: Callable[[], Program | Opaque] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,20 @@ def lifted(
     return lift(reference, Balls(entries), inputs)
 
 
+def noise(reference: Program, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """Return how wide a ball may be beside what a float run of the reference may come off.
+
+    Of each quantity, from the inputs on; None where that has no bound.
+    """
+    found = lift(reference, bounds_for(reference, inputs.values()), inputs)
+    return {
+        name: _MEANINGFUL * value.numbers.error.double().cpu()
+        if isinstance(value.numbers, Bound)
+        else None
+        for name, value in found.items()
+    }
+
+
 class _Judge:
     def __init__(
         self, evidence: Evidence, shared: Mapping[str, Lifted] | None, brief: bool
@@ -103,7 +119,7 @@ class _Judge:
         self.references: dict[frozenset[str], Mapping[str, Lifted]] = {}
         if shared is not None:
             self.references[frozenset()] = shared
-        self.noise: dict[str, Any] | None = None
+        self.noise: Mapping[str, Tensor | None] | None = None
         self.above = evidence.hand.ancestors() if isinstance(evidence.hand, Program) else {}
         self.by_hand = self._by_hand(self._reference(frozenset()))
 
@@ -121,13 +137,6 @@ class _Judge:
     def _locals(self) -> tuple[dict[str, _Side], dict[str, _Side]]:
         return self._local(self.e.hand), self._local(self.e.reference)
 
-    def _sides(self, name: str) -> tuple[_Side | None, _Side | None]:
-        """Return a quantity from the by-hand floats above it; in brief no other is worked out."""
-        sides = self._locals if not self.brief else (
-            self._local(self.e.hand, [name]), self._local(self.e.reference, [name])
-        )  # fmt: skip
-        return sides[0].get(name), sides[1].get(name)
-
     def _one(self, name: str) -> Proof:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         same_bits = torch.equal(as_integers(manual), as_integers(autograd))
@@ -140,7 +149,7 @@ class _Judge:
                 return Proof(WRONG, formula.text, at=formula.at)
             if formula.same and same_bits:
                 return Proof(EXACT, formula.text, lifted=True)
-        hand, reference = self._sides(name)
+        hand, reference = (side.get(name) for side in self._locals)
         errors = (None, None) if self.brief else (
             _error_in_ulps(manual, hand), _error_in_ulps(autograd, reference)
         )  # fmt: skip
@@ -211,8 +220,7 @@ class _Judge:
         found = self._same(name, room)
         if found.same is None and (noise := self._noise(name)) is not None:
             # where the exact value is 0, no precision makes a ball narrow beside it
-            wider = _MEANINGFUL * noise
-            found = self._same(name, wider if room is None else torch.maximum(wider, room))
+            found = self._same(name, noise if room is None else torch.maximum(noise, room))
         return found
 
     def _same(self, name: str, room: Tensor | None) -> "_Formula":
@@ -221,14 +229,11 @@ class _Judge:
         return same_numbers(mine, theirs, room, sampled=self.e.entries is not None)
 
     def _noise(self, name: str) -> Tensor | None:
-        """Return how far a float run may come off from the inputs on, None where unknown."""
+        """Return what may be rounded away from the inputs on, None where unknown."""
         if self.noise is None:
             assert isinstance(self.e.reference, Program)
-            bounds = bounds_for(self.e.reference, self.e.inputs.values())
-            found = lift(self.e.reference, bounds, self.e.inputs)
-            self.noise = {name: value.numbers for name, value in found.items()}
-        bound = self.noise[name]
-        return bound.error.double().cpu() if isinstance(bound, Bound) else None
+            self.noise = noise(self.e.reference, self.e.inputs)
+        return self.noise[name]
 
     def _kink(self, name: str) -> str:
         """Return a remark where the two formulas part at these very inputs and not beside them."""
@@ -255,9 +260,9 @@ class _Judge:
 
     # -- no further apart than rounding?
 
-    def _local(self, side: Program | Opaque, only: list[str] | None = None) -> dict[str, _Side]:
-        """Return each quantity of a side from the by-hand floats above it, or only some."""
-        if isinstance(side, Opaque) or (only and not side.outputs.keys() & set(only)):
+    def _local(self, side: Program | Opaque) -> dict[str, _Side]:
+        """Return each quantity of a side from the by-hand floats above it."""
+        if isinstance(side, Opaque):
             return {}
         if side is self.e.hand:
             floats = {name: value for name, (value, _) in self.e.given.items()}
@@ -271,7 +276,7 @@ class _Judge:
             bounds_for(side, floats.values()),
         ]
         exact, bound = (
-            lift(side, n, floats, None, {k: Start(v, n.exact(v)) for k, v in values.items()}, only)
+            lift(side, n, floats, starts={k: Start(v, n.exact(v)) for k, v in values.items()})
             for n in arithmetics
         )
         return {name: _Side(exact[name].numbers, bound[name].numbers) for name in exact}

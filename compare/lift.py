@@ -56,6 +56,9 @@ class Start:
     lifted: Any
 
 
+Seen = dict[fx.Node, tuple[Any, Any]]  # the float run of each operation, and its numbers
+
+
 class _Node:
     """What a row may ask for besides numbers: its node's float run, and the arithmetic itself."""
 
@@ -90,14 +93,17 @@ def lift(
     lifted: Mapping[str, Any] | None = None,
     starts: Mapping[str, Start] | None = None,
     only: Collection[str] | None = None,
+    seen: Seen | None = None,
 ) -> dict[str, Lifted]:
     """Return each named output as computed, before any start takes its place.
 
     `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
     With `only` just these outputs are computed, from the starts nearest above them.
+    `seen` holds what operations gave before, which is not worked out again, and is filled with
+    what the others give.
     A value that depends on an operation without a row is a `Missing`.
     """
-    starts, lifted = starts or {}, lifted or {}
+    starts, lifted, known = starts or {}, lifted or {}, seen or {}
     names: dict[fx.Node, list[str]] = {}
     for name, node in program.outputs.items():
         names.setdefault(node, []).append(name)
@@ -107,19 +113,21 @@ def lift(
     given = iter(program.inputs)
     begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
     nodes = list(program.graph.graph.nodes)
-    needed = set(nodes) if only is None else cone(program, only, starts)
+    needed = set(nodes) if only is None else cone(program, only, starts, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for node in nodes:
             if node.op == "output":
                 break
             name = next(given) if node.op == "placeholder" else ""
-            if node not in needed:
+            if node in known:
+                floats[node], values[node] = known[node]
+            elif node not in needed:
                 if node in begun:
                     floats[node] = _laid_out(begun[node].floats, node.meta["val"])
                     values[node] = begun[node].lifted
                 continue
-            if node.op == "placeholder":
+            elif node.op == "placeholder":
                 floats[node] = inputs[name]
                 values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
             elif node.op == "get_attr":
@@ -127,13 +135,15 @@ def lift(
                 values[node] = _made(n, floats[node])
             else:
                 floats[node], values[node] = call(n, node, floats, values)
+            if seen is not None:
+                seen[node] = floats[node], values[node]
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
                 outputs[name] = Lifted(floats[node], values[node])
                 if name in starts:
                     floats[node] = _laid_out(starts[name].floats, floats[node])
                     values[node] = starts[name].lifted
             for source in node.all_input_nodes:
-                if last[source] is node:
+                if last.get(source) is node:
                     del floats[source], values[source]
     return outputs
 
@@ -147,14 +157,19 @@ def _laid_out(values: Tensor, like: Tensor) -> Tensor:
     return laid.copy_(values)
 
 
-def cone(program: Program, names: Collection[str], starts: Collection[str]) -> set[fx.Node]:
-    """Return the operations that these outputs come from, back to the starts nearest above."""
+def cone(
+    program: Program,
+    names: Collection[str],
+    starts: Collection[str],
+    known: Collection[fx.Node] = (),
+) -> set[fx.Node]:
+    """Return the operations that these outputs come from, back to what is begun with or known."""
     begun = {program.outputs[name] for name in starts if name in program.outputs}
     needed: set[fx.Node] = set()
     left = [program.outputs[name] for name in names]
     while left:
         node = left.pop()
-        if node not in needed:
+        if node not in needed and node not in known:
             needed.add(node)
             left += [source for source in node.all_input_nodes if source not in begun]
     return needed

@@ -16,9 +16,10 @@ from torch import Tensor
 from compare.cases import find
 from compare.checking import Backward, Forward
 from compare.errors import BadInput
+from compare.formulas import Formulas
 from compare.fresh import draws, reshaped, why
 from compare.given import dtype_named
-from compare.mutate import Mutant, evaluate, mutants
+from compare.mutate import Mutant, mutants
 from compare.powered import Power, Survivor
 from compare.program import Opaque, Program
 from compare.report import Report
@@ -122,26 +123,29 @@ class _Trial:
             as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
             self.power.refuses = [name for name, refused in as_it_is.items() if refused]
             self.power.cannot = self.rivals.cannot
-        self.floats: dict[Any, Any] = {}
-        evaluate(subject.hand, subject.given, seen=self.floats)
-        self._others: list[tuple[str, Subject]] | None = None
-        self._reshaped: list[tuple[str, Subject, dict[str, Mutant]]] | None = None
+        self.formulas = Formulas(subject, list(report.quantities))
+        self._others: list[tuple[str, Formulas]] | None = None
+        self._reshaped: list[tuple[str, Formulas, dict[str, Mutant]]] | None = None
         self.shown_by: Counter[str] = Counter()  # how many survivors die at each of the others
 
     def run(self, watch: Watch) -> Power:
         found, spent = self.power, 0.0
         started = time.perf_counter()
         for mutant in mutants(self.subject.hand, self.subject.given):
-            values = self.subject.values(mutant.program)
             before = time.perf_counter()
-            report = self.subject.judge(mutant.program, values)
-            caught = report.verdict == WRONG
-            survivor = None if caught else self._survivor(mutant, report)
+            same, first = self.formulas.same(mutant)
+            survivor = None
+            if same is not False:
+                report = _judged(self.subject, mutant.program)
+                first = report.first_wrong
+                survivor = self._survivor(mutant, report) if first is None else None
             spent += time.perf_counter() - before
-            rivals = self.rivals.verdicts(mutant.program, values) if self.rivals else {}
-            same = not caught and survivor is None
-            found.add(mutant, same, {"check": caught, **rivals})
-            found.named += caught and report.first_wrong == _first_led_to(mutant, report)
+            caught, rivals = first is not None, {}
+            if self.rivals:
+                values = self.subject.values(mutant.program)
+                rivals = self.rivals.verdicts(mutant.program, values)
+            found.add(mutant, not caught and survivor is None, {"check": caught, **rivals})
+            found.named += caught and first == self._first_led_to(mutant)
             if survivor is not None:
                 found.survivors.append(survivor)
             watch(found.mutants)
@@ -156,27 +160,33 @@ class _Trial:
 
     def _survivor(self, mutant: Mutant, report: Report) -> Survivor | None:
         """Return the mutant as a survivor, None where it is shown to be the same function."""
-        there = {words: _judged(subject, mutant.program) for words, subject in self.others()}
-        if dies_at := [words for words, found in there.items() if found.verdict == WRONG]:
+        there = {words: _same(mutant, formulas) for words, formulas in self.others()}
+        if dies_at := [words for words, same in there.items() if same is False]:
             return self._weak(mutant, dies_at)
-        shown = any(_lifted(found) for found in there.values())
         if report.verdict == UNDECIDED or not _lifted(report):
             proofs = [q.proof for q in report.quantities.values() if q.proof]
             text = next((p.text for p in proofs if p.verdict == UNDECIDED or not p.lifted), "")
             return Survivor.of(mutant, "undecided", text)
-        if not shown:
+        if True not in there.values():
             return Survivor.of(mutant, "undecided", "no other inputs were found to try it at")
-        for words, subject, made in self.reshaped():
+        for words, formulas, made in self.reshaped():
             other = made.get(_way(mutant, self.subject))
-            if other and _judged(subject, other.program).verdict == WRONG:
+            if other and _same(other, formulas) is False:
                 dies_at.append(words)
         return self._weak(mutant, dies_at) if dies_at else None
 
     def _weak(self, mutant: Mutant, dies_at: list[str]) -> Survivor:
         self.shown_by.update(dies_at)
-        return Survivor.of(mutant, "weak inputs", why(mutant, self.floats), dies_at[0])
+        other = dict(self.others()).get(dies_at[0])
+        there = other.floats if other else {}  # of another shape: other operations
+        here = self.formulas.floats
+        return Survivor.of(mutant, "weak inputs", why(mutant, here, there), dies_at[0])
 
-    def others(self) -> list[tuple[str, Subject]]:
+    def _first_led_to(self, mutant: Mutant) -> str | None:
+        """Return the first quantity that is computed from the operation that is wrong."""
+        return next((name for name in self.formulas.order if name in mutant.leads_to), None)
+
+    def others(self) -> list[tuple[str, Formulas]]:
         """Return the same pass at other inputs, where it is right as it stands."""
         if self._others is None:
             self._others = list(
@@ -184,30 +194,35 @@ class _Trial:
             )
         return self._others
 
-    def reshaped(self) -> list[tuple[str, Subject, dict[str, Mutant]]]:
+    def reshaped(self) -> list[tuple[str, Formulas, dict[str, Mutant]]]:
         """Return the pass at inputs of other shapes, with its mutants there."""
         if self._reshaped is None:
             usable = self._usable(reshaped(self.subject.inputs, self.seed), anew=True)
             self._reshaped = [
-                (words, s, {_way(m, s): m for m in mutants(s.hand, s.given)}) for words, s in usable
+                (
+                    words,
+                    f,
+                    {_way(m, f.subject): m for m in mutants(f.subject.hand, f.subject.given)},
+                )
+                for words, f in usable
             ]
         return self._reshaped
 
     def _usable(
         self, inputs: Iterator[tuple[str, dict[str, Any]]], *, anew: bool = False
-    ) -> Iterator[tuple[str, Subject]]:
+    ) -> Iterator[tuple[str, Formulas]]:
         for words, values in inputs:
             with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 subject = self.subject.anew(values) if anew else self.subject.at(values)
-                if subject is not None and _judged(subject, subject.hand).ok:
-                    yield words, subject
+                if subject is not None and (report := _judged(subject, subject.hand)).ok:
+                    yield words, Formulas(subject, list(report.quantities))
 
     def _offer(self) -> None:
         """Keep the inputs that show the most of what survived."""
-        subjects = dict(self.others()) | {words: s for words, s, _ in self._reshaped or []}
+        places = dict(self.others()) | {words: f for words, f, _ in self._reshaped or []}
         for words, count in self.shown_by.most_common(1):
-            self.power.better = subjects[words].everything()
+            self.power.better = places[words].subject.everything()
             self.power.better_words = f"{words}: {count} of {len(self.power.survivors)}"
 
 
@@ -215,9 +230,13 @@ def _judged(subject: Subject, program: Program) -> Report:
     return subject.judge(program, subject.values(program))
 
 
-def _first_led_to(mutant: Mutant, report: Report) -> str | None:
-    """Return the first quantity that is computed from the operation that is wrong."""
-    return next((name for name in report.quantities if name in mutant.leads_to), None)
+def _same(mutant: Mutant, formulas: Formulas) -> bool | None:
+    """Return whether a mutant is right at some inputs, lifted; None where it is not known."""
+    same, _ = formulas.same(mutant)
+    if same is not None:
+        return same
+    report = _judged(formulas.subject, mutant.program)
+    return False if report.verdict == WRONG else True if _lifted(report) else None
 
 
 def _lifted(report: Report) -> bool:

@@ -4,7 +4,6 @@ The ways are those of `KINDS` in compare/slips.py. What no longer runs is no mut
 the same operations only the first is one.
 """
 
-import linecache
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, fx
 
 from compare.program import Program, line_of, root
 from compare.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation, name_of
+from compare.source import text_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Mutant:
     """A program with one operation wrong: what was done, and where in the code that stands."""
 
     program: Program
+    unchanged: Mapping[fx.Node, fx.Node]  # those of its operations that give what they gave before
     kind: str
     what: str  # "mul: div in its place"
     node: fx.Node  # the operation, in the program as it was
@@ -30,7 +31,7 @@ class Mutant:
     @property
     def text(self) -> str:
         """The line of code itself, empty where it is not known."""
-        return linecache.getline(*self.line).partition("  #")[0].strip() if self.line else ""
+        return text_of(self.line)
 
 
 def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
@@ -45,12 +46,13 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
         leads_to = _named_below(program, node)
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
-                made = _made(program, node, edit, inputs)
+                draft = Draft(program, node)
+                made = _made(program, draft, edit, inputs, floats)
                 if made is None or (key := _key(made.graph)) in known:
                     continue
                 known.add(key)
                 what = f"{name_of(node)}: {words}"
-                yield Mutant(made, kind, what, node, line_of(node), leads_to)
+                yield Mutant(made, draft.unchanged(), kind, what, node, line_of(node), leads_to)
 
 
 def plain(program: Program) -> Program:
@@ -82,14 +84,20 @@ def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
 
 
 def _made(
-    program: Program, node: fx.Node, edit: Edit, inputs: Mapping[str, Tensor]
+    program: Program,
+    draft: Draft,
+    edit: Edit,
+    inputs: Mapping[str, Tensor],
+    floats: Mapping[fx.Node, Any],
 ) -> Program | None:
-    """Return the program with one operation changed, None where it does not run any more."""
-    draft = Draft(program, node)
+    """Return the program with one operation changed, None where it does not run any more.
+
+    `floats` is what the operations of the program as it was give at `inputs`.
+    """
     try:
         edit(draft)
         made = _program(program, draft)
-        values: dict[fx.Node, Any] = {}
+        values = {copy: floats[node] for copy, node in draft.unchanged().items()}
         found = evaluate(made, inputs, seen=values)
     except (RuntimeError, IndexError, TypeError, NotImplementedError):  # torch refuses the shapes
         return None
@@ -98,9 +106,16 @@ def _made(
     return made if all(isinstance(value, Tensor) for value in found.values()) else None
 
 
+class _Uncompiled(fx.GraphModule):
+    """A graph that nobody calls, so that no Python code has to be made of it."""
+
+    def recompile(self) -> Any:
+        """Leave it at that."""
+
+
 def _program(program: Program, draft: Draft) -> Program:
-    draft.graph.eliminate_dead_code()
-    graph = fx.GraphModule(draft.constants, draft.graph)
+    draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    graph = _Uncompiled(draft.constants, draft.graph)
     (output,) = (n for n in graph.graph.nodes if n.op == "output")
     roots = [root(n) for n in output.args[0]]
     outputs = dict(zip(program.outputs, roots, strict=True))
@@ -129,7 +144,7 @@ def evaluate(
 ) -> dict[str, Tensor]:
     """Run a program in floats and return its named outputs; every dtype in it goes through `dtype`.
 
-    `seen` is filled with what each node gave.
+    What `seen` holds is not run again; it is filled with what each other node gave.
     """
     values: dict[fx.Node, Any] = {} if seen is None else seen
     given = iter(program.inputs)
@@ -141,6 +156,8 @@ def evaluate(
         for node in program.graph.graph.nodes:
             if node.op == "placeholder":
                 values[node] = inputs[next(given)]
+            elif node in values:
+                continue
             elif node.op == "get_attr":
                 constant = getattr(program.graph, node.target)
                 floats = constant.is_floating_point()

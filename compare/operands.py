@@ -203,5 +203,9 @@ def _nearest(t: Trial, number: float) -> tuple[str, Any] | None:
     """Return the factor of the table that a float can be, without the remark on it."""
     for text, ball in (("1", flint.arb(1)), *t.factors):
         if abs(float(ball.mid()) - number) <= 1e-8 * abs(number):
-            return re.split(r", | \((?=\d|.* = |.*/n)", text)[0], ball
+            return _REMARK.sub("", text), ball
     return None
+
+
+# ", the other sign", " (0.3)", " (n = 6)", " (n/(n-1), n = 6)"
+_REMARK = re.compile(r"(, the other sign| \(([^ ()]+|((1/n|n/\(n-1\)|\(n-1\)/n), )?\w+ = \S+)\))$")

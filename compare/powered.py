@@ -148,7 +148,7 @@ class Power:
         style = STYLE["EXACT"] if self.ok else STYLE[WRONG]
         word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
         same = f", {self.same_function} more are the same function" if self.same_function else ""
-        line = Text(word, style=style)
+        line = Text(word, style=style, no_wrap=True, overflow="ignore")
         of = f"{self.caught['check']} of {self.wrong} wrong mutants of {self.name}{same}"
         line.append(f"  check refuses {of}", style="default")
         return line
@@ -168,13 +168,18 @@ class Power:
         for kind in (kind for kind in KINDS if kind in self.kinds):
             row = self.kinds[kind]
             if row["mutants"]:
-                table.add_row(_WORDS[kind], str(row["mutants"]),
-                              *(_part(row[name], row["mutants"]) for name in CHECKS))  # fmt: skip
-        table.add_row(
-            "caught", str(self.wrong), *(str(self.caught[n]) for n in CHECKS), style="bold"
-        )
+                parts = (self._part(name, row[name], row["mutants"]) for name in CHECKS)
+                table.add_row(_WORDS[kind], str(row["mutants"]), *parts)
+        caught = (self._part(name, self.caught[name], None) for name in CHECKS)
+        table.add_row("caught", str(self.wrong), *caught, style="bold")
         table.add_row("seconds", f"{self.total:.1f}", *(f"{self.seconds[n]:.1f}" for n in CHECKS))
         return table
+
+    def _part(self, name: str, caught: int, of: int | None) -> Text:
+        """Return how many a check caught, in red where some are left."""
+        if name in self.cannot:
+            return Text("-")
+        return Text(str(caught), style="" if of in (None, caught) else STYLE[WRONG])
 
     def _notes(self) -> list[tuple[str, str]]:
         notes: list[tuple[str, str]] = []
@@ -226,7 +231,3 @@ _WORDS = {
     "stale": "other tensor",
     "element": "one element",
 }
-
-
-def _part(caught: int, of: int) -> Text:
-    return Text(str(caught), style="default" if caught == of else STYLE[WRONG])

@@ -63,6 +63,7 @@ class Prover:
             entries=self.entries,
             numbers=self.numbers,
             again=self._again if self.judged else None,
+            lined=lambda: _read(self.hand, given, lines=True),
         )
 
     def _again(self, inputs: Mapping[str, Tensor]) -> tuple[Named, Named, Named]:
@@ -141,8 +142,8 @@ def whole_numbers(given: Named) -> tuple[int, ...]:
     return tuple(number for value in wholes for number in value.flatten().tolist())
 
 
-def _read(function: Step, given: Named) -> _Read:
+def _read(function: Step, given: Named, *, lines: bool = False) -> _Read:
     try:
-        return trace(function, given)
+        return trace(function, given, lines=lines)
     except Opaque as why:
         return why

@@ -360,7 +360,9 @@ _LABEL = 14  # columns for a line's label
 
 
 def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
-    """Yield what was found that would make a quantity right, or that nothing was."""
+    """Yield where a wrong quantity stands, and what would make it right, or that nothing would."""
+    if q.proof and q.proof.line:
+        yield "at", q.proof.line
     if q.diagnosis is None:
         return
     if q.verdict != WRONG:

@@ -28,6 +28,19 @@ class Draft:
         names = {n.target for n in self.graph.nodes if n.op == "get_attr"}
         self.constants: dict[str, Any] = {name: getattr(program.graph, name) for name in names}
 
+    def unchanged(self) -> dict[fx.Node, fx.Node]:
+        """Return the copies that give what the operations that they are copies of give."""
+        own = {copy: node for node, copy in self.copies.items()}
+        same: dict[fx.Node, fx.Node] = {}
+        for copy in self.graph.nodes:
+            node = own.get(copy)
+            if node is None or node.target != copy.target:
+                continue
+            sources = fx.node.map_arg((copy.args, copy.kwargs), same.get)
+            if sources == (node.args, node.kwargs):
+                same[copy] = node
+        return same
+
     def call(self, target: Any, *args: Any, after: fx.Node, **kwargs: Any) -> fx.Node:
         """Return a new operation right after another."""
         with self.graph.inserting_after(after):

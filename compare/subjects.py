@@ -17,7 +17,7 @@ from compare.cases import Case
 from compare.checking import Backward, Check, Forward, quantity
 from compare.errors import BadInput
 from compare.given import draw, dtype_named
-from compare.judge import Evidence, judge, lifted
+from compare.judge import Evidence, judge, lifted, noise
 from compare.lift import Lifted
 from compare.mutate import evaluate, plain
 from compare.program import Opaque, Program, trace
@@ -91,13 +91,25 @@ class Subject(ABC):
     @cached_property
     def lifted(self) -> dict[str, Lifted]:
         """The reference lifted from the inputs on: the same for every mutant."""
-        return lifted(self.reference, self._reference_inputs(), self._entries())
+        return lifted(self.reference, self._reference_inputs(), self.entries)
+
+    @cached_property
+    def noise(self) -> dict[str, Tensor | None]:
+        """How wide the reference's balls may be, where its values are 0."""
+        return noise(self.reference, self._reference_inputs())
+
+    @property
+    def given_numbers(self) -> dict[str, Any]:
+        """What is given of the forward pass, lifted: not just its floats."""
+        return {}
+
+    @property
+    @abstractmethod
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted, None for all."""
 
     @abstractmethod
     def _reference_inputs(self) -> Named: ...
-
-    @abstractmethod
-    def _entries(self) -> int | None: ...
 
 
 def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -145,7 +157,7 @@ class OfCheck(Subject):
     def judge(self, program: Program, values: Named) -> Report:
         """Judge a mutant as `check` would."""
         return self.check.compared(
-            values, program, self.reference, self._entries(), shared=self.lifted, brief=True
+            values, program, self.reference, self.entries, shared=self.lifted, brief=True
         )
 
     def autograd(self) -> Named:
@@ -222,7 +234,15 @@ class OfCheck(Subject):
     def _reference_inputs(self) -> Named:
         return tensors(self.check.reference_inputs())
 
-    def _entries(self) -> int | None:
+    @property
+    def given_numbers(self) -> dict[str, Any]:
+        """The named values and outputs of forward, lifted."""
+        keys = {name: self.check.counterpart(name) for name in self.given}
+        return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
+
+    @cached_property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted, as `check` has it."""
         return how_much("auto", [*self.check.inputs.values(), *self.check.values.values()])[1]
 
 
@@ -272,7 +292,7 @@ class OfCase(Subject):
             hand=program, reference=self.reference, inputs=self.given,
             given={name: (value, None) for name, value in self.given.items()},
             manual=fitting, autograd={name: theirs[name] for name in fitting},
-            entries=self._entries(),
+            entries=self.entries,
         )  # fmt: skip
         proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
         for name, proof in proofs.items():
@@ -320,5 +340,7 @@ class OfCase(Subject):
     def _reference_inputs(self) -> Named:
         return self.given
 
-    def _entries(self) -> int | None:
+    @cached_property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted."""
         return how_much("auto", self.given.values())[1]

@@ -39,6 +39,7 @@ class Proof:
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
     diagnosis: Diagnosis | None = None  # None: nothing was looked for
+    line: str = ""  # of the code that gives a WRONG quantity by hand: `file.py:14  its text`
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -49,4 +50,5 @@ class Proof:
             "autograd_error_ulp": self.autograd_error,
             "share_of_bound": self.share,
             "at": None if self.at is None else list(self.at),
+            "line": self.line or None,
         }

@@ -92,7 +92,7 @@ def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 1
     assert "z1 is the first wrong quantity" in done.stdout
-    assert "checking.py" not in done.stdout
+    assert "compare/checking.py" not in done.stdout
 
 
 def test_exact_insists_on_bits() -> None:

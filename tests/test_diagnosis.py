@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from torch import Tensor
 from compare import harness
 from compare.cases import CASES, Case, Network
 from compare.checking import check, name
+from compare.operands import _REMARK
+from compare.program import trace
+from compare.remedies import factors
 from compare.report import Report
 from manual import dropout_as_published
 
@@ -266,6 +271,37 @@ def test_a_bug_in_a_check_is_named(
     assert any(text.startswith(told) for text in found.found), found
 
 
+@pytest.mark.parametrize(
+    ("bug", "told"),
+    [
+        ("alpha forgotten", "with alpha * syn1_update in place of syn1_update"),
+        ("the mask forgotten", "times m"),
+    ],
+)
+def test_no_clumsy_way_is_told_beside_the_simple_one(bug: str, told: str) -> None:
+    """Neither a sum that comes to the same, nor the slopes of activations that are not there."""
+    label, line, *_ = next((b[1:] for b in BUGS if b[0] == bug), ("", None))
+    report = _planted(label, line) if line else _of_form(bug)
+    assert report.first_wrong is not None
+    found = report.quantities[report.first_wrong].diagnosis
+    assert found is not None
+    assert found.found == (told,)
+
+
+def _of_form(bug: str) -> Report:
+    _, _, forward, backward, inputs, _ = next(form for form in FORMS if form[0] == bug)
+    return check(backward, forward, inputs)
+
+
+@pytest.mark.parametrize("known", [{}, {"alpha": 0.25}])
+def test_a_factor_inside_is_told_without_the_remark_on_it(known: dict[str, float]) -> None:
+    """`(1 - alpha)` is no remark."""
+    told = {_REMARK.sub("", text) for text, _ in factors([(6, 2)], known)}
+    assert {"-1", "6", "1/6", "6/5", "5/6", "sqrt(6)", "2 * 6", "-1 * 6/5", "1/2 * 1/6"} <= told
+    assert ({"(1 - alpha)", "-1 * (1 - alpha)", "1 / alpha", "alpha"} <= told) == bool(known)
+    assert not any(" = " in text or "(n" in text for text in told)
+
+
 #: Wrong with no simple remedy: an element, a formula that is another one through and through.
 LOST: list[tuple[Any, Any, dict[str, Any]]] = [
     (lambda x: x.exp(), lambda x, grad_output: (
@@ -318,6 +354,66 @@ def test_large_tensors_are_not_searched_and_said_not_to_be() -> None:
 def test_right_code_gets_no_diagnosis() -> None:
     report = check(lambda x: (2 * x,), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
     assert all(q.diagnosis is None for q in report.quantities.values())
+
+
+LAYER = """\
+import torch
+import compare
+
+
+def forward(x, w):
+    return torch.tanh(compare.name(x @ w, "z")).sum()
+
+
+def backward(x, w, z):
+    h = torch.tanh(z)
+    dz = 1 - h  # the slope of tanh is 1 - h*h
+    return {"z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+"""
+
+
+def test_the_line_of_a_wrong_quantity_is_told(tmp_path: Path) -> None:
+    """Word for word, in the report and its JSON; of what is right there is none."""
+    file = tmp_path / "my_layer.py"
+    file.write_text(LAYER)
+    layer = runpy.run_path(str(file))
+    report = check(layer["backward"], layer["forward"], {"x": _drawn(4, 3), "w": _drawn(3, 5)})
+    assert "\n  at             my_layer.py:11  dz = 1 - h\n" in str(report)
+    rows = {q["name"]: q["proof"]["line"] for q in report.to_dict()["quantities"]}
+    assert rows == {"z": "my_layer.py:11  dz = 1 - h", "x": None, "w": None}
+
+
+def test_the_line_of_a_step_is_told_and_of_another_shape_too() -> None:
+    """In a run, of the case's own listing; in a check, of a sum that was left out."""
+    report = harness.run(CASES["dropout_as_published"], steps=2)
+    (line,) = (line for line in str(report).splitlines() if line.startswith("  at  "))
+    assert line == (
+        "  at             dropout_as_published.py:34  l1_delta = l1_error * (l1 * (1 - l1))"
+    )
+
+    def backward(x: Tensor, grad_output: Tensor) -> Named:
+        every = grad_output * 1
+        return {"x": grad_output, "b": every}
+
+    found = check(backward, lambda x, b: x + b, {"x": _drawn(4, 3), "b": _drawn(3)})
+    assert f":{backward.__code__.co_firstlineno + 1}  every = grad_output * 1\n" in str(found)
+
+
+def test_lines_are_read_of_what_is_wrong_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes longer; code whose text cannot be read has none to tell."""
+    lined: list[bool] = []
+
+    def noted(*args: Any, lines: bool = False) -> Any:
+        lined.append(lines)
+        return trace(*args, lines=lines)
+
+    monkeypatch.setattr("compare.checking.trace", noted)
+    check(lambda x: (2 * x,), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
+    assert True not in lined
+    report = check(eval("lambda x: (3 * x,)"), lambda x: (x * x).sum(), {"x": _drawn(4, 5)})
+    assert True in lined
+    assert report.quantities["x"].verdict == "WRONG"
+    assert "<string>" not in str(report)
 
 
 def test_a_named_bug_does_not_hide_another() -> None:

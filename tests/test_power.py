@@ -1,7 +1,8 @@
 """Mutants: every one that is another function is caught and named, weak inputs are said to be."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import compare
 from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
+from compare.formulas import Formulas
 from compare.mutants import of_subject
-from compare.mutate import mutants
+from compare.mutate import evaluate, mutants
 from compare.powered import CHECKS, Power
+from compare.rivals import Rivals
 from compare.subjects import OfCase, OfCheck
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
@@ -60,11 +63,6 @@ def _of_loss(name: str) -> OfCheck:
     return OfCheck(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
 
 
-def _some(names: Iterable[str], quick: tuple[str, ...]) -> list[Any]:
-    return [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in names]
-
-
-QUICK = ("sigmoid", "tanh", "relu", "identity", "half_squared_error", "cross_entropy", "batch norm")
 PIECES: dict[str, Callable[[], OfCheck]] = {
     **{name: partial(_of_activation, name) for name in ACTIVATIONS},
     **{name: partial(_of_loss, name) for name in LOSSES},
@@ -89,7 +87,7 @@ def _assert_all_caught_and_named(found: Power) -> None:
     assert found.caught["check"] == found.named > 0.8 * found.wrong
 
 
-@pytest.mark.parametrize("name", _some(PIECES, QUICK))
+@pytest.mark.parametrize("name", PIECES)
 def test_every_mutant_of_a_piece_by_hand_is_caught(name: str) -> None:
     """Of each activation, loss and piece: all that are another function, at their own line."""
     found = of_subject(PIECES[name](), alone=True)
@@ -99,35 +97,38 @@ def test_every_mutant_of_a_piece_by_hand_is_caught(name: str) -> None:
         _assert_all_caught_and_named(found)
 
 
+# What no case asks for.
 NETWORKS: dict[str, dict[str, Any]] = {
-    "sgd": {},
     "momentum": {"momentum": 0.9},
-    "nesterov": {"momentum": 0.9, "nesterov": True},
-    "clipped": {"trim": 0.3},
     "zeroed": {"trim": 0.01, "trimming": "zero"},
-    "batch norm": {"batch_norm": True},
-    "adam": {"optimizer": "adam"},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
 }
 
 
-@pytest.mark.parametrize("name", _some(NETWORKS, ("nesterov",)))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_mutant_of_a_networks_step_is_caught(name: str) -> None:
-    """Of each optimizer and trimming, in a small network: at these inputs, or at others drawn."""
+    """Of what the cases leave out, in a small network: at these inputs, or at others drawn."""
     network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | NETWORKS[name]))
     _assert_all_caught_and_named(of_subject(OfCase(Case("mutated", "", network, X, Y)), alone=True))
 
 
-SMALL = (
-    "eleven_lines", "two_layer", "three_layer", "three_layer_blog_grouping", "deep", "bias",
-    "mini_batches", "delta_trimming", "regularization", "dropout", "momentum", "network",
-)  # fmt: skip
+def _smaller(case: Case) -> Case:
+    """Return the case, one that is large on 5 rows (4 in a batch of its own), 3-6-2 of a kind."""
+    if case.name == "alpha":
+        return replace(case, network=case.sweep[10], sweep=())  # 32 hidden, alpha 1
+    if case.name not in ("everything", "digits"):
+        return case
+    network = replace(case.network, sizes=(3, 6, 2))
+    return replace(case, network=network, X=X, y=Y, data=None, batch_size=4)
 
 
-@pytest.mark.parametrize("name", _some(SMALL, ("two_layer", "three_layer", "dropout")))
+@pytest.mark.parametrize("name", [name for name in CASES if name != "dropout_as_published"])
 def test_every_mutant_of_a_cases_step_is_caught(name: str) -> None:
-    """At the case's own inputs, or at others drawn where its own hide it."""
-    _assert_all_caught_and_named(of_subject(OfCase(CASES[name]), alone=True))
+    """At the case's own inputs, or at others drawn where its own hide it.
+
+    Of `everything` and `digits` the same network, with all that they ask for, of fewer and smaller
+    layers; rows, inputs, hidden and outputs are all of different sizes, so no transpose hides.
+    """
+    _assert_all_caught_and_named(of_subject(OfCase(_smaller(CASES[name])), alone=True))
 
 
 # -- power
@@ -174,6 +175,147 @@ def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
     assert found.better is not None
     again = compare.power(_backward, _forward, found.better)
     assert len(again.survivors) < len(found.survivors)
+
+
+def _of_product(w: Tensor, x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    dx = 2 * x * w * grad_output
+    return {"x": dx, "w": x * x * grad_output}
+
+
+def _of_linear(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    dx = grad_output @ w.mT
+    return {"x": dx, "w": x.mT @ grad_output}
+
+
+def _of_sigmoid(x: Tensor) -> dict[str, Tensor]:
+    l = torch.sigmoid(x)
+    dx = (1 - l) * l
+    return {"x": dx}
+
+
+def _of_centred(t: Tensor) -> dict[str, Tensor]:
+    dx = t - t.mean(0)
+    return {"x": dx}
+
+
+NORMALISED = torch.tensor([[1.0, 2, 3], [-1, 0.5, -3], [2, -2.5, 1], [-2, 0, -1]]).double()
+SYMMETRIC = _normal(3, 3) + _normal(3, 3).mT
+# The pass, its forward pass, inputs too weak, the line that they do not exercise, and why.
+WEAK: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
+    "all zeros": (
+        _of_product, lambda w, x: w * x * x, {"w": torch.zeros(4, 3).double(), "x": _normal(4, 3)},
+        "dx = 2 * x * w * grad_output", "w is all zeros here",
+    ),
+    "square": (
+        _of_linear, lambda x, w: x @ w, {"x": _normal(4, 3), "w": SYMMETRIC},
+        "dx = grad_output @ w.mT", "w is of a square shape here, and symmetric",
+    ),
+    "saturated": (
+        _of_sigmoid, lambda x: torch.sigmoid(x).sum(), {"x": 200 + _normal(4, 3).abs()},
+        "dx = (1 - l) * l", "the result of sigmoid is saturated, 1 everywhere here",
+    ),
+    "normalised": (
+        _of_centred, lambda x, t: ((x - x.mean(0)) * t).sum(),
+        {"x": _normal(4, 3).requires_grad_(), "t": NORMALISED},
+        "dx = t - t.mean(0)", "t is normalised here: it sums to 0 over dimension 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_inputs_too_weak_to_see_are_said_to_be(name: str) -> None:
+    """The report names the line and the reason, and the inputs it offers show every mutant."""
+    backward, forward, inputs, line, why = WEAK[name]
+    found = compare.power(backward, forward, inputs)
+    hidden = [s for s in found.survivors if s.text == line]
+    assert why in {s.why for s in hidden}, str(found)
+    assert {s.reason for s in hidden} == {"weak inputs"}
+    assert f": {why}\n" in str(found)
+    assert f"{line}\n" in str(found).partition("not exercised  test_power.py:")[2]
+    assert found.better is not None
+    assert compare.power(backward, forward, found.better).ok
+
+
+def test_what_is_odd_where_the_mutant_is_seen_too_is_no_reason() -> None:
+    """Dead relus hide a change of z; zeros of a matrix of ones and zeros beside it do not."""
+    mask = (_normal(4, 5) > 0).double()
+    z = -_normal(4, 5, seed=3).abs()
+    found = compare.power(
+        lambda z, mask, grad_output: {"z": torch.where(z > 0, mask * grad_output, 0.0)},
+        lambda z, mask: torch.relu(z) * mask, {"z": z.requires_grad_(), "mask": mask},
+    )  # fmt: skip
+    assert found.survivors
+    assert not any("mask" in s.why for s in found.survivors), str(found)
+
+
+def _all_by_check(subject: OfCheck | OfCase, patch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Return what mutants show by the short way, and by a whole check of each."""
+    short = of_subject(subject, alone=True)
+    with patch.context() as whole:
+        whole.setattr("compare.formulas.Formulas.same", lambda *_: (None, None))
+        full = of_subject(subject, alone=True)
+    told = [found.to_dict() | {"seconds": 0, "total_seconds": 0} for found in (short, full)]
+    return told[0], told[1]
+
+
+def _of_softmax(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    e = torch.exp(4 * x - (4 * x).amax(1, keepdim=True))  # overflows without what is taken off
+    p = e / e.sum(1, keepdim=True)
+    return {"x": 4 * p * (grad_output - (grad_output * p).sum(1, keepdim=True))}
+
+
+def _of_unread(x: Tensor, t: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+    h = torch.tanh(x)
+    one = torch.special.bessel_j0(0 * x)  # no row in the table: t is judged by its numbers
+    return {"x": grad_output * t * (1 - h * h), "t": grad_output * h * one}
+
+
+SHORT = ("relu", "penalty", "batch norm", "batch of one", "case", "overflow", "unread")
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_the_short_way_finds_what_a_whole_check_finds(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a mutant only what differs is lifted: the same counts, the same survivors and reasons."""
+    cases = {
+        "batch of one": lambda: OfCheck(_backward, _forward, _given(1)),
+        "case": lambda: OfCase(CASES["two_layer"]),
+        "overflow": lambda: OfCheck(
+            _of_softmax, lambda x: torch.softmax(4 * x, 1), {"x": _normal(4, 5).float()}
+        ),
+        "unread": lambda: OfCheck(
+            _of_unread, lambda x, t: torch.tanh(x) * t, {"x": _normal(4, 5), "t": _normal(4, 5)}
+        ),
+    }
+    short, full = _all_by_check((cases | PIECES)[name](), monkeypatch)
+    assert short == full
+
+
+def test_the_first_wrong_quantity_is_that_of_check() -> None:
+    """A mutant as a backward pass of its own, given to `check`: WRONG, and at the same place."""
+    subject = OfCheck(_backward, _forward, _given(5))
+    report = compare.check(_backward, _forward, _given(5))
+    formulas = Formulas(subject, list(report.quantities))
+    for mutant in list(mutants(subject.hand, subject.given))[::6]:
+
+        def backward(x: Tensor, w: Tensor, grad_output: Tensor, m: Any = mutant) -> Any:
+            return evaluate(m.program, {"x": x, "w": w, "grad_output": grad_output})
+
+        whole = compare.check(backward, _forward, _given(5))
+        assert formulas.same(mutant) == (False, whole.first_wrong), mutant.what
+
+
+def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
+    """It moves each element by itself; the report says so, and shows no count."""
+    given = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
+    found = Rivals(OfCheck(_backward, _forward, given))
+    assert found.cannot["gradcheck"] == (
+        "3,640 elements of inputs and results, each of which it moves or asks for by itself, of "
+        "every mutant: more than 2,000"
+    )
+    power = Power("", "EXACT", cannot=found.cannot)
+    assert str(power).splitlines()[1].split() == ["caught", "0", "0", "0", "0", "-", "0", "0"]
 
 
 def test_a_multiplication_by_one_is_the_same_function() -> None:

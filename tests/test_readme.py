@@ -71,7 +71,8 @@ def test_the_example_prints_what_is_shown(clone: Path) -> None:
         return [" ".join(line.split()) for line in lines if line.strip()]
 
     example = next(block for block in blocks("python") if "compare.check" in block)
-    assert masked(blocks("")[1]) == masked(run([sys.executable, "-c", example], clone))
+    (clone / "my_layer.py").write_text(example)
+    assert masked(blocks("")[1]) == masked(run([sys.executable, "my_layer.py"], clone))
 
 
 def test_the_table_is_that_of_a_real_run(clone: Path) -> None:
