@@ -182,7 +182,6 @@ class Check:
             gradients=True,
             numbers={k: v for k, v in self.inputs.items() if isinstance(v, float)},
             again=self._again,
-            lined=lambda: _read(self.by_hand, self.given, lines=True),
         )
         proofs = judge(evidence, judged, **how)
         if not how.get("brief"):  # no remedy is looked for where nobody reads of it
@@ -392,13 +391,10 @@ class Check:
 
 
 def _read(
-    function: Callable[..., Mapping[str, Tensor | None]],
-    inputs: dict[str, Any],
-    *,
-    lines: bool = False,
+    function: Callable[..., Mapping[str, Tensor | None]], inputs: dict[str, Any]
 ) -> Program | Opaque:
     try:
-        return trace(function, inputs, lines=lines)
+        return trace(function, inputs)
     except Opaque as why:
         return why
 

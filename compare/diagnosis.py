@@ -58,9 +58,9 @@ def diagnose(
     shapes = {name for name in misshapen if name in evidence.hand.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
     bad = {name: proofs[name] for name in wrong} | odd
-    lines = _lines(evidence, bad.keys() - set(known))
-    bad |= {name: replace(bad[name], line=line) for name, line in lines.items()}
-    found |= {name: bad[name] for name in lines}
+    for name in bad.keys() & evidence.hand.outputs.keys():
+        bad[name] = replace(bad[name], line=shown(evidence.hand.outputs[name]))
+    found |= {name: bad[name] for name in wrong}
     asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
@@ -73,15 +73,6 @@ def diagnose(
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found
-
-
-def _lines(evidence: Evidence, names: Collection[str]) -> dict[str, str]:
-    """Return the line of code that gives each of these quantities by hand, where it is known."""
-    program = evidence.lined() if names and evidence.lined else None
-    if not isinstance(program, Program):
-        return {}
-    lines = {name: shown(program.outputs[name]) for name in names if name in program.outputs}
-    return {name: line for name, line in lines.items() if line}
 
 
 def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Diagnosis | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from compare.balls import PRECISION, Array, Balls
-from compare.bits import as_integers
+from compare.bits import same_bits
 from compare.bounds import Bound, Bounds
 from compare.lift import Lifted, Missing, Start, lift
 from compare.program import Opaque, Program, beside
@@ -56,8 +56,6 @@ class Evidence:
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
-    # The by-hand side read once more, with the line of each operation, which takes longer.
-    lined: Callable[[], Program | Opaque] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class _Judge:
 
     def _one(self, name: str) -> Proof:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
-        same_bits = torch.equal(as_integers(manual), as_integers(autograd))
+        same = same_bits(manual, autograd)
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
         unread = self._unread(name)
@@ -147,7 +145,7 @@ class _Judge:
             formula = self._same(name, None)
             if formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if formula.same and same_bits:
+            if formula.same and same:
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (side.get(name) for side in self._locals)
         errors = (None, None) if self.brief else (
@@ -160,12 +158,12 @@ class _Judge:
             if formula.same is False:
                 kink = "" if self.brief else self._kink(name)
                 return Proof(WRONG, formula.text + kink, at=formula.at, **off)
-            if formula.same and not same_bits:
+            if formula.same and not same:
                 return self._rounding(name, formula.text, hand, reference, off)
             text = formula.text
         else:
             text = unread
-        if same_bits:
+        if same:
             known = unread is None and formula.same
             return Proof(EXACT, text if known else f"not lifted: {text}", bool(known), **off)
         if unread is not None and reference is not None and _known(reference):

@@ -63,7 +63,6 @@ class Prover:
             entries=self.entries,
             numbers=self.numbers,
             again=self._again if self.judged else None,
-            lined=lambda: _read(self.hand, given, lines=True),
         )
 
     def _again(self, inputs: Mapping[str, Tensor]) -> tuple[Named, Named, Named]:
@@ -142,8 +141,8 @@ def whole_numbers(given: Named) -> tuple[int, ...]:
     return tuple(number for value in wholes for number in value.flatten().tolist())
 
 
-def _read(function: Step, given: Named, *, lines: bool = False) -> _Read:
+def _read(function: Step, given: Named) -> _Read:
     try:
-        return trace(function, given, lines=lines)
+        return trace(function, given)
     except Opaque as why:
         return why
