@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from compare.cases import CASES, Case, Network
     from compare.checking import assert_same, check, name
     from compare.errors import BadInput
-    from compare.harness import run
-    from compare.mutants import power
+    from compare.mutants.mutants import power
     from compare.report import Report
+    from compare.training.harness import run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,8 +35,8 @@ _HOMES = {
     "assert_same": "checking",
     "check": "checking",
     "name": "checking",
-    "power": "mutants",
-    "run": "harness",
+    "power": "mutants.mutants",
+    "run": "training.harness",
     "Report": "report",
 }
 

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from compare.interrupt import requests
+from compare.training.interrupt import requests
 
 if __name__ == "__main__":
     with requests():  # before the slow imports, in which a Ctrl-C would be lost

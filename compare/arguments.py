@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compare.errors import BadInput, unknown
-from compare.program import Opaque
+from compare.proof.program import Opaque
 
 SAMPLE = 10_000  # entries
 TOO_MANY = 2_000_000  # elements

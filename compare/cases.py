@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compare.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from compare.data import Table
+    from compare.training.data import Table
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -198,7 +198,7 @@ def expected(network: Network) -> str:
 def _digits(seed: int) -> "Table":
     """Return the digits, split the same whatever the seed."""
     del seed
-    from compare.data import digits
+    from compare.training.data import digits
 
     return digits()
 

@@ -19,15 +19,15 @@ from compare.arguments import (
     numbered,
     tensors,
 )
-from compare.bits import compare_bits, same_bits
-from compare.bitwise import rewritten
-from compare.diagnosis import diagnose
+from compare.diagnosis.bitwise import rewritten
+from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import BadInput, unknown
-from compare.judge import Evidence, Floats, judge
-from compare.program import Opaque, Program, trace
+from compare.proof.bits import compare_bits, same_bits
+from compare.proof.judge import Evidence, Floats, judge
+from compare.proof.program import Opaque, Program, trace
 from compare.report import Place, Quantity, Report
-from compare.tally import mismatch as _mismatch
+from compare.training.tally import mismatch as _mismatch
 
 Forward = Callable[..., Any]
 Backward = Callable[..., Any] | type[torch.autograd.Function]

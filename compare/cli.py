@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from compare import commands
+from compare.bench.claims import CHOICES
 from compare.cases import CASES
-from compare.claims import CHOICES
 from compare.errors import BadInput, unknown
 from compare.files import check_can_hold
-from compare.interrupt import requests
 from compare.parser import parser
-from compare.ranks import started
+from compare.proof.verdict import STYLE
 from compare.terminal import PlainConsole
-from compare.verdict import STYLE
-from compare.watchman import unsaid
+from compare.training.interrupt import requests
+from compare.training.ranks import started
+from compare.training.watchman import unsaid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +92,7 @@ def _list() -> int:
 
 
 def _board(args: argparse.Namespace) -> int:
-    from compare.serve import serve, stop_at_signals
+    from compare.board.serve import serve, stop_at_signals
 
     if not 1 <= args.port <= 65535:
         raise BadInput(f"--port {args.port}: give 1 to 65535")
@@ -103,7 +103,7 @@ def _board(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    from compare.history import runs
+    from compare.board.history import runs
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("run", "verdict"):  # a run's name ends in its case
@@ -122,7 +122,7 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from compare.history import differences, find
+    from compare.board.history import differences, find
 
     one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
     rows = list(differences(one, other))
@@ -149,8 +149,8 @@ def _bench(args: argparse.Namespace) -> int:
         check_can_hold("--plot", args.plot)
     if args.threads is not None and not 1 <= args.threads <= 1024:
         raise BadInput(f"--threads {args.threads}: give 1 to 1024")
-    from compare.bench import bench
-    from compare.growth import check_plot
+    from compare.bench.bench import bench
+    from compare.bench.growth import check_plot
 
     if args.plot is not None:
         check_plot(args.plot)

@@ -15,16 +15,16 @@ from compare import options
 from compare.cases import CASES, Case, find
 from compare.errors import BadInput, unknown
 from compare.files import check_can_hold, save
-from compare.ranks import Ranks
+from compare.proof.verdict import WEIGHT
 from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
-from compare.verdict import WEIGHT
-from compare.watchman import joined
+from compare.training.ranks import Ranks
+from compare.training.watchman import joined
 
 if TYPE_CHECKING:
-    from compare.board import RunFolder
-    from compare.chunk import Chunk
-    from compare.harness import Run
+    from compare.board.board import RunFolder
     from compare.report import Report
+    from compare.training.chunk import Chunk
+    from compare.training.harness import Run
 
 _LONGEST = 86_401  # seconds
 _FEW_ROWS = 8  # an output of at most this many rows is shown after training
@@ -35,7 +35,7 @@ def check(args: argparse.Namespace) -> int:
     if args.json is not None and args.json != "-":
         check_can_hold("--json", args.json)
     _check_html(args, None)
-    from compare.given import device_named, dtype_named
+    from compare.training.given import device_named, dtype_named
     from compare.userfile import check_file
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
@@ -53,8 +53,8 @@ def check(args: argparse.Namespace) -> int:
 
 def practice(args: argparse.Namespace) -> int:
     """Write a practice file, or have one looked at."""
-    from compare import lesson, levels
-    from compare.practice import level_of, look
+    from compare.practice import lesson, levels
+    from compare.practice.practice import level_of, look
 
     making, words = args.words[0] == "new", args.words
     if len(words) != 1 + making:
@@ -95,7 +95,7 @@ def mutants(args: argparse.Namespace) -> int:
     if args.target not in CASES and not path.is_file():
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
-    from compare.mutants import of_case, of_file
+    from compare.mutants.mutants import of_case, of_file
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     console = PlainConsole(stderr=args.json == "-")
@@ -141,7 +141,7 @@ def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
     """Go on with a run that was stopped."""
     console = _prepare(args, None, quiet=ranks.rank > 0)
     try:
-        from compare.resume import taken_up
+        from compare.board.resume import taken_up
     except ImportError as error:
         raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
 
@@ -185,7 +185,7 @@ def _train(
     lines: bool = True,
 ) -> tuple["Report", "RunFolder | None", list[float]]:  # fmt: skip
     """Run one case; return its report, its folder, and the errors that the blog prints."""
-    from compare.harness import Run  # torch comes in here, not for --help or --list
+    from compare.training.harness import Run  # torch comes in here, not for --help or --list
 
     steps = case.steps if args.steps is None else args.steps
     training = Run(
@@ -222,7 +222,7 @@ def _go(
 
 def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> None:
     """Give this rank's state to the first one, where that keeps a checkpoint."""
-    from compare.checkpoint import states
+    from compare.training.checkpoint import states
 
     if not args.no_board:
         states(training)
@@ -277,7 +277,7 @@ def _check_html(args: argparse.Namespace, case: Case | None) -> None:
 def _folder(log_dir: Path, run: "Run") -> "RunFolder":
     """Make the run folder; tensorboard comes in only here."""
     try:
-        from compare.board import RunFolder
+        from compare.board.board import RunFolder
     except ImportError as error:
         raise BadInput(
             f"{error}: install tensorboard for curves (pip install tensorboard), or say --no-board"

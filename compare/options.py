@@ -86,7 +86,7 @@ def asked(case: Case, options: dict[str, Any], seed: int) -> Case:
 
 def _on_table(case: Case, path: Path, target: str | None, seed: int) -> Case:
     """Return the case on a person's own table, its usual settings those of a classifier."""
-    from compare.data import csv_table
+    from compare.training.data import csv_table
 
     data = functools.partial(csv_table, path, target)
     table = data(seed)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from compare import options
-from compare.claims import CHOICES
+from compare.bench.claims import CHOICES
 from compare.errors import BadInput
-from compare.levels import LEVELS
+from compare.practice.levels import LEVELS
 
 EXAMPLES = """\
 examples:

@@ -11,12 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from compare.chunk import Bucket
+from compare.board.page import Curve, fragment, page
 from compare.errors import BadInput
 from compare.files import save
-from compare.one_process import OneProcess
-from compare.page import Curve, fragment, page
-from compare.verdict import (
+from compare.proof.verdict import (
     EXACT,
     ROUNDING,
     STYLE,
@@ -26,6 +24,8 @@ from compare.verdict import (
     Diagnosis,
     Proof,
 )
+from compare.training.chunk import Bucket
+from compare.training.one_process import OneProcess
 
 
 @dataclass(frozen=True)

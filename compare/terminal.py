@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from compare.chunk import Chunk
+    from compare.training.chunk import Chunk
 
 
 class PlainConsole(Console):

@@ -8,10 +8,10 @@ import flint
 import torch
 from torch import Tensor
 
-from compare.balls import PRECISION, Balls
-from compare.bounds import Bounds
-from compare.lift import Missing, lift
-from compare.program import Program, trace
+from compare.proof.balls import PRECISION, Balls
+from compare.proof.bounds import Bounds
+from compare.proof.lift import Missing, lift
+from compare.proof.program import Program, trace
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -25,10 +25,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import compare.board  # noqa: F401, so that no rank has to
+import compare.board.board  # noqa: F401, so that no rank has to
 from compare.cases import Case
 from compare.cli import main
-from compare.sides import Step
+from compare.training.sides import Step
 from tests.conftest import look_for_no_remedies, planted
 
 Named = dict[str, Tensor]
@@ -63,7 +63,7 @@ def _full(_values: Named) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    pytest.MonkeyPatch().setattr("compare.board.EventFile.put", full)
+    pytest.MonkeyPatch().setattr("compare.board.board.EventFile.put", full)
 
 
 PLANTS: dict[str, Callable[[Named], None]] = {
@@ -79,7 +79,7 @@ def run(what: str, rank: str, step: str, *words: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         look_for_no_remedies(patch)
         if os.environ["RANK"] == rank:
-            patch.setattr("compare.harness.by_hand", by_hand)
+            patch.setattr("compare.training.harness.by_hand", by_hand)
         return main(words)
 
 

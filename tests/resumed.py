@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from compare import checkpoint
-from compare.board import RunFolder
-from compare.chunk import Chunk
-from compare.harness import Run
+from compare.board.board import RunFolder
+from compare.training import checkpoint
+from compare.training.chunk import Chunk
+from compare.training.harness import Run
 
 
 def copied(run: Run, log_dir: Path, *, at: int) -> tuple[Path, Path]:

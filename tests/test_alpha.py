@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from compare.cases import CASES, Network
-from compare.given import draw
-from compare.harness import run
+from compare.training.given import draw
+from compare.training.harness import run
 from manual import three_layer
 
 SWEEP = CASES["alpha"].sweep

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from compare import bench, children, claims, figures, growth, others, peers, works
+from compare.bench import bench, children, claims, figures, growth, others, peers, works
+from compare.bench.claims import CHOICES, GROUPS, Claim, Group
+from compare.bench.problems import Problem, problem, random_case
+from compare.bench.timing import NotHere, Times, Work, side_by_side, spread, timed
 from compare.cases import CASES, Case
-from compare.claims import CHOICES, GROUPS, Claim, Group
 from compare.cli import main
-from compare.problems import Problem, problem, random_case
 from compare.terminal import PlainConsole
-from compare.timing import NotHere, Times, Work, side_by_side, spread, timed
 
 THREE = CASES["three_layer"]
 Maker = Callable[[Problem], Any]

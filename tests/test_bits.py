@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compare.bits import compare_bits, same_bits, ulps
+from compare.proof.bits import compare_bits, same_bits, ulps
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 finite = st.floats(allow_nan=False, allow_infinity=False)

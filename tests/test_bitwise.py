@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import harness
 from compare.cases import CASES
 from compare.checking import check
+from compare.training import harness
 from tests.test_diagnosis import _drawn
 
 X = _drawn(7, 9)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from compare.batch import GRAIN
-from compare.board import RunFolder
+from compare.board.board import RunFolder
 from compare.cases import CASES, Case
 from compare.errors import BadInput
-from compare.harness import Run
+from compare.training.batch import GRAIN
+from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent

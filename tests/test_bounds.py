@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare import lift as lifting
-from compare.balls import Balls
-from compare.lift import Lifted, lift
-from compare.program import trace
+from compare.proof import lift as lifting
+from compare.proof.balls import Balls
+from compare.proof.lift import Lifted, lift
+from compare.proof.program import trace
 from tests.lifted import DTYPES, Ways, three_ways
 
 ROWS, COLUMNS = 3, 4

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
-from compare.balls import _some
 from compare.cli import main
 from compare.errors import BadInput
+from compare.proof.balls import _some
 
 ROOT = Path(__file__).parent.parent
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -175,7 +175,7 @@ def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
     report = compare.check(i0, lambda X: torch.special.i0(X), {"X": inputs()["X"]})
     assert report.verdict == "UNDECIDED"
     assert "special_i1" in str(report)
-    assert "give it a row in compare/operations.py" in str(report)
+    assert "give it a row in compare/proof/operations.py" in str(report)
 
 
 def test_complex_numbers_in_between_are_not_taken_for_real_ones() -> None:
@@ -409,7 +409,7 @@ def test_large_products_are_sampled_and_said_to_be() -> None:
     rows, columns = (set(range(n)) - set(_some(n, 16).tolist()) for n in (20, 30))
     outside = (min(rows), min(columns))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.balls.LARGE", 100)
+        patch.setattr("compare.proof.balls.LARGE", 100)
         report = compare.check(by_hand, product, given, lift=16)
         blind = compare.check(flipped, product, given, lift=16)
     assert not blind.ok, str(blind)  # a flipped sign where nothing was lifted is no pass

@@ -11,7 +11,7 @@ import pytest
 
 from compare.cases import CASES
 from compare.cli import main
-from compare.harness import Run
+from compare.training.harness import Run
 from tests.resumed import copied, told
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut runs into chunks of at most 3 steps, and so within an epoch of mini-batches."""
-    monkeypatch.setattr("compare.batch.STEPS", 3)
+    monkeypatch.setattr("compare.training.batch.STEPS", 3)
 
 
 def resume(folder: Path, *words: str) -> int:
@@ -59,7 +59,7 @@ def test_the_end_is_that_of_the_run_that_was_never_stopped(
 
 
 def test_a_population_in_parts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compare.batch.GRAIN", 32)  # 2 networks of 16 values at a time
+    monkeypatch.setattr("compare.training.batch.GRAIN", 32)  # 2 networks of 16 values at a time
     run = Run(CASES["dropout"], steps=5, population=3, lift="none")
     assert len(run.parts) > 1
     whole, stopped = copied(run, tmp_path, at=2)
@@ -88,8 +88,8 @@ def test_ctrl_c_then_resume(
         advance(run, watchers)
 
     if presses == 2:
-        monkeypatch.setattr("compare.checkpoint.EVERY", 0)
-        monkeypatch.setattr("compare.checkpoint.SHARE", 1e9)
+        monkeypatch.setattr("compare.training.checkpoint.EVERY", 0)
+        monkeypatch.setattr("compare.training.checkpoint.SHARE", 1e9)
     with monkeypatch.context() as patch:
         judge = Run._judge
         patch.setattr(Run, "_advance", pressed)
@@ -109,11 +109,11 @@ def test_ctrl_c_then_resume(
 KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import compare.batch, compare.checkpoint
+import compare.training.batch, compare.training.checkpoint
 from compare.cli import main
 
-compare.batch.STEPS = 3
-compare.checkpoint.EVERY, compare.checkpoint.SHARE = 0, 1e9
+compare.training.batch.STEPS = 3
+compare.training.checkpoint.EVERY, compare.training.checkpoint.SHARE = 0, 1e9
 top, chance = Path(sys.argv[1]), random.Random(11)
 sys.stdout = sys.stderr = open(os.devnull, "w")
 

@@ -144,7 +144,7 @@ def test_json_to_a_file_keeps_every_bit(
     from compare.cases import CASES
 
     step = planted(CASES["two_layer"], one_ulp("l1_delta", 0, 3, 0), at=2)
-    monkeypatch.setattr("compare.harness.by_hand", lambda _case: step)
+    monkeypatch.setattr("compare.training.harness.by_hand", lambda _case: step)
     assert main(["run", "two_layer", "--steps", "4", "--json", "out.json", "--no-board"]) == 1
     worst = json.loads(Path("out.json").read_text())["quantities"][3]["worst"]
     assert (worst["step"], worst["seed"], worst["index"]) == (2, 1, [3, 0])
@@ -227,7 +227,7 @@ def test_a_fault_of_the_program_is_exit_code_3(
     def broken(**_given: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("compare.harness.by_hand", lambda _case: broken)
+    monkeypatch.setattr("compare.training.harness.by_hand", lambda _case: broken)
     assert main(["run", "--steps", "1"]) == 3
     err = capsys.readouterr().err
     assert "ZeroDivisionError: planted" in err
@@ -296,7 +296,8 @@ def test_memory_does_not_grow_with_the_steps() -> None:
 
     def peak(steps: int) -> int:
         code = (
-            "import resource; from compare.cases import CASES; from compare.harness import run\n"
+            "import resource; from compare.cases import CASES\n"
+            "from compare.training.harness import run\n"
             f"run(CASES['two_layer'], steps={steps})\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

@@ -5,7 +5,7 @@ import math
 import flint
 import pytest
 
-from compare.constants import is_exact, meant
+from compare.proof.constants import is_exact, meant
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compare.cases import CASES
-from compare.given import DTYPES
-from compare.harness import run
+from compare.training.given import DTYPES
+from compare.training.harness import run
 
 pytestmark = [
     pytest.mark.cuda,

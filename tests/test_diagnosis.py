@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare import harness
 from compare.cases import CASES, Case, Network
 from compare.checking import check, name
-from compare.operands import _REMARK
-from compare.remedies import factors
+from compare.diagnosis.operands import _REMARK
+from compare.diagnosis.remedies import factors
 from compare.report import Report
+from compare.training import harness
 from manual import dropout_as_published
 
 Named = dict[str, Tensor]

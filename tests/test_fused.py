@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from compare.cases import CASES, Case, Network
-from compare.data import Table
-from compare.harness import run
+from compare.training.data import Table
+from compare.training.harness import run
 from manual.fused import Fused, step
 from manual.three_layer import step as listing
 

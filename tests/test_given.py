@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from compare.cases import CASES, Case, Network
-from compare.data import Table
-from compare.given import Given, draw, first_weights
-from compare.harness import run
+from compare.training.data import Table
+from compare.training.given import Given, draw, first_weights
+from compare.training.harness import run
 from manual.batch_norm import normalise
 
 

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare.batch import plan
 from compare.cases import CASES, Case, Network
-from compare.chunk import Chunk
 from compare.errors import BadInput
-from compare.given import DTYPES
-from compare.harness import Run, run
-from compare.judge import share_of_rounding
-from compare.sides import by_hand
+from compare.proof.judge import share_of_rounding
+from compare.training.batch import plan
+from compare.training.chunk import Chunk
+from compare.training.given import DTYPES
+from compare.training.harness import Run, run
+from compare.training.sides import by_hand
 from tests.conftest import Plant, one_ulp, planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -116,7 +116,7 @@ def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
     cpu = torch.device("cpu")
     found = plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu)
     assert not found.together
-    monkeypatch.setattr("compare.batch.OWN_LOOP", 10_000)
+    monkeypatch.setattr("compare.training.batch.OWN_LOOP", 10_000)
     batch = Run(case, steps=40)
     assert batch.together
     report = batch.train()
@@ -413,7 +413,7 @@ def test_a_population_in_parts_is_the_whole_population(
     """As many networks at a time as the memory for a chunk allows, and the same report."""
     whole = Run(CASES[name], steps=40, population=7)
     assert len(whole.parts) == 1
-    monkeypatch.setattr("compare.batch.GRAIN", 64)  # values of one quantity
+    monkeypatch.setattr("compare.training.batch.GRAIN", 64)  # values of one quantity
     parted = Run(CASES[name], steps=40, population=7)
     assert len(parted.parts) > 1
     chunks: list[Chunk] = []
@@ -426,7 +426,7 @@ def test_a_population_in_parts_is_the_whole_population(
 
 
 def test_one_ulp_in_the_last_part_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compare.batch.GRAIN", 64)
+    monkeypatch.setattr("compare.training.batch.GRAIN", 64)
     # parts of 4 and 3 networks take step after step in turn: the second one's step 6
     step = planted(THREE_LAYER, one_ulp("l1_delta", 2, 1, 1), at=13)
     training = Run(THREE_LAYER, steps=20, population=7, seed=5, step=step)
@@ -443,7 +443,7 @@ def test_the_way_of_large_networks_finds_the_same(
 ) -> None:
     """Autograd takes the weights over, nothing is lifted: the same bits, counts and places."""
     plain = run(CASES[name], steps=12, lift="none", plain=True)
-    monkeypatch.setattr("compare.batch.GRAIN", 1)
+    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
     monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
     large = Run(CASES[name], steps=12)
     assert large.heavy
@@ -456,7 +456,7 @@ def test_the_way_of_large_networks_finds_the_same(
 def test_one_ulp_on_the_way_of_large_networks_is_found(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("compare.batch.GRAIN", 1)
+    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
     monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
     hand, calls = by_hand(THREE_LAYER), itertools.count()
 

@@ -13,7 +13,7 @@ import compare
 from compare.cases import CASES
 from compare.cli import main
 from compare.errors import BadInput
-from compare.harness import run
+from compare.training.harness import run
 
 
 def _train(log_dir: Path, *words: str) -> None:

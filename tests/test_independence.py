@@ -89,26 +89,57 @@ def test_the_reader_catches(source: str, caught: bool) -> None:
     assert bool(forbidden(source)) == caught
 
 
+def module(path: Path) -> str:
+    """Return the dotted name of a module inside compare/."""
+    return ".".join(path.relative_to(ROOT / "compare").with_suffix("").parts)
+
+
+FILES = {module(path): path.read_text() for path in sources("compare")}
+
+
 def modules_used(source: str) -> set[str]:
     """Return the modules of compare/ that `source` imports, however it spells it."""
-    used = {name.split(".")[1] for name in imports(source) if name.startswith("compare.")}
-    return used - {"__version__"}
+    parts = [name.split(".")[1:] for name in imports(source) if name.startswith("compare.")]
+    return {".".join(part[:k]) for part in parts for k in (1, 2)} & FILES.keys()
 
 
-def test_imports_inside_compare_run_one_way() -> None:
-    """From the command line down to the bits, never in a circle."""
-    files = {path.stem: path.read_text() for path in sources("compare")}
-    above = {name: modules_used(text) & set(files) for name, text in files.items()}
-    above["__init__"] = set()  # hands names on, when they are first used
-    assert above["bits"] == set()
+def assert_one_way(above: dict[str, set[str]]) -> None:
+    """Assert that nothing stands above itself."""
     while leaves := [name for name, used in above.items() if not used & set(above)]:
         for name in leaves:
             del above[name]
     assert not above  # what is left imports each other in a circle
 
 
+def test_imports_inside_compare_run_one_way() -> None:
+    """From the command line down to the bits, never in a circle."""
+    above = {name: modules_used(text) for name, text in FILES.items()}
+    above["__init__"] = set()  # hands names on, when they are first used
+    assert above["proof.bits"] == set()
+    assert_one_way(above)
+
+
+def test_imports_between_the_folders_run_one_way() -> None:
+    """What proves knows nothing of what is proved; a run knows nothing of who looks at it."""
+    above: dict[str, set[str]] = {}
+    for name, text in FILES.items():
+        folder, _, _ = name.rpartition(".")
+        if folder:
+            used = {other.rpartition(".")[0] for other in modules_used(text)}
+            above.setdefault(folder, set()).update(used - {folder, ""})
+    assert (above["proof"], above["diagnosis"]) == (set(), {"proof"})
+    assert_one_way(above)
+
+
 @pytest.mark.parametrize(
-    "source", ["from compare import cli", "import compare.cli", "from compare.cli import main"]
+    ("source", "used"),
+    [
+        ("from compare import cli", "cli"),
+        ("import compare.cli", "cli"),
+        ("from compare.cli import main", "cli"),
+        ("from compare.proof import bits", "proof.bits"),
+        ("from compare.proof.bits import ulps", "proof.bits"),
+    ],
 )
-def test_the_module_reader_catches(source: str) -> None:
-    assert modules_used(source) == {"cli"}
+def test_the_module_reader_catches(source: str, used: str) -> None:
+    assert modules_used(source) == {used}

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from compare import kernels
-from compare.bounds import _KERNELS, ERF_FLOAT32
+from compare.proof import kernels
+from compare.proof.bounds import _KERNELS, ERF_FLOAT32
 
 DTYPES = [torch.float64, torch.float32]  # of half precision only a few: it has its own points
 EACH = [(name, dtype) for name in _KERNELS for dtype in DTYPES]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from compare.cases import expected
 from compare.errors import BadInput
-from compare.finding import BLANK, RIGHT, STOPS, WRONG
-from compare.given import draw
-from compare.levels import LEVELS, Level, find, new, said_by
-from compare.trial import look_at
+from compare.practice.finding import BLANK, RIGHT, STOPS, WRONG
+from compare.practice.levels import LEVELS, Level, find, new, said_by
+from compare.practice.trial import look_at
+from compare.training.given import draw
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
 FIRST = ("two_layer", "three_layer")

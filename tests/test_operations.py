@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.balls import Balls
-from compare.lift import Missing, lift
-from compare.operations import JOINS, MADE, MOVES, ROWS
-from compare.program import Program, trace
+from compare.proof.balls import Balls
+from compare.proof.lift import Missing, lift
+from compare.proof.operations import JOINS, MADE, MOVES, ROWS
+from compare.proof.program import Program, trace
 from tests.lifted import DTYPES, Ways, in_dtype, named, operations, says_dtype, three_ways
 from tests.operation_cases import CALLS, Call
 
@@ -83,7 +83,7 @@ def test_an_operation_outside_the_table_is_named() -> None:
         missing = outputs[name].numbers
         assert isinstance(missing, Missing)
         assert "special_bessel_j0" in str(missing)
-        assert "compare/operations.py" in str(missing)
+        assert "compare/proof/operations.py" in str(missing)
     assert not isinstance(outputs["beside"].numbers, Missing)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.bits import compare_bits
+from compare.proof.bits import compare_bits
 from manual.optimizers import MOMENTS, adam, sgd
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -10,7 +10,7 @@ import pytest
 
 from compare.cases import CASES, Network
 from compare.cli import main
-from compare.harness import Run
+from compare.training.harness import Run
 
 ROWS = "a,b,kind\n" + "".join(
     f"{k},{k * k % 7},{'high' if (k * 7 + 3) % 10 > 4 else 'low'}\n" for k in range(30)

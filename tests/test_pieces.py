@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.bits import compare_bits
 from compare.checking import check
+from compare.proof.bits import compare_bits
 from manual.activations import ACTIVATIONS
 from manual.batch_norm import normalise, normalise_as_learned, normalise_back, running
 from manual.delta_trimming import trim

@@ -16,12 +16,12 @@ import compare
 from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
-from compare.formulas import Formulas
-from compare.mutants import of_subject
-from compare.mutate import evaluate, mutants
-from compare.powered import CHECKS, Power
-from compare.rivals import Rivals
-from compare.subjects import OfCase, OfCheck
+from compare.mutants.formulas import Formulas
+from compare.mutants.mutants import of_subject
+from compare.mutants.mutate import evaluate, mutants
+from compare.mutants.powered import CHECKS, Power
+from compare.mutants.rivals import Rivals
+from compare.mutants.subjects import OfCase, OfCheck
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
@@ -252,7 +252,7 @@ def _all_by_check(subject: OfCheck | OfCase, patch: pytest.MonkeyPatch) -> tuple
     """Return what mutants show by the short way, and by a whole check of each."""
     short = of_subject(subject, alone=True)
     with patch.context() as whole:
-        whole.setattr("compare.formulas.Formulas.same", lambda *_: (None, None))
+        whole.setattr("compare.mutants.formulas.Formulas.same", lambda *_: (None, None))
         full = of_subject(subject, alone=True)
     told = [found.to_dict() | {"seconds": 0, "total_seconds": 0} for found in (short, full)]
     return told[0], told[1]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from compare.cli import main
-from compare.finding import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Finding
-from compare.levels import LEVELS
-from compare.trial import look_at
+from compare.practice.finding import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Finding
+from compare.practice.levels import LEVELS
+from compare.practice.trial import look_at
 
 ROOT = Path(__file__).parent.parent
 L1_ERROR, L1_DELTA = "l1_error = y - l1", "l1_delta = l1_error * (1 - l1) * l1"

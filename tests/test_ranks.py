@@ -18,13 +18,13 @@ import torch
 from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
-from compare.given import draw
-from compare.harness import Run, run
-from compare.one_process import OneProcess
-from compare.ranks import ALONE, Ranks
-from compare.sharing import agree, check_shares, merged_reports
-from compare.sides import by_hand
-from compare.watchman import Watchman, _born
+from compare.training.given import draw
+from compare.training.harness import Run, run
+from compare.training.one_process import OneProcess
+from compare.training.ranks import ALONE, Ranks
+from compare.training.sharing import agree, check_shares, merged_reports
+from compare.training.sides import by_hand
+from compare.training.watchman import Watchman, _born
 from tests.conftest import Started, one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -145,7 +145,7 @@ def test_torchrun_ends_and_names_a_rank_that_goes_missing(
 @pytest.mark.slow
 def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
     """By its beat alone: its process is not looked for where it is not."""
-    beat = {"compare.watchman._BEAT": 8.0}  # later than the broken connection is seen
+    beat = {"compare.training.watchman._BEAT": 8.0}  # later than the broken connection is seen
     started = time.monotonic()
     words = f"{NETWORK} --lift none --steps 40"
     codes, out, err = ranks(2, words, ("die", 1, 20), apart=True, patches=beat)
@@ -263,7 +263,7 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
         store.set(f"{what}/1", value)
     watchman = Watchman(Ranks(0, 2), store)
     watchman.stop()
-    monkeypatch.setattr("compare.watchman._BEAT", 0.2)
+    monkeypatch.setattr("compare.training.watchman._BEAT", 0.2)
     for beat in "123":
         store.set("beat/1", beat)
         time.sleep(0.15)
@@ -276,8 +276,8 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where to ask never ends; of other machines nothing is known then."""
-    monkeypatch.setattr("compare.watchman._BEAT", 1.5)
-    monkeypatch.setattr("compare.watchman._GRACE", 0.1)
+    monkeypatch.setattr("compare.training.watchman._BEAT", 1.5)
+    monkeypatch.setattr("compare.training.watchman._GRACE", 0.1)
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     for rank in (0, 2):
         store.set(f"place/{rank}", "1 0 elsewhere")

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from compare import sealed
+from compare.training import sealed
 from tests.conftest import Started
 from tests.resumed import told
 
-OFTEN = {"compare.batch.STEPS": 3, "compare.checkpoint.EVERY": 0, "compare.checkpoint.SHARE": 1e9}
+OFTEN = {
+    "compare.training.batch.STEPS": 3,
+    "compare.training.checkpoint.EVERY": 0,
+    "compare.training.checkpoint.SHARE": 1e9,
+}
 SHARED = "run digits --sizes 64,7,10 --momentum 0.9 --dropout 0.2 --steps 12 --lift none --quiet"
 SPLIT = "run three_layer_blog_grouping --population 3 --steps 24 --lift none --quiet"
 NETWORK = "run network --sizes 3,5,1 --batch-size 2 --steps 15"
@@ -123,7 +127,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path) -> None:
     """However short the run; what is printed goes on with as many."""
-    rare = {"compare.batch.STEPS": 3}
+    rare = {"compare.training.batch.STEPS": 3}
     ranks(2, f"{QUICK} --log-dir whole", patches=rare)
     codes, out, err = ranks(2, QUICK, ("interrupt", rank, 4), patches=rare)
     assert codes == [130, 130], out + err

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
-from compare.program import Opaque, line_of, trace
-from compare.recorder import FloatRead, Recorder
+from compare.proof.program import Opaque, line_of, trace
+from compare.proof.recorder import FloatRead, Recorder
 
 X = torch.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=torch.float64)
 

@@ -20,10 +20,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from compare.board import RunFolder
+from compare.board.board import RunFolder
 from compare.cases import CASES
 from compare.cli import main
-from compare.harness import Run
+from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 
 import manual
 from compare.cases import Case, Network
-from compare.harness import run
+from compare.training.harness import run
 
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))
 Y = ((0.0, 1.0), (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0))

@@ -1,0 +1,1 @@
+"""Our steps beside those of others, timed in turn; each claim beside its figure."""

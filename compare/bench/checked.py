@@ -1,0 +1,51 @@
+"""A checked step as `bench` times it: within a whole run, or alone."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from compare.bench.timing import Take
+from compare.cases import Case
+from compare.report import Report
+from compare.training.chunk import Chunk
+from compare.training.harness import Run
+
+
+def checked_run(case: Case, steps: int, **settings: Any) -> Callable[[], Report]:
+    """Return what trains a run that is ready to, and insists on the verdict promised."""
+    run = Run(case, steps=steps, **settings)
+
+    def train() -> Report:
+        report = run.train()
+        if not report.interrupted and not report.meets(case.demand):
+            raise AssertionError(str(report))
+        return report
+
+    return train
+
+
+def checked(case: Case, **settings: Any) -> Take:
+    """Return what takes so many checked steps: a whole run, from its drawing to its proofs."""
+
+    def take(steps: int) -> None:
+        checked_run(case, steps, **settings)()
+
+    return take
+
+
+def checked_steps(case: Case, **settings: Any) -> Take:
+    """Return what takes so many checked steps after a first one, and gives their time alone."""
+
+    def take(steps: int) -> float:
+        marks: list[tuple[float, int]] = []
+
+        def mark(chunk: Chunk) -> None:
+            marks.append((perf_counter(), chunk.start + chunk.steps))
+
+        report = Run(case, steps=steps + 1, **settings).train([mark])
+        if report.interrupted:
+            return float("nan")
+        (started, first), (ended, last) = marks[0], marks[-1]
+        return (ended - started) / (last - first) * steps
+
+    return take

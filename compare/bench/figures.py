@@ -1,0 +1,105 @@
+"""What `bench` says of what it timed: plain values for JSON, and tables."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table as Lines
+
+from compare.bench.claims import PRODUCTS, Claim, Group
+from compare.bench.growth import Growth, describe
+from compare.bench.timing import Times, spread
+
+MARK = "<"  # of a peer that is faster than ours
+
+
+def summary(group: Group, times: Times) -> dict[str, Any]:
+    """Return a group's figures and claims as plain values."""
+    rows: list[dict[str, Any]] = []
+    for label, figures in times.figures.items():
+        ratios = times.ratios(label, (group.base,))
+        row = {"label": label, "ours": label in group.ours, **asdict(spread(figures))}
+        row["ratio"] = asdict(spread(ratios)) if ratios else None
+        peer = not row["ours"] and label != PRODUCTS  # which are a part of ours
+        row["faster_than"] = _beaten(group, times, label) if peer else []
+        rows.append(row)
+    return {
+        "name": group.name,
+        "title": group.title,
+        "unit": group.unit,
+        "scale": group.scale,
+        "base": group.base,
+        "rounds": max(map(len, times.figures.values()), default=0),
+        "rows": rows,
+        "not_here": times.not_here,
+        "claims": [_judged(claim, times) for claim in group.claims],
+    }
+
+
+def _beaten(group: Group, times: Times, label: str) -> list[str]:
+    """Return which of ours a peer is faster than, by the median of the rounds' ratios."""
+    ratios = {mine: times.ratios(label, (mine,)) for mine in group.ours}
+    return [mine for mine, found in ratios.items() if found and spread(found).median < 1]
+
+
+def _judged(claim: Claim, times: Times) -> dict[str, Any]:
+    """Return a claim beside what was measured, None where nothing was."""
+    figures = times.ratios(claim.what, claim.over)
+    found = spread(figures) if figures else None
+    return {
+        "what": claim.what,
+        "over": list(claim.over),
+        "at_least": claim.at_least,
+        "limit": claim.limit,
+        "aim": claim.aim,
+        "measured": asdict(found) if found else None,
+        "holds": claim.holds(found.median) if found else None,
+    }
+
+
+def table(group: dict[str, Any]) -> Lines:
+    """Return a group as lines: a row for each work, and one for each claim on several of them."""
+    lines = Lines(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    lines.title = f"{group['name']}: {group['title']}"
+    for heading in ("", group["unit"], "ratio", "least", "most", ""):
+        lines.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+    alone = {claim["what"]: claim for claim in group["claims"] if claim["over"] == [group["base"]]}
+    for row in group["rows"]:
+        note = [_said(alone[row["label"]])] if row["label"] in alone else []
+        note += [f"{MARK} faster than {', '.join(row['faster_than'])}"] * bool(row["faster_than"])
+        figure = f"{row['median'] * group['scale']:.4g}"
+        lines.add_row(row["label"], figure, *_spread(row["ratio"]), ", ".join(note))
+    for label, why in group["not_here"].items():
+        lines.add_row(label, "", "", "", "", f"not here: {why}")
+    for claim in group["claims"]:
+        if claim not in alone.values() or not claim["measured"]:
+            over = f"\n  / ({' + '.join(claim['over'])})" if claim["over"] else ""
+            lines.add_row(claim["what"] + over, "", *_spread(claim["measured"]), _said(claim))
+    lines.caption = f"rounds: {group['rounds']}; ratios are to {group['base']} in the same round"
+    lines.caption_justify = "left"
+    return lines
+
+
+def _said(claim: dict[str, Any]) -> str:
+    """Return whether a claim holds, and its limit."""
+    limit = f"{'at least' if claim['at_least'] else 'at most'} {claim['limit']:g}"
+    aim = f", aim {claim['aim']:g}" if claim["aim"] else ""
+    said = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
+    return f"{said}: {limit}{aim}"
+
+
+def _spread(found: dict[str, float] | None) -> list[str]:
+    return [f"{value:.3g}" for value in found.values()] if found else ["", "", ""]
+
+
+def growth_table(grown: list[Growth]) -> Lines:
+    """Return a line for each growth."""
+    lines = Lines(box=None, pad_edge=False, header_style="bold")
+    lines.add_column("growth")
+    lines.add_column("milliseconds at each size")
+    for heading in ("slope", "at the end"):
+        lines.add_column(heading, justify="right", no_wrap=True)
+    for each in grown:
+        pairs = zip(each.sizes, each.seconds, strict=True)
+        sizes = "  ".join(f"{size}: {seconds * 1e3:.3g}" for size, seconds in pairs)
+        lines.add_row(describe(each), sizes, f"{each.slope:.2f}", f"{each.last:.2f}")
+    return lines

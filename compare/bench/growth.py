@@ -1,0 +1,128 @@
+"""How the time of a checked step grows: with width, depth, batch, steps and population.
+
+A slope of 1 in log-log is linear growth. The slope over all sizes mixes the part where Python's
+share rules with that where the arithmetic does; so the one between the two largest stands beside.
+"""
+
+import io
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from compare.bench.checked import checked, checked_run
+from compare.bench.claims import GROWTHS
+from compare.bench.problems import random_case
+from compare.bench.timing import Take, Times, Work
+from compare.cases import CASES
+from compare.errors import BadInput
+from compare.files import save
+
+SIZES = {
+    "width": (32, 64, 128, 256, 512),
+    "depth": (2, 4, 8, 16, 32),
+    "batch": (16, 64, 256, 1024, 4096),
+    "steps": (250, 500, 1000, 2000, 4000),
+    "population": (1, 4, 16, 64, 256, 1024),
+}
+SMALL = {
+    "width": (2, 3, 4, 6), "depth": (1, 2, 3, 4), "batch": (2, 3, 4, 6), "steps": (1, 2, 3, 4),
+    "population": (1, 2, 3, 4),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The seconds at each size, the slope over all of them, and that of the two largest."""
+
+    name: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def slope(self) -> float:
+        """The least-squares slope of log(seconds) over log(size)."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.seconds), 1)[0])
+
+    @property
+    def last(self) -> float:
+        """The slope between the two largest sizes."""
+        (one, other), (before, after) = self.sizes[-2:], self.seconds[-2:]
+        return math.log(after / before) / math.log(other / one)
+
+
+def works(name: str, *, small: bool = False) -> list[Work]:
+    """Return a work for each size."""
+    sizes = (SMALL if small else SIZES)[name]
+    return [Work(str(size), partial(_TAKES[name], size), _STEPS[name]) for size in sizes]
+
+
+def grown(name: str, times: Times) -> Growth:
+    """Return the growth that was measured: the median of each size."""
+    found = {int(size): statistics.median(seconds) for size, seconds in times.figures.items()}
+    return Growth(name, tuple(found), tuple(found.values()))
+
+
+def _steps_alone(sizes: tuple[int, ...], rows: int, dtype: str) -> Take:
+    """Return what takes checked steps; the proofs of a run stay out, they do not grow with it."""
+    case = random_case(sizes, rows)
+    return lambda steps: checked_run(case, steps, dtype=dtype, lift="none")().seconds
+
+
+def _population(size: int) -> Take:
+    case = CASES["three_layer"]
+    return lambda steps: checked_run(case, steps, population=size, lift="none")().seconds
+
+
+def _whole(size: int) -> Take:
+    take = checked(CASES["three_layer"])
+    return lambda _: take(size)
+
+
+_TAKES: dict[str, Callable[[int], Take]] = {
+    "width": lambda size: _steps_alone((size, size, size), 32, "float32"),
+    "depth": lambda size: _steps_alone((8,) * (size + 1), 4, "float64"),
+    "batch": lambda size: _steps_alone((64, 64, 10), size, "float32"),
+    "steps": _whole,
+    "population": _population,
+}
+_STEPS = {"width": 32, "depth": 128, "batch": 32, "steps": 1, "population": 64}
+
+
+def check_plot(name: str) -> None:
+    """Raise BadInput, before anything is timed, for a plot that could not be drawn."""
+    if not name.endswith(".png"):
+        raise BadInput(f"--plot {name}: name a file that ends in .png")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise BadInput("--plot needs matplotlib: pip install matplotlib, or leave it out") from None
+
+
+def plot(found: list[Growth], path: Path) -> None:
+    """Draw each growth in log-log, with the line of its slope."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(found), 3.6), layout="constrained")
+    for axes, growth in zip(np.ravel(figure.subplots(1, len(found))), found, strict=True):
+        fit = np.polyfit(np.log(growth.sizes), np.log(growth.seconds), 1)
+        axes.loglog(growth.sizes, np.exp(np.polyval(fit, np.log(growth.sizes))), "--", c="0.6")
+        axes.loglog(growth.sizes, growth.seconds, "o-")
+        axes.set_xticks(growth.sizes, map(str, growth.sizes))
+        axes.minorticks_off()
+        axes.set_title(f"slope {growth.slope:.2f}, at the end {growth.last:.2f}", fontsize=10)
+        axes.set_xlabel(growth.name)
+        axes.set_ylabel("seconds of a run" if growth.name == "steps" else "seconds a checked step")
+        axes.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    save(path, file.getvalue())
+
+
+def describe(growth: Growth) -> str:
+    """Return what grew, in words."""
+    return GROWTHS[growth.name]

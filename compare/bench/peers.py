@@ -1,0 +1,127 @@
+"""A training step by hand, by hand and fused, and as any PyTorch user would write it.
+
+Each is made from a `Problem` before any timing, takes steps one after the other, and can say what
+its weights have become.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compare.bench.problems import Problem
+from compare.training.sides import Named, by_hand
+from manual.fused import Fused as FusedStep
+
+_ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "identity": nn.Identity}
+
+
+class ByHand:
+    """The case's own step in manual/; any network."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.step = by_hand(problem.case)
+        self.state = problem.state
+        self.batches = itertools.cycle(problem.batches)
+
+    def take(self, steps: int) -> None:
+        """Take so many steps."""
+        state = self.state
+        with torch.inference_mode():
+            for batch in itertools.islice(self.batches, steps):
+                values = self.step(**batch, **state)
+                state = {name: values[name] for name in state}
+                del values  # no step needs memory for two
+        self.state = state
+
+    def weights(self) -> Named:
+        """Return what has been learned."""
+        return {name: v for name, v in self.state.items() if "momentum" not in name}
+
+
+class Fused:
+    """manual.fused, with memory of its own that is made once."""
+
+    def __init__(self, problem: Problem) -> None:
+        network = problem.case.network
+        with torch.inference_mode():
+            given = {n: v.clone() for n, v in (problem.batches[0] | problem.state).items()}
+            self.fused = FusedStep(**given, sizes=network.sizes, alpha=network.alpha)
+
+    def take(self, steps: int) -> None:
+        """Take so many steps."""
+        step = self.fused.step
+        with torch.inference_mode():
+            for _ in range(steps):
+                step()
+
+    def weights(self) -> Named:
+        """Return what has been learned."""
+        return {"syn0": self.fused.syn0, "syn1": self.fused.syn1}
+
+
+class Products(Fused):
+    """Nothing but the five matrix products of a fused step, in its memory; it learns nothing."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        super().take(1)  # numbers to multiply
+        self.alpha = 1e-30  # the weights stay; with 0 a BLAS may leave the product out
+
+    def take(self, steps: int) -> None:
+        """Multiply for so many steps."""
+        f = self.fused
+        with torch.inference_mode():
+            for _ in range(steps):
+                f.product(f.l0, f.syn0, out=f.l1)
+                f.product(f.l1, f.syn1, out=f.l2)
+                f.product(f.l2_delta, f.syn1_T, out=f.l1_error)
+                f.add_product(f.syn0, f.l0_T, f.l1_delta, alpha=self.alpha)
+                f.add_product(f.syn1, f.l1_T, f.l2_delta, alpha=self.alpha)
+
+
+class Autograd:
+    """What any PyTorch user would write: nn.Sequential, a loss, backward(), torch.optim.SGD."""
+
+    def __init__(self, problem: Problem) -> None:
+        network, state = problem.case.network, problem.state
+        layers: list[nn.Module] = []
+        for n in range(len(network.sizes) - 1):
+            I, O = network.sizes[n : n + 2]
+            linear = nn.Linear(I, O, bias=network.bias, dtype=state["syn0"].dtype)
+            with torch.no_grad():
+                linear.weight.copy_(state[f"syn{n}"].mT)
+                if network.bias:
+                    linear.bias.copy_(state[f"bias{n}"].flatten())
+            last = n == len(network.sizes) - 2
+            layers += [linear, _ACTIVATIONS[network.output if last else network.activation]()]
+        self.network = nn.Sequential(*layers)
+        self.classes = network.loss == "cross_entropy"
+        self.batches = itertools.cycle(
+            [(b["X"], b["y"].argmax(-1) if self.classes else b["y"]) for b in problem.batches]
+        )
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=network.alpha, momentum=network.momentum
+        )
+
+    def loss(self, X: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        output = self.network(X)
+        return F.cross_entropy(output, y) if self.classes else ((y - output) ** 2).sum() / 2
+
+    def take(self, steps: int) -> None:
+        """Take so many steps."""
+        for X, y in itertools.islice(self.batches, steps):
+            self.optimizer.zero_grad()
+            self.loss(X, y).backward()
+            self.optimizer.step()
+
+    def weights(self) -> Named:
+        """Return what has been learned, as the blog lays it out."""
+        found: Named = {}
+        for n, linear in enumerate(m for m in self.network if isinstance(m, nn.Linear)):
+            found[f"syn{n}"] = linear.weight.detach().mT
+            if linear.bias is not None:
+                found[f"bias{n}"] = linear.bias.detach()[None]
+        return found

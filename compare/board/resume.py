@@ -1,0 +1,58 @@
+"""`python -m compare run --resume RUN`: take a run up where its last checkpoint left it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from compare import options
+from compare.board import history
+from compare.board.board import RunFolder
+from compare.errors import BadInput
+from compare.training import checkpoint
+from compare.training.checkpoint import Checkpoint
+from compare.training.harness import Run
+from compare.training.lock import Lock
+from compare.training.ranks import Ranks
+
+
+@contextmanager
+def taken_up(
+    log_dir: Path, name: str, words: dict[str, Any], ranks: Ranks
+) -> Iterator[tuple[Run, RunFolder | None]]:
+    """Yield the run called `name`, ready to go on, and on rank 0 its folder, held within.
+
+    `words` are what the command line asks for, None where it says nothing. Raises BadInput where
+    the run is finished, going on, asked for otherwise, or its checkpoint cannot be used; nothing
+    is then touched.
+    """
+    with ExitStack() as held:
+        each = None
+        if ranks.rank == 0:
+            path = history.find(log_dir, name).path
+            held.enter_context(closing(Lock(path)))
+            whole = _stopped(log_dir, name, words, ranks)
+            each = [whole.of(rank) for rank in range(ranks.count)]
+        stopped = ranks.from_first(each)
+        run = stopped.run(ranks)
+        ranks.gather(None)  # nothing is touched before all can go on
+        yield run, None if ranks.rank else RunFolder(path.parent, run, whole)
+
+
+def _stopped(log_dir: Path, name: str, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
+    """Return the checkpoint of a run that can be gone on with by these ranks."""
+    path, result = (found := history.find(log_dir, name)).path, found.result
+    if result is not None and not result.get("interrupted"):
+        raise BadInput(
+            f"run {path.name} is finished, {result.get('verdict')} after "
+            f"{result.get('steps'):,} steps: there is nothing to resume, run it anew"
+        )
+    stopped = checkpoint.load(path / checkpoint.NAME)
+    options.agree(words, stopped.case, stopped.asked)
+    if stopped.count != ranks.count:
+        how = f"torchrun --nproc-per-node {stopped.count} -m" if stopped.count > 1 else "python -m"
+        raise BadInput(
+            f"run {path.name}: ranks were {stopped.count} and are {ranks.count} here, and other "
+            f"bits come of it: {how} compare run --resume {path.name}, or run it anew"
+        )
+    return stopped

@@ -1,0 +1,64 @@
+"""`python -m compare board`: TensorBoard on the run folders, as they should be looked at."""
+
+import contextlib
+import io
+import logging
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from compare.errors import BadInput
+from compare.training.buckets import MOST
+
+HOST = "127.0.0.1"
+_PATIENCE = 60.0  # seconds until the server must have answered
+
+
+def serve(log_dir: Path, port: int, say: Callable[[str], None], stop: threading.Event) -> None:
+    """Serve `log_dir` until `stop` is set; say the address once it answers.
+
+    A port that is taken gives way to the next free one. Every bucket of a run is kept.
+    Raises BadInput where there is nothing to show, or no port.
+    """
+    if not any(log_dir.glob("*/*/events.out.tfevents.*")):
+        raise BadInput(
+            f"nothing in {log_dir} yet: python -m compare runs a case and leaves curves there"
+        )
+    try:
+        from tensorboard import program
+    except ImportError as error:
+        raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    for candidate in range(port, min(port + 100, 65536)):
+        board = program.TensorBoard()
+        board.configure(
+            logdir=str(log_dir), host=HOST, port=candidate,
+            samples_per_plugin={"scalars": MOST + 1, "images": 100, "text": 100},
+        )  # fmt: skip
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # a note on how it reads files
+                address = board.launch()
+        except program.TensorBoardPortInUseError:
+            continue
+        except program.TensorBoardServerException as error:
+            raise BadInput(f"port {candidate}: {error.msg}; give another --port") from error
+        _await(address)
+        say(f"TensorBoard on {log_dir}: {address}?smoothing=0   (Ctrl-C ends it)")
+        stop.wait()
+        return
+    raise BadInput(f"port {port}: taken, and so are the next ones; give another --port")
+
+
+def _await(address: str) -> None:
+    """Return once the server answers."""
+    with urllib.request.urlopen(address, timeout=_PATIENCE) as answer:
+        answer.read(1)
+
+
+def stop_at_signals(stop: threading.Event) -> None:
+    """Have Ctrl-C and a polite kill set `stop`."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())

@@ -1,0 +1,166 @@
+"""How to write a ROUNDING quantity so that it gets autograd's very bits: a search that tries it.
+
+Another way to write the quantity's operations is told only if it gave autograd's bits at every
+element of the inputs and of others beside them.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compare.diagnosis.edits import Way
+from compare.diagnosis.rewrite import writings
+from compare.diagnosis.samples import elsewhere
+from compare.diagnosis.vocabulary import names_by_hand
+from compare.diagnosis.wording import words
+from compare.diagnosis.writing import Writing
+from compare.proof.bits import as_integers
+from compare.proof.judge import Evidence
+from compare.proof.program import Program
+from compare.proof.verdict import ROUNDING, Diagnosis, Proof
+
+SECONDS = 0.5  # a search for one quantity goes no longer
+TOO_MANY = 200_000  # elements of the inputs, or on the way to a quantity
+ELEMENTS = 400  # of inputs, that are enough to try a writing on
+AGAIN = 3, 24  # other inputs: at least, and at most where there are few elements
+LONGEST = 160  # characters of a writing
+
+_Values = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What the by-hand operations read, and autograd's value, at one set of inputs."""
+
+    given: Mapping[str, Any]
+    manual: Mapping[str, Tensor]
+    autograd: Mapping[str, Tensor]
+
+
+def rewritten(
+    evidence: Evidence, proofs: Mapping[str, Proof], known: Collection[str] = ()
+) -> dict[str, Proof]:
+    """Return the proofs, those of ROUNDING quantities with what to write for autograd's bits.
+
+    Nothing is looked for of `known` ones.
+    """
+    found = dict(proofs)
+    asked = [n for n, p in proofs.items() if p.verdict == ROUNDING and n not in known]
+    size = sum(value.numel() for value in evidence.inputs.values())
+    if not asked or not isinstance(evidence.hand, Program) or size > TOO_MANY:
+        return found
+    given = {name: value for name, (value, _) in evidence.given.items()}
+    samples = [_Sample(given, evidence.manual, evidence.autograd), *_others(evidence)]
+    for name in asked:
+        try:
+            with torch.no_grad():
+                told = _search(evidence, name, samples)
+        except Exception as error:
+            told = Diagnosis.failed(error)
+        if told is not None:
+            found[name] = replace(proofs[name], diagnosis=told)
+    return found
+
+
+def _others(evidence: Evidence) -> Iterator[_Sample]:
+    """Yield both sides at other inputs."""
+    inputs = dict(evidence.inputs)
+    few = ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
+    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if evidence.again else 0):
+        inputs = {name: elsewhere(name, value) for name, value in inputs.items()}
+        with contextlib.suppress(Exception):  # the user's own code, at inputs not their own
+            assert evidence.again is not None
+            yield _Sample(*evidence.again(inputs))
+
+
+def _search(evidence: Evidence, name: str, samples: list[_Sample]) -> Diagnosis | None:
+    assert isinstance(evidence.hand, Program)
+    way = Way(evidence.hand, name)
+    count = sum(node.meta["val"].numel() for node in way.nodes if _is_tensor(node))
+    if count > TOO_MANY or not way.nodes or len(samples) < 2:
+        return None
+    until = time.process_time() + SECONDS
+    values: list[_Values] = []
+    for sample in samples:
+        read = _read(evidence.hand, way, sample)
+        if read is None:
+            return None
+        values.append(read)
+    found: list[Writing] = []
+    names, tried = names_by_hand(evidence), 0
+    for one in writings(way, names):
+        if time.process_time() > until:
+            break
+        tried += 1
+        if len(one.text) <= LONGEST and all(
+            _gives(one, v, s.autograd[name]) for v, s in zip(values, samples, strict=True)
+        ):
+            found.append(one)
+    lead = _first_name(words(way.end, names, inside=True))
+    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -one.grouped))
+    sizes = [sample.autograd[name].numel() for sample in samples]
+    same = (
+        f"(tried: {sizes[0]:,} of {sizes[0]:,} elements the same, and "
+        f"{sum(sizes[1:]):,} of {sum(sizes[1:]):,} at other inputs)"
+    )
+    told = [f"write {one.text}{', left to right' * one.grouped} {same}" for one in found[:1]]
+    return Diagnosis(tuple(told), f"{tried:,} ways to write it tried")
+
+
+def _first_name(text: str) -> str:
+    """Return the name that an expression begins with."""
+    name = re.search(r"[A-Za-z_]\w*", text)
+    return name.group() if name else ""
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def _read(program: Program, way: Way, sample: _Sample) -> _Values | None:
+    """Return the value of every node on the way, from the by-hand values above it."""
+    nodes = [node for node in program.graph.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(nodes, program.inputs, strict=True))
+    named = {node: name for name, node in program.outputs.items() if node is not way.end}
+    values: _Values = {}
+
+    def of(node: fx.Node) -> Any:
+        if node not in values:
+            if node in named:
+                like = node.meta["val"]
+                values[node] = sample.manual[named[node]].reshape(like.shape)
+            elif node in given:
+                values[node] = sample.given[given[node]]
+            elif node.op == "get_attr":
+                values[node] = getattr(program.graph, str(node.target))
+            else:
+                args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), of)
+                assert callable(node.target)
+                values[node] = node.target(*args, **kwargs)
+        return values[node]
+
+    try:
+        for node in way.nodes:
+            of(node)
+    except Exception:  # other shapes at other inputs
+        return None
+    return values
+
+
+def _gives(one: Writing, values: _Values, wanted: Tensor) -> bool:
+    """Whether a writing gives these bits."""
+    try:
+        found = one.run(values)
+    except Exception:  # shapes that do not fit
+        return False
+    if not isinstance(found, Tensor) or found.numel() != wanted.numel():
+        return False
+    if found.dtype != wanted.dtype:
+        return False
+    return torch.equal(as_integers(found.reshape(wanted.shape)), as_integers(wanted))

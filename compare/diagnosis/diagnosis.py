@@ -1,0 +1,136 @@
+"""What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
+
+What counts as found says `remake`. What is looked for is in `whole`, `slopes`, `operands`,
+`numbers`, and the tables of it in `remedies`.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+
+import flint
+import torch
+from torch import Tensor
+
+from compare.diagnosis import numbers, whole
+from compare.diagnosis.operands import operands
+from compare.diagnosis.remake import Late, Trial
+from compare.diagnosis.samples import samples
+from compare.diagnosis.slopes import other_slopes
+from compare.proof.balls import PRECISION
+from compare.proof.judge import Evidence
+from compare.proof.program import Program
+from compare.proof.source import shown
+from compare.proof.verdict import WRONG, Diagnosis, Proof
+
+SECONDS = 3.0  # a search goes no longer
+ALTOGETHER = 6.0  # nor do those of all quantities
+TOO_MANY = 200_000  # elements of both programs together
+MOST = 4  # candidates that are told
+NEAR = 0.8  # how much dearer than the cheapest one may be and still be told
+TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constant or other function"
+
+#: What is tried, the simplest first.
+_CANDIDATES: tuple[Callable[[Trial], None], ...] = (
+    whole.factor, whole.rows, whole.sums_of_others, whole.products, other_slopes, whole.terms,
+    operands, numbers.constants, numbers.functions,
+)  # fmt: skip
+
+
+def diagnose(
+    evidence: Evidence,
+    proofs: Mapping[str, Proof],
+    misshapen: Iterable[str] = (),
+    known: Collection[str] = (),
+) -> dict[str, Proof]:
+    """Return the proofs, those of WRONG quantities with their line and what would make them right.
+
+    `misshapen` quantities have no proof of their own, and get one that says only this; of `known`
+    ones nothing is looked for.
+    """
+    found = dict(proofs)
+    if not isinstance(evidence.hand, Program) or not isinstance(evidence.reference, Program):
+        return found
+    above = evidence.hand.ancestors()
+    wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
+    shapes = {name for name in misshapen if name in evidence.hand.outputs}
+    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
+    bad = {name: proofs[name] for name in wrong} | odd
+    for name in bad.keys() & evidence.hand.outputs.keys():
+        bad[name] = replace(bad[name], line=shown(evidence.hand.outputs[name]))
+    found |= {name: bad[name] for name in wrong}
+    asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
+    until = time.process_time() + ALTOGETHER
+    with torch.no_grad(), flint.ctx.workprec(PRECISION):
+        for name, proof in asked.items():
+            if name in evidence.reference.outputs and name not in known:
+                try:
+                    told = _search(evidence, name, wrong & above.get(name, set()), until)
+                except Exception as error:
+                    told = Diagnosis.failed(error)
+                if told is not None:
+                    found[name] = replace(proof, diagnosis=told)
+    return found
+
+
+def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Diagnosis | None:
+    if time.process_time() > until:
+        return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
+    assert isinstance(evidence.hand, Program)
+    assert isinstance(evidence.reference, Program)
+    count = sum(
+        value.numel()
+        for program in (evidence.hand, evidence.reference)
+        for node in program.graph.graph.nodes
+        if isinstance(value := node.meta.get("val"), Tensor)
+    )
+    if count > TOO_MANY:
+        return Diagnosis((), f"not looked for: {count:,} elements to lift, more than {TOO_MANY:,}")
+    both = samples(evidence, wrong)
+    end, target = evidence.hand.outputs[name], evidence.reference.outputs[name]
+    if not all(end in sample.hand and target in sample.reference for sample in both):
+        return None
+    trial = Trial(evidence, name, both, min(until, time.process_time() + SECONDS))
+    if trial.at_a_kink():
+        return None
+    note = f"tried: {TRIED}"
+    try:
+        _all(trial)
+    except Late:
+        note += "; stopped before everything was tried, as the time was up"
+    return Diagnosis(_told(trial.found), note)
+
+
+def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
+    """Return the simplest of what was found.
+
+    What holds of several activations' slopes alike says nothing of a slope, and a change of two
+    operations more than the simplest is a clumsy way to write it.
+    """
+    alike = Counter(_SLOPE.sub("", text) for text in {text for _, text in found})
+    best = sorted(found, key=lambda one: (one[0], _operations(one[1]), len(one[1])))
+    best = [(cost, text) for cost, text in best if alike[_SLOPE.sub("", text)] == 1] or best
+    told = [
+        text
+        for cost, text in best
+        if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
+    ]
+    return tuple(dict.fromkeys(told))[:MOST]
+
+
+_SLOPE = re.compile(r"the slope of \w+ at ")
+
+
+def _operations(text: str) -> int:
+    """Return how many operations a remedy has one write."""
+    return len(re.findall(r" [-+*/@] ", text.partition(" in place of ")[0]))
+
+
+def _all(trial: Trial) -> None:
+    if trial.mine[0].near.shape != trial.theirs[0].near.shape:
+        whole.shapes(trial)
+        return
+    for candidates in _CANDIDATES:
+        candidates(trial)

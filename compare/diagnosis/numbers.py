@@ -1,0 +1,58 @@
+"""Remedies inside the operations: another number where one is written, another function."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from compare.diagnosis import remedies
+from compare.diagnosis.edits import another
+from compare.diagnosis.remake import Trial
+from compare.diagnosis.remedies import FUNCTIONS
+from compare.diagnosis.wording import operation, short, words
+
+
+def constants(t: Trial) -> None:
+    """Try other numbers where one is written."""
+    sizes = {s for value in t.e.inputs.values() for s in value.shape if s > 1}
+    there = t.numbers_there()
+    written: dict[float, list[fx.Node]] = {}
+    for node in t.way.nodes:
+        if any(operation(source) == "arange" for source in node.all_input_nodes):
+            continue  # the places of a roll, not numbers
+        if operation(node) in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
+            for number in {a for a in node.args if isinstance(a, int | float)}:
+                written.setdefault(float(number), []).append(node)
+    for number, nodes in written.items():
+        groups = [[node] for node in nodes] + ([nodes] if len(nodes) > 1 else [])
+        for group in groups:
+            if t.whole and all(operation(node) in ("mul", "div") for node in group):
+                continue
+            where = short(words(group[0], t.names, inside=True))
+            where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
+            for other in remedies.constants(number, sorted(sizes), there):
+                told = f"with {other:.10g} in place of {number:.10g} {where}"
+                t.operations(2.5, told, {n: _written(n, number, other) for n in group})
+
+
+def functions(t: Trial) -> None:
+    """Try other elementwise functions where one is taken."""
+    for node in t.way.nodes:
+        if operation(node) in FUNCTIONS:
+            for name in FUNCTIONS:
+                if name != operation(node):
+                    target = getattr(torch.ops.aten, name).default
+                    text = short(words(node, t.names, inside=True))
+                    told = f"with {name} in place of {operation(node)} in {text}"
+                    t.operations(3, told, {node: another(node, target)})
+
+
+def _written(node: fx.Node, number: float, other: float) -> fx.Node:
+    """Return the node with another number written in it, a whole one where it was one."""
+
+    def swapped(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != number:
+            return value
+        return int(other) if isinstance(value, int) and other.is_integer() else other
+
+    return another(node, args=tuple(swapped(value) for value in node.args))

@@ -1,0 +1,211 @@
+"""Remedies inside the operations: what is read replaced, moved, summed, added to or scaled."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import flint
+from torch import Tensor, fx
+
+from compare.diagnosis.edits import Edit, elsewhere, moved
+from compare.diagnosis.remake import Trial
+from compare.diagnosis.remedies import SLOPES, USUAL, in_floats
+from compare.diagnosis.samples import Value
+from compare.diagnosis.sieve import alike, broadcasts, ratio
+from compare.diagnosis.vocabulary import Known
+from compare.diagnosis.wording import inner, operation, short, words
+
+_ROOTS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # where an eps is wont to be
+_MANY = 40  # values: of more only those with a name are tried as terms inside
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A value that is read on the way, and by whom: by all, or by one of several readers."""
+
+    node: fx.Node
+    values: tuple[Value, ...]
+    readers: list[fx.Node]
+    text: str
+    where: str  # " in ...", where only one of several readers is meant
+    part: float  # of the cost: less simple then
+
+
+def operands(t: Trial) -> None:
+    """Try another value, or the same one changed, in the place of each that is read."""
+    for node, readers in t.way.operands():
+        if not all(node in sample.hand for sample in t.both):
+            continue
+        values = tuple(sample.hand[node] for sample in t.both)
+        if not values[0].near.is_floating_point() or not values[0].near.numel():
+            continue
+        text = short(words(node, t.names))
+        _operand(t, _Read(node, values, readers, text, "", 0))
+        for reader in readers if len(readers) > 1 else ():
+            where = f" in {short(words(reader, t.names, inside=True))}"
+            _operand(t, _Read(node, values, [reader], text, where, 0.5))
+
+
+def _operand(t: Trial, read: _Read) -> None:
+    like = read.values[0].near
+    for known in t.known:
+        near = known.at[0].near
+        if near.shape == like.shape and not alike(near, like):
+            _swap(t, read, known)
+    for how, put in elsewhere(tuple(like.shape)):
+        new = tuple(moved(value, put) for value in read.values)
+        _instead(t, 3, read, f"{inner(read.text)}{how}", new)
+    for dim in range(like.ndim):
+        if like.shape[dim] > 1:
+            new = tuple(_summed(t, value, dim) for value in read.values)
+            _instead(t, 3, read, f"{inner(read.text)}.sum({dim - like.ndim}, keepdim=True)", new)
+    if any(operation(reader) in _ROOTS for reader in read.readers):
+        _eps(t, read)
+    if not t.whole and t.way.nodes and read.node is not t.way.end:
+        _terms(t, read)
+
+
+def _instead(t: Trial, cost: float, read: _Read, text: str, new: tuple[Value, ...]) -> bool:
+    told = f"with {text} in place of {read.text}{read.where}"
+    return t.edit(cost + read.part, told, read.node, new, read.readers)
+
+
+def _summed(t: Trial, value: Value, dim: int) -> Value:
+    floats = value.floats.sum(dim, keepdim=True).expand_as(value.floats)
+    return Value(floats, t.n.shaped(t.n.sum(value.balls, [dim], True), floats.shape))
+
+
+def _eps(t: Trial, read: _Read) -> None:
+    """Try an eps that was left out, before a root or a division."""
+    for eps in dict.fromkeys([*t.numbers_there(), *USUAL]):
+        if 0 < eps <= 1e-2:
+            new = tuple(
+                Value(value.floats + eps, value.balls + t.n.constant(eps, value.floats.dtype))
+                for value in read.values
+            )
+            told = f"with {eps:g} added to {read.text}{read.where}"
+            t.edit(3 + read.part, told, read.node, new, read.readers)
+
+
+# -- another value
+
+
+def _swap(t: Trial, read: _Read, known: Known) -> None:
+    """Try another value in the place of one that is read, if need be times a third."""
+    remark = t.before(read.values[0].near, known.at[0].near)
+    name, text = known.full, read.text
+    if text == f"{known.text} after its update":
+        name = f"{known.text} before its update"
+    elif known.text == f"{text} after its update":
+        text += " before its update"
+    told = f"with {name}{remark} in place of {text}{read.where}"
+    if t.edit(2 + known.rank + read.part, told, read.node, known.at, read.readers):
+        return
+    if known.rank > 1 or any(cost <= 2.2 for cost, _ in t.found):
+        return
+    edit = Edit(read.node, known.at, read.readers)
+    first, theirs = t.way.near(t.both[0].hand, edit, 0), t.theirs[0].near
+    if first is None or first.shape != theirs.shape or not first.any():
+        return
+    for third in t.known:
+        at = third.at[0].near
+        if third.rank <= 1 and broadcasts(at, theirs) and alike(first * at, theirs):
+            slope = _slope_told(t, read, known, first, remark)
+            cost = (2.3 if slope else 4) + (known.rank + third.rank + read.part) / 8
+            _swap_times(t, cost, f"{slope or told}, and times {inner(third.text)}", edit, third)
+
+
+def _swap_times(t: Trial, cost: float, told: str, edit: Edit, third: Known) -> None:
+    def near(k: int) -> Any:
+        found = t.way.near(t.both[k].hand, edit, k)
+        return None if found is None else found * third.at[k].near
+
+    def balls(k: int) -> Any:
+        found = t.way.balls(t.both[k].hand, edit, k, t.n)
+        return None if found is None else found * third.at[k].balls
+
+    t.attempt(cost, told, near, balls)
+
+
+def _slope_told(t: Trial, read: _Read, known: Known, now: Tensor, remark: str) -> str:
+    """Return the words for a swap that only takes an activation's slope elsewhere."""
+    was, mine = read.values[0].near, t.mine[0].near
+    if was.shape != mine.shape:
+        return ""
+    for slope in SLOPES:
+        old, new = (slope.formula(in_floats, x) for x in (was, known.at[0].near))
+        if slope.activation and old.any() and alike(mine * new, now * old):
+            there = f"in place of at {read.text}"
+            return f"with the slope of {slope.of} at {known.full}{remark} {there}"
+    return ""
+
+
+# -- terms and factors
+
+
+def _terms(t: Trial, read: _Read) -> None:
+    """Try a term beside a value that is read, and the value taken another number of times."""
+    like = read.values[0].near
+    twice = tuple(Value(2 * value.floats, 2 * value.balls) for value in read.values)
+    if (times := _times(t, read, twice)) is not None:
+        _scaled(t, read, times + 1)
+    for known in t.known:
+        near = known.at[0].near
+        if (known.rank == 1 and len(t.known) > _MANY) or not broadcasts(near, like):
+            continue
+        if not alike(near.expand_as(like), like):
+            more = _more(read, known, flint.arb(1))
+            if (times := _times(t, read, more)) is not None:
+                _added(t, read, known, times)
+
+
+def _more(read: _Read, known: Known, number: Any) -> tuple[Value, ...]:
+    times = float(number.mid())
+    return tuple(
+        Value(value.floats + times * term.floats, value.balls + term.balls * number)
+        for value, term in zip(read.values, known.at, strict=True)
+    )
+
+
+def _times(t: Trial, read: _Read, more: tuple[Value, ...]) -> float | None:
+    """Return how often a change is to be made, from what making it once does; None if never."""
+    t.in_time()
+    once = t.way.near(t.both[0].hand, Edit(read.node, more, read.readers), 0)
+    mine = t.mine[0].near
+    if once is None or once.shape != mine.shape:
+        return None
+    return ratio(once - mine, t.theirs[0].near - mine)
+
+
+def _scaled(t: Trial, read: _Read, times: float) -> None:
+    if abs(times) < 1e-9:
+        new = tuple(Value(0 * value.floats, value.balls * 0) for value in read.values)
+        told = f"without {read.text}{read.where}"
+        t.edit(3.5 + read.part, told, read.node, new, read.readers)
+    elif named := _nearest(t, times):
+        text, number = named
+        new = tuple(
+            Value(value.floats * float(number.mid()), value.balls * number) for value in read.values
+        )
+        _instead(t, 3.5, read, f"{text} * {inner(read.text)}", new)
+
+
+def _added(t: Trial, read: _Read, known: Known, times: float) -> None:
+    if named := _nearest(t, times):
+        text, number = named
+        term = {"1": f"+ {known.text}", "-1": f"- {inner(known.text)}"}.get(
+            text, f"+ {text} * {inner(known.text)}"
+        )
+        _instead(t, 4 + known.rank, read, f"{read.text} {term}", _more(read, known, number))
+
+
+def _nearest(t: Trial, number: float) -> tuple[str, Any] | None:
+    """Return the factor of the table that a float can be, without the remark on it."""
+    for text, ball in (("1", flint.arb(1)), *t.factors):
+        if abs(float(ball.mid()) - number) <= 1e-8 * abs(number):
+            return _REMARK.sub("", text), ball
+    return None
+
+
+# ", the other sign", " (0.3)", " (n = 6)", " (n/(n-1), n = 6)"
+_REMARK = re.compile(r"(, the other sign| \(([^ ()]+|((1/n|n/\(n-1\)|\(n-1\)/n), )?\w+ = \S+)\))$")

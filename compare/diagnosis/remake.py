@@ -1,0 +1,175 @@
+"""One WRONG quantity, and what counts as a remedy found.
+
+A change is found when with it the lifted by-hand value is the same real number as autograd's, at
+every element that is lifted, at the inputs and at others beside them.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from compare.diagnosis.edits import Edit, Way
+from compare.diagnosis.remedies import SLOPES, Slope, factors, in_floats
+from compare.diagnosis.samples import Sample, Value
+from compare.diagnosis.sieve import alike, broadcasts, is_mask, ratio
+from compare.diagnosis.vocabulary import Known, called, names_by_hand, vocabulary
+from compare.diagnosis.wording import operation
+from compare.proof.balls import Balls
+from compare.proof.judge import Evidence, same_numbers
+from compare.proof.program import Program
+
+Numbers = Callable[[int], Any]  # of a sample: a float64 tensor, or an array of balls
+
+
+class Late(Exception):
+    """The time is up."""
+
+
+class Trial:
+    """Tries candidates for one quantity, and keeps those that hold with their cost.
+
+    Of a candidate's cost the whole part says how far-fetched it is; 1 is a factor.
+    """
+
+    def __init__(
+        self, evidence: Evidence, name: str, both: tuple[Sample, ...], until: float
+    ) -> None:
+        assert isinstance(evidence.hand, Program)
+        assert isinstance(evidence.reference, Program)
+        self.e, self.name, self.both = evidence, name, both
+        self.until = until  # of the process's own time
+        self.n = Balls(evidence.entries)
+        self.way = Way(evidence.hand, name)
+        target = evidence.reference.outputs[name]
+        self.mine = [s.hand[self.way.end] for s in both]
+        self.theirs = [s.reference[target] for s in both]
+        below = self.way.below(), Way(evidence.reference, name).below()
+        self.known = [
+            known
+            for known in vocabulary(evidence, both, name, below)
+            if ratio(known.at[0].near, self.theirs[0].near) is None
+        ]
+        self.names = names_by_hand(evidence)
+        self.found: list[tuple[float, str]] = []
+        self.factors = list(self._factors())
+        self.whole = False  # whether a factor alone makes it right
+
+    def at_a_kink(self) -> bool:
+        """Whether the two agree beside these inputs: then there is nothing to put right."""
+        mine, theirs = self.mine[1], self.theirs[1]
+        if mine.near.shape != theirs.near.shape:
+            return False
+        return bool(same_numbers(mine.balls, theirs.balls, None).same)
+
+    def attempt(self, cost: float, text: str, nearly: Numbers, balls: Numbers) -> bool:
+        """Note a candidate if it holds; `nearly` gives it in float64 and sorts most out."""
+        self.in_time()
+        if not all(alike(nearly(k), self.theirs[k].near) for k in range(len(self.both))):
+            return False
+        if not all(self._same(balls(k), k) for k in range(len(self.both))):
+            return False
+        self.found.append((cost, text))
+        return True
+
+    def _same(self, numbers: Any, k: int) -> bool:
+        """Whether these are autograd's numbers by the judge's own word."""
+        theirs = self.theirs[k]
+        if numbers is None or tuple(np.shape(numbers)) != tuple(theirs.near.shape):
+            return False
+        size = theirs.near.abs().nan_to_num(0).max()
+        room = torch.full_like(theirs.near, float(size) * 2.0**-40)
+        sampled = self.e.entries is not None
+        return bool(same_numbers(numbers, theirs.balls, room, sampled=sampled).same)
+
+    def in_time(self) -> None:
+        """Raise Late when the time is up."""
+        if time.process_time() > self.until:
+            raise Late
+
+    def _factors(self) -> Iterable[tuple[str, Any]]:
+        known = dict(self.e.numbers)
+        shapes = [self.mine[0].near.shape, *(value.shape for value in self.e.inputs.values())]
+        return factors([tuple(shape) for shape in shapes], known)
+
+    def name_of(self, ratio: Any) -> tuple[str, Any] | None:
+        """Return the first factor of the table that a ball can be."""
+        return next(((text, ball) for text, ball in self.factors if ratio.overlaps(ball)), None)
+
+    def quotient(self, part: Any, whole: Any, like: Tensor) -> Any:
+        """Return the ball of whole / part where part is largest, None where it is 0."""
+        at = np.unravel_index(int(like.abs().nan_to_num(0).argmax()), like.shape)
+        below: Any = np.asarray(part, dtype=object)[at]
+        above: Any = np.asarray(whole, dtype=object)[at]
+        return above / below if below.is_finite() and not below.contains(0) else None
+
+    @property
+    def called(self) -> str:
+        """The quantity's name, told apart from an input's."""
+        return called(self.e, self.name)
+
+    def fitting(self) -> list[Known]:
+        """Return what has the quantity's own shape."""
+        shape = self.mine[0].near.shape
+        return [known for known in self.known if known.at[0].near.shape == shape]
+
+    @cached_property
+    def slopes(self) -> list[tuple[Known, Slope, list[Tensor]]]:
+        """Return every slope at every value of the quantity's shape, at each sample."""
+        found: list[tuple[Known, Slope, list[Tensor]]] = []
+        for known in self.fitting():
+            if is_mask(known.at[0].near):
+                continue
+            for slope in SLOPES:
+                self.in_time()
+                at = [slope.formula(in_floats, value.near) for value in known.at]
+                if all(bool(x.nan_to_num(1).isfinite().all()) for x in at):
+                    found.append((known, slope, at))
+        return found
+
+    def before(self, old: Tensor, new: Tensor) -> str:
+        """Return a remark where one value is the other before, or after, a mask."""
+        for late, early, word in ((old, new, "before"), (new, old, "after")):
+            for known in self.known:
+                mask = known.at[0].near
+                if is_mask(mask) and broadcasts(mask, early) and late.shape == early.shape:
+                    factor = ratio(early * mask, late)
+                    if factor is not None and not alike(early, late):
+                        return f" ({word} the mask, {known.text})"
+        return ""
+
+    # -- inside the operations
+
+    def edit(
+        self, cost: float, text: str, node: fx.Node, new: tuple[Value, ...], group: list[fx.Node]
+    ) -> bool:
+        """Try other values for some of those who read a node."""
+        return self._changed(cost, text, Edit(node, new, group))
+
+    def operations(self, cost: float, text: str, nodes: Mapping[fx.Node, fx.Node]) -> bool:
+        """Try other operations for some nodes."""
+        return self._changed(cost, text, Edit(operations=nodes))
+
+    def _changed(self, cost: float, text: str, edit: Edit) -> bool:
+        return self.attempt(
+            cost, text,
+            lambda k: self.way.near(self.both[k].hand, edit, k),
+            lambda k: self.way.balls(self.both[k].hand, edit, k, self.n),
+        )  # fmt: skip
+
+    def numbers_there(self) -> list[float]:
+        """Return the small numbers written in the reference."""
+        assert isinstance(self.e.reference, Program)
+        return sorted(
+            {
+                float(a)
+                for node in self.e.reference.graph.graph.nodes
+                if node.op == "call_function" and operation(node)
+                for a in node.args
+                if isinstance(a, float) and 0 < abs(a) < 100
+            }
+        )

@@ -1,0 +1,148 @@
+"""The values that a remedy may speak of, by name or by the expression behind them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from compare.diagnosis.samples import Nodes, Sample, Value
+from compare.diagnosis.wording import SAME, operation, words
+from compare.proof.balls import Balls
+from compare.proof.judge import Evidence
+from compare.proof.lift import cone
+from compare.proof.program import Program
+
+MOST = 80  # values
+_NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
+LONGEST = 72  # characters of an expression
+
+
+@dataclass(frozen=True)
+class Known:
+    """A value at each sample: its words, where it stands, and how far-fetched it is."""
+
+    text: str
+    at: tuple[Value, ...]
+    node: fx.Node | None  # of the by-hand program
+    rank: int  # 0 has a name, 1 is an expression by hand, 2 only on the autograd side
+    behind: str = ""  # the expression behind a name that the by-hand side does not have
+
+    @property
+    def full(self) -> str:
+        """The words, and what they are where the by-hand side has no such name."""
+        return f"{self.text} = {self.behind}" if self.behind else self.text
+
+
+def names_by_hand(evidence: Evidence) -> dict[fx.Node, str]:
+    """Return what the by-hand program's own values are called."""
+    assert isinstance(evidence.hand, Program)
+    return _names(evidence, evidence.hand)
+
+
+def names_of_reference(evidence: Evidence) -> dict[fx.Node, str]:
+    """Return what the reference's values are called, as the by-hand side would call them."""
+    assert isinstance(evidence.reference, Program)
+    return _names(evidence, evidence.reference)
+
+
+def _names(evidence: Evidence, program: Program) -> dict[fx.Node, str]:
+    values = {source: key for key, (_, source) in evidence.given.items() if source is not None}
+    found: dict[fx.Node, str] = {}
+    for name, node in program.outputs.items():
+        found.setdefault(node, values.get(name) or called(evidence, name))
+    nodes = (node for node in program.graph.graph.nodes if node.op == "placeholder")
+    return found | dict(zip(nodes, program.inputs, strict=True))
+
+
+def called(evidence: Evidence, name: str) -> str:
+    """Return what a quantity is called where its name may be an input's too."""
+    if name.startswith("the value of "):
+        return name.removeprefix("the value of ")
+    if evidence.gradients:
+        return name if name.split("[")[0] == "output" else f"d{name}"
+    return f"{name} after its update" if name in evidence.inputs else name
+
+
+def vocabulary(
+    evidence: Evidence, both: tuple[Sample, ...], name: str, below: tuple[set[fx.Node], ...]
+) -> list[Known]:
+    """Return every value that does not come from the quantity, each only once, simplest first.
+
+    `below` are the nodes of the by-hand program and of the reference that do come from it. Of the
+    reference only what leads to the quantity, or has a name, is of use.
+    """
+    assert isinstance(evidence.hand, Program)
+    assert isinstance(evidence.reference, Program)
+    own = names_by_hand(evidence)
+    theirs = names_of_reference(evidence)
+    above = cone(evidence.reference, [name], ())
+    away = {n for n in evidence.reference.graph.graph.nodes if n not in above and n not in theirs}
+    found = [
+        *_side(evidence.hand, [s.hand for s in both], own, below[0], own),
+        *_side(evidence.reference, [s.reference for s in both], theirs, below[1] | away, None),
+    ]
+    kept: dict[bytes, Known] = {}
+    for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
+        key = b"".join(_digits(value.near) for value in one.at)
+        if key not in kept:
+            kept[key] = one
+            continue
+        first = kept[key]
+        if first.node is None and one.node is not None:  # a name only autograd's side has
+            kept[key] = Known(first.text, first.at, one.node, first.rank, one.text)
+    return list(kept.values())[:MOST]
+
+
+def _side(
+    program: Program,
+    values: list[Nodes],
+    names: Mapping[fx.Node, str],
+    below: set[fx.Node],
+    own: Mapping[fx.Node, str] | None,
+) -> Iterator[Known]:
+    """Yield one program's values; `own` are the names of the by-hand program."""
+    for node in program.graph.graph.nodes:
+        passes = operation(node) in SAME and node not in names
+        if node in below or passes or not all(node in each for each in values):
+            continue
+        at = tuple(_as_floats(each[node]) for each in values)
+        if not all(_tells(value.near) for value in at) or _fixed(at):
+            continue
+        text = names.get(node) or words(node, names)
+        if node in names:
+            rank = 0
+        elif len(text) > LONGEST or _NAMELESS.search(text):
+            continue
+        else:
+            rank = 1 if own is not None else 2
+        yield Known(text, at, node if own is not None else None, rank)
+
+
+def _as_floats(value: Value) -> Value:
+    """Return a mask of booleans, or whole numbers, as numbers to reckon with."""
+    if value.floats.is_floating_point():
+        return value
+    floats = value.floats.double()
+    return Value(floats, Balls().exact(floats))
+
+
+def _tells(values: Tensor) -> bool:
+    """Whether these are numbers, of which not all are the same."""
+    if not values.is_floating_point() or not values.numel() or values.isnan().all():
+        return False
+    return values.numel() == 1 or bool((values != values.flatten()[0]).any())
+
+
+def _fixed(at: tuple[Value, ...]) -> bool:
+    """Whether it is one number, the same at each sample: a constant of the code."""
+    return at[0].near.numel() == 1 and len({float(value.near) for value in at}) == 1
+
+
+def _digits(values: Tensor) -> bytes:
+    """Return a key of the values to ten digits."""
+    flat = values.flatten()
+    fraction, exponent = torch.frexp(flat)
+    kept = torch.round(fraction * 2**34) + 0.0
+    return repr(tuple(values.shape)).encode() + kept.numpy().tobytes() + exponent.numpy().tobytes()

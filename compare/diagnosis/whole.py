@@ -1,0 +1,181 @@
+"""Remedies for a quantity as a whole: times, turned round, summed, with a slope or a term."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flint
+import numpy as np
+import torch
+from torch import Tensor
+
+from compare.diagnosis.edits import elsewhere
+from compare.diagnosis.remake import Numbers, Trial
+from compare.diagnosis.remedies import Slope, in_balls
+from compare.diagnosis.samples import Value, near
+from compare.diagnosis.sieve import alike, broadcasts, ratio
+from compare.diagnosis.vocabulary import Known
+from compare.diagnosis.wording import inner
+
+
+def factor(t: Trial) -> None:
+    """Try one number times all of it."""
+    mine, theirs = t.mine, t.theirs
+    if not mine[0].near.numel():
+        return
+    if all(not value.near.any() for value in theirs):
+        t.attempt(1, "as 0: autograd's is 0 everywhere",
+                  lambda k: 0 * mine[k].near, lambda k: mine[k].balls * 0)  # fmt: skip
+        return
+    ratios = [
+        t.quotient(one.balls, other.balls, one.near)
+        for one, other in zip(mine, theirs, strict=True)
+    ]
+    if any(r is None or r.contains(0) for r in ratios) or not ratios[0].overlaps(ratios[1]):
+        return
+    named = t.name_of(ratios[0])
+    if named is None and mine[0].near.numel() == 1:
+        return
+    text, ball = named or (f"{float(ratios[0].mid()):.15g}", ratios[0])
+    t.whole = t.attempt(
+        1 if named else 2, f"times {text}",
+        lambda k: mine[k].near * float(ball.mid()), lambda k: mine[k].balls * ball,
+    )  # fmt: skip
+
+
+def rows(t: Trial) -> None:
+    """Try its elements in other places."""
+    for text, put in elsewhere(tuple(t.mine[0].near.shape)):
+        told = "transposed" if text == ".mT" else f"with its elements moved, as {t.called}{text}"
+        _put(t, told, put)
+    if not t.found:
+        _other_rows(t)
+
+
+def _put(t: Trial, told: str, put: Callable[[Any], Any]) -> None:
+    t.attempt(1, told, lambda k: torch.tensor(put(t.mine[k].near.numpy()).copy()),
+              lambda k: put(t.mine[k].balls))  # fmt: skip
+
+
+def _other_rows(t: Trial) -> None:
+    """Look whether each row is right but stands elsewhere."""
+    mine, theirs = t.mine[0].near, t.theirs[0].near
+    for dim in range(mine.ndim):
+        own, wanted = (x.movedim(dim, 0).reshape(x.shape[dim], -1) for x in (mine, theirs))
+        if not 2 < len(own) <= 64 or not own.shape[1]:
+            continue
+        order = [next((j for j, r in enumerate(own) if alike(r, w)), None) for w in wanted]
+        if None in order or order == list(range(len(own))):
+            continue
+        told = f"with the values of other rows: {order} of dimension {dim - mine.ndim}"
+        _put(t, told, partial(np.take, indices=order, axis=dim))
+
+
+def shapes(t: Trial) -> None:
+    """Try shapes: the quantity turned round, or summed over what was broadcast."""
+    mine, theirs = t.mine[0].near, t.theirs[0].near
+    if mine.ndim >= 2 and mine.mT.shape == theirs.shape:
+        t.attempt(1, "transposed", lambda k: t.mine[k].near.mT,
+                  lambda k: np.swapaxes(t.mine[k].balls, -1, -2))  # fmt: skip
+    _sums(t, t.called, tuple(t.mine), 1)
+    if mine.numel() == theirs.numel():
+        shape = tuple(theirs.shape)
+        t.attempt(1, f"in the shape {shape}", lambda k: t.mine[k].near.reshape(shape),
+                  lambda k: np.reshape(t.mine[k].balls, shape))  # fmt: skip
+    if not t.found:
+        sums_of_others(t)
+
+
+def sums_of_others(t: Trial) -> None:
+    """Try sums of larger values: one that was left at a row, or over another dimension."""
+    if t.theirs[0].near.numel() > 1:
+        for known in t.known:
+            _sums(t, known.text, known.at, 2 + known.rank)
+
+
+def _sums(t: Trial, text: str, values: tuple[Value, ...], cost: float) -> None:
+    """Try one value's sums over some of its dimensions."""
+    have, want = values[0].near, t.theirs[0].near
+    if have.numel() <= want.numel() or have.ndim > 4:
+        return
+    shape = tuple(want.shape)
+    for chosen in range(1, 2**have.ndim):
+        dims = [d for d in range(have.ndim) if chosen >> d & 1 and have.shape[d] > 1]
+        left = [s for d, s in enumerate(have.shape) if d not in dims and s > 1]
+        if not dims or left != [s for s in shape if s > 1]:
+            continue
+        over = ", ".join(str(d - have.ndim if have.ndim > 2 else d) for d in dims)
+        over = f"({over})" if len(dims) > 1 else over
+        whole = text if text.replace("_", "").isalnum() else f"({text})"
+        told = f"as {whole}.sum({over}): a sum over what was broadcast"
+        _sum(t, cost, told, values, dims)
+
+
+def _sum(t: Trial, cost: float, told: str, values: tuple[Value, ...], dims: list[int]) -> None:
+    shape = tuple(t.theirs[0].near.shape)
+    t.attempt(cost, told, lambda k: values[k].near.sum(dims).reshape(shape),
+              lambda k: t.n.sum(values[k].balls, dims, False).reshape(shape))  # fmt: skip
+
+
+def products(t: Trial) -> None:
+    """Try a factor that is missing, or too much: a slope, a mask, any value."""
+    for known, slope, at in t.slopes:
+        text = slope.text.format(l=inner(known.text))
+        told = f"{text}, the slope of {slope.of} at {known.full}"
+        _multiplied(t, 2 + known.rank + (not slope.activation), told, at,
+                    partial(_slope, slope, known))  # fmt: skip
+    for known in t.known:
+        at = [value.near for value in known.at]
+        if broadcasts(at[0], t.mine[0].near):
+            told = inner(known.text)
+            _multiplied(t, 2.2 + known.rank, told, at, partial(_balls, known))
+
+
+def _slope(slope: Slope, known: Known, k: int) -> Any:
+    return slope.formula(in_balls, known.at[k].balls)
+
+
+def _balls(known: Known, k: int) -> Any:
+    return known.at[k].balls
+
+
+def _multiplied(t: Trial, cost: float, text: str, at: list[Tensor], ball: Numbers) -> None:
+    t.attempt(cost, f"times {text}", lambda k: t.mine[k].near * at[k],
+              lambda k: t.mine[k].balls * ball(k))  # fmt: skip
+    if all(bool(x.all()) for x in at):
+        t.attempt(cost, f"divided by {text}", lambda k: t.mine[k].near / at[k],
+                  lambda k: t.mine[k].balls / ball(k))  # fmt: skip
+
+
+def terms(t: Trial) -> None:
+    """Try a term that is missing, or too much."""
+    gap = t.theirs[0].near - t.mine[0].near
+    for known in t.known:
+        at = known.at[0].near
+        if not broadcasts(at, gap) or ratio(at, t.mine[0].near):
+            continue
+        if ratio(at.expand_as(gap), gap) is None:
+            continue
+        _added(t, 3 + known.rank, known)
+
+
+def _added(t: Trial, cost: float, known: Known) -> None:
+    """Try the quantity plus a factor of the table times a term."""
+    shape = t.mine[0].balls.shape
+    parts = [t.n.shaped(value.balls, shape) for value in known.at]
+    times = t.quotient(parts[0], t.theirs[0].balls - t.mine[0].balls, near(parts[0]))
+    plus, minus = ("1", flint.arb(1)), ("-1", flint.arb(-1))
+    named = times is not None and next(
+        (one for one in (plus, minus, *t.factors) if times.overlaps(one[1])), None
+    )
+    if not named:
+        return
+    text, number = named
+    told = f"plus {text} * {inner(known.text)}"
+    if named in (plus, minus):
+        told = f"plus {known.text}" if named is plus else f"minus {inner(known.text)}"
+    t.attempt(
+        cost + 1.5 * (named not in (plus, minus)), told,
+        lambda k: t.mine[k].near + float(number.mid()) * near(parts[k]),
+        lambda k: t.mine[k].balls + parts[k] * number,
+    )  # fmt: skip

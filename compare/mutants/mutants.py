@@ -1,0 +1,252 @@
+"""How much a check sees: mutants of a backward pass, and how many of them each check catches."""
+
+import contextlib
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.cases import find
+from compare.checking import Backward, Forward
+from compare.errors import BadInput
+from compare.mutants.formulas import Formulas
+from compare.mutants.fresh import draws, reshaped, why
+from compare.mutants.mutate import Mutant, mutants
+from compare.mutants.powered import Power, Survivor
+from compare.mutants.rivals import Rivals
+from compare.mutants.subjects import OfCase, OfCheck, Subject
+from compare.proof.program import Opaque, Program
+from compare.proof.verdict import UNDECIDED, WRONG
+from compare.report import Report
+from compare.training.given import dtype_named
+from compare.userfile import load_inputs, passes, theirs
+
+Watch = Callable[[int], None]  # is told how many mutants are done
+
+
+def power(
+    backward: Backward,
+    forward: Forward,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> Power:
+    """Make mutants of `backward` and let `check` and the usual checks look for what is wrong.
+
+    The arguments are those of `check`. Each operation of the pass, read as a program, is made
+    wrong in turn (see `mutate`). `.caught` says how many mutants each check refuses: a
+    verdict of WRONG by `check`; `torch.allclose` and `assert_close` with their defaults, shown
+    every quantity that the pass returns; gradcheck, slow and fast, with its defaults in float64,
+    which sees the gradients of inputs and no others; and the rule of flash-attention's tests,
+    twice the error of a low-precision reference. A mutant that gives the same real numbers at
+    these and at other inputs is counted in `.same_function` and by nothing else; what `check`
+    does not refuse is in `.survivors`, with the reason. `watch` is told how many are done.
+
+    Raises BadInput for what cannot be judged, cannot be read as a program, or is WRONG as it is.
+    """
+    return of_subject(OfCheck(backward, forward, inputs, seed), seed=seed, watch=watch)
+
+
+def of_file(
+    target: str, *, dtype: str | None, seed: int, inputs: Path | None, watch: Watch
+) -> Power:
+    """Make mutants of a file's backward pass, a file as `check_file` takes it."""
+    path = Path(target)
+    kind = None if dtype is None else dtype_named(dtype)
+    backward, forward, given = passes(path, kind, torch.device("cpu"), inputs)
+    with theirs(path):
+        subject = OfCheck(backward, forward, given)
+    return of_subject(subject, seed=seed, watch=watch)
+
+
+def of_case(
+    target: str, *, dtype: str | None, seed: int, inputs: Path | None, watch: Watch
+) -> Power:
+    """Make mutants of one step of a case by hand."""
+    case = find(target)
+    if case.sweep:
+        case = replace(case, network=case.sweep[0], sweep=())
+    subject = OfCase(case, dtype=dtype or "float64")
+    if inputs is not None:
+        subject = subject.at(_fitting(load_inputs(inputs), subject.given, inputs))
+    return of_subject(subject, seed=seed, watch=watch)
+
+
+def _fitting(found: dict[str, Any], given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return saved inputs for a step; raises BadInput where they are not what it takes."""
+    wanted = {name: (value.shape, value.dtype) for name, value in given.items()}
+    held = {n: (v.shape, v.dtype) for n, v in found.items() if isinstance(v, Tensor)}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise BadInput(
+                f"{path}: the step takes {_size(wanted.get(name))} as {name!r} and the file has "
+                f"{_size(held.get(name))}: save its own inputs, with mutants CASE --save"
+            )
+    return found
+
+
+def _size(kind: tuple[Any, Any] | None) -> str:
+    return "nothing" if kind is None else f"{tuple(kind[0])} {str(kind[1]).removeprefix('torch.')}"
+
+
+def of_subject(
+    subject: Subject, *, seed: int = 0, watch: Watch | None = None, alone: bool = False
+) -> Power:
+    """Make mutants of a subject's pass and judge them all; `alone` leaves the usual checks out."""
+    return _Trial(subject, seed, alone).run(watch or (lambda _count: None))
+
+
+# What code may raise that does not take the inputs that were drawn for it; then there are others.
+_NOT_FOR_SUCH = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
+
+
+class _Trial:
+    def __init__(self, subject: Subject, seed: int, alone: bool) -> None:
+        self.subject, self.seed = subject, seed
+        report = _judged(subject, subject.hand)
+        if report.verdict == WRONG:
+            raise BadInput(
+                f"{subject.name} is WRONG as it stands, first in {report.first_wrong}: mutants of "
+                "a wrong pass show nothing, put it right first"
+            )
+        self.power = Power(subject.name, report.verdict)
+        self.rivals = None if alone else Rivals(subject)
+        if self.rivals:
+            as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
+            self.power.refuses = [name for name, refused in as_it_is.items() if refused]
+            self.power.cannot = self.rivals.cannot
+        self.formulas = Formulas(subject, list(report.quantities))
+        self._others: list[tuple[str, Formulas]] | None = None
+        self._reshaped: list[tuple[str, Formulas, dict[str, Mutant]]] | None = None
+        self.shown_by: Counter[str] = Counter()  # how many survivors die at each of the others
+
+    def run(self, watch: Watch) -> Power:
+        found, spent = self.power, 0.0
+        started = time.perf_counter()
+        for mutant in mutants(self.subject.hand, self.subject.given):
+            before = time.perf_counter()
+            same, first = self.formulas.same(mutant)
+            survivor = None
+            if same is not False:
+                report = _judged(self.subject, mutant.program)
+                first = report.first_wrong
+                survivor = self._survivor(mutant, report) if first is None else None
+            spent += time.perf_counter() - before
+            caught, rivals = first is not None, {}
+            if self.rivals:
+                values = self.subject.values(mutant.program)
+                rivals = self.rivals.verdicts(mutant.program, values)
+            found.add(mutant, not caught and survivor is None, {"check": caught, **rivals})
+            found.named += caught and first == self._first_led_to(mutant)
+            if survivor is not None:
+                found.survivors.append(survivor)
+            watch(found.mutants)
+        found.seconds["check"] = spent
+        found.seconds |= self.rivals.seconds if self.rivals else {}
+        found.total = time.perf_counter() - started
+        if self.shown_by:
+            self._offer()
+        return found
+
+    # -- what check does not refuse
+
+    def _survivor(self, mutant: Mutant, report: Report) -> Survivor | None:
+        """Return the mutant as a survivor, None where it is shown to be the same function."""
+        there = {words: _same(mutant, formulas) for words, formulas in self.others()}
+        if dies_at := [words for words, same in there.items() if same is False]:
+            return self._weak(mutant, dies_at)
+        if report.verdict == UNDECIDED or not _lifted(report):
+            proofs = [q.proof for q in report.quantities.values() if q.proof]
+            text = next((p.text for p in proofs if p.verdict == UNDECIDED or not p.lifted), "")
+            return Survivor.of(mutant, "undecided", text)
+        if True not in there.values():
+            return Survivor.of(mutant, "undecided", "no other inputs were found to try it at")
+        for words, formulas, made in self.reshaped():
+            other = made.get(_way(mutant, self.subject))
+            if other and _same(other, formulas) is False:
+                dies_at.append(words)
+        return self._weak(mutant, dies_at) if dies_at else None
+
+    def _weak(self, mutant: Mutant, dies_at: list[str]) -> Survivor:
+        self.shown_by.update(dies_at)
+        other = dict(self.others()).get(dies_at[0])
+        there = other.floats if other else {}  # of another shape: other operations
+        here = self.formulas.floats
+        return Survivor.of(mutant, "weak inputs", why(mutant, here, there), dies_at[0])
+
+    def _first_led_to(self, mutant: Mutant) -> str | None:
+        """Return the first quantity that is computed from the operation that is wrong."""
+        return next((name for name in self.formulas.order if name in mutant.leads_to), None)
+
+    def others(self) -> list[tuple[str, Formulas]]:
+        """Return the same pass at other inputs, where it is right as it stands."""
+        if self._others is None:
+            self._others = list(
+                self._usable(draws(self.subject.inputs, self.subject.hand, self.seed))
+            )
+        return self._others
+
+    def reshaped(self) -> list[tuple[str, Formulas, dict[str, Mutant]]]:
+        """Return the pass at inputs of other shapes, with its mutants there."""
+        if self._reshaped is None:
+            usable = self._usable(reshaped(self.subject.inputs, self.seed), anew=True)
+            self._reshaped = [
+                (
+                    words,
+                    f,
+                    {_way(m, f.subject): m for m in mutants(f.subject.hand, f.subject.given)},
+                )
+                for words, f in usable
+            ]
+        return self._reshaped
+
+    def _usable(
+        self, inputs: Iterator[tuple[str, dict[str, Any]]], *, anew: bool = False
+    ) -> Iterator[tuple[str, Formulas]]:
+        for words, values in inputs:
+            with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                subject = self.subject.anew(values) if anew else self.subject.at(values)
+                if subject is not None and (report := _judged(subject, subject.hand)).ok:
+                    yield words, Formulas(subject, list(report.quantities))
+
+    def _offer(self) -> None:
+        """Keep the inputs that show the most of what survived."""
+        places = dict(self.others()) | {words: f for words, f, _ in self._reshaped or []}
+        for words, count in self.shown_by.most_common(1):
+            self.power.better = places[words].subject.everything()
+            self.power.better_words = f"{words}: {count} of {len(self.power.survivors)}"
+
+
+def _judged(subject: Subject, program: Program) -> Report:
+    return subject.judge(program, subject.values(program))
+
+
+def _same(mutant: Mutant, formulas: Formulas) -> bool | None:
+    """Return whether a mutant is right at some inputs, lifted; None where it is not known."""
+    same, _ = formulas.same(mutant)
+    if same is not None:
+        return same
+    report = _judged(formulas.subject, mutant.program)
+    return False if report.verdict == WRONG else True if _lifted(report) else None
+
+
+def _lifted(report: Report) -> bool:
+    """Whether every quantity is shown to be the same real number."""
+    rows = report.quantities.values()
+    return report.ok and all(q.proof is not None and q.proof.lifted for q in rows)
+
+
+def _way(mutant: Mutant, subject: Subject) -> str:
+    """Return what a mutant shares with the one made the same way at inputs of another shape."""
+    nodes = [n for n in subject.hand.graph.graph.nodes if n.op == "call_function"]
+    words = re.sub(r"\d[\d.e+-]*", "#", mutant.what)
+    return f"{nodes.index(mutant.node)} {mutant.kind} {words}"

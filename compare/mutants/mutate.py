@@ -1,0 +1,169 @@
+"""The mutants of a program: each of its operations wrong in one way, one mutant at a time.
+
+The ways are those of `KINDS` in `slips`. What no longer runs is no mutant, and of two with the same
+operations only the first is one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compare.mutants.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation, name_of
+from compare.proof.program import Program, line_of, root
+from compare.proof.source import text_of
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A program with one operation wrong: what was done, and where in the code that stands."""
+
+    program: Program
+    unchanged: Mapping[fx.Node, fx.Node]  # those of its operations that give what they gave before
+    kind: str
+    what: str  # "mul: div in its place"
+    node: fx.Node  # the operation, in the program as it was
+    line: tuple[str, int] | None  # of the code that asked for it: file and line
+    leads_to: tuple[str, ...]  # the named outputs that are computed from it
+
+    @property
+    def text(self) -> str:
+        """The line of code itself, empty where it is not known."""
+        return text_of(self.line)
+
+
+def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
+    """Yield every mutant of `program` that still runs at `inputs`, each once."""
+    _label(program)
+    floats: dict[fx.Node, Any] = {}
+    evaluate(program, inputs, seen=floats)
+    known = {_key(program.graph)}
+    for node in program.graph.graph.nodes:
+        if not is_operation(node):
+            continue
+        leads_to = _named_below(program, node)
+        for kind, ways in KINDS.items():
+            for words, edit in ways(node, floats):
+                draft = Draft(program, node)
+                made = _made(program, draft, edit, inputs, floats)
+                if made is None or (key := _key(made.graph)) in known:
+                    continue
+                known.add(key)
+                what = f"{name_of(node)}: {words}"
+                yield Mutant(made, draft.unchanged(), kind, what, node, line_of(node), leads_to)
+
+
+def plain(program: Program) -> Program:
+    """Return the program without operations that hand a tensor on in its own shape and dtype."""
+    draft = Draft(program, next(iter(program.graph.graph.nodes)))
+    for node in list(draft.graph.nodes):
+        if node.op == "call_function" and name_of(node) in HAND_ON:
+            source = node.all_input_nodes[0] if node.all_input_nodes else None
+            same = alike(node, source) and name_of(node) not in ("slice", "select")
+            if source is not None and same:
+                draft.instead(source, of=node)
+    return _program(program, draft)
+
+
+def _label(program: Program) -> None:
+    """Give each node the name under which a person knows it: an input's, a named output's."""
+    nodes = [n for n in program.graph.graph.nodes if n.op == "placeholder"]
+    for node, name in zip(nodes, program.inputs, strict=True):
+        node.meta["label"] = name
+    for name, node in program.outputs.items():
+        returned = f"the returned {name}" if name in program.inputs else name
+        node.meta.setdefault("label", returned)
+
+
+def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
+    """Return the named outputs that are computed from a node, or are it."""
+    led_to = below(node) | {node}
+    return tuple(name for name, at in program.outputs.items() if at in led_to)
+
+
+def _made(
+    program: Program,
+    draft: Draft,
+    edit: Edit,
+    inputs: Mapping[str, Tensor],
+    floats: Mapping[fx.Node, Any],
+) -> Program | None:
+    """Return the program with one operation changed, None where it does not run any more.
+
+    `floats` is what the operations of the program as it was give at `inputs`.
+    """
+    try:
+        edit(draft)
+        made = _program(program, draft)
+        values = {copy: floats[node] for copy, node in draft.unchanged().items()}
+        found = evaluate(made, inputs, seen=values)
+    except (RuntimeError, IndexError, TypeError, NotImplementedError):  # torch refuses the shapes
+        return None
+    for at, value in values.items():
+        at.meta["val"] = value  # shapes may be others now
+    return made if all(isinstance(value, Tensor) for value in found.values()) else None
+
+
+class _Uncompiled(fx.GraphModule):
+    """A graph that nobody calls, so that no Python code has to be made of it."""
+
+    def recompile(self) -> Any:
+        """Leave it at that."""
+
+
+def _program(program: Program, draft: Draft) -> Program:
+    draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    graph = _Uncompiled(draft.constants, draft.graph)
+    (output,) = (n for n in graph.graph.nodes if n.op == "output")
+    roots = [root(n) for n in output.args[0]]
+    outputs = dict(zip(program.outputs, roots, strict=True))
+    return Program(graph, program.inputs, outputs, program.narrower)
+
+
+def _key(graph: fx.GraphModule) -> str:
+    """Return a text that two programs share if they do the same operations."""
+    number = {node: k for k, node in enumerate(graph.graph.nodes)}
+    rows = []
+    for node in graph.graph.nodes:
+        args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{number[n]}")
+        target = node.target
+        if node.op == "get_attr":
+            value = getattr(graph, target)
+            target = f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
+        rows.append(f"{node.op} {'' if node.op == 'placeholder' else target} {args}")
+    return "\n".join(rows)
+
+
+def evaluate(
+    program: Program,
+    inputs: Mapping[str, Tensor],
+    dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype,
+    seen: dict[fx.Node, Any] | None = None,
+) -> dict[str, Tensor]:
+    """Run a program in floats and return its named outputs; every dtype in it goes through `dtype`.
+
+    What `seen` holds is not run again; it is filled with what each other node gave.
+    """
+    values: dict[fx.Node, Any] = {} if seen is None else seen
+    given = iter(program.inputs)
+
+    def cast(value: Any) -> Any:
+        return dtype(value) if isinstance(value, torch.dtype) else value
+
+    with torch.no_grad():
+        for node in program.graph.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = inputs[next(given)]
+            elif node in values:
+                continue
+            elif node.op == "get_attr":
+                constant = getattr(program.graph, node.target)
+                floats = constant.is_floating_point()
+                values[node] = constant.to(dtype(constant.dtype)) if floats else constant
+            elif node.op == "call_function":
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                args, kwargs = fx.node.map_aggregate((args, kwargs), cast)
+                values[node] = node.target(*args, **kwargs)
+    return {name: values[node] for name, node in program.outputs.items()}

@@ -1,0 +1,389 @@
+"""What can go wrong in one operation of a program: the table of the mutants' kinds.
+
+A kind lists the ways in which an operation can have it: in words, and as a change to a copy of the
+graph. Whether the changed program still runs is for others to see.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compare.proof.program import Program
+
+aten = torch.ops.aten
+Floats = Mapping[fx.Node, Any]
+
+
+class Draft:
+    """A copy of a program's graph, to be changed at one operation."""
+
+    def __init__(self, program: Program, node: fx.Node) -> None:
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.graph.output(self.graph.graph_copy(program.graph.graph, self.copies))
+        self.node = self.copies[node]
+        names = {n.target for n in self.graph.nodes if n.op == "get_attr"}
+        self.constants: dict[str, Any] = {name: getattr(program.graph, name) for name in names}
+
+    def unchanged(self) -> dict[fx.Node, fx.Node]:
+        """Return the copies that give what the operations that they are copies of give."""
+        own = {copy: node for node, copy in self.copies.items()}
+        same: dict[fx.Node, fx.Node] = {}
+        for copy in self.graph.nodes:
+            node = own.get(copy)
+            if node is None or node.target != copy.target:
+                continue
+            sources = fx.node.map_arg((copy.args, copy.kwargs), same.get)
+            if sources == (node.args, node.kwargs):
+                same[copy] = node
+        return same
+
+    def call(self, target: Any, *args: Any, after: fx.Node, **kwargs: Any) -> fx.Node:
+        """Return a new operation right after another."""
+        with self.graph.inserting_after(after):
+            return self.graph.call_function(target, args, kwargs)
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """Return a new constant."""
+        name = f"_mutant{len(self.constants)}"
+        self.constants[name] = value
+        with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            return self.graph.get_attr(name)
+
+    def instead(self, new: fx.Node, *, of: fx.Node | None = None) -> None:
+        """Let everything that takes the operation's result take `new`, but for `new` itself."""
+        (of or self.node).replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
+Edit = Callable[[Draft], None]
+Ways = Iterator[tuple[str, Edit]]
+
+# -- which operations
+
+#: Hand numbers on as they are: what is done to one is done to what stands before it.
+HAND_ON = {
+    "alias", "clone", "detach", "expand", "view", "unsqueeze", "squeeze", "lift_fresh_copy",
+    "select", "slice", "_to_copy", "_unsafe_view", "unbind_copy", "split_with_sizes",
+}  # fmt: skip
+_SIBLINGS = {
+    "add": ["sub"], "sub": ["add"], "mul": ["div"], "div": ["mul"],
+    "maximum": ["minimum"], "minimum": ["maximum"], "amax": ["amin"], "amin": ["amax"],
+    "max": ["min"], "min": ["max"], "clamp_min": ["clamp_max"], "clamp_max": ["clamp_min"],
+    "gt": ["lt", "ge"], "lt": ["gt", "le"], "ge": ["le", "gt"], "le": ["ge", "lt"],
+    "eq": ["ne"], "ne": ["eq"], "sin": ["cos"], "cos": ["sin"], "sqrt": ["rsqrt"],
+    "rsqrt": ["sqrt"], "exp": ["expm1"], "log": ["log1p"], "log1p": ["log"],
+    "sigmoid": ["tanh"], "tanh": ["sigmoid"],
+}  # fmt: skip
+_IN_ORDER = {"sub", "div", "mm", "bmm", "pow", "where", "gt", "lt", "ge", "le"}
+_ALONG = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_softmax", "prod"}
+
+
+def name_of(node: fx.Node) -> str:
+    """Return an operation's name without its overload: `mul`."""
+    return getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+
+
+def _value(node: Any) -> Tensor | None:
+    """Return what shape and dtype a node's result has, None where it is no tensor."""
+    found = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return found if isinstance(found, Tensor) else None
+
+
+def _is_float(node: Any) -> bool:
+    value = _value(node)
+    return value is not None and value.is_floating_point()
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two nodes are tensors of floats of one shape and dtype."""
+    a, b = _value(one), _value(other)
+    return (
+        a is not None and b is not None and a.is_floating_point()
+        and a.shape == b.shape and a.dtype == b.dtype
+    )  # fmt: skip
+
+
+def is_operation(node: fx.Node) -> bool:
+    """Whether a node computes something, so that it can be wrong."""
+    return node.op == "call_function" and name_of(node) not in HAND_ON
+
+
+# -- what can go wrong
+
+
+def _dropped(node: fx.Node, _floats: Floats) -> Ways:
+    """Let one of what it takes stand in its place; leave a sum over a dimension out."""
+    along = name_of(node) in _ALONG
+    for source in dict.fromkeys(node.all_input_nodes):
+        if _is_float(node) and (alike(source, node) or (along and _is_float(source))):
+            taken = "left out" if along else f"dropped, {_called(source)} in its place"
+            yield taken, _take(source)
+    if name_of(node) == "permute":
+        yield "dropped: not transposed", _take(node.all_input_nodes[0])
+
+
+def _take(source: fx.Node) -> Edit:
+    return lambda draft: draft.instead(draft.copies[source])
+
+
+def _sibling(node: fx.Node, _floats: Floats) -> Ways:
+    """Another operation of its family."""
+    overload = getattr(node.target, "__name__", "").partition(".")[2]
+    for sibling in _SIBLINGS.get(name_of(node), []):
+        packet = getattr(aten, sibling)
+        if overload in packet.overloads():
+            yield f"{sibling} in its place", _becomes(getattr(packet, overload))
+    other = {"sum": ("mean", {"dim_IntList": "dim", "default": "default"}),
+             "mean": ("sum", {"dim": "dim_IntList", "default": "default"})}.get(name_of(node))  # fmt: skip  # noqa: E501
+    if other and overload in other[1]:
+        yield (
+            f"{other[0]} in its place",
+            _becomes(getattr(getattr(aten, other[0]), other[1][overload])),
+        )
+
+
+def _becomes(target: Any) -> Edit:
+    def edit(draft: Draft) -> None:
+        draft.node.target = target
+
+    return edit
+
+
+def _exchanged(node: fx.Node, _floats: Floats) -> Ways:
+    """Its two operands the other way round."""
+    if name_of(node) in _IN_ORDER:
+        first = len(node.args) - 2
+        yield (
+            "its operands exchanged",
+            lambda d: setattr(
+                d.node, "args", (*d.node.args[:first], d.node.args[first + 1], d.node.args[first])
+            ),
+        )
+
+
+def _transposed(node: fx.Node, _floats: Floats) -> Ways:
+    """Transpose an operand in its last two dimensions."""
+    product = name_of(node) in ("mm", "bmm")
+    for at, source in enumerate(node.args):
+        value = _value(source)
+        if value is None or value.ndim < 2 or name_of(source) == "permute":  # type: ignore[arg-type]
+            continue
+        if max(value.shape[-2:]) == 1 or not (product or value.shape[-1] == value.shape[-2]):
+            continue
+        if not product and not _is_float(node):
+            continue
+        yield f"{_called(source)} transposed", _turn(at, value.ndim)
+
+
+def _turn(at: int, ndim: int) -> Edit:
+    order = [*range(ndim - 2), ndim - 1, ndim - 2]
+
+    def edit(draft: Draft) -> None:
+        source = draft.node.args[at]
+        assert isinstance(source, fx.Node)
+        turned = draft.call(aten.permute.default, source, order, after=source)
+        draft.node.update_arg(at, turned)
+
+    return edit
+
+
+def _constant(node: fx.Node, _floats: Floats) -> Ways:
+    """Change a number of the code by 1e-4 of itself, by one, to zero; take n for n - 1."""
+    for where, number in numbers_of(node):
+        changed: dict[str, float] = {
+            f"{number:g} by 1e-4": number * (1 + 1e-4) if number else 1e-4,
+            f"{number:g} by one": number + 1,
+            f"{number:g} to zero": 0,
+        }
+        n = _count_in(number)
+        if n is not None:
+            one_less = number - 1 if number == n else 1 / (n - 1)
+            changed[f"{number:.6g} by a count of {n - 1} for {n}"] = one_less
+        elif (n := _count_in(number - 1)) is not None:  # (n + 1) / n
+            changed[f"{number:.6g} as 1: a variance with the other count"] = 1
+        for words, value in changed.items():
+            if value != number:
+                kept = int(value) if isinstance(number, int) and value == int(value) else value
+                yield f"the constant {words}", _set(where, kept)
+
+
+_TYPES = ("NumberType", "FloatType", "TensorType")  # of arguments that are numbers
+
+
+def numbers_of(node: fx.Node) -> Iterator[tuple[int | str, float]]:
+    """Yield the numbers that an operation takes as such, not as sizes or dimensions, and where."""
+    schema = getattr(node.target, "_schema", None)
+    for at, argument in enumerate(schema.arguments if schema else ()):
+        where: int | str = at if at < len(node.args) else argument.name
+        value = node.args[at] if at < len(node.args) else node.kwargs.get(argument.name)
+        kind = argument.type
+        if kind.kind() == "OptionalType":
+            kind = kind.getElementType()
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if kind.kind() in _TYPES and math.isfinite(value):
+            yield where, value
+
+
+def _count_in(number: float) -> int | None:
+    """Return n where a number is n or 1 / n, n a whole number of at least 2."""
+    for candidate in (number, 1 / number if number else 0):
+        if candidate >= 2 and abs(candidate - round(candidate)) < 1e-9 * candidate:
+            return round(candidate)
+    return None
+
+
+def _set(where: int | str, value: float) -> Edit:
+    def edit(draft: Draft) -> None:
+        if isinstance(where, int):
+            draft.node.update_arg(where, value)
+        else:
+            draft.node.update_kwarg(where, value)
+
+    return edit
+
+
+def _along(node: fx.Node, _floats: Floats) -> Ways:
+    """Take a sum, mean, maximum or softmax over another dimension."""
+    source = _value(node.args[0]) if node.args else None
+    if name_of(node) not in _ALONG or source is None or len(node.args) < 2:
+        return
+    dims = node.args[1]
+    if isinstance(dims, int):
+        others: list[Any] = [d for d in range(source.ndim) if d != dims % source.ndim]
+    elif isinstance(dims, list | tuple):
+        own = {int(d) % source.ndim for d in dims}  # type: ignore[arg-type]
+        others = [[d] for d in range(source.ndim) if {d} != own]
+    else:
+        return
+    for other in others:
+        yield f"over dimension {other} for {dims}", _set(1, other)
+
+
+def _count(node: fx.Node, _floats: Floats) -> Ways:
+    """Divide a mean by n - 1."""
+    source, out = (_value(n) for n in (node.args[0] if node.args else None, node))
+    if name_of(node) == "mean" and source is not None and out is not None and out.numel():
+        n = source.numel() // out.numel()
+        if n > 1:
+            yield (
+                f"divided by {n - 1} for {n}",
+                lambda d: d.instead(d.call(aten.mul.Tensor, d.node, n / (n - 1), after=d.node)),
+            )
+
+
+def _sign(node: fx.Node, _floats: Floats) -> Ways:
+    """Its result of the other sign."""
+    if _is_float(node) and name_of(node) not in ("neg", "permute"):
+        yield "its sign turned", lambda d: d.instead(d.call(aten.neg.default, d.node, after=d.node))
+
+
+def _stale(node: fx.Node, _floats: Floats) -> Ways:
+    """For an operand what it was before its last operation, or what it is after another one."""
+    order = list(node.graph.nodes)
+    later = below(node)
+    for source in dict.fromkeys(node.all_input_nodes):
+        if not _is_float(source):
+            continue
+        for before in dict.fromkeys(source.all_input_nodes):
+            if (
+                is_operation(source)
+                and alike(before, source)
+                and before not in node.all_input_nodes
+            ):
+                yield f"{_called(source)} stale: {_called(before)}", _swap(source, before)
+        for after in source.users:
+            fits = is_operation(after) and name_of(after) != "permute" and alike(after, source)
+            if fits and after not in {node, *later, *node.all_input_nodes}:
+                yield f"{_called(source)} updated: {_called(after)}", _swap(source, after)
+        if source.op == "placeholder":
+            inputs = [n for n in order if n.op == "placeholder" and alike(n, source)]
+            other = inputs[(inputs.index(source) + 1) % len(inputs)]
+            if other not in node.all_input_nodes:
+                yield f"{_called(source)} for {_called(other)}", _swap(source, other)
+
+
+def below(node: fx.Node) -> set[fx.Node]:
+    """Return everything that is computed from a node."""
+    found: set[fx.Node] = set()
+    left = [node]
+    while left:
+        for user in left.pop().users:
+            if user not in found:
+                found.add(user)
+                left.append(user)
+    return found
+
+
+def _swap(old: fx.Node, new: fx.Node) -> Edit:
+    """Return the edit that has the operation take `new` for `old`, moved up if it comes later."""
+
+    def edit(draft: Draft) -> None:
+        wanted, left = {draft.copies[new]}, [draft.copies[new]]
+        while left:
+            sources = [s for s in left.pop().all_input_nodes if s not in wanted]
+            wanted.update(sources)
+            left += sources
+        order = list(draft.graph.nodes)
+        for late in order[order.index(draft.node) :]:
+            if late in wanted:
+                draft.node.prepend(late)
+        draft.node.replace_input_with(draft.copies[old], draft.copies[new])
+
+    return edit
+
+
+def _element(node: fx.Node, floats: Floats) -> Ways:
+    """One element off, or of the other sign; of a mask, turned."""
+    values = floats.get(node)
+    if not isinstance(values, Tensor) or not values.numel() or name_of(node) == "permute":
+        return
+    chance = torch.Generator().manual_seed(values.numel())
+    at = int(torch.randint(values.numel(), (), generator=chance))
+    if values.dtype == torch.bool:
+        yield "one element turned", _combined(aten.logical_xor.default, _one(values, at, 0, 1))
+    if not values.is_floating_point():
+        return
+    largest = float(values.abs().max())
+    off = 1e-3 * largest if 0 < largest < math.inf else 1e-3
+    yield "one element off", _combined(aten.add.Tensor, _one(values, at, 0, off))
+    if largest > 0 and values.numel() > 1:
+        nonzero = values.flatten().nonzero().flatten()
+        at = int(nonzero[at % len(nonzero)])
+        yield "one element of the other sign", _combined(aten.mul.Tensor, _one(values, at, 1, -1))
+
+
+def _one(like: Tensor, at: int, rest: float, there: float) -> Tensor:
+    """Return a tensor of one number, and another at one place."""
+    made = torch.full(like.shape, rest, dtype=like.dtype, device=like.device)
+    made.view(-1)[at] = there
+    return made
+
+
+def _combined(target: Any, constant: Tensor) -> Edit:
+    def edit(draft: Draft) -> None:
+        draft.instead(draft.call(target, draft.node, draft.constant(constant), after=draft.node))
+
+    return edit
+
+
+KINDS: dict[str, Callable[[fx.Node, Floats], Ways]] = {
+    "dropped": _dropped,
+    "sibling": _sibling,
+    "exchanged": _exchanged,
+    "transposed": _transposed,
+    "constant": _constant,
+    "dimension": _along,
+    "count": _count,
+    "sign": _sign,
+    "stale": _stale,
+    "element": _element,
+}
+
+
+def _called(node: Any) -> str:
+    """Return a node's name as a message has it: the input's, or the operation's."""
+    return str(node.meta.get("label", node.name)) if isinstance(node, fx.Node) else str(node)

@@ -1,0 +1,346 @@
+"""What mutants are made of and judged with: a backward pass of anyone's, or a case's by-hand step.
+
+A subject is a by-hand pass read as a program, at some inputs, with the reference it is judged by.
+The same two programs serve at other inputs of the same shapes, and in another dtype.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.arguments import how_much, numbered, tensors
+from compare.cases import Case
+from compare.checking import Backward, Check, Forward, quantity
+from compare.errors import BadInput
+from compare.mutants.mutate import evaluate, plain
+from compare.proof.judge import Evidence, judge, lifted, noise
+from compare.proof.lift import Lifted
+from compare.proof.program import Opaque, Program, trace
+from compare.report import Report
+from compare.training.given import draw, dtype_named
+from compare.training.sides import Autograd, by_hand
+from compare.training.tally import mismatch
+
+Named = dict[str, Tensor]
+DOUBLE = torch.float64
+
+
+class Subject(ABC):
+    """A pass at some inputs: its program `hand`, what it is `given`, and the `reference`."""
+
+    hand: Program
+    reference: Program
+    given: Named  # what the program takes
+    inputs: Named  # what other values can be drawn for
+    name: str
+
+    @property
+    def gives_output(self) -> bool:
+        """Whether the pass gives the output as well, so that mutants may get that wrong."""
+        return any(name.split("[")[0] == "output" for name in self.hand.outputs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest dtype of the inputs' floats."""
+        found = [v.dtype for v in self.inputs.values() if v.is_floating_point()]
+        return max(found, key=lambda dtype: torch.finfo(dtype).eps)
+
+    def values(self, program: Program, *, was: torch.dtype | None = None) -> Named:
+        """Run a mutant; one that was read in the dtype `was` is brought to this subject's."""
+        here = self.dtype
+        return evaluate(program, self.given, lambda d: here if d == was or (here == DOUBLE and was
+                        and d.is_floating_point) else d)  # fmt: skip
+
+    @abstractmethod
+    def judge(self, program: Program, values: Named) -> Report:
+        """Judge a mutant by what it gave."""
+
+    @abstractmethod
+    def autograd(self) -> Named:
+        """Return the reference's own values, from the inputs on."""
+
+    @abstractmethod
+    def at(self, inputs: Named) -> "Subject":
+        """Return the same pass at other values of the inputs."""
+
+    def anew(self, inputs: Named) -> "Subject | None":
+        """Return the pass read again, at inputs of other shapes; None where that cannot be."""
+        del inputs
+        return None
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that is given, also what is no tensor, to be saved."""
+        return dict(self.inputs)
+
+    @abstractmethod
+    def differentiable(self) -> "tuple[Named, Callable[..., Any], Callable[..., Any]]":
+        """Return what gradcheck needs: the leaves, run(program, *leaves) and back.
+
+        `run` returns the outputs; `back(program, leaves, grads)` returns the mutant's gradient of
+        each leaf, None where it gives none.
+        """
+
+    def to(self, dtype: torch.dtype) -> "Subject":
+        """Return the same pass with the floats of its inputs in another dtype."""
+        return self.at(_cast(self.inputs, dtype))
+
+    @cached_property
+    def lifted(self) -> dict[str, Lifted]:
+        """The reference lifted from the inputs on: the same for every mutant."""
+        return lifted(self.reference, self._reference_inputs(), self.entries)
+
+    @cached_property
+    def noise(self) -> dict[str, Tensor | None]:
+        """How wide the reference's balls may be, where its values are 0."""
+        return noise(self.reference, self._reference_inputs())
+
+    @property
+    def given_numbers(self) -> dict[str, Any]:
+        """What is given of the forward pass, lifted: not just its floats."""
+        return {}
+
+    @property
+    @abstractmethod
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted, None for all."""
+
+    @abstractmethod
+    def _reference_inputs(self) -> Named: ...
+
+
+def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        name: v.detach().to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
+        for name, v in values.items()
+    }
+
+
+def _read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Program:
+    try:
+        return trace(function, dict(given))
+    except Opaque as why:
+        raise BadInput(
+            f"{what} {why}: write it in torch operations, to have mutants of it"
+        ) from None
+
+
+class OfCheck(Subject):
+    """A backward pass as `check` takes it."""
+
+    name = "backward"
+
+    def __init__(
+        self,
+        backward: Backward,
+        forward: Forward,
+        inputs: Mapping[str, Any] | Sequence[Any],
+        seed: int = 0,
+        programs: tuple[Program, Program] | None = None,
+        grads: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.check = Check(backward, forward, inputs, seed, grads)
+        self.seed = seed
+        self.inputs = tensors(self.check.inputs)
+        self.given = {k: v.detach() for k, v in tensors(self.check.given).items()}
+        if programs is None:
+            self.check.run_by_hand()
+            programs = (
+                plain(_read("backward", self.check.by_hand, self.check.given)),
+                plain(_read("forward", self.check.reference, self.check.reference_inputs())),
+            )
+        self.hand, self.reference = programs
+
+    def judge(self, program: Program, values: Named) -> Report:
+        """Judge a mutant as `check` would."""
+        return self.check.compared(
+            values, program, self.reference, self.entries, shared=self.lifted, brief=True
+        )
+
+    def autograd(self) -> Named:
+        """Return autograd's own gradients, and the output where the pass gives one."""
+        found = self.check.reference(**self.check.reference_inputs())
+        return {name: found[name] for name in self.hand.outputs}
+
+    def at(self, inputs: Named) -> "OfCheck":
+        """Return the same pass at other inputs; what stands above the output is of their dtype."""
+        leaves = self.check.leaves
+        marked = {k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()}
+        grads = [grad.to(self._like(grad, inputs)) for grad in self.check.grads]
+        return OfCheck(
+            self.check.backward, self.check.forward, {**self.check.inputs, **marked}, self.seed,
+            (self.hand, self.reference), grads,
+        )  # fmt: skip
+
+    def anew(self, inputs: Named) -> "OfCheck":
+        """Return the pass read again, at inputs of other shapes."""
+        inputs = {k: v.requires_grad_(k in self.check.leaves) for k, v in inputs.items()}
+        check = self.check
+        return OfCheck(check.backward, check.forward, {**check.inputs, **inputs}, self.seed)
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that forward takes."""
+        return dict(self.check.inputs)
+
+    def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
+        """Return the dtype of an output's gradient at other inputs."""
+        changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
+        return changed.pop() if len(changed) == 1 else grad.dtype
+
+    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
+        """Return the differentiable inputs, forward, and the mutant as its backward pass."""
+        check = self.check
+        own = self.gives_output
+
+        def offer(leaves: Sequence[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
+            inputs = {**check.inputs, **dict(zip(check.leaves, leaves, strict=True))}
+            outputs, named = check.outputs_at(inputs)
+            detached = [output.detach() for output in outputs]
+            offered = {**inputs, **named, **dict(zip(numbered("output", outputs), detached,
+                                                     strict=True))}  # fmt: skip
+            return {k: v.detach() for k, v in tensors(offered).items()}, detached
+
+        def with_grads(
+            leaves: Sequence[Tensor], grads: Sequence[Tensor] | None
+        ) -> tuple[Named, list[Tensor]]:
+            offered, outputs = offer(leaves)
+            grads = [torch.zeros_like(output) for output in outputs] if grads is None else grads
+            return {
+                **offered,
+                **dict(zip(numbered("grad_output", outputs), grads, strict=True)),
+            }, outputs
+
+        def run(program: Program, *leaves: Tensor) -> list[Tensor]:
+            given, outputs = with_grads(leaves, None)
+            if not own:
+                return outputs
+            found = evaluate(program, given, _double)
+            return [found[name] for name in numbered("output", outputs)]
+
+        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+            given, outputs = with_grads(leaves, grads)
+            found = evaluate(program, given, _double)
+            # one that takes the loss's own gradient for 1 is the factor of whatever stands above
+            above = grads[0] if "grad_output" not in check.asked and not own else None
+            if above is not None and not outputs[0].ndim:
+                found = {name: value * above for name, value in found.items()}
+            return [found.get(label) for label in check.leaves]
+
+        return {k: self.inputs[k].detach() for k in check.leaves}, run, back
+
+    def _reference_inputs(self) -> Named:
+        return tensors(self.check.reference_inputs())
+
+    @property
+    def given_numbers(self) -> dict[str, Any]:
+        """The named values and outputs of forward, lifted."""
+        keys = {name: self.check.counterpart(name) for name in self.given}
+        return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
+
+    @cached_property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted, as `check` has it."""
+        return how_much("auto", [*self.check.inputs.values(), *self.check.values.values()])[1]
+
+
+def _double(dtype: torch.dtype) -> torch.dtype:
+    return DOUBLE if dtype.is_floating_point else dtype
+
+
+class OfCase(Subject):
+    """A case's by-hand step, some steps into its training, when moments are no longer 0."""
+
+    STEPS = 3  # by hand before the step that is judged
+
+    def __init__(
+        self, case: Case, *, dtype: str = "float64", seed: int = 1,
+        given: Named | None = None, programs: tuple[Program, Program] | None = None,
+    ) -> None:  # fmt: skip
+        self.case, self.name = case, f"case {case.name}"
+        self.side = Autograd(case)
+        hand = by_hand(case)
+        if given is None:
+            drawn = draw(case, seed=seed, population=1, dtype=dtype_named(dtype),
+                         device=torch.device("cpu"))  # fmt: skip
+            state = drawn.state
+            for data in drawn.steps(self.STEPS + 1):
+                given = {**data, **state}
+                after = hand(**{name: value.clone() for name, value in given.items()})
+                state = {name: after.get(name, state[name]) for name in state}
+        assert given is not None
+        self.given = self.inputs = given
+        if programs is None:
+            programs = (
+                plain(_read("backward", hand, given)),
+                plain(_read("autograd's step", self.side.traceable, given)),
+            )
+        self.hand, self.reference = programs
+        self.plain = self.side.step(**given)
+
+    def judge(self, program: Program, values: Named) -> Report:
+        """Judge a mutant of the step, each quantity from the by-hand values above it."""
+        problems = {name: mismatch(value, self.plain[name]) for name, value in values.items()}
+        fitting = {name: value for name, value in values.items() if problems[name] is None}
+        theirs = self.side.step_from(fitting, **self.given)
+        report = Report("check", {}, steps=1)
+        for name, value in values.items():
+            report.quantities[name] = quantity(name, value, theirs[name])
+        evidence = Evidence(
+            hand=program, reference=self.reference, inputs=self.given,
+            given={name: (value, None) for name, value in self.given.items()},
+            manual=fitting, autograd={name: theirs[name] for name in fitting},
+            entries=self.entries,
+        )  # fmt: skip
+        proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
+        for name, proof in proofs.items():
+            report.quantities[name].proof = proof
+        return report
+
+    def autograd(self) -> Named:
+        """Return autograd's step, from the weights on."""
+        return {name: self.plain[name] for name in self.hand.outputs}
+
+    def at(self, inputs: Named) -> "OfCase":
+        """Return the step at other weights and rows."""
+        return OfCase(self.case, given=inputs, programs=(self.hand, self.reference))
+
+    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
+        """Return the weights, the loss as a function of them, and minus the mutant's updates."""
+        names = [name for name in self.side.trainer(self.given["X"]).parameters
+                 if f"{name}_update" in self.hand.outputs]  # fmt: skip
+
+        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+            given = {**self.given, **dict(zip(names, leaves, strict=True))}
+            found = evaluate(program, given, _double)
+            return [-grads[0] * found[f"{name}_update"] for name in names]
+
+        return {k: self.given[k] for k in names}, partial(self._loss, names), back
+
+    def _loss(self, names: Sequence[str], _program: Program, *leaves: Tensor) -> list[Tensor]:
+        """Return the loss at these weights, the penalties too."""
+        trainer = self.side.trainer(self.given["X"])
+        for name, mask in trainer.masks.items():
+            mask.mask = self.given[name]
+        own = {id(weight): name for name, weight in trainer.network.named_parameters()}
+        weights = {
+            **{k: self.given[k] for k in trainer.parameters},
+            **dict(zip(names, leaves, strict=True)),
+        }
+        there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
+        trainer.network.train()
+        layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
+        loss = trainer.loss(layer, self.given["y"]).sum()
+        l1, l2 = trainer.penalties
+        syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
+        return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
+
+    def _reference_inputs(self) -> Named:
+        return self.given
+
+    @cached_property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted."""
+        return how_much("auto", self.given.values())[1]

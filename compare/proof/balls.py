@@ -1,0 +1,184 @@
+"""Numbers as balls: real numbers known to 50 digits and more, by FLINT's arb.
+
+A lifted tensor is a numpy array of `flint.arb`. Every operation returns balls that contain the
+exact result for every choice of numbers in the balls it was given.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flint
+import numpy as np
+import torch
+from torch import Tensor
+
+from compare.proof.constants import meant
+
+Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
+PRECISION = 200  # bits
+LARGE = 200_000_000  # multiplications: a product of more takes over two seconds on one core
+
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "exp": lambda x: x.exp(),
+    "expm1": lambda x: x.expm1(),
+    "log": lambda x: x.log(),
+    "log1p": lambda x: x.log1p(),
+    "sqrt": lambda x: x.sqrt(),
+    "rsqrt": lambda x: x.rsqrt(),
+    "reciprocal": lambda x: 1 / x,
+    "tanh": lambda x: x.tanh(),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "erf": lambda x: x.erf(),
+    "erfc": lambda x: x.erfc(),
+    "sin": lambda x: x.sin(),
+    "cos": lambda x: x.cos(),
+    "atan": lambda x: x.atan(),
+    "abs": abs,
+}
+
+
+class Balls:
+    """The arithmetic that a row of the table is written in, over arrays of balls.
+
+    Of a matrix product that would take more than LARGE multiplications only `entries` entries are
+    lifted; the others are balls that know nothing, and whatever depends on them knows nothing.
+    """
+
+    def __init__(self, entries: int | None = None) -> None:
+        self.entries = entries
+        self.skipped = False  # whether some entries of a product were left unknown
+
+    def exact(self, values: Tensor) -> Array:
+        """Return the values of a tensor as balls of radius zero."""
+        return _each(flint.arb, values.detach().double().cpu().numpy())
+
+    def constant(self, number: float, _dtype: torch.dtype) -> Array:
+        """Return a number written in the code as what it stands for."""
+        return np.asarray(meant(number), dtype=object)
+
+    def written(self, values: Tensor) -> Array:
+        """Return a tensor made in the code from one number, likewise."""
+        bits = 1 - round(math.log2(torch.finfo(values.dtype).eps))
+        return _each(lambda x: meant(x, bits), values.detach().double().cpu().numpy())
+
+    def function(self, name: str, x: Array) -> Array:
+        """Return an elementary function of each element."""
+        return _each(_FUNCTIONS[name], x)
+
+    def power(self, x: Array, exponent: float) -> Array:
+        """Return x**exponent; a whole exponent also for negative x."""
+        if float(exponent).is_integer():
+            return _each(lambda b: b ** int(exponent), x)
+        return _each(lambda b: b ** meant(exponent), x)
+
+    def where(self, mask: Tensor, x: Array, y: Array) -> Array:
+        """Choose by a mask, which the float run decided."""
+        return np.where(mask.cpu().numpy(), x, y)
+
+    def maximum(self, x: Array, y: Array) -> Array:
+        """Return the larger of each pair."""
+        return np.frompyfunc(lambda a, b: a.max(b), 2, 1)(x, y)
+
+    def minimum(self, x: Array, y: Array) -> Array:
+        """Return the smaller of each pair."""
+        return np.frompyfunc(lambda a, b: a.min(b), 2, 1)(x, y)
+
+    def amax(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
+        """Return the largest along `dims`."""
+        largest = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+        out = x
+        for dim in sorted((d % x.ndim for d in dims), reverse=True):
+            out = largest.reduce(out, axis=dim, keepdims=keepdim)
+        return out
+
+    def sum(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
+        """Return the sum over `dims`, all where there are none."""
+        axes = tuple(d % x.ndim for d in dims) or tuple(range(x.ndim))
+        shape = [1 if d in axes else s for d, s in enumerate(x.shape)]
+        if not x.size:
+            total = self.exact(torch.zeros(shape))
+        else:
+            total = np.asarray(np.add.reduce(x, axis=axes, keepdims=True), dtype=object)
+        return total.reshape(
+            shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes]
+        )
+
+    def running(self, x: Array, dim: int, product: bool) -> Array:
+        """Return the running sum, or the running product, along `dim`."""
+        return (np.multiply if product else np.add).accumulate(x, axis=dim)
+
+    def product(self, x: Array, dim: int) -> Array:
+        """Return the product along `dim`, which stays as a dimension of 1."""
+        return np.asarray(np.multiply.reduce(x, axis=dim, keepdims=True, initial=flint.arb(1)))
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        """Return the products of matrices in the last two dimensions; leading ones are equal."""
+        lead, rows, inner, columns = x.shape[:-2], x.shape[-2], x.shape[-1], y.shape[-1]
+        out: Array = np.empty((*lead, rows, columns), dtype=object)
+        sampled = self.entries is not None and rows * inner * columns > LARGE
+        if sampled:
+            self.skipped = True
+            out[...] = flint.arb("nan")
+        for at in np.ndindex(*lead):
+            if sampled:
+                some, others = (_some(size, self.entries or 1) for size in (rows, columns))
+                out[at][np.ix_(some, others)] = _product(x[at][some], y[at][:, others])
+            else:
+                out[at] = _product(x[at], y[at])
+        return out
+
+    def take(self, x: Array, index: Tensor) -> Array:
+        """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
+        at = index.cpu().numpy()
+        flat = self.join([x, self.exact(torch.zeros(1))])
+        return np.asarray(flat[at], dtype=object)
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Return all elements in one row."""
+        return np.concatenate([part.ravel() for part in parts])
+
+    def scatter_add(self, x: Array, index: Tensor, values: Array) -> Array:
+        """Return x with `values` added at the flat `index`; -1 adds nowhere."""
+        flat = x.ravel().copy()
+        for at, value in zip(index.flatten().tolist(), values.ravel(), strict=True):
+            if at >= 0:
+                flat[at] = flat[at] + value
+        return flat.reshape(x.shape)
+
+    def in_narrow_sums(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context without effect: a ball does not round, inside a kernel or out."""
+        return contextlib.nullcontext()
+
+    def rounded(self, x: Array) -> Array:
+        """Return x: a ball does not round to the dtype."""
+        return x
+
+    def shaped(self, x: Any, shape: Sequence[int]) -> Array:
+        """Return x as an array of that shape, repeated where it has to be."""
+        return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))
+
+
+def _product(x: Array, y: Array) -> Array:
+    """Return the product of two matrices."""
+    (rows, inner), columns = x.shape, y.shape[1]
+    left = flint.arb_mat(rows, inner, x.ravel().tolist())
+    right = flint.arb_mat(inner, columns, y.ravel().tolist())
+    flat: Array = np.empty(rows * columns, dtype=object)
+    flat[:] = (left * right).entries()
+    return flat.reshape(rows, columns)
+
+
+def _some(size: int, entries: int) -> Array:
+    """Return indices into a dimension, the same for every dimension of that size.
+
+    So a product and its transpose, on the two sides, are lifted at the same places.
+    """
+    count = min(size, max(1, round(entries**0.5)))
+    return np.sort(np.random.RandomState(size).permutation(size)[:count])
+
+
+def _each(function: Callable[[Any], Any], values: Any) -> Array:
+    """Apply to each element; the result is an array also where there is only one."""
+    return np.asarray(np.frompyfunc(function, 1, 1)(values), dtype=object)

@@ -1,0 +1,280 @@
+"""Runs a program twice at once: in floats as it stands, and lifted to balls or to bounds.
+
+Comparisons and choices of places (relu's mask, max's index) are those of the float run.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flint
+import torch
+from torch import Tensor, fx
+
+from compare.proof.balls import PRECISION, Balls
+from compare.proof.bounds import Bounds
+from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
+from compare.proof.program import Program
+
+# Operations that take tensors of integers or booleans as places and masks, not as numbers.
+_TAKES_PLACES = MOVES | JOINS | {
+    "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for numbers that could not be lifted: the operation, and why its row cannot do it."""
+
+    operation: str
+    why: str | None = None  # None: it has no row
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"{self.operation} is used as its row in proof/operations.py cannot: {self.why}"
+        return (
+            f"{self.operation} is not in the table of operations; "
+            "to add it, give it a row in compare/proof/operations.py"
+        )
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """One named output: its float run, and its numbers (or a `Missing`)."""
+
+    floats: Tensor
+    numbers: Any
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a named value is taken to be from there on, whatever was computed for it."""
+
+    floats: Tensor
+    lifted: Any
+
+
+Seen = dict[fx.Node, tuple[Any, Any]]  # the float run of each operation, and its numbers
+
+
+class _Node:
+    """What a row may ask for besides numbers: its node's float run, and the arithmetic itself."""
+
+    def __init__(
+        self, n: Balls | Bounds, name: str, overload: str, floats: list[Tensor], out: Any
+    ) -> None:
+        self.arithmetic = n
+        self.name, self.overload, self.floats, self.out = name, overload, floats, out
+        self.dtype = _first_float(out).dtype
+        self.numbers: dict[int, float] = {}
+        if isinstance(n, Bounds):
+            n.dtype = self.dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.arithmetic, name)
+
+    def number(self, value: float) -> Any:
+        """Return a number of the code as a constant that `scalar` still knows."""
+        constant = self.arithmetic.constant(value, self.dtype)
+        self.numbers[id(constant)] = value
+        return constant
+
+    def scalar(self, value: Any) -> Any:
+        """Return the Python number behind an argument, None for a tensor's numbers."""
+        return value if isinstance(value, int | float) else self.numbers.get(id(value))
+
+
+def lift(
+    program: Program,
+    n: Balls | Bounds,
+    inputs: Mapping[str, Tensor],
+    lifted: Mapping[str, Any] | None = None,
+    starts: Mapping[str, Start] | None = None,
+    only: Collection[str] | None = None,
+    seen: Seen | None = None,
+) -> dict[str, Lifted]:
+    """Return each named output as computed, before any start takes its place.
+
+    `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
+    With `only` just these outputs are computed, from the starts nearest above them.
+    `seen` holds what operations gave before, which is not worked out again, and is filled with
+    what the others give.
+    A value that depends on an operation without a row is a `Missing`.
+    """
+    starts, lifted, known = starts or {}, lifted or {}, seen or {}
+    names: dict[fx.Node, list[str]] = {}
+    for name, node in program.outputs.items():
+        names.setdefault(node, []).append(name)
+    floats: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, Any] = {}
+    outputs: dict[str, Lifted] = {}
+    given = iter(program.inputs)
+    begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
+    nodes = list(program.graph.graph.nodes)
+    needed = set(nodes) if only is None else cone(program, only, starts, known)
+    last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
+    with torch.no_grad(), flint.ctx.workprec(PRECISION):
+        for node in nodes:
+            if node.op == "output":
+                break
+            name = next(given) if node.op == "placeholder" else ""
+            if node in known:
+                floats[node], values[node] = known[node]
+            elif node not in needed:
+                if node in begun:
+                    floats[node] = _laid_out(begun[node].floats, node.meta["val"])
+                    values[node] = begun[node].lifted
+                continue
+            elif node.op == "placeholder":
+                floats[node] = inputs[name]
+                values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
+            elif node.op == "get_attr":
+                floats[node] = getattr(program.graph, node.target)
+                values[node] = _made(n, floats[node])
+            else:
+                floats[node], values[node] = call(n, node, floats, values)
+            if seen is not None:
+                seen[node] = floats[node], values[node]
+            for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
+                outputs[name] = Lifted(floats[node], values[node])
+                if name in starts:
+                    floats[node] = _laid_out(starts[name].floats, floats[node])
+                    values[node] = starts[name].lifted
+            for source in node.all_input_nodes:
+                if last.get(source) is node:
+                    del floats[source], values[source]
+    return outputs
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """Return `values` in the shape and strides of `like`: a later view may count on them."""
+    values = values.reshape(like.shape)
+    if 0 in like.stride():
+        return values
+    laid = torch.empty_strided(like.shape, like.stride(), dtype=values.dtype, device=values.device)
+    return laid.copy_(values)
+
+
+def cone(
+    program: Program,
+    names: Collection[str],
+    starts: Collection[str],
+    known: Collection[fx.Node] = (),
+) -> set[fx.Node]:
+    """Return the operations that these outputs come from, back to what is begun with or known."""
+    begun = {program.outputs[name] for name in starts if name in program.outputs}
+    needed: set[fx.Node] = set()
+    left = [program.outputs[name] for name in names]
+    while left:
+        node = left.pop()
+        if node not in needed and node not in known:
+            needed.add(node)
+            left += [source for source in node.all_input_nodes if source not in begun]
+    return needed
+
+
+def _exact(n: Balls | Bounds, values: Tensor) -> Any:
+    return n.exact(values) if values.is_floating_point() else values
+
+
+def _made(n: Balls | Bounds, values: Tensor) -> Any:
+    """Return a tensor that the code made: one number is as someone wrote it, more are as is."""
+    if not values.is_floating_point():
+        return values
+    one = values.numel() and bool((values == values.flatten()[0]).all())
+    return n.written(values) if one else n.exact(values)
+
+
+def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
+    """Run one operation in floats and lifted."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), floats.__getitem__)
+    assert callable(node.target)
+    out = node.target(*args, **kwargs)
+    name, _, overload = getattr(node.target, "__name__", "").partition(".")
+    if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flat(args))):
+        return out, Missing(f"{node.target}", "it takes or gives complex numbers")
+    if name == "getitem":
+        source, index = node.args
+        whole = values[source]  # type: ignore[index]
+        return out, whole if isinstance(whole, Missing) else whole[index]
+    first = _first_float(out)
+    if first is None:
+        return out, out
+    operands = [values[source] for source in node.all_input_nodes]
+    if missing := next((value for value in operands if isinstance(value, Missing)), None):
+        return out, missing
+    if name in MADE:
+        at = _NUMBER_AT.get(name, len(node.args))
+        made_of = node.args[at] if at < len(node.args) else None
+        if isinstance(n, Balls) and isinstance(made_of, float):
+            return out, n.shaped(n.constant(made_of, out.dtype), out.shape)
+        return out, _made(n, out)
+    if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
+        return out, n.exact(out)  # integers as floats
+    if name not in ROWS and name not in MOVES and name not in JOINS:
+        return out, Missing(f"{node.target}")
+    if kwargs.get("rounding_mode"):
+        return out, Missing(f"{node.target}", "with a rounding_mode")
+
+    tensors = [floats[source] for source in node.all_input_nodes]
+    row = _Node(n, name, overload, tensors, out)
+
+    def number(value: Any) -> Any:
+        if isinstance(value, float) and name not in MOVES:
+            return row.number(value)
+        return value
+
+    def operand(source: fx.Node) -> Any:
+        value = values[source]
+        if isinstance(value, Tensor):
+            return value.cpu() if name in _TAKES_PLACES else n.exact(value)
+        return value
+
+    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, _formula(node.kwargs)), number)
+    lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
+    try:
+        found = _row(row, node.target, name, lifted_args, lifted_kwargs)
+        if isinstance(out, Tensor):
+            found = n.shaped(found, out.shape)
+    except Exception as error:  # a use of the operation that its row does not know
+        return out, Missing(f"{node.target}", f"{error}")
+    return out, found
+
+
+# Which argument holds the number that a tensor is made of, before any rounding to its dtype.
+_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1, "new_full": 2}
+
+
+def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Apply the operation's row in the table."""
+    if name in ROWS:
+        return ROWS[name](row, *args, **kwargs)
+    if name in MOVES:
+        if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
+            raise TypeError("reads numbers as another type's bits")
+        return move(row, target, *args, **kwargs)
+    if isinstance(args[0], list | tuple):  # cat, stack
+        return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))
+    parts, rest = args[:2], args[2:]  # the *_scatter family
+    return join(row, parts, lambda places: target(*places, *rest, **kwargs))
+
+
+def _flat(values: Any) -> list[Any]:
+    """Return arguments without the lists around some of them."""
+    return [v for value in values for v in (value if isinstance(value, list | tuple) else [value])]
+
+
+_FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
+
+
+def _formula(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that say something about the numbers."""
+    return {name: value for name, value in kwargs.items() if name not in _FORM}
+
+
+def _first_float(out: Any) -> Any:
+    """Return the first tensor of floats in an operation's result, None if there is none."""
+    tensors = (
+        [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
+    )
+    return next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)

@@ -1,0 +1,231 @@
+"""A function as an ATen program: what lifting and bounds run instead of the function itself.
+
+The operations are recorded; torch.func.functionalize turns writes in place into values, and the
+core ATen decompositions keep the list of operations short.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import _core_aten_decompositions_post_autograd
+from torch._decomp.decompositions import native_batch_norm_decomposition
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from compare.proof.bits import same_bits
+from compare.proof.recorder import Recorder
+
+Values = dict[str, Any]
+Function = Callable[..., Mapping[str, Tensor | None]]
+
+# Operations that hand on their input's numbers in its shape: a name given to one of them is the
+# name of what stands before it.
+_SAME = {"alias", "clone", "detach", "detach_copy", "lift_fresh_copy", "alias_copy", "contiguous"}
+
+
+class Opaque(Exception):
+    """The function cannot be read as a program; the message says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function: its graph, the names of its inputs, the node behind each named output."""
+
+    graph: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, fx.Node]
+    # Whether a kernel may round to the inputs' dtype where the program shows a wider one: a fused
+    # attention kernel, or an operation whose decomposition widens half precision of its own accord.
+    narrower: bool
+
+    def ancestors(self) -> dict[str, set[str]]:
+        """Return, for each output, the other outputs that it is computed from."""
+        names: dict[fx.Node, list[str]] = {}
+        for name, node in self.outputs.items():
+            names.setdefault(node, []).append(name)
+        above: dict[fx.Node, set[str]] = {}
+        for node in self.graph.graph.nodes:
+            found: set[str] = set()
+            for source in node.all_input_nodes:
+                found |= above[source] | set(names.get(source, ()))
+            above[node] = found
+        own: dict[str, set[str]] = {}
+        for name, node in self.outputs.items():
+            earlier = names[node][: names[node].index(name)]  # handed on under another name
+            own[name] = above[node] | set(earlier)
+        return own
+
+    def follows(self) -> dict[str, list[str]]:
+        """Return, for each output, the other outputs that are computed from it."""
+        above = self.ancestors()
+        return {name: [other for other in above if name in above[other]] for name in above}
+
+
+def trace(function: Function, inputs: Values) -> Program:
+    """Read `function(**inputs)`, which returns named tensors, as a program.
+
+    Each operation knows the line of code that asked for it: `line_of`.
+    Raises Opaque when it leaves torch's operations (numpy, `.data`, `.item()`), which shows when
+    the recorded program, run at other inputs, does not give the function's own bits.
+    """
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    fixed = {name: value for name, value in inputs.items() if name not in tensors}
+    names: list[str] = []
+
+    def positional(*values: Tensor) -> list[Tensor]:
+        own = [value.clone() for value in values]  # it may write into them
+        found = function(**dict(zip(tensors, own, strict=True)), **fixed)
+        kept = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        names[:] = kept
+        return list(kept.values())
+
+    attention = _Attention()
+    with _readable(), attention:
+        try:
+            recorded = _record(positional, list(tensors.values()))
+            _check_complete(recorded, positional, list(tensors.values()))
+            replay = _Replay(recorded)
+            functional = Recorder(_decompositions(), lambda: replay.line).record(
+                torch.func.functionalize(replay.run), list(tensors.values())
+            )
+        except Opaque:
+            raise
+        except Exception as error:  # whatever cannot be followed
+            raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
+    functional.graph.eliminate_dead_code()
+    (output,) = (node for node in functional.graph.nodes if node.op == "output")
+    roots = [root(node) for node in output.args[0]]
+    outputs = dict(zip(names, roots, strict=True))
+    narrower = attention.called or _casts(functional) > _casts(recorded)
+    return Program(
+        fx.GraphModule(functional.constants, functional.graph), tuple(tensors), outputs, narrower
+    )
+
+
+def _casts(recorded: Recorder) -> int:
+    """Return how many times the program changes a dtype."""
+    return sum("_to_copy" in str(node.target) for node in recorded.graph.nodes)
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's core ATen decompositions.
+
+    Without those of composite operations, which a Recorder takes apart in any case: the public
+    table of both takes a quarter of a second to build.
+    """
+    return dict(_core_aten_decompositions_post_autograd())
+
+
+def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> Recorder:
+    """Record the operations that `function` does at these inputs."""
+    # the schema of native_batch_norm does not say that it moves the running statistics
+    saying_so = {torch.ops.aten.native_batch_norm.default: native_batch_norm_decomposition}
+    return Recorder(saying_so, _line_outside).record(function, at)
+
+
+class _Replay(fx.Interpreter):
+    """Does recorded operations once more, and knows the line of the one in hand."""
+
+    line: str | None = None
+
+    def __init__(self, recorded: Recorder) -> None:
+        super().__init__(recorded.constants, graph=recorded.graph)
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.line = n.meta.get("line")
+        return super().run_node(n)
+
+
+_NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
+_NOT_THEIRS += (os.path.dirname(os.path.dirname(__file__)) + os.sep,)
+
+
+def _line_outside() -> str | None:
+    """Return the line of code outside torch, Python and this package that is being run."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith(_NOT_THEIRS):
+        frame = frame.f_back
+    return frame and f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def line_of(node: fx.Node) -> tuple[str, int] | None:
+    """Return the file and the line of the code that asked for this operation, None if unknown."""
+    file, _, line = (node.meta.get("line") or "").rpartition(":")
+    return (file, int(line)) if file and line.isdigit() else None
+
+
+class _Attention(TorchFunctionMode):
+    """Notes whether scaled_dot_product_attention was called."""
+
+    called = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.called |= func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Have attention written out, not as one fused kernel; what is drawn is left undrawn."""
+    with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _check_complete(
+    recorded: Recorder, function: Callable[..., list[Tensor]], at: list[Tensor]
+) -> None:
+    """Raise Opaque unless the recording is the whole of what the function does.
+
+    It is if it gives the function's bits at other inputs. Where it does not (a backward pass of
+    torch's own may choose another way while it is recorded), it is if a second recording, made at
+    those other inputs, has the same operations and constants: then no number crept in unseen.
+    """
+    moved = [beside(tensor) for tensor in at]
+    expected = function(*(tensor.clone() for tensor in moved))
+    actual = _Replay(recorded).run(*(tensor.clone() for tensor in moved))
+    if all(same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
+        return
+    again = _record(function, moved)
+    same_code = str(again.graph) == str(recorded.graph)
+    constants = [dict(found.constants.named_buffers()) for found in (recorded, again)]
+    if not (
+        same_code
+        and constants[0].keys() == constants[1].keys()
+        and all(same_bits(value, constants[1][name]) for name, value in constants[0].items())
+    ):
+        raise Opaque(
+            "cannot be read as a program: its recorded operations do not give its own numbers at "
+            "other inputs, so part of its work is not torch's (numpy, .data, a kernel of its own)"
+        )
+
+
+def beside(tensor: Tensor) -> Tensor:
+    """Return other inputs close by: each float moved by a random 1 % or so, zeros off zero too."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor.clone()
+    chance = torch.Generator().manual_seed(tensor.numel())
+    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
+    size = tensor.detach().double().abs()
+    scale = torch.where(size == 0, size.max().clamp_min(2.0**-10), size)
+    return (tensor.detach().double() + scale * (noise + 0.25) / 64).to(tensor.dtype)
+
+
+def root(node: fx.Node) -> fx.Node:
+    """Return the node whose numbers `node` only hands on."""
+    while node.op == "call_function" and node.target.__name__.split(".")[0] in _SAME:  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,160 @@
+"""The checkpoint of a run: its settings, its state, and what its bits depend on; in one file.
+
+The data and the first weights are drawn again from the settings, and a digest says whether the rows
+are still the same. Of several ranks rank 0 writes what all of them have after the same chunk, and
+hands it out again: a checkpoint is of one step and whole, and other machines need no file.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import compare
+from compare.cases import CASES, Case, Network
+from compare.environment import environment
+from compare.errors import BadInput
+from compare.training import sealed
+from compare.training.data import csv_table
+from compare.training.given import Given, device_named
+from compare.training.harness import Run
+from compare.training.ranks import ALONE, Ranks
+from compare.training.snapshot import gathered, restore
+
+NAME = "checkpoint"  # the file's, in the run folder
+EVERY = 5.0  # seconds at least between two, so that a short run writes none
+SHARE = 0.02  # of a run's time may go into writing them
+
+
+@dataclass
+class Checkpoint:
+    """A run that was stopped: what it was asked, and how far it had come."""
+
+    name: str  # of the run folder
+    case: Case
+    asked: dict[str, Any]  # the keyword arguments of Run
+    kept: dict[str, Any]  # the rest of the file
+
+    @property
+    def folder(self) -> dict[str, Any]:
+        """What the run folder keeps of its own."""
+        kept: dict[str, Any] = self.kept["folder"]
+        return kept
+
+    @property
+    def count(self) -> int:
+        """How many ranks it was run on."""
+        return len(self.kept["ranks"])
+
+    def of(self, rank: int) -> "Checkpoint":
+        """Return what one rank goes on with: its state alone, and nothing of the folder."""
+        first, own = self.kept["ranks"][0], self.kept["ranks"][rank]
+        if own["run"]["parts"] is None:
+            own = own | {"run": own["run"] | {"parts": first["run"]["parts"]}}
+        kept = {what: value for what, value in self.kept.items() if what != "folder"}
+        return dataclasses.replace(self, kept=kept | {"ranks": [own]})
+
+    def run(self, ranks: Ranks = ALONE) -> Run:
+        """Return the run as it was on the one rank whose state this is.
+
+        Raises BadInput where its bits could come out otherwise.
+        """
+        here = _world(environment(device_named(self.asked["device"])))
+        (own,) = self.kept["ranks"]
+        was = own["world"]
+        for item in {**was, **here}:
+            if was.get(item) != here.get(item):
+                raise BadInput(
+                    f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
+                    "and other bits could come of it: resume it where it was begun, or run it anew"
+                )
+        run = Run(self.case, ranks=ranks, **self.asked)
+        if _digest(run.given) != self.kept["rows"]:
+            file = self.kept["data"]
+            what = f"--data {file[0]}" if isinstance(file, list) else f"case {self.case.name}"
+            raise BadInput(
+                f"run {self.name}: {what} holds other rows than when it was begun: "
+                "put those back, or run it anew"
+            )
+        restore(run, own["run"])
+        return run
+
+
+def can(run: Run) -> bool:
+    """Whether a file can hold the run: not one with Python code of one's own."""
+    return not run.own_step and (run.case.data is None or _data(run.case) is not None)
+
+
+def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
+    """Return, on rank 0, the states of all ranks, if it `wanted` them and they make a checkpoint.
+
+    All ranks ask this after each chunk.
+    """
+    last = run.report.steps == run.steps or not run.regular
+    if last or not can(run) or not run.ranks.any(wanted):
+        return None
+    mine = {"world": _world(run.report.environment), "run": gathered(run)}
+    return run.ranks.to_first(mine)
+
+
+def save(run: Run, states: list[dict[str, Any]], path: Path, folder: dict[str, Any]) -> None:
+    """Write a checkpoint; raises BadInput where it cannot be written."""
+    case = dataclasses.replace(run.case, data=None, sweep=())
+    kept = {
+        "case": asdict(case) | {"network": asdict(case.network)},
+        "data": _data(run.case),
+        "asked": run.asked,
+        "rows": _digest(run.given),
+        "ranks": states,
+        "folder": folder,
+    }
+    sealed.write(path, kept)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; raises BadInput where there is none, or none that can be used."""
+    if not path.exists():
+        raise BadInput(
+            f"run {path.parent.name}: there is no checkpoint in it (the first is written after "
+            f"{EVERY:g} s, and none of a step or data of one's own from Python): run it anew"
+        )
+    kept = sealed.read(path)
+    words = kept["case"] | {"network": Network(**kept["case"]["network"])}
+    data = kept["data"]
+    if isinstance(data, list):
+        words["data"] = functools.partial(csv_table, Path(data[0]), data[1])
+    elif data is not None:
+        words["data"] = CASES[data].data
+    return Checkpoint(path.parent.name, Case(**words), kept["asked"], kept)
+
+
+def _data(case: Case) -> str | list[str | None] | None:
+    """Return what names the data: a case's name, or a file and its target; None: nothing does."""
+    if isinstance(case.data, functools.partial) and case.data.func is csv_table:
+        path, target = case.data.args
+        return [str(path), target]
+    return next((c.name for c in CASES.values() if case.data and c.data is case.data), None)
+
+
+def _world(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what the bits depend on: this project's own code, and the machine's."""
+    code = hashlib.sha256()
+    for package in ("compare", "manual", "torch_ref"):
+        for file in sorted((Path(__file__).parents[2] / package).rglob("*.py")):
+            code.update(file.read_bytes())
+    own = f"{compare.__version__}+{code.hexdigest()[:12]}"
+    return {"deltacheck": own, **{item: str(value) for item, value in environment.items()}}
+
+
+def _digest(given: Given) -> str:
+    """Return a digest of the rows to learn from and of those kept back."""
+    found = hashlib.sha256(repr(given.classes).encode())
+    for value in (given.X, given.y, given.X_test, given.y_test):
+        if value is not None:
+            one = value[0].cpu().contiguous()
+            found.update(repr(tuple(one.shape)).encode() + one.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

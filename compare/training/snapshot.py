@@ -1,0 +1,95 @@
+"""The state of a run between two chunks of steps, as tensors and plain values, and back.
+
+Everything that a later step, or the end, looks at: the weights and autograd's own, the random
+streams, what was found so far. What can be drawn or read again from the settings is not here.
+"""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from compare.proof.verdict import Diagnosis, Proof
+from compare.report import Place, Quantity
+from compare.training.chunk import Bucket
+from compare.training.harness import Part, Run
+from compare.training.one_process import OneProcess
+from compare.training.sides import Kind, Named
+
+
+def gathered(run: Run) -> dict[str, Any]:
+    """Return the state of a run as tensors and plain values."""
+    given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
+    return {
+        # of the rows that ranks share all have the same weights: rank 0's are kept
+        "parts": None if run.along.rank else [_part(part) for part in run.parts],
+        "last": None if run.last is None else run.last.clone(),
+        "chunks": run.chunks,
+        "unequal_chunks": run.unequal_chunks,
+        "curves": [asdict(bucket) for bucket in run.curves],
+        "taken": given.taken,
+        "order": None if given.order is None else torch.from_numpy(given.order),
+        "chances": [_stream(chance) for chance in given.chances],
+        "seconds": time.perf_counter() - run.started,
+        "steps": report.steps,
+        "free_gap": report.free_gap,
+        "one_process": report.one_process and asdict(report.one_process),
+        "quantities": [asdict(row) for row in report.quantities.values()],
+        "first": {name: tuple(kind) for name, kind in tally.first.items()},
+        "proofs": {n: [(k, asdict(p)) for k, p in each] for n, each in tally.proofs.items()},
+        "bounds": tally.bounds,
+        "diagnosed": {v: sorted(names) for v, names in run.prover.diagnosed.items()},
+        "open": buckets.open and asdict(buckets.open),
+        "so_far": {n: getattr(buckets, n) for n in ("unequal", "compared", "max_ulp")},
+    }
+
+
+def restore(run: Run, kept: dict[str, Any]) -> None:
+    """Give a run that is ready to train what `gathered` found."""
+    given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
+    place = given.X.device
+    for part, was in zip(run.parts, kept["parts"], strict=True):
+        part.state = {n: v.to(place, copy=True) for n, v in was["state"].items()}
+        if was["free"] is not None:
+            part.free = {n: v.to(place, copy=True) for n, v in was["free"].items()}
+    run.last = None if kept["last"] is None else kept["last"].to(place)
+    run.chunks, run.unequal_chunks = kept["chunks"], kept["unequal_chunks"]
+    run.curves = [Bucket(**bucket) for bucket in kept["curves"]]
+    given.taken = kept["taken"]
+    given.order = None if kept["order"] is None else kept["order"].numpy()
+    for chance, (kind, keys, *rest) in zip(given.chances, kept["chances"], strict=True):
+        chance.set_state((kind, keys.numpy(), *rest))
+    report.seconds, report.steps = kept["seconds"], kept["steps"]
+    report.free_gap = kept["free_gap"]
+    report.one_process = kept["one_process"] and OneProcess(**kept["one_process"])
+    for row in kept["quantities"]:
+        worst = row["worst"] and Place(**row["worst"])
+        proof = row["proof"] and _proof(row["proof"])
+        report.quantities[row["name"]] = Quantity(**row | {"worst": worst, "proof": proof})
+    tally.first = {name: Kind(*each) for name, each in kept["first"].items()}
+    tally.proofs = {n: [(k, _proof(p)) for k, p in each] for n, each in kept["proofs"].items()}
+    tally.bounds = kept["bounds"]
+    run.prover.diagnosed = {v: set(names) for v, names in kept["diagnosed"].items()}
+    buckets.open = kept["open"] and Bucket(**kept["open"])
+    vars(buckets).update(kept["so_far"])
+
+
+def _proof(kept: dict[str, Any]) -> Proof:
+    told = kept["diagnosis"] and Diagnosis(**kept["diagnosis"])
+    return Proof(**kept | {"diagnosis": told})
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"state": _own(part.state), "free": part.free and _own(part.free)}
+
+
+def _own(values: Named) -> Named:
+    """Return copies with storage of their own: a view would bring all that it is a view of."""
+    return {name: value.clone() for name, value in values.items()}
+
+
+def _stream(chance: np.random.RandomState) -> tuple[Any, ...]:
+    kind, keys, *rest = chance.get_state(legacy=True)
+    return kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest  # ranks cannot send uint32
