@@ -56,14 +56,14 @@ def named(function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
 
 def operations(program: Program) -> set[str]:
     """Return the names of the ATen operations in a program, without their overloads."""
-    nodes = (node for node in program.graph.graph.nodes if node.op == "call_function")
+    nodes = (node for node in program.graph.nodes if node.op == "call_function")
     return {getattr(node.target, "__name__", "").partition(".")[0] for node in nodes}
 
 
 def says_dtype(program: Program) -> bool:
     """Whether a program names a dtype, and so holds for no other."""
-    return ("dtype" in program.graph.code) or any(
-        node.op == "get_attr" for node in program.graph.graph.nodes
+    return ("dtype" in str(program.graph)) or any(
+        node.op == "get_attr" for node in program.graph.nodes
     )
 
 

@@ -125,7 +125,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 def _read(program: Program, way: Way, sample: _Sample) -> _Values | None:
     """Return the value of every node on the way, from the by-hand values above it."""
-    nodes = [node for node in program.graph.graph.nodes if node.op == "placeholder"]
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     given = dict(zip(nodes, program.inputs, strict=True))
     named = {node: name for name, node in program.outputs.items() if node is not way.end}
     values: _Values = {}
@@ -138,7 +138,7 @@ def _read(program: Program, way: Way, sample: _Sample) -> _Values | None:
             elif node in given:
                 values[node] = sample.given[given[node]]
             elif node.op == "get_attr":
-                values[node] = getattr(program.graph, str(node.target))
+                values[node] = node.meta["val"]
             else:
                 args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), of)
                 assert callable(node.target)

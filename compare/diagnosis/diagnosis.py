@@ -83,7 +83,7 @@ def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Dia
     count = sum(
         value.numel()
         for program in (evidence.hand, evidence.reference)
-        for node in program.graph.graph.nodes
+        for node in program.graph.nodes
         if isinstance(value := node.meta.get("val"), Tensor)
     )
     if count > TOO_MANY:

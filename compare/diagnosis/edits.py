@@ -53,7 +53,7 @@ class Way:
             if node not in needed and node.op == "call_function" and node not in named:
                 needed.add(node)
                 left += node.all_input_nodes
-        self.nodes = [node for node in program.graph.graph.nodes if node in needed]
+        self.nodes = [node for node in program.graph.nodes if node in needed]
         self.program = program
 
     def operands(self) -> list[tuple[fx.Node, list[fx.Node]]]:
@@ -71,7 +71,7 @@ class Way:
     def below(self) -> set[fx.Node]:
         """Return the quantity's node and every node computed from it."""
         found = {self.end}
-        for node in self.program.graph.graph.nodes:
+        for node in self.program.graph.nodes:
             if any(source in found for source in node.all_input_nodes):
                 found.add(node)
         return found

@@ -167,7 +167,7 @@ class Trial:
         return sorted(
             {
                 float(a)
-                for node in self.e.reference.graph.graph.nodes
+                for node in self.e.reference.graph.nodes
                 if node.op == "call_function" and operation(node)
                 for a in node.args
                 if isinstance(a, float) and 0 < abs(a) < 100

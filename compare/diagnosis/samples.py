@@ -122,7 +122,7 @@ def _every(
 
     Nodes that could not be lifted, and those of no tensor, are left out.
     """
-    nodes = [node for node in program.graph.graph.nodes if node.op != "output"]
+    nodes = [node for node in program.graph.nodes if node.op != "output"]
     keys = {f" {node.name}": node for node in nodes}
     whole = replace(program, outputs={**program.outputs, **keys})
     found: dict[str, Lifted] = lift(whole, n, inputs, lifted, starts)

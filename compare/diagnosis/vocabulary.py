@@ -52,7 +52,7 @@ def _names(evidence: Evidence, program: Program) -> dict[fx.Node, str]:
     found: dict[fx.Node, str] = {}
     for name, node in program.outputs.items():
         found.setdefault(node, values.get(name) or called(evidence, name))
-    nodes = (node for node in program.graph.graph.nodes if node.op == "placeholder")
+    nodes = (node for node in program.graph.nodes if node.op == "placeholder")
     return found | dict(zip(nodes, program.inputs, strict=True))
 
 
@@ -78,7 +78,7 @@ def vocabulary(
     own = names_by_hand(evidence)
     theirs = names_of_reference(evidence)
     above = cone(evidence.reference, [name], ())
-    away = {n for n in evidence.reference.graph.graph.nodes if n not in above and n not in theirs}
+    away = {n for n in evidence.reference.graph.nodes if n not in above and n not in theirs}
     found = [
         *_side(evidence.hand, [s.hand for s in both], own, below[0], own),
         *_side(evidence.reference, [s.reference for s in both], theirs, below[1] | away, None),
@@ -103,7 +103,7 @@ def _side(
     own: Mapping[fx.Node, str] | None,
 ) -> Iterator[Known]:
     """Yield one program's values; `own` are the names of the by-hand program."""
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         passes = operation(node) in SAME and node not in names
         if node in below or passes or not all(node in each for each in values):
             continue

@@ -118,7 +118,7 @@ class _Words:
 
 def _constant(node: fx.Node) -> str:
     """Return a tensor that the code made: its number where it is one."""
-    value = getattr(node.graph.owning_module, str(node.target), None)
+    value = node.meta["val"]
     if isinstance(value, Tensor) and value.numel() == 1:
         return f"{float(value.detach()):.12g}"
     if isinstance(value, Tensor) and value.dtype != torch.bool and value.numel() <= 8:

@@ -109,7 +109,7 @@ def _edges(program: Program) -> Tensor:
     """Return the numbers at which the code chooses, and some close to them, of both signs."""
     edges = {
         float(number)
-        for node in program.graph.graph.nodes
+        for node in program.graph.nodes
         if node.op == "call_function" and name_of(node) in _CHOOSING
         for _where, number in numbers_of(node)
     }

@@ -247,6 +247,6 @@ def _lifted(report: Report) -> bool:
 
 def _way(mutant: Mutant, subject: Subject) -> str:
     """Return what a mutant shares with the one made the same way at inputs of another shape."""
-    nodes = [n for n in subject.hand.graph.graph.nodes if n.op == "call_function"]
+    nodes = [n for n in subject.hand.graph.nodes if n.op == "call_function"]
     words = re.sub(r"\d[\d.e+-]*", "#", mutant.what)
     return f"{nodes.index(mutant.node)} {mutant.kind} {words}"

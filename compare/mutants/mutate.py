@@ -40,7 +40,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
     floats: dict[fx.Node, Any] = {}
     evaluate(program, inputs, seen=floats)
     known = {_key(program.graph)}
-    for node in program.graph.graph.nodes:
+    for node in program.graph.nodes:
         if not is_operation(node):
             continue
         leads_to = _named_below(program, node)
@@ -57,7 +57,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
 
 def plain(program: Program) -> Program:
     """Return the program without operations that hand a tensor on in its own shape and dtype."""
-    draft = Draft(program, next(iter(program.graph.graph.nodes)))
+    draft = Draft(program, next(iter(program.graph.nodes)))
     for node in list(draft.graph.nodes):
         if node.op == "call_function" and name_of(node) in HAND_ON:
             source = node.all_input_nodes[0] if node.all_input_nodes else None
@@ -69,7 +69,7 @@ def plain(program: Program) -> Program:
 
 def _label(program: Program) -> None:
     """Give each node the name under which a person knows it: an input's, a named output's."""
-    nodes = [n for n in program.graph.graph.nodes if n.op == "placeholder"]
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
     for node, name in zip(nodes, program.inputs, strict=True):
         node.meta["label"] = name
     for name, node in program.outputs.items():
@@ -106,31 +106,23 @@ def _made(
     return made if all(isinstance(value, Tensor) for value in found.values()) else None
 
 
-class _Uncompiled(fx.GraphModule):
-    """A graph that nobody calls, so that no Python code has to be made of it."""
-
-    def recompile(self) -> Any:
-        """Leave it at that."""
-
-
 def _program(program: Program, draft: Draft) -> Program:
     draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    graph = _Uncompiled(draft.constants, draft.graph)
-    (output,) = (n for n in graph.graph.nodes if n.op == "output")
+    (output,) = (n for n in draft.graph.nodes if n.op == "output")
     roots = [root(n) for n in output.args[0]]
     outputs = dict(zip(program.outputs, roots, strict=True))
-    return Program(graph, program.inputs, outputs, program.narrower)
+    return Program(draft.graph, program.inputs, outputs, program.narrower)
 
 
-def _key(graph: fx.GraphModule) -> str:
+def _key(graph: fx.Graph) -> str:
     """Return a text that two programs share if they do the same operations."""
-    number = {node: k for k, node in enumerate(graph.graph.nodes)}
+    number = {node: k for k, node in enumerate(graph.nodes)}
     rows = []
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{number[n]}")
         target = node.target
         if node.op == "get_attr":
-            value = getattr(graph, target)
+            value = node.meta["val"]
             target = f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
         rows.append(f"{node.op} {'' if node.op == 'placeholder' else target} {args}")
     return "\n".join(rows)
@@ -153,13 +145,13 @@ def evaluate(
         return dtype(value) if isinstance(value, torch.dtype) else value
 
     with torch.no_grad():
-        for node in program.graph.graph.nodes:
+        for node in program.graph.nodes:
             if node.op == "placeholder":
                 values[node] = inputs[next(given)]
             elif node in values:
                 continue
             elif node.op == "get_attr":
-                constant = getattr(program.graph, node.target)
+                constant = node.meta["val"]
                 floats = constant.is_floating_point()
                 values[node] = constant.to(dtype(constant.dtype)) if floats else constant
             elif node.op == "call_function":

@@ -23,10 +23,8 @@ class Draft:
     def __init__(self, program: Program, node: fx.Node) -> None:
         self.graph = fx.Graph()
         self.copies: dict[fx.Node, fx.Node] = {}
-        self.graph.output(self.graph.graph_copy(program.graph.graph, self.copies))
+        self.graph.output(self.graph.graph_copy(program.graph, self.copies))
         self.node = self.copies[node]
-        names = {n.target for n in self.graph.nodes if n.op == "get_attr"}
-        self.constants: dict[str, Any] = {name: getattr(program.graph, name) for name in names}
 
     def unchanged(self) -> dict[fx.Node, fx.Node]:
         """Return the copies that give what the operations that they are copies of give."""
@@ -48,10 +46,10 @@ class Draft:
 
     def constant(self, value: Tensor) -> fx.Node:
         """Return a new constant."""
-        name = f"_mutant{len(self.constants)}"
-        self.constants[name] = value
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            return self.graph.get_attr(name)
+            made = self.graph.get_attr("mutant")
+        made.meta["val"] = value
+        return made
 
     def instead(self, new: fx.Node, *, of: fx.Node | None = None) -> None:
         """Let everything that takes the operation's result take `new`, but for `new` itself."""

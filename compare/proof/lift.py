@@ -110,7 +110,7 @@ def lift(
     outputs: dict[str, Lifted] = {}
     given = iter(program.inputs)
     begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
-    nodes = list(program.graph.graph.nodes)
+    nodes = list(program.graph.nodes)
     needed = set(nodes) if only is None else cone(program, only, starts, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
@@ -129,7 +129,7 @@ def lift(
                 floats[node] = inputs[name]
                 values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
             elif node.op == "get_attr":
-                floats[node] = getattr(program.graph, node.target)
+                floats[node] = node.meta["val"]
                 values[node] = _made(n, floats[node])
             else:
                 floats[node], values[node] = call(n, node, floats, values)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._decomp import _core_aten_decompositions_post_autograd
 from torch._decomp.decompositions import native_batch_norm_decomposition
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -39,7 +39,7 @@ class Opaque(Exception):
 class Program:
     """A traced function: its graph, the names of its inputs, the node behind each named output."""
 
-    graph: fx.GraphModule
+    graph: fx.Graph
     inputs: tuple[str, ...]
     outputs: Mapping[str, fx.Node]
     # Whether a kernel may round to the inputs' dtype where the program shows a wider one: a fused
@@ -52,7 +52,7 @@ class Program:
         for name, node in self.outputs.items():
             names.setdefault(node, []).append(name)
         above: dict[fx.Node, set[str]] = {}
-        for node in self.graph.graph.nodes:
+        for node in self.graph.nodes:
             found: set[str] = set()
             for source in node.all_input_nodes:
                 found |= above[source] | set(names.get(source, ()))
@@ -100,19 +100,17 @@ def trace(function: Function, inputs: Values) -> Program:
             raise
         except Exception as error:  # whatever cannot be followed
             raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
-    functional.graph.eliminate_dead_code()
-    (output,) = (node for node in functional.graph.nodes if node.op == "output")
+    functional.eliminate_dead_code()
+    (output,) = (node for node in functional.nodes if node.op == "output")
     roots = [root(node) for node in output.args[0]]
     outputs = dict(zip(names, roots, strict=True))
     narrower = attention.called or _casts(functional) > _casts(recorded)
-    return Program(
-        fx.GraphModule(functional.constants, functional.graph), tuple(tensors), outputs, narrower
-    )
+    return Program(functional, tuple(tensors), outputs, narrower)
 
 
-def _casts(recorded: Recorder) -> int:
+def _casts(graph: fx.Graph) -> int:
     """Return how many times the program changes a dtype."""
-    return sum("_to_copy" in str(node.target) for node in recorded.graph.nodes)
+    return sum("_to_copy" in str(node.target) for node in graph.nodes)
 
 
 @functools.cache
@@ -125,7 +123,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return dict(_core_aten_decompositions_post_autograd())
 
 
-def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> Recorder:
+def _record(function: Callable[..., list[Tensor]], at: list[Tensor]) -> fx.Graph:
     """Record the operations that `function` does at these inputs."""
     # the schema of native_batch_norm does not say that it moves the running statistics
     saying_so = {torch.ops.aten.native_batch_norm.default: native_batch_norm_decomposition}
@@ -137,12 +135,12 @@ class _Replay(fx.Interpreter):
 
     line: str | None = None
 
-    def __init__(self, recorded: Recorder) -> None:
-        super().__init__(recorded.constants, graph=recorded.graph)
+    def __init__(self, graph: fx.Graph) -> None:
+        super().__init__(nn.Module(), graph=graph)
 
     def run_node(self, n: fx.Node) -> Any:
         self.line = n.meta.get("line")
-        return super().run_node(n)
+        return n.meta["val"] if n.op == "get_attr" else super().run_node(n)
 
 
 _NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
@@ -182,7 +180,7 @@ def _readable() -> Iterator[None]:
 
 
 def _check_complete(
-    recorded: Recorder, function: Callable[..., list[Tensor]], at: list[Tensor]
+    recorded: fx.Graph, function: Callable[..., list[Tensor]], at: list[Tensor]
 ) -> None:
     """Raise Opaque unless the recording is the whole of what the function does.
 
@@ -196,13 +194,11 @@ def _check_complete(
     if all(same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
         return
     again = _record(function, moved)
-    same_code = str(again.graph) == str(recorded.graph)
-    constants = [dict(found.constants.named_buffers()) for found in (recorded, again)]
-    if not (
-        same_code
-        and constants[0].keys() == constants[1].keys()
-        and all(same_bits(value, constants[1][name]) for name, value in constants[0].items())
-    ):
+    constants = [
+        [node.meta["val"] for node in graph.nodes if node.op == "get_attr"]
+        for graph in (recorded, again)
+    ]
+    if str(again) != str(recorded) or not all(map(same_bits, *constants)):
         raise Opaque(
             "cannot be read as a program: its recorded operations do not give its own numbers at "
             "other inputs, so part of its work is not torch's (numpy, .data, a kernel of its own)"

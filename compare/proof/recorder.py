@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _ATEN = torch.ops.aten
 _PLAIN = {Tensor, nn.Parameter}
+_LIFTED = _ATEN.lift_fresh.default, _ATEN.lift_fresh_copy.default
 
 
 class FloatRead(Exception):
@@ -26,27 +27,27 @@ class Recorder(TorchDispatchMode):
 
     An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
     so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
-    laid out as its value, `line`, what `line()` said when the operation was asked for, and whether
-    it is `constant`: nothing of the inputs is in it.
+    laid out as its value, or with get_attr the constant itself; `line`, what `line()` said when the
+    operation was asked for; and whether it is `constant`, nothing of the inputs being in it.
     """
 
     def __init__(
         self, table: Mapping[Any, Callable[..., Any]], line: Callable[[], str | None]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph, self.constants = fx.Graph(), nn.Module()
+        self.graph = fx.Graph()
         self.table, self.line = table, line
         # weak: autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
 
-    def record(self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]) -> "Recorder":
+    def record(self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]) -> fx.Graph:
         """Write down what `function` does at these inputs; raises FloatRead."""
         for number, tensor in enumerate(at):
             self._is(tensor, self.graph.placeholder(f"arg{number}"))
         with self:
             found = function(*at)
         self.graph.output(tuple(map(self._node, found)))
-        return self
+        return self.graph
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not _PLAIN.issuperset(types):  # such a tensor first says what it stands for
@@ -66,11 +67,11 @@ class Recorder(TorchDispatchMode):
         if func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
+        if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
+            return func(*args)
         parts = fx.node.map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
-        # torch.tensor's numbers are fresh each time, where a constant would keep what is written
-        recorded = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
-        self._are(made, self.graph.call_function(recorded, *parts))
+        self._are(made, self.graph.call_function(func, *parts))
         return made
 
     def _are(self, made: Any, node: fx.Node) -> None:
@@ -96,9 +97,11 @@ class Recorder(TorchDispatchMode):
         return self._node(value) if isinstance(value, Tensor) else value
 
     def _node(self, tensor: Tensor) -> fx.Node:
-        """Return the node of a tensor; one that no operation gave is a constant."""
+        """Return the node of a tensor; one that no operation gave is a copy of a constant."""
         if tensor not in self.nodes:
-            name = f"constant{len(dict(self.constants.named_buffers()))}"
-            self.constants.register_buffer(name, tensor.detach().clone())
-            self._is(tensor, self.graph.get_attr(name))
+            constant = self.graph.get_attr("constant")
+            self._is(tensor, constant)
+            constant.meta["val"] = tensor.detach().clone()
+            # a fresh one each time: the code may write into it
+            self._is(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]
