@@ -76,6 +76,7 @@ def run(what: str, rank: str, step: str, *words: str) -> int:
     def by_hand(case: Case) -> Step:
         return planted(case, PLANTS[what], at=int(step))
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests ignores it
     with pytest.MonkeyPatch.context() as patch:
         look_for_no_remedies(patch)
         if os.environ["RANK"] == rank:

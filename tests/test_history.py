@@ -173,7 +173,9 @@ def test_html_on_the_command_line(tmp_path: Path) -> None:
 def test_without_tensorboard_there_is_a_hint_and_no_board_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("tensorboard", "compare.board"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("tensorboard", "compare.board.board"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     words = ["run", "two_layer", "--steps", "5", "--log-dir", str(tmp_path)]
