@@ -452,6 +452,48 @@ def test_the_way_of_large_networks_finds_the_same(
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
 
 
+def _moved(values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    for name in ("syn0", "syn1"):
+        values[name] = given[name].add_(values[f"{name}_update"])
+
+
+def _left_as_they_are(values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    values |= {name: given[name] for name in ("syn0", "syn1")}
+
+
+@pytest.mark.parametrize(
+    ("what", "since", "verdict"),
+    [(_moved, 0, "EXACT"), (_left_as_they_are, 0, "UNDECIDED"), (_moved, 3, None),
+     (_left_as_they_are, 3, None)],
+)  # fmt: skip
+def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, what: Callable[..., None], since: int, verdict: str | None
+) -> None:
+    """Lent autograd's own weights it must leave them alone; one that never does gets copies.
+
+    Weights that stay are UNDECIDED, since nothing is lifted here, and never a pass.
+    """
+    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
+    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    hand, calls = by_hand(THREE_LAYER), itertools.count()
+
+    def step(**given: Tensor) -> dict[str, Tensor]:
+        values = dict(hand(**given))
+        if next(calls) >= since:
+            what(values, given)
+        return values
+
+    training = Run(THREE_LAYER, steps=6, step=step)
+    if verdict is None:
+        with pytest.raises(BadInput, match="and at first did not"):
+            training.train()
+        assert training.apart
+    else:
+        report = training.train()
+        assert report.verdict == verdict, str(report)
+        assert not training.apart
+
+
 @pytest.mark.parametrize("name", ["l1", "l2_delta", "syn0_update", "syn1"])
 def test_one_ulp_on_the_way_of_large_networks_is_found(
     monkeypatch: pytest.MonkeyPatch, name: str

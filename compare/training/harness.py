@@ -114,6 +114,7 @@ class Run:
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         large = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         self.heavy = large and self.along.count == 1
+        self.apart = False  # whether the last by-hand step left alone what it was given
         self.prover = Prover(self.hand, self.autograd.traceable, *self.lifts)
         self.prover.numbers = case.network.numbers()
         # of several ranks none can take a step by itself
@@ -257,8 +258,7 @@ class Run:
         with torch.no_grad() if self.heavy else torch.inference_mode():
             for given in data:
                 before.append({**given, **state})
-                # copies: what the by-hand side does to what it is given stays its own affair
-                after.append(self.hand(**{name: v.clone() for name, v in before[-1].items()}))
+                after.append(self._by_hand(before[-1], [*state]))
                 state = {name: after[-1].get(name, state[name]) for name in state}
         part.state = state
         if not self.report.quantities and self.along.any(not self.tally.open(after[0], self.kinds)):
@@ -276,6 +276,29 @@ class Run:
         if not same:
             return None
         return self._judge(part, before[:same], after[:same])
+
+    def _by_hand(self, given: Named, weights: list[str]) -> Named:
+        """Take a step by hand, from copies: what it does to them stays its own affair.
+
+        Copies of large weights would cost more than their comparison. There a step that left alone
+        what it was given, and made its weights anew, is lent the next ones themselves. Raises
+        BadInput where such a step no longer does so.
+        """
+        lent = given if self.apart else copies(given)
+        if not self.heavy:
+            return self.hand(**lent)
+        versions = [value._version for value in lent.values()]
+        found = self.hand(**lent)
+        ours = {value.untyped_storage().data_ptr() for value in found.values()}
+        theirs = {lent[name].untyped_storage().data_ptr() for name in weights}
+        apart = not ours & theirs and versions == [value._version for value in lent.values()]
+        if self.apart and not apart:
+            raise BadInput(
+                "the by-hand step writes into what it is given, or returns it, and at first did "
+                "not: have it do the same at every step"
+            )
+        self.apart = apart
+        return found
 
     def _judge(self, part: "Part", before: list[Named], after: list[Named]) -> Chunk:
         """Compare a chunk of steps with autograd at what each step was given, `before`."""
@@ -376,8 +399,8 @@ class Run:
         start, count, P = self.report.steps, len(before), part.networks
         shares: dict[str, np.ndarray] = {}
         unequal = {name: d for name, d in found.items() if d.worst and name not in self.sums}
-        # a program cannot wait for other ranks: it is given what they have added
-        before = [{**b, **{n: ours[n][k] for n in self.sums}} for k, b in enumerate(before)]
+        if self.sums:  # a program cannot wait for other ranks: it is given what they have added
+            before = [{**b, **{n: ours[n][k] for n in self.sums}} for k, b in enumerate(before)]
         wanted = set()
         if part.first == self.first == 0:
             wanted |= {(0, 0)} if start == 0 else set()
