@@ -203,7 +203,8 @@ def _go(
 ) -> tuple["Report", list[float]]:  # fmt: skip
     """Train to the end, in its folder; return the report, and the errors that the blog prints."""
     steps, done, quiet = training.steps, training.report.steps, args.quiet
-    gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
+    if not gc.get_freeze_count():
+        gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
             report = training.train([progress, folder or partial(_no_folder, args, training)])

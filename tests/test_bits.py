@@ -105,3 +105,11 @@ def test_the_same_bits_wherever_they_lie(dtype: torch.dtype, offset: int) -> Non
         assert not same_bits(one, moved.view(2, 4))
     nothing = torch.zeros(1, dtype=dtype).expand(0, 3)
     assert same_bits(nothing, nothing.clone())
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_numbers_have_no_bits_of_their_own_but_are_compared(dtype: torch.dtype) -> None:
+    values = torch.randn(4, dtype=dtype)
+    assert same_bits(values, values.clone())
+    assert same_bits(values.conj(), values.conj().resolve_conj())
+    assert not same_bits(values, values + 1)

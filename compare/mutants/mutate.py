@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from compare.mutants.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation, name_of
-from compare.proof.program import Program, line_of, root
-from compare.proof.source import text_of
+from compare.proof.program import Program, constant_text, line_of, root
+from compare.proof.source import code_at
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mutant:
     @property
     def text(self) -> str:
         """The line of code itself, empty where it is not known."""
-        return text_of(self.line)
+        return code_at(self.line)
 
 
 def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
@@ -120,10 +120,7 @@ def _key(graph: fx.Graph) -> str:
     rows = []
     for node in graph.nodes:
         args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{number[n]}")
-        target = node.target
-        if node.op == "get_attr":
-            value = node.meta["val"]
-            target = f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
+        target = constant_text(node) if node.op == "get_attr" else node.target
         rows.append(f"{node.op} {'' if node.op == 'placeholder' else target} {args}")
     return "\n".join(rows)
 

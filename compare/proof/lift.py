@@ -101,7 +101,7 @@ def lift(
     what the others give.
     A value that depends on an operation without a row is a `Missing`.
     """
-    starts, lifted, known = starts or {}, lifted or {}, seen or {}
+    starts, lifted, known = starts or {}, lifted or {}, {} if seen is None else seen
     names: dict[fx.Node, list[str]] = {}
     for name, node in program.outputs.items():
         names.setdefault(node, []).append(name)

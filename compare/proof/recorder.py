@@ -28,7 +28,8 @@ class Recorder(TorchDispatchMode):
     An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
     so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
     laid out as its value, or with get_attr the constant itself; `line`, what `line()` said when the
-    operation was asked for; and whether it is `constant`, nothing of the inputs being in it.
+    operation was asked for; and whether it is `constant`, nothing of the inputs being in it as far
+    as can be seen: a view may have been written to.
     """
 
     def __init__(
@@ -37,16 +38,20 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self.table, self.line = table, line
+        self.gave: list[Tensor] = []  # what the function gave while it was recorded
         # weak: autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
 
     def record(self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]) -> fx.Graph:
         """Write down what `function` does at these inputs; raises FloatRead."""
         for number, tensor in enumerate(at):
-            self._is(tensor, self.graph.placeholder(f"arg{number}"))
+            node = self.graph.placeholder(f"arg{number}")
+            node.meta["constant"] = False
+            self._is(tensor, node)
         with self:
             found = function(*at)
         self.graph.output(tuple(map(self._node, found)))
+        self.gave = [tensor.detach().clone() for tensor in found]
         return self.graph
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,14 +64,11 @@ class Recorder(TorchDispatchMode):
             return func(*args)
         if func.namespace == "profiler":  # torch.optim marks its step for it
             return func(*args, **kwargs)
-        if func is _ATEN.is_nonzero.default:
-            return bool(args[0] != 0)
-        if func in self.table:
+        apart = self.table.get(func) or (func.decompose if func._can_decompose() else None)
+        if apart is not None:
             with self:
-                return self.table[func](*args, **kwargs)
-        if func._can_decompose():
-            with self:
-                return func.decompose(*args, **kwargs)
+                if (made := apart(*args, **kwargs)) is not NotImplemented:
+                    return made
         if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
             return func(*args)
         parts = fx.node.map_aggregate((args, kwargs), self._argument)
@@ -76,6 +78,9 @@ class Recorder(TorchDispatchMode):
 
     def _are(self, made: Any, node: fx.Node) -> None:
         """Note what an operation gave: a tensor, several, or something else."""
+        node.meta["line"] = self.line()
+        sources = node.all_input_nodes
+        node.meta["constant"] = bool(sources) and all(n.meta["constant"] for n in sources)
         if isinstance(made, Tensor):
             self._is(made, node)
         elif isinstance(made, tuple | list):
@@ -87,11 +92,6 @@ class Recorder(TorchDispatchMode):
         node.meta["val"] = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
         )
-        node.meta["line"] = self.line()
-        sources = node.all_input_nodes
-        node.meta["constant"] = node.op == "get_attr" or (
-            bool(sources) and all(source.meta.get("constant", False) for source in sources)
-        )
 
     def _argument(self, value: Any) -> Any:
         return self._node(value) if isinstance(value, Tensor) else value
@@ -100,8 +100,7 @@ class Recorder(TorchDispatchMode):
         """Return the node of a tensor; one that no operation gave is a copy of a constant."""
         if tensor not in self.nodes:
             constant = self.graph.get_attr("constant")
-            self._is(tensor, constant)
-            constant.meta["val"] = tensor.detach().clone()
+            constant.meta |= {"val": tensor.detach().clone(), "constant": True}
             # a fresh one each time: the code may write into it
-            self._is(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
+            self._are(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]

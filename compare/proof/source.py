@@ -8,7 +8,7 @@ from torch import fx
 from compare.proof.program import line_of
 
 
-def text_of(line: tuple[str, int] | None) -> str:
+def code_at(line: tuple[str, int] | None) -> str:
     """Return a line of code without the remark at its end, empty where it is not known."""
     return linecache.getline(*line).partition("  #")[0].strip() if line else ""
 
@@ -16,5 +16,5 @@ def text_of(line: tuple[str, int] | None) -> str:
 def shown(node: fx.Node) -> str:
     """Return `file.py:14  its text` of what asked for an operation, empty where it is not known."""
     line = line_of(node)
-    text = text_of(line)
+    text = code_at(line)
     return f"{Path(line[0]).name}:{line[1]}  {text}" if line and text else ""

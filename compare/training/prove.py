@@ -11,7 +11,7 @@ from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
 from compare.proof.judge import Evidence, bounds_for, judge, share_of_rounding
 from compare.proof.lift import Missing, Start, cone, lift
-from compare.proof.program import Opaque, Program, trace
+from compare.proof.program import Opaque, Program, text_of, trace
 from compare.proof.verdict import ROUNDING, WRONG, Proof
 from compare.training.sides import Named, Step
 
@@ -107,8 +107,7 @@ class Prover:
         for mine, other in zip(self._programs(one), self._programs(two), strict=True):
             if isinstance(mine, Program) and isinstance(other, Program):
                 texts = [
-                    sorted(node.format_node() or "" for node in cone(program, names, starts))
-                    for program in (mine, other)
+                    sorted(map(text_of, cone(program, names, starts))) for program in (mine, other)
                 ]
                 if texts[0] != texts[1]:
                     return None
