@@ -267,9 +267,9 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     for beat in "123":
         store.set("beat/1", beat)
         time.sleep(0.15)
-        assert not watchman._gone(1)
+        assert watchman._gone() == []
     time.sleep(0.3)
-    assert watchman._gone(1)
+    assert watchman._gone() == [1]
 
 
 def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
@@ -284,12 +284,11 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
         store.set(f"beat/{rank}", "")
     watchman = Watchman(Ranks(1, 3), store)
     watchman.stop()
-    assert not watchman._gone(0)
-    watchman.store = SimpleNamespace(get=lambda _: time.sleep(60))
-    assert not watchman._gone(0)
+    assert watchman._gone() == []
+    watchman.store = SimpleNamespace(multi_get=lambda _: time.sleep(60))
+    assert watchman._gone() == []
     time.sleep(1.5)
-    assert watchman._gone(0)
-    assert not watchman._gone(2)
+    assert watchman._gone() == [0]
 
 
 @pytest.mark.long

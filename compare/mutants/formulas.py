@@ -5,7 +5,7 @@ mutants: both are lifted once. `check` calls the first quantity that is another 
 those before it, which are the same formula still, not; so where there is one no more is asked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flint
@@ -41,19 +41,15 @@ class Formulas:
 
         None: a quantity could not be told before any was seen to be another formula.
         """
-        for name, same in self._compared(mutant):
-            if not same:
-                return same, name
-        return True, None
-
-    def _compared(self, mutant: Mutant) -> Iterator[tuple[str, bool | None]]:
-        """Yield each quantity that the mutant may give otherwise, and if it is the same formula."""
         seen = {copy: self.seen[node] for copy, node in mutant.unchanged.items()}
         for name in self.order:
             own, node = self.subject.hand.outputs[name], mutant.program.outputs[name]
-            if mutant.unchanged.get(node) is not own:
-                found = self._lifted(mutant.program, seen, [name])[name]
-                yield name, self._same(name, found)
+            if mutant.unchanged.get(node) is own:
+                continue
+            same = self._same(name, self._lifted(mutant.program, seen, [name])[name])
+            if not same:
+                return same, name
+        return True, None
 
     def _lifted(
         self, program: Program, seen: Seen, only: list[str] | None = None

@@ -73,7 +73,7 @@ def trace(function: Function, inputs: Values) -> Program:
     """Read `function(**inputs)`, which returns named tensors, as a program.
 
     Each operation knows the line of code that asked for it: `line_of`.
-    Raises Opaque when it leaves torch's operations (numpy, `.data`, `.item()`), which shows when
+    Raises Opaque when it leaves torch's operations (numpy, `.item()`), which shows when
     the recorded program, run at other inputs, does not give the function's own bits.
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
@@ -204,7 +204,7 @@ def _check_complete(
     if not same or not all(map(same_bits, gave, _Replay(again).run(*moved))):
         raise Opaque(
             "cannot be read as a program: its recorded operations do not give its own numbers at "
-            "other inputs, so part of its work is not torch's (numpy, .data, a kernel of its own)"
+            "other inputs, so part of its work is not torch's (numpy, a kernel of its own)"
         )
 
 

@@ -25,7 +25,7 @@ def gathered(run: Run) -> dict[str, Any]:
     return {
         # of the rows that ranks share all have the same weights: rank 0's are kept
         "parts": None if run.along.rank else [_part(part) for part in run.parts],
-        "last": None if run.last is None else run.last.clone(),
+        "last": None if run.last is None else run.last.to("cpu", copy=True),
         "chunks": run.chunks,
         "unequal_chunks": run.unequal_chunks,
         "curves": [asdict(bucket) for bucket in run.curves],
@@ -87,7 +87,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _own(values: Named) -> Named:
     """Return copies with storage of their own: a view would bring all that it is a view of."""
-    return {name: value.clone() for name, value in values.items()}
+    return {name: value.to("cpu", copy=True) for name, value in values.items()}
 
 
 def _stream(chance: np.random.RandomState) -> tuple[Any, ...]:

@@ -76,7 +76,7 @@ class Watchman:
             told = signal.sigtimedwait([signal.SIGTERM], _LOOK)
             if self.over.is_set():
                 break
-            gone = [rank for rank in self.places if rank != self.ranks.rank and self._gone(rank)]
+            gone = self._gone()
             if gone:
                 self._end(gone, f"{_named(gone)} ended before the run did: all ranks stop")
             if told is not None:
@@ -102,19 +102,23 @@ class Watchman:
         self.beaten += 1
         self._ask(self.store.set, f"beat/{self.ranks.rank}", str(self.beaten))
 
-    def _gone(self, rank: int) -> bool:
-        pid, born, host = self.places[rank]
-        if host == self.here:
-            return _born(pid) != born
-        last, heard = self.beats[rank]
-        beat = self._ask(self.store.get, f"beat/{rank}")
-        if beat is None:
-            if rank:
-                return False
-            beat = last
-        if beat != last:
-            self.beats[rank] = beat, time.monotonic()
-        return beat == last and time.monotonic() - heard > _BEAT
+    def _gone(self) -> list[int]:
+        """Return the other ranks that ended: here by their process, on other machines by the beat.
+
+        Where the store is silent only rank 0, whose machine has it, can be said to be gone.
+        """
+        others = {rank: place for rank, place in self.places.items() if rank != self.ranks.rank}
+        gone = [
+            r for r, (pid, born, at) in others.items() if at == self.here and _born(pid) != born
+        ]
+        away = [rank for rank, (_, _, at) in others.items() if at != self.here]
+        found = self._ask(self.store.multi_get, [f"beat/{r}" for r in away]) if away else []
+        now = time.monotonic()
+        for rank, beat in zip(away, found or [], strict=False):
+            if beat != self.beats[rank][0]:
+                self.beats[rank] = beat, now
+        doubtful = away if found is not None else [rank for rank in away if rank == 0]
+        return gone + [rank for rank in doubtful if now - self.beats[rank][1] > _BEAT]
 
     def _said(self, what: str, rank: int) -> bool:
         return bool(self._ask(self.store.check, [f"{what}/{rank}"]))
