@@ -16,14 +16,10 @@ from compare.practice.trial import look_at
 from compare.training.given import draw
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
-FIRST = ("two_layer", "three_layer")
 EACH_LINE = pytest.mark.parametrize(
     ("level", "name"),
     [
-        pytest.param(
-            level, name, id=f"{level.name}-{name}",
-            marks=() if level.name == "two_layer" else pytest.mark.long,
-        )
+        pytest.param(level, name, id=f"{level.name}-{name}")
         for level in LEVELS.values() for name in level.blanks
     ],
 )  # fmt: skip
@@ -74,13 +70,7 @@ def test_the_file_draws_what_the_harness_draws(level: Level) -> None:
         assert torch.equal(found, last[0])
 
 
-@pytest.mark.parametrize(
-    "level",
-    [
-        pytest.param(level, id=name, marks=() if name in FIRST else pytest.mark.long)
-        for name, level in LEVELS.items()
-    ],
-)
+@EACH
 def test_the_template_is_answered_line_by_line(level: Level) -> None:
     """Filled in one line after the other, each blank is asked for in its turn."""
     text = short(level.template)

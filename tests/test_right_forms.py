@@ -394,13 +394,10 @@ F64, F32, F16, BF16 = DTYPES
 def cases(forms: dict[str, Form]) -> list[Any]:
     """Return every form in every dtype as a test's parameters."""
     return [
-        pytest.param(
-            form, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}",
-            marks=pytest.mark.long if dtype.itemsize == 2 else (),
-        )
+        pytest.param(form, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}")
         for label, form in forms.items()
         for dtype in DTYPES
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("form", "dtype"), cases(FORMS))

@@ -285,11 +285,7 @@ wrong("n-1 for n among named steps", "diff2", lambda x, w, b: _normed(x, w, b, 1
       _third_for_fifth, x=(4, 5), w=(5,), b=(5,))  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(d, marks=pytest.mark.long if d.itemsize == 2 else ()) for d in DTYPES],
-    ids=str,
-)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bug", FORMS)
 def test_wrong_form(bug: str, dtype: torch.dtype) -> None:
     """A bug is WRONG where it is, and what is computed from it is not."""

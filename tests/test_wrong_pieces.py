@@ -58,7 +58,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
     return planted
 
 
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.long)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("module", "old", "new", "asked", "first"), PLANTS)
 def test_a_bug_is_wrong_where_it_is(
     module: str, old: str, new: str, asked: dict[str, Any], first: str, dtype: str,
