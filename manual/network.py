@@ -51,12 +51,7 @@ def step(
     """
     N = len(sizes) - 1                                      # the last layer
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
-    known = names_known(sizes, bias, batch_norm, dropout > 0, moments)
-    weights = weight_names(sizes, bias, batch_norm) if ranks > 1 else ()
-    names = given.keys() - {f"{name}_update" for name in weights}
-    if names != known:
-        wrong = ", ".join(sorted(names ^ known))
-        raise TypeError(f"given too much or too little for this network: {wrong}")
+    check_names(tuple(given), sizes, bias, batch_norm, dropout > 0, moments, ranks > 1)
     for n in range(N):
         one = given[f"syn{n}"]
         if (shape := (one.size(-2), one.size(-1))) != sizes[n : n + 2]:
@@ -126,17 +121,24 @@ def weight_names(sizes: tuple[int, ...], bias: bool, batch_norm: bool) -> tuple[
     return tuple(names)
 
 
-@cache
-def names_known(
-    sizes: tuple[int, ...], bias: bool, batch_norm: bool, dropout: bool, moments: tuple[str, ...]
-) -> frozenset[str]:
-    """Return everything that a step may be given besides X and y."""
+@cache                                                      # it is asked at every step
+def check_names(
+    given: tuple[str, ...], sizes: tuple[int, ...], bias: bool, batch_norm: bool, dropout: bool,
+    moments: tuple[str, ...], several_ranks: bool,
+) -> None:  # fmt: skip
+    """Raise TypeError unless a step is given just what it needs besides X and y.
+
+    Of several ranks the sums of their updates may be given.
+    """
     weights = weight_names(sizes, bias, batch_norm)
-    names = {*weights, *(f"{name}_{moment}" for name in weights for moment in moments)}
+    known = {*weights, *(f"{name}_{moment}" for name in weights for moment in moments)}
     for n in range(1, len(sizes) - 1):
-        names |= {f"mean{n}", f"var{n}"} if batch_norm else set()
-        names |= {f"mask{n}"} if dropout else set()
-    return frozenset(names | ({"t"} if "exp_avg" in moments else set()))
+        known |= {f"mean{n}", f"var{n}"} if batch_norm else set()
+        known |= {f"mask{n}"} if dropout else set()
+    known |= {"t"} if "exp_avg" in moments else set()
+    sums = {f"{name}_update" for name in weights if several_ranks}
+    if wrong := ", ".join(sorted(set(given) - sums ^ known)):
+        raise TypeError(f"given too much or too little for this network: {wrong}")
 
 
 def feed_forward(
