@@ -19,6 +19,7 @@ from compare.training.batch import plan
 from compare.training.chunk import Chunk
 from compare.training.given import DTYPES
 from compare.training.harness import Run, run
+from compare.training.prove import Prover
 from compare.training.sides import by_hand
 from tests.conftest import Plant, one_ulp, planted
 
@@ -345,6 +346,20 @@ def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(plain: bo
     assert spoiled.first_wrong == "l2_error"
 
 
+def test_a_step_whose_constants_depend_on_its_number_is_not_read_for_all() -> None:
+    """They are numbers in the code's own tensors, not in the operations' text."""
+
+    def moving(X: Tensor, t: Tensor) -> dict[str, Tensor]:
+        return {"out": X * torch.tensor(0.9 ** int(t.flatten()[0]), dtype=X.dtype)}
+
+    def still(X: Tensor, t: Tensor) -> dict[str, Tensor]:
+        return {"out": X * torch.tensor(0.9, dtype=X.dtype)}
+
+    given = {"X": torch.ones(1, 2, 3), "t": torch.full((1, 1, 1), 3)}
+    assert Prover(moving, moving, None, None).timeless(given, ["out"], {}) is None
+    assert Prover(still, still, None, None).timeless(given, ["out"], {}) is not None
+
+
 def test_a_nan_in_the_free_run_is_not_the_same_bits() -> None:
     def plant(values: dict[str, Tensor]) -> None:
         values["syn1"] = torch.full_like(values["syn1"], math.nan)
@@ -461,10 +476,14 @@ def _left_as_they_are(values: dict[str, Tensor], given: dict[str, Tensor]) -> No
     values |= {name: given[name] for name in ("syn0", "syn1")}
 
 
+def _spoiled(_values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    given["y"].fill_(0.5)
+
+
 @pytest.mark.parametrize(
     ("what", "since", "verdict"),
-    [(_moved, 0, "EXACT"), (_left_as_they_are, 0, "UNDECIDED"), (_moved, 3, None),
-     (_left_as_they_are, 3, None)],
+    [(_moved, 0, "EXACT"), (_left_as_they_are, 0, "UNDECIDED"), (_spoiled, 0, "EXACT"),
+     (_moved, 3, None), (_left_as_they_are, 3, None), (_spoiled, 3, None)],
 )  # fmt: skip
 def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
     monkeypatch: pytest.MonkeyPatch, what: Callable[..., None], since: int, verdict: str | None

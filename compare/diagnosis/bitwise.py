@@ -20,7 +20,7 @@ from compare.diagnosis.samples import elsewhere
 from compare.diagnosis.vocabulary import names_by_hand
 from compare.diagnosis.wording import words
 from compare.diagnosis.writing import Writing
-from compare.proof.bits import as_integers
+from compare.proof.bits import same_bits
 from compare.proof.judge import Evidence
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
@@ -163,4 +163,4 @@ def _gives(one: Writing, values: _Values, wanted: Tensor) -> bool:
         return False
     if found.dtype != wanted.dtype:
         return False
-    return torch.equal(as_integers(found.reshape(wanted.shape)), as_integers(wanted))
+    return same_bits(found.reshape(wanted.shape), wanted)
