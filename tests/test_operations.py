@@ -93,3 +93,23 @@ def test_a_division_that_rounds_its_quotient_is_missing(mode: str) -> None:
     x = torch.tensor([1.5, -2.5], dtype=torch.float64)
     program = trace(lambda x: {"out": torch.div(x, 0.7, rounding_mode=mode)}, {"x": x})
     assert "rounding_mode" in str(lift(program, Balls(), {"x": x})["out"].numbers)
+
+
+def test_memory_that_nobody_wrote_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its bits look, `empty` gives nothing to prove with; what is written there counts."""
+    monkeypatch.setattr("compare.proof.program._check_complete", lambda *_: None)  # it may differ
+
+    def backward(x: Tensor) -> dict[str, Tensor]:
+        half_written = torch.empty_like(x)
+        half_written[:2] = 3 * x[:2]
+        return {"z": half_written, "slope": torch.full_like(torch.empty_like(x), 3.0)}
+
+    x = torch.randn(4, dtype=torch.float64)
+    lifted = lift(trace(backward, {"x": x}), Balls(), {"x": x})
+    assert [ball.is_finite() for ball in lifted["z"].numbers] == [True, True, False, False]
+    assert all(ball == 3 for ball in lifted["slope"].numbers)
+
+
+def test_a_signalling_nan_is_lifted_without_a_warning() -> None:
+    x = torch.tensor([0x7FF0000000000001, 0x7FF8000000000000]).view(torch.float64)
+    assert not any(ball.is_finite() for ball in Balls().exact(x))

@@ -181,4 +181,5 @@ def _some(size: int, entries: int) -> Array:
 
 def _each(function: Callable[[Any], Any], values: Any) -> Array:
     """Apply to each element; the result is an array also where there is only one."""
-    return np.asarray(np.frompyfunc(function, 1, 1)(values), dtype=object)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+        return np.asarray(np.frompyfunc(function, 1, 1)(values), dtype=object)

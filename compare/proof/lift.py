@@ -3,6 +3,7 @@
 Comparisons and choices of places (relu's mask, max's index) are those of the float run.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,6 +205,8 @@ def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: d
     if missing := next((value for value in operands if isinstance(value, Missing)), None):
         return out, missing
     if name in MADE:
+        if "empty" in name:
+            out.fill_(math.nan)  # what the memory happened to hold is nobody's number
         at = _NUMBER_AT.get(name, len(node.args))
         made_of = node.args[at] if at < len(node.args) else None
         if isinstance(n, Balls) and isinstance(made_of, float):
