@@ -50,12 +50,12 @@ def step(
     KeyError for an unknown name.
     """
     N = len(sizes) - 1                                      # the last layer
+    weights = weight_names(sizes, bias, batch_norm)
     moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
     check_names(tuple(given), sizes, bias, batch_norm, dropout > 0, moments, ranks > 1)
     for n in range(N):
-        one = given[f"syn{n}"]
-        if (shape := (one.size(-2), one.size(-1))) != sizes[n : n + 2]:
-            raise ValueError(f"syn{n} is {shape} where sizes say {sizes[n : n + 2]}")
+        if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
+            raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes[n : n + 2]}")
 
     # feed forward
     q, z, a, normed, statistics = feed_forward(
@@ -65,10 +65,9 @@ def step(
     )  # fmt: skip
 
     # the error goes back layer by layer; every delta is known before any weight moves
-    updates = {}
-    q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y, ranks)
+    updates: Named = {}
+    error = q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y, ranks)
     for n in range(N, 0, -1):
-        error = q[f"l{n}_error"]
         if dropout and n < N:
             error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], dropout)
         act = ACTIVATIONS[activation if n < N else output]
@@ -77,37 +76,36 @@ def step(
             delta = trimmed(delta, trim, trimming)
         q[f"l{n}_delta"] = delta
         if batch_norm and n < N:
-            delta, updates[f"gamma{n}"], updates[f"beta{n}"] = normalise_back(
+            delta, updates[f"gamma{n}_update"], updates[f"beta{n}_update"] = normalise_back(
                 delta, given[f"gamma{n}"], normed[n]
             )
             q[f"z{n}_delta"] = delta
-        if n > 1:
-            q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
-        updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
+        updates[f"syn{n - 1}_update"] = q[f"l{n - 1}"].mT @ delta
         if f"bias{n - 1}" in given:
             rows = delta.shape[-2]                          # of one nothing is added: a -0 stays
-            updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
+            updates[f"bias{n - 1}_update"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
+        if n > 1:
+            error = q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
 
     if l1_penalty or l2_penalty:
         for syn in (f"syn{n}" for n in range(N)):
             pull = penalty_update(given[syn], l1_penalty / ranks, l2_penalty / ranks)
-            updates[syn] = updates[syn] + pull
+            updates[f"{syn}_update"] += pull
     if ranks > 1:                                           # of what each rank's rows ask for
-        q |= {f"{name}_part": part for name, part in updates.items()}
+        q |= {name.replace("update", "part"): part for name, part in updates.items()}
         for name, part in updates.items():
-            sum_ = f"{name}_update"
-            updates[name] = given[sum_] if sum_ in given else added(part)
-    q |= {f"{name}_update": update for name, update in updates.items()}
+            updates[name] = given[name] if name in given else added(part)
+    q |= updates
 
     # update weights
-    updates = dict(reversed(updates.items()))               # syn0 first
     if optimizer == "sgd":
-        q |= sgd(given, updates, alpha=alpha, momentum=momentum, nesterov=nesterov)
+        q |= sgd(given, updates, weights, alpha=alpha, momentum=momentum, nesterov=nesterov)
     else:
         t = int(given["t"].flatten()[0])
-        q |= adam(given, updates, alpha=alpha, betas=betas, adam_eps=adam_eps,
+        q |= adam(given, updates, weights, alpha=alpha, betas=betas, adam_eps=adam_eps,
                   weight_decay=weight_decay, t=t)  # fmt: skip
-    return q | statistics
+    q |= statistics
+    return q
 
 
 @cache
@@ -153,7 +151,7 @@ def feed_forward(
     for n in range(1, N + 1):
         z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
         if f"bias{n - 1}" in given:
-            z = z + given[f"bias{n - 1}"]
+            z += given[f"bias{n - 1}"]
         if batch_norm and n < N:
             q[f"z{n}"] = z
             learned = given[f"gamma{n}"], given[f"beta{n}"]

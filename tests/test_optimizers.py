@@ -47,14 +47,15 @@ class Side:
         self.optimizer.step()
         o = self.options
         given = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
+        found = {"w_update": -gradient}
         if self.sgd:
             moved = sgd(
-                given, {"w": -gradient}, alpha=o["lr"], momentum=o.get("momentum", 0.0),
+                given, found, ("w",), alpha=o["lr"], momentum=o.get("momentum", 0.0),
                 nesterov=o.get("nesterov", False),
             )  # fmt: skip
         else:
             moved = adam(
-                given, {"w": -gradient}, alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
+                given, found, ("w",), alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
                 adam_eps=o["eps"], weight_decay=o.get("weight_decay", 0.0), t=self.t,
             )  # fmt: skip
         assert moved.keys() == given.keys()
