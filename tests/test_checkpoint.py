@@ -12,6 +12,7 @@ import pytest
 from compare.cases import CASES
 from compare.cli import main
 from compare.training.harness import Run
+from compare.training.judging import Judging
 from tests.resumed import copied, told
 
 ROOT = Path(__file__).parent.parent
@@ -84,17 +85,17 @@ def test_ctrl_c_then_resume(
         if run.report.steps == 12:
             raise AssertionError("it did not stop")
         if run.report.steps == 9 and presses == 2:
-            monkeypatch.setattr(Run, "_judge", lambda *_: signal.raise_signal(signal.SIGINT))
+            monkeypatch.setattr(Judging, "judge", lambda *_: signal.raise_signal(signal.SIGINT))
         advance(run, watchers)
 
     if presses == 2:
         monkeypatch.setattr("compare.training.checkpoint.EVERY", 0)
         monkeypatch.setattr("compare.training.checkpoint.SHARE", 1e9)
     with monkeypatch.context() as patch:
-        judge = Run._judge
+        judge = Judging.judge
         patch.setattr(Run, "_advance", pressed)
         assert main([*words, str(tmp_path / "stopped")]) == 130
-    monkeypatch.setattr(Run, "_judge", judge)
+    monkeypatch.setattr(Judging, "judge", judge)
     (whole,), (stopped,) = ((tmp_path / name).iterdir() for name in ("whole", "stopped"))
     kept = json.loads((stopped / "result.json").read_text())
     assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 9)

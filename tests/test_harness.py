@@ -20,6 +20,7 @@ from compare.training.chunk import Chunk
 from compare.training.given import DTYPES
 from compare.training.harness import Run, run
 from compare.training.prove import Prover
+from compare.training.reference import Reference
 from compare.training.sides import by_hand
 from tests.conftest import Plant, one_ulp, planted
 
@@ -97,7 +98,7 @@ BATCHED = ["bias", "mini_batches", "delta_trimming", "regularization", "dropout"
 def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int, steps: int) -> None:
     """Verdicts, counts, worst places, curves' last values: the same but for the time."""
     settings = {"steps": steps, "dtype": dtype, "population": population}
-    assert Run(CASES[name], **settings).together
+    assert Run(CASES[name], **settings).judging.reference.together
     fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, plain=True)
     for row, other in zip(fast.quantities.values(), plain.quantities.values(), strict=True):
         assert row.verdict == other.verdict, f"{row}\n{other}"
@@ -119,11 +120,11 @@ def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
     assert not found.together
     monkeypatch.setattr("compare.training.batch.OWN_LOOP", 10_000)
     batch = Run(case, steps=40)
-    assert batch.together
+    assert batch.judging.reference.together
     report = batch.train()
     assert report.verdict == "EXACT", str(report)
     # ... and the batch by itself would have raised a false alarm
-    monkeypatch.setattr(Run, "_same_alone", lambda *_: True)
+    monkeypatch.setattr(Reference, "_same_alone", lambda *_: True)
     assert run(case, steps=40).verdict != "EXACT"
 
 
@@ -461,7 +462,7 @@ def test_the_way_of_large_networks_finds_the_same(
     monkeypatch.setattr("compare.training.batch.GRAIN", 1)
     monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
     large = Run(CASES[name], steps=12)
-    assert large.heavy
+    assert large.ahead.heavy
     report = large.train()
     for row, other in zip(report.quantities.values(), plain.quantities.values(), strict=True):
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
@@ -506,11 +507,11 @@ def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
     if verdict is None:
         with pytest.raises(BadInput, match="and at first did not"):
             training.train()
-        assert training.apart
+        assert training.ahead.apart
     else:
         report = training.train()
         assert report.verdict == verdict, str(report)
-        assert not training.apart
+        assert not training.ahead.apart
 
 
 @pytest.mark.parametrize("name", ["l1", "l2_delta", "syn0_update", "syn1"])

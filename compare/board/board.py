@@ -248,8 +248,7 @@ _CHANGE = "give --log-dir another place, or --no-board"
 
 def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
     """Yield what is drawn after training: a decision surface, a confusion matrix."""
-    state = {name: value[: run.population] for name, value in run.state.items()}
-    if (found := decision_surface(run.case, run.given, state)) is not None:
+    if (found := decision_surface(run.case, run.given, run.state)) is not None:
         grid, axes, points = found
         title = f"{run.output} after {report.steps:,} steps, seed {run.report.settings['seed']}"
         yield "decision surface", surface(title, grid, axes, points)

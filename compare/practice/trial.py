@@ -94,10 +94,10 @@ class _Trial:
         ours, ended = a.walk(given, stop)
         theirs = a.autograd.step_from(ours, **given)
         if stop not in self.provers:
-            self.provers[stop] = Prover(
-                lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None
-            )
-            self.provers[stop].remedies = False  # the hints are the level's own
+            self.provers[stop] = Prover(  # no remedies: the hints are the level's own
+                lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None,
+                remedies=False,
+            )  # fmt: skip
         with silence():
             proofs = self.provers[stop].proof(given, ours, {name: theirs[name] for name in ours})
         for hand, _ in self.provers[stop].programs.values():

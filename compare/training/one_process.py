@@ -5,6 +5,7 @@ both runs can round, from the step's data and weights on, and by what the ranks'
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from compare.proof.judge import bounds_for, share_of_rounding
 from compare.proof.lift import Missing, lift
 from compare.proof.program import Opaque, trace
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG
+from compare.training.chunk import Chunk
+from compare.training.ranks import Ranks
 from compare.training.sides import Named, by_hand, copies
 
 
@@ -29,6 +32,7 @@ class OneProcess:
     verdict: str = EXACT
     name: str = ""  # of the update that decided it
     why: str = ""  # there is no bound
+    chunks: int = 0  # so far
 
     @property
     def text(self) -> str:
@@ -50,6 +54,30 @@ class OneProcess:
             "share_of_bound": self.share,
             "why": self.why,
         }
+
+    def follow(
+        self, case: Case, ranks: Ranks, chunk: Chunk, data: list[Named], state: Named, *,
+        sums: Sequence[str], last: int, off: Opaque | None,
+    ) -> None:  # fmt: skip
+        """Have rank 0 do all rows of some steps, first and last among them; all ranks ask this.
+
+        `data` has the rows of all ranks, `state` is what the chunk set out from, `sums` names the
+        updates that ranks add up, and `last` is the step after the run's last one.
+        """
+        self.chunks += 1
+        wanted = {0} if self.chunks & (self.chunks - 1) == 0 else set()
+        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == last else set()
+        ours = chunk.values["manual"]
+        for k in sorted(wanted):
+            parts = {name: ours[name.replace("_update", "_part")][k] for name in sums}
+            sizes = {name: ranks.added(v.double().abs()) for name, v in parts.items()}
+            told = ranks.gather(sides_taken(case, {n: v[k] for n, v in ours.items()}))
+            sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
+            if ranks.rank == 0:
+                before = {name: ours[name][k - 1] for name in state} if k else state
+                updates = {name: ours[name][k] for name in sums}
+                step = chunk.start + k
+                self.add(case, step, {**data[k], **before}, updates, sizes, ranks.count, sides, off)
 
     def add(
         self, case: Case, step: int, given: Named, updates: Named, sizes: Named, ranks: int,

@@ -19,17 +19,22 @@ _Read = Program | Opaque
 
 
 class Prover:
-    """Both sides of a run as programs, each read once for every size of batch."""
+    """Both sides of a run as programs, each read once for every size of batch.
+
+    `off` says why nothing is lifted, `entries` how much of large products is; with `remedies` it
+    looks for what would make a quantity right, the `numbers` of the question, by name, among it;
+    `judged` is autograd's step from by-hand values, where it can be taken at other inputs.
+    """
 
     def __init__(
-        self, hand: Step, reference: Step, off: Opaque | None, entries: int | None
-    ) -> None:
+        self, hand: Step, reference: Step, off: Opaque | None, entries: int | None, *,
+        remedies: bool = True, numbers: Mapping[str, float] | None = None,
+        judged: Callable[..., Named] | None = None,
+    ) -> None:  # fmt: skip
         self.hand, self.reference = hand, reference
-        self.off, self.entries = off, entries  # why nothing is lifted; how much of large products
+        self.off, self.entries = off, entries
         self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
-        self.remedies = True  # whether to look for what would make a quantity right
-        self.numbers: dict[str, float] = {}  # of the question, by name
-        self.judged: Callable[..., Named] | None = None  # autograd's step from by-hand values
+        self.remedies, self.numbers, self.judged = remedies, dict(numbers or {}), judged
         # What a search was made for, by verdict: once, where it is first seen so.
         self.diagnosed: dict[str, set[str]] = {WRONG: set(), ROUNDING: set()}
 

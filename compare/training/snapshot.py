@@ -14,8 +14,9 @@ import torch
 from compare.proof.verdict import Diagnosis, Proof
 from compare.report import Place, Quantity
 from compare.training.chunk import Bucket
-from compare.training.harness import Part, Run
+from compare.training.harness import Run
 from compare.training.one_process import OneProcess
+from compare.training.parts import Part
 from compare.training.sides import Kind, Named
 
 
@@ -26,8 +27,7 @@ def gathered(run: Run) -> dict[str, Any]:
         # of the rows that ranks share all have the same weights: rank 0's are kept
         "parts": None if run.along.rank else [_part(part) for part in run.parts],
         "last": None if run.last is None else run.last.to("cpu", copy=True),
-        "chunks": run.chunks,
-        "unequal_chunks": run.unequal_chunks,
+        "unequal_chunks": run.judging.unequal_chunks,
         "curves": [asdict(bucket) for bucket in run.curves],
         "taken": given.taken,
         "order": None if given.order is None else torch.from_numpy(given.order),
@@ -55,7 +55,7 @@ def restore(run: Run, kept: dict[str, Any]) -> None:
         if was["free"] is not None:
             part.free = {n: v.to(place, copy=True) for n, v in was["free"].items()}
     run.last = None if kept["last"] is None else kept["last"].to(place)
-    run.chunks, run.unequal_chunks = kept["chunks"], kept["unequal_chunks"]
+    run.judging.unequal_chunks = kept["unequal_chunks"]
     run.curves = [Bucket(**bucket) for bucket in kept["curves"]]
     given.taken = kept["taken"]
     given.order = None if kept["order"] is None else kept["order"].numpy()
