@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
-from compare.proof.judge import share_of_rounding
+from compare.proof.rounding import share_of_rounding
 from compare.training.batch import plan
 from compare.training.chunk import Chunk
 from compare.training.given import DTYPES

@@ -26,7 +26,7 @@ PLANTS: tuple[tuple[str, str, str, dict[str, Any], str], ...] = (
     ("dropout", "mask / (1 - dropout)", "mask", {"dropout": 0.3}, "l1"),
     ("regularization", "pull - one * l2_penalty", "pull + one * l2_penalty", {"l2_penalty": 0.1}, "syn1_update"),
     ("regularization", "torch.sign(syn)", "syn", {"l1_penalty": 0.1}, "syn1_update"),
-    ("optimizers", "- update\n        step", "- (1 - momentum) * update\n        step", {"momentum": 0.9}, "syn0_momentum_buffer"),
+    ("optimizers", "buffer -= update", "buffer -= (1 - momentum) * update", {"momentum": 0.9}, "syn0_momentum_buffer"),
     ("optimizers", "if nesterov else buffer", "if not nesterov else buffer", {"momentum": 0.9}, "syn0"),
     ("optimizers", "(1 - beta1**t)", "(1 - beta1 ** (t + 1))", {"optimizer": "adam", "alpha": 0.1}, "syn0"),
     ("optimizers", "gradient, gradient, value=1 - beta2", "gradient, gradient, value=1 - beta1", {"optimizer": "adam", "alpha": 0.1}, "syn0_exp_avg_sq"),

@@ -20,7 +20,8 @@ from compare.diagnosis.sieve import alike, broadcasts, is_mask, ratio
 from compare.diagnosis.vocabulary import Known, called, names_by_hand, vocabulary
 from compare.diagnosis.wording import operation
 from compare.proof.balls import Balls
-from compare.proof.judge import Evidence, same_numbers
+from compare.proof.formula import same_formula
+from compare.proof.judge import Evidence
 from compare.proof.program import Program
 
 Numbers = Callable[[int], Any]  # of a sample: a float64 tensor, or an array of balls
@@ -64,7 +65,7 @@ class Trial:
         mine, theirs = self.mine[1], self.theirs[1]
         if mine.near.shape != theirs.near.shape:
             return False
-        return bool(same_numbers(mine.balls, theirs.balls, None).same)
+        return bool(same_formula(mine.balls, theirs.balls).same)
 
     def attempt(self, cost: float, text: str, nearly: Numbers, balls: Numbers) -> bool:
         """Note a candidate if it holds; `nearly` gives it in float64 and sorts most out."""
@@ -84,7 +85,7 @@ class Trial:
         size = theirs.near.abs().nan_to_num(0).max()
         room = torch.full_like(theirs.near, float(size) * 2.0**-40)
         sampled = self.e.entries is not None
-        return bool(same_numbers(numbers, theirs.balls, room, sampled=sampled).same)
+        return bool(same_formula(numbers, theirs.balls, room, sampled=sampled).same)
 
     def in_time(self) -> None:
         """Raise Late when the time is up."""

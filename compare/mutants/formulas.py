@@ -16,7 +16,7 @@ from torch import fx
 from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.judge import same_numbers
+from compare.proof.formula import same_formula
 from compare.proof.lift import Lifted, Missing, Seen, lift
 from compare.proof.program import Program
 from compare.training.tally import mismatch
@@ -68,9 +68,8 @@ class Formulas:
         finite = all(ball.is_finite() for ball in np.asarray(mine.numbers, dtype=object).ravel())
         if not finite and not self.balls.skipped:
             return None
-        sampled = self.subject.entries is not None
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
-            found = same_numbers(mine.numbers, theirs.numbers, None, sampled=sampled)
-            if found.same is None and (noise := self.subject.noise[name]) is not None:
-                found = same_numbers(mine.numbers, theirs.numbers, noise, sampled=sampled)
-            return found.same
+            return same_formula(
+                mine.numbers, theirs.numbers, noise=lambda: self.subject.noise[name],
+                sampled=self.subject.entries is not None,
+            ).same  # fmt: skip

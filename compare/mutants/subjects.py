@@ -17,9 +17,10 @@ from compare.cases import Case
 from compare.checking import Backward, Check, Forward, quantity
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate, plain
-from compare.proof.judge import Evidence, judge, lifted, noise
+from compare.proof.judge import Evidence, judge, lifted
 from compare.proof.lift import Lifted
 from compare.proof.program import Opaque, Program, trace
+from compare.proof.rounding import noise
 from compare.report import Report
 from compare.training.given import draw, dtype_named
 from compare.training.sides import Autograd, by_hand

@@ -11,7 +11,7 @@ Two questions, asked of the two programs:
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flint
@@ -19,20 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.balls import PRECISION, Array, Balls
+from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import same_bits
-from compare.proof.bounds import Bound, Bounds
+from compare.proof.bounds import Bounds
+from compare.proof.formula import Formula, pairs, same_formula
 from compare.proof.lift import Lifted, Missing, Start, lift
 from compare.proof.program import Opaque, Program, beside
+from compare.proof.rounding import (
+    Side,
+    bounds_for,
+    noise,
+    share_of_rounding,
+    sum_of_bounds,
+)
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
 # numbers are WRONG only outside this many times the reference's own bound.
 OPAQUE_SLACK = 64.0
-# A ball is too wide to mean anything when its radius exceeds both the rounding that the float run
-# is allowed and this share of its value.
-_MEANINGFUL = 2.0**-40
-
 
 Floats = tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]]
 
@@ -56,14 +60,6 @@ class Evidence:
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A quantity on one side, from the by-hand floats above it: exact, and its error's bound."""
-
-    exact: Any  # Array or Missing
-    bound: Any  # Bound or Missing
 
 
 def judge(
@@ -93,20 +89,6 @@ def lifted(
     return lift(reference, Balls(entries), inputs)
 
 
-def noise(reference: Program, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return how wide a ball may be beside what a float run of the reference may come off.
-
-    Of each quantity, from the inputs on; None where that has no bound.
-    """
-    found = lift(reference, bounds_for(reference, inputs.values()), inputs)
-    return {
-        name: _MEANINGFUL * value.numbers.error.double().cpu()
-        if isinstance(value.numbers, Bound)
-        else None
-        for name, value in found.items()
-    }
-
-
 class _Judge:
     def __init__(
         self, evidence: Evidence, shared: Mapping[str, Lifted] | None, brief: bool
@@ -132,7 +114,7 @@ class _Judge:
         return proofs
 
     @cached_property
-    def _locals(self) -> tuple[dict[str, _Side], dict[str, _Side]]:
+    def _locals(self) -> tuple[dict[str, Side], dict[str, Side]]:
         return self._local(self.e.hand), self._local(self.e.reference)
 
     def _one(self, name: str) -> Proof:
@@ -142,18 +124,18 @@ class _Judge:
             return Proof(WRONG, "a NaN shows nothing")
         unread = self._unread(name)
         if self.brief and unread is None:  # no bound is needed where the formulas settle it
-            formula = self._same(name, None)
+            formula = self._formula(name, noise=False)
             if formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
             if formula.same and same:
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (side.get(name) for side in self._locals)
-        errors = (None, None) if self.brief else (
-            _error_in_ulps(manual, hand), _error_in_ulps(autograd, reference)
-        )  # fmt: skip
-        off: dict[str, Any] = dict(zip(("manual_error", "autograd_error"), errors, strict=True))
+        off: dict[str, Any] = {} if self.brief else {
+            "manual_error": hand and hand.error_in_ulps(manual),
+            "autograd_error": reference and reference.error_in_ulps(autograd),
+        }  # fmt: skip
         if unread is None:
-            room = _sum_of_bounds(hand, reference)
+            room = sum_of_bounds(hand, reference)
             formula = self._formula(name, room)
             if formula.same is False:
                 kink = "" if self.brief else self._kink(name)
@@ -166,7 +148,7 @@ class _Judge:
         if same:
             known = unread is None and formula.same
             return Proof(EXACT, text if known else f"not lifted: {text}", bool(known), **off)
-        if unread is not None and reference is not None and _known(reference):
+        if unread is not None and reference is not None and reference.known:
             return self._by_numbers(name, text, reference, off)
         return Proof(UNDECIDED, text, **off)
 
@@ -213,18 +195,12 @@ class _Judge:
         }
         return lift(self.e.hand, self.balls, floats, lifted)
 
-    def _formula(self, name: str, room: Tensor | None) -> "_Formula":
+    def _formula(self, name: str, room: Tensor | None = None, *, noise: bool = True) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
-        found = self._same(name, room)
-        if found.same is None and (noise := self._noise(name)) is not None:
-            # where the exact value is 0, no precision makes a ball narrow beside it
-            found = self._same(name, noise if room is None else torch.maximum(noise, room))
-        return found
-
-    def _same(self, name: str, room: Tensor | None) -> "_Formula":
         wrong = frozenset(self.wrong & self.above.get(name, set()))
         mine, theirs = self.by_hand[name].numbers, self._reference(wrong)[name].numbers
-        return same_numbers(mine, theirs, room, sampled=self.e.entries is not None)
+        least = partial(self._noise, name) if noise else lambda: None
+        return same_formula(mine, theirs, room, noise=least, sampled=self.e.entries is not None)
 
     def _noise(self, name: str) -> Tensor | None:
         """Return what may be rounded away from the inputs on, None where unknown."""
@@ -249,7 +225,7 @@ class _Judge:
             if source is not None
         }
         hand = lift(self.e.hand, Balls(self.e.entries), floats, lifted)
-        if not same_numbers(hand[name].numbers, reference[name].numbers, None).same:
+        if not same_formula(hand[name].numbers, reference[name].numbers).same:
             return ""
         return (
             "; at inputs close by the two agree, so these stand at a kink (relu at 0, equal "
@@ -258,7 +234,7 @@ class _Judge:
 
     # -- no further apart than rounding?
 
-    def _local(self, side: Program | Opaque) -> dict[str, _Side]:
+    def _local(self, side: Program | Opaque) -> dict[str, Side]:
         """Return each quantity of a side from the by-hand floats above it."""
         if isinstance(side, Opaque):
             return {}
@@ -277,18 +253,18 @@ class _Judge:
             lift(side, n, floats, starts={k: Start(v, n.exact(v)) for k, v in values.items()})
             for n in arithmetics
         )
-        return {name: _Side(exact[name].numbers, bound[name].numbers) for name in exact}
+        return {name: Side(exact[name].numbers, bound[name].numbers) for name in exact}
 
     def _rounding(
-        self, name: str, text: str, hand: _Side | None, reference: _Side | None, off: dict[str, Any]
+        self, name: str, text: str, hand: Side | None, reference: Side | None, off: dict[str, Any]
     ) -> Proof:
         """Judge other bits of the same formula: is each side within its own bound?"""
         assert hand is not None
         assert reference is not None
-        if not (_known(hand) and _known(reference)):
+        if not (hand.known and reference.known):
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
         manual, autograd = self.e.manual[name], self.e.autograd[name]
-        shares = [_share_of_bound(manual, hand), _share_of_bound(autograd, reference)]
+        shares = [hand.share_of_bound(manual), reference.share_of_bound(autograd)]
         share = max(shares)
         if math.isnan(share):
             return Proof(UNDECIDED, f"{text}; the bound on its rounding is not finite", **off)
@@ -308,8 +284,8 @@ class _Judge:
                 share=shares[1],
                 **off,
             )
-        room = _sum_of_bounds(hand, reference)
-        unlifted = torch.from_numpy(_pairs(_unknown, hand.exact, reference.exact)) == 1
+        room = sum_of_bounds(hand, reference)
+        unlifted = torch.from_numpy(pairs(_unknown, hand.exact, reference.exact)) == 1
         if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone
             beyond = share_of_rounding(manual, autograd, room)[unlifted]
             share = max(share, float(beyond.max()))
@@ -318,11 +294,11 @@ class _Judge:
                 return Proof(UNDECIDED, f"{text}; {why} apart: use lift all", share=share, **off)
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
 
-    def _by_numbers(self, name: str, text: str, reference: _Side, off: dict[str, Any]) -> Proof:
+    def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:
         """Judge a by-hand side that cannot be read, against the lifted reference."""
-        share = _share_of_bound(self.e.manual[name], reference) / OPAQUE_SLACK
-        error = _error_in_ulps(self.e.manual[name], reference)
-        theirs = off["autograd_error"]
+        share = reference.share_of_bound(self.e.manual[name]) / OPAQUE_SLACK
+        error = reference.error_in_ulps(self.e.manual[name])
+        theirs = off.get("autograd_error")
         numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(theirs)}"
         if theirs and error is not None:
             numbers += f" (ratio {error / theirs:.2g})"
@@ -333,174 +309,9 @@ class _Judge:
         return Proof(UNDECIDED, f"{numbers}; not shown: the same formula ({text})", **off)
 
 
-@dataclass(frozen=True)
-class _Formula:
-    same: bool | None  # None: the balls are too wide to tell
-    text: str
-    at: tuple[int, ...] | None = None
-
-
-def same_numbers(
-    mine: Array, theirs: Array, room: Tensor | None, *, sampled: bool = False
-) -> _Formula:
-    """Compare two lifted tensors, element by element; of sampled ones what is known."""
-    known = _pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
-    share = ""
-    if sampled and known.size and not known.any():
-        return _Formula(
-            None, "it depends on entries of a large product that were not lifted: use lift all"
-        )
-    if sampled and known.any() and not known.all():
-        share = f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
-        mine, theirs = mine[known], theirs[known]
-        room = None if room is None else room[torch.from_numpy(known)]
-    apart = ~_pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
-    if apart.any():
-        gaps = np.where(apart, _pairs(_gap, mine, theirs), -1.0)
-        at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
-        one, other = mine[at], theirs[at]
-        text = (
-            f"another formula: in exact arithmetic {_digits(one)} by hand and {_digits(other)} "
-            f"for autograd at {list(at)}, {int(apart.sum()):,} of {apart.size:,} elements apart"
-        )
-        return _Formula(False, text, at)
-    if not mine.size:
-        return _Formula(True, "the same formula; it has no elements")
-    radius = _pairs(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
-    middle = _pairs(lambda a, _b: _size(a), mine, theirs)
-    allowed = _MEANINGFUL * middle
-    if room is not None:
-        allowed = np.maximum(allowed, np.where(np.isfinite(room.numpy()), room.numpy(), 0.0))
-    wide = ~(radius <= allowed)
-    if wide.any():
-        at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
-        return _Formula(None, f"its exact value is known too loosely to compare, at {list(at)}", at)
-    zero = radius >= middle  # as far as can be told
-    relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
-    digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
-    also = f", 0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
-    if zero.all() and also:
-        return _Formula(True, f"the same real number{also}, at these inputs{share}")
-    return _Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
-
-
-def _pairs(function: Any, mine: Any, theirs: Any) -> Any:
-    """Return a function of each pair of elements as an array of floats, also of no dimension."""
-    with np.errstate(invalid="ignore"):  # a NaN is an answer too
-        found = np.frompyfunc(lambda a, b: float(function(a, b)), 2, 1)(mine, theirs)
-    return np.asarray(found, dtype=float)
-
-
-def _gap(a: Any, b: Any) -> float:
-    """Return how far apart two balls are, as a share of the larger."""
-    scale = max(_size(a), _size(b))
-    distance = _size(a - b)
-    return distance / scale if scale else 0.0
-
-
-def _size(a: Any) -> float:
-    return float(abs(a).mid())
-
-
-def _digits(a: Any) -> str:
-    return f"{float(a.mid()):.9g}"
-
-
 def _unknown(a: Any, b: Any) -> bool:
     return not (a.is_finite() and b.is_finite())
 
 
-def _known(side: _Side) -> bool:
-    return not isinstance(side.exact, Missing) and isinstance(side.bound, Bound)
-
-
-def _distance(values: Tensor, exact: Array) -> Tensor:
-    """Return an upper bound of |values - exact|; 0 for an infinity where exact overflows."""
-    floats = values.detach().double().cpu().numpy()
-    largest = torch.finfo(values.dtype).max
-
-    def upper(value: float, ball: Any) -> float:
-        if not ball.is_finite():
-            return math.nan  # not lifted
-        if math.isinf(value):
-            beyond = ball if value > 0 else -ball
-            return 0.0 if bool(beyond > largest) else math.inf
-        return float(abs(ball - value).upper())
-
-    return torch.from_numpy(_pairs(upper, floats, exact))
-
-
-def _ulp(sizes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the spacing of a dtype's floats at each size, in float64."""
-    info = torch.finfo(dtype)
-    size = sizes.clamp_min(info.smallest_normal)
-    _, exponent = torch.frexp(size)
-    return torch.ldexp(torch.full_like(size, info.eps), exponent - 1)
-
-
-def _error_in_ulps(values: Tensor, side: _Side | None) -> float | None:
-    """Return the largest distance from the exact value, in ulps of the larger of the two."""
-    if side is None or isinstance(side.exact, Missing) or not values.numel():
-        return None
-    exact = torch.from_numpy(_pairs(lambda a, _b: _size(a), side.exact, side.exact))
-    larger = torch.maximum(values.detach().double().cpu().abs(), exact)
-    errors = _distance(values, side.exact) / _ulp(larger, values.dtype)
-    errors = errors[errors.isfinite()]
-    return float(errors.max()) if errors.numel() else None
-
-
 def _ulps(error: float | None) -> str:
     return "unknown" if error is None else f"{error:.3g} ulp"
-
-
-def _share_of_bound(values: Tensor, side: _Side) -> float:
-    """Return the largest |value - exact| / bound, NaN where a bound says nothing."""
-    if not values.numel():
-        return 0.0
-    bound = side.bound.error.cpu()
-    distance = _distance(values, side.exact)
-    lifted = ~distance.isnan()  # the others of a sampled product are not judged
-    bound, distance = bound[lifted], distance[lifted]
-    if not distance.numel():
-        return math.nan
-    if not bound.isfinite().all() and not bool((distance == 0)[~bound.isfinite()].all()):
-        return math.nan
-    share = torch.where(distance == 0, 0.0, distance / bound)
-    return float(share.max())
-
-
-def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
-    """Return |manual - autograd| / allowed, 0 where they are equal.
-
-    Infinite where they are not and nothing finite is allowed: a bound that says nothing is no pass.
-    """
-    one, other = manual.double().cpu(), autograd.double().cpu()
-    share = torch.where(
-        torch.as_tensor(allowed).isfinite(), (one - other).abs() / allowed, torch.inf
-    )
-    return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
-
-
-def _sum_of_bounds(*sides: _Side | None) -> Tensor | None:
-    """Return the rounding that both sides together are allowed."""
-    total: Tensor | None = None
-    for side in sides:
-        if side is None or not isinstance(side.bound, Bound):
-            return None
-        total = side.bound.error.cpu() if total is None else total + side.bound.error.cpu()
-    return total
-
-
-def bounds_for(program: Program, floats: Any) -> Bounds:
-    """Return bounds for the precision that torch's flags and fused kernels allow."""
-    dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
-    narrowest = (
-        max(dtypes, key=lambda d: torch.finfo(d).eps) if program.narrower and dtypes else None
-    )
-    cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
-    flags = torch.backends.cuda.matmul
-    tf32 = cuda and (flags.allow_tf32 or torch.backends.cudnn.allow_tf32)
-    narrow_sums = cuda and (
-        flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
-    )
-    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums)

@@ -7,7 +7,7 @@ import torch
 
 from compare.cases import Case
 from compare.proof.bits import Difference, at_each_step, compare_bits
-from compare.proof.judge import share_of_rounding
+from compare.proof.rounding import share_of_rounding
 from compare.proof.verdict import EXACT, ROUNDING, WRONG, Proof
 from compare.training.chunk import Chunk
 from compare.training.parts import Part, at, one_network, stacked, unequal_steps

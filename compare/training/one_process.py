@@ -14,9 +14,9 @@ import torch
 from compare.cases import Case
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
-from compare.proof.judge import bounds_for, share_of_rounding
 from compare.proof.lift import Missing, lift
 from compare.proof.program import Opaque, trace
+from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG
 from compare.training.chunk import Chunk
 from compare.training.ranks import Ranks

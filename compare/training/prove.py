@@ -9,9 +9,10 @@ from torch import Tensor
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
-from compare.proof.judge import Evidence, bounds_for, judge, share_of_rounding
+from compare.proof.judge import Evidence, judge
 from compare.proof.lift import Missing, Start, cone, lift
 from compare.proof.program import Opaque, Program, text_of, trace
+from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import ROUNDING, WRONG, Proof
 from compare.training.sides import Named, Step
 
