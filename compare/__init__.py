@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compare.cases import CASES, Case, Network
-    from compare.checking import assert_same, check, name
+    from compare.checking import assert_same, check
     from compare.errors import BadInput
+    from compare.forward import name
     from compare.mutants.mutants import power
     from compare.report import Report
     from compare.training.harness import run
@@ -34,7 +35,7 @@ _HOMES = {
     "BadInput": "errors",
     "assert_same": "checking",
     "check": "checking",
-    "name": "checking",
+    "name": "forward",
     "power": "mutants.mutants",
     "run": "training.harness",
     "Report": "report",

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compare.cases import CASES, Case, Network
-from compare.checking import check, name
+from compare.checking import check
 from compare.diagnosis.operands import _REMARK
 from compare.diagnosis.remedies import factors
+from compare.forward import name
 from compare.report import Report
 from compare.training import harness
 from manual import dropout_as_published

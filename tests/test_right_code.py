@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.checking import check, name
+from compare.checking import check
+from compare.forward import name
 from tests.test_right_forms import Form, Gradients, Named, cases
 
 FORMS: dict[str, Form] = {}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from compare.bench.timing import Take
-from compare.checking import check, name
+from compare.checking import check
+from compare.forward import name
 
 Sizes = tuple[int, int, int]
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.backward import Backward
 from compare.cases import find
-from compare.checking import Backward, Forward
+from compare.checking import Forward
 from compare.errors import BadInput
 from compare.mutants.formulas import Formulas
 from compare.mutants.fresh import draws, reshaped, why

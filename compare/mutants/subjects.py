@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from compare.arguments import how_much, numbered, tensors
+from compare.backward import Backward
 from compare.cases import Case
-from compare.checking import Backward, Check, Forward, quantity
+from compare.checking import Check, Forward, quantity
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate, plain
 from compare.proof.judge import Evidence, judge, lifted
@@ -144,14 +145,15 @@ class OfCheck(Subject):
         grads: Sequence[Tensor] | None = None,
     ) -> None:
         self.check = Check(backward, forward, inputs, seed, grads)
+        self.forward, self.backward = self.check.forward, self.check.backward
         self.seed = seed
-        self.inputs = tensors(self.check.inputs)
-        self.given = {k: v.detach() for k, v in tensors(self.check.given).items()}
+        self.inputs = tensors(self.forward.inputs)
+        self.given = {k: v.detach() for k, v in tensors(self.backward.given).items()}
         if programs is None:
-            self.check.run_by_hand()
+            self.backward.run()
             programs = (
-                plain(_read("backward", self.check.by_hand, self.check.given)),
-                plain(_read("forward", self.check.reference, self.check.reference_inputs())),
+                plain(_read("backward", self.backward, self.backward.given)),
+                plain(_read("forward", self.forward.reference, self.forward.given)),
             )
         self.hand, self.reference = programs
 
@@ -163,28 +165,28 @@ class OfCheck(Subject):
 
     def autograd(self) -> Named:
         """Return autograd's own gradients, and the output where the pass gives one."""
-        found = self.check.reference(**self.check.reference_inputs())
+        found = self.forward.reference(**self.forward.given)
         return {name: found[name] for name in self.hand.outputs}
 
     def at(self, inputs: Named) -> "OfCheck":
         """Return the same pass at other inputs; what stands above the output is of their dtype."""
-        leaves = self.check.leaves
+        leaves = self.forward.leaves
         marked = {k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()}
-        grads = [grad.to(self._like(grad, inputs)) for grad in self.check.grads]
-        return OfCheck(
-            self.check.backward, self.check.forward, {**self.check.inputs, **marked}, self.seed,
-            (self.hand, self.reference), grads,
-        )  # fmt: skip
+        grads = [grad.to(self._like(grad, inputs)) for grad in self.forward.grads]
+        return self._with(marked, (self.hand, self.reference), grads)
 
     def anew(self, inputs: Named) -> "OfCheck":
         """Return the pass read again, at inputs of other shapes."""
-        inputs = {k: v.requires_grad_(k in self.check.leaves) for k, v in inputs.items()}
-        check = self.check
-        return OfCheck(check.backward, check.forward, {**check.inputs, **inputs}, self.seed)
+        inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
+        return self._with(inputs)
+
+    def _with(self, inputs: Named, *others: Any) -> "OfCheck":
+        every = {**self.forward.inputs, **inputs}
+        return OfCheck(self.backward.function, self.forward.function, every, self.seed, *others)
 
     def everything(self) -> dict[str, Any]:
         """Return all that forward takes."""
-        return dict(self.check.inputs)
+        return dict(self.forward.inputs)
 
     def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
         """Return the dtype of an output's gradient at other inputs."""
@@ -193,12 +195,11 @@ class OfCheck(Subject):
 
     def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
         """Return the differentiable inputs, forward, and the mutant as its backward pass."""
-        check = self.check
-        own = self.gives_output
+        forward, own = self.forward, self.gives_output
 
         def offer(leaves: Sequence[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
-            inputs = {**check.inputs, **dict(zip(check.leaves, leaves, strict=True))}
-            outputs, named = check.outputs_at(inputs)
+            inputs = {**forward.inputs, **dict(zip(forward.leaves, leaves, strict=True))}
+            outputs, named = forward.at(inputs)
             detached = [output.detach() for output in outputs]
             offered = {**inputs, **named, **dict(zip(numbered("output", outputs), detached,
                                                      strict=True))}  # fmt: skip
@@ -225,26 +226,26 @@ class OfCheck(Subject):
             given, outputs = with_grads(leaves, grads)
             found = evaluate(program, given, _double)
             # one that takes the loss's own gradient for 1 is the factor of whatever stands above
-            above = grads[0] if "grad_output" not in check.asked and not own else None
+            above = grads[0] if "grad_output" not in self.backward.asked and not own else None
             if above is not None and not outputs[0].ndim:
                 found = {name: value * above for name, value in found.items()}
-            return [found.get(label) for label in check.leaves]
+            return [found.get(label) for label in forward.leaves]
 
-        return {k: self.inputs[k].detach() for k in check.leaves}, run, back
+        return {k: self.inputs[k].detach() for k in forward.leaves}, run, back
 
     def _reference_inputs(self) -> Named:
-        return tensors(self.check.reference_inputs())
+        return tensors(self.forward.given)
 
     @property
     def given_numbers(self) -> dict[str, Any]:
         """The named values and outputs of forward, lifted."""
-        keys = {name: self.check.counterpart(name) for name in self.given}
+        keys = {name: self.forward.counterpart(name) for name in self.given}
         return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
 
     @cached_property
     def entries(self) -> int | None:
         """How many entries of a large product are lifted, as `check` has it."""
-        return how_much("auto", [*self.check.inputs.values(), *self.check.values.values()])[1]
+        return how_much("auto", [*self.forward.inputs.values(), *self.forward.values.values()])[1]
 
 
 def _double(dtype: torch.dtype) -> torch.dtype:

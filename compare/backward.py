@@ -1,0 +1,111 @@
+"""The backward pass that `check` is given: a function, or an autograd.Function."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.arguments import asked, gathered, kind_of, numbered, tensors
+from compare.errors import BadInput, unknown
+from compare.forward import ForwardPass
+from compare.proof.bits import same_bits
+from compare.training.tally import mismatch
+
+Backward = Callable[..., Any] | type[torch.autograd.Function]
+
+
+class BackwardPass:
+    """Gradients by hand, from whatever of the forward pass the function asks for.
+
+    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    """
+
+    def __init__(self, function: Backward, forward: ForwardPass) -> None:
+        self.function, self.forward = function, forward
+        self.is_function = isinstance(function, type) and issubclass(
+            function, torch.autograd.Function
+        )
+        offer = forward.offer
+        self.asked = [*forward.inputs] if self.is_function else asked(function, offer)
+        wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
+        self.given = {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
+
+    def run(self) -> dict[str, Tensor]:
+        """Return what it gives, having seen that it left its inputs alone."""
+        given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.given.items()}
+        found = self(**given)
+        for key, value in tensors(self.given).items():
+            if mismatch(value, given[key]) or not same_bits(value, given[key]):
+                raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
+        return {label: value.detach().clone() for label, value in found.items()}
+
+    def __call__(self, **given: Any) -> dict[str, Tensor]:
+        """Run it on exactly what it asks for; return its gradients by name."""
+        found = self._apply(given) if self.is_function else self._call(given)
+        like = {**tensors(self.forward.inputs), **self.forward.values}
+        return {
+            label: torch.zeros_like(like[label]) if value is None else value
+            for label, value in found.items()
+        }
+
+    def _call(self, given: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
+        forward = self.forward
+        found = self.function(**gathered(given, self.asked))
+        if isinstance(found, Tensor):
+            found = (found,)
+        if isinstance(found, tuple | list):
+            if len(found) != len(forward.leaves):
+                raise BadInput(
+                    f"backward returns {len(found)} gradients for {len(forward.leaves)} inputs "
+                    f"({', '.join(forward.leaves)}): return one for each, None where there is none"
+                )
+            found = dict(zip(forward.leaves, found, strict=True))
+        if not isinstance(found, Mapping):
+            raise BadInput(
+                f"backward returns {kind_of(found)}: return a dict or a tuple of gradients"
+            )
+        for label, value in found.items():
+            if label in forward.inputs and label not in forward.leaves:
+                raise BadInput(
+                    f"backward returns a gradient for {label!r}, which needs none: mark it with "
+                    "requires_grad=True, or leave it out"
+                )
+            if label in forward.values and label not in forward.through:
+                raise BadInput(
+                    f"backward returns a gradient for {label!r}, and none flows through it "
+                    "(detached, or integers): leave it out"
+                )
+            if label not in forward.leaves and label not in forward.values:
+                raise unknown("gradient", str(label), [*forward.leaves, *forward.values])
+            if value is not None and not isinstance(value, Tensor):
+                raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
+        return found
+
+    def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        """Run the autograd.Function's own forward and backward."""
+        fresh = self.forward.fresh({label: given[label] for label in self.forward.inputs})
+        # not the leaves themselves: the Function may write into what it is given
+        with torch.enable_grad():
+            own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in fresh.items()}
+            found = self.function.apply(*own.values())  # type: ignore[union-attr]
+        outputs = [found] if isinstance(found, Tensor) else list(found)
+        outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
+        if len(outputs) != len(self.forward.outputs):
+            raise BadInput(
+                f"{self.function.__name__} has {len(outputs)} differentiable outputs and forward "
+                f"{len(self.forward.outputs)}: return the same ones"
+            )
+        labels = numbered("output", outputs)
+        leaves = [fresh[label] for label in self.forward.leaves]
+        grads = [given[key] for key in numbered("grad_output", outputs)]
+        try:
+            gradients = torch.autograd.grad(outputs, leaves, grads, allow_unused=True)
+        except RuntimeError as error:
+            if "incorrect number of gradients" not in str(error):
+                raise
+            raise BadInput(str(error).splitlines()[0]) from None
+        return {
+            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **dict(zip(self.forward.leaves, gradients, strict=True)),
+        }

@@ -1,0 +1,171 @@
+"""The forward pass that `check` is given, and what autograd makes of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.arguments import by_name, cotangents, differentiable, kind_of, numbered
+from compare.errors import BadInput
+from compare.proof.bits import same_bits
+from compare.training.tally import mismatch
+
+_VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
+_named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
+
+
+def name(tensor: Tensor, label: str) -> Tensor:
+    """Name an intermediate of the forward pass, so that its gradient can be judged too.
+
+    Returns `tensor` itself, and outside of `check` does nothing else. Raises BadInput for a name
+    given twice.
+    """
+    found = _named.get()
+    if found is not None:
+        if not isinstance(label, str):
+            raise BadInput(f"compare.name(..., {label!r}): a name is a string")
+        if not isinstance(tensor, Tensor):
+            raise BadInput(
+                f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
+            )
+        if label in found:
+            raise BadInput(f"compare.name(..., {label!r}) is called twice: give each its own name")
+        found[label] = tensor
+    return tensor
+
+
+class ForwardPass:
+    """A differentiable function at its inputs, and what stands above each of its outputs.
+
+    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        inputs: Mapping[str, Any] | Sequence[Any],
+        seed: int,
+        grads: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.function = function
+        self.inputs = by_name(function, inputs)
+        self.leaves = differentiable(self.inputs)
+        first, values = self.at(self.inputs)
+        second, again = self.at(self.inputs)
+        for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
+            if mismatch(one, other) or not same_bits(one, other):
+                raise BadInput(
+                    "forward gives another result the second time: take random numbers and state "
+                    "out of it, and pass them as inputs"
+                )
+        self.outputs = [output.detach() for output in first]
+        self.values = {label: value.detach().clone() for label, value in values.items()}
+        self.through = {label for label, value in values.items() if value.requires_grad}
+        for label in self.values:
+            if label in self.inputs or label in ("grad_output", "output"):
+                raise BadInput(
+                    f"compare.name(..., {label!r}): an input has that name, choose another"
+                )
+        self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What `reference` takes: the inputs, and what stands above each output."""
+        return {
+            **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
+            **dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True)),
+        }
+
+    @property
+    def offer(self) -> dict[str, Any]:
+        """Everything that backward may ask for; of several outputs each by its number."""
+        outputs = zip(numbered("output", self.outputs), self.outputs, strict=True)
+        return {**self.given, **self.values, **dict(outputs)}
+
+    def counterpart(self, offered: str) -> str | None:
+        """Return the output of `reference` with the same value, None for one of its inputs."""
+        if offered in self.values:
+            return _VALUE + offered
+        return offered if offered.split("[")[0] == "output" else None
+
+    def at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Run with fresh leaves; return the differentiable outputs and the named values."""
+        return self._run(self.fresh(inputs))
+
+    def fresh(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return copies of the inputs, those to be differentiated as leaves."""
+        return {
+            label: value.detach().clone().requires_grad_(label in self.leaves)
+            if isinstance(value, Tensor)
+            else value
+            for label, value in inputs.items()
+        }
+
+    def _run(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        named: dict[str, Tensor] = {}
+        token = _named.set(named)
+        try:
+            with torch.enable_grad():
+                found = self.function(**arguments)
+        finally:
+            _named.reset(token)
+        outputs = list(found) if isinstance(found, tuple | list) else [found]
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise BadInput(
+                    f"forward returns {kind_of(output)}: return a tensor or a tuple of tensors"
+                )
+        return [output for output in outputs if output.requires_grad], named
+
+    def reference(self, **given: Any) -> dict[str, Tensor]:
+        """Return the outputs, the named values and every gradient, as one function to read."""
+        fresh = self.fresh({label: given[label] for label in self.inputs})
+        outputs, named = self._run(fresh)
+        wanted = {**named, **{label: fresh[label] for label in self.leaves}}
+        wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
+        grads = [given[key] for key in numbered("grad_output", outputs)]
+        gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
+        labels = numbered("output", outputs)
+        return {
+            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **{_VALUE + label: value.detach() for label, value in named.items()},
+            **{
+                label: torch.zeros_like(tensor) if gradient is None else gradient
+                for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
+            },
+        }
+
+    def gradients(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return autograd's gradients in the order of computation, going on from by-hand ones.
+
+        Each named intermediate that the by-hand side has a gradient for gets a hook that notes
+        autograd's gradient there and puts the by-hand value in its place.
+        """
+        fresh = self.fresh(self.inputs)
+        outputs, named = self._run(fresh)
+        found: dict[str, Tensor] = {}
+
+        def note(label: str, gradient: Tensor) -> Tensor | None:
+            found[label] = gradient.detach().clone()
+            mine = manual.get(label) if label in named else None
+            fits = mine is not None and mismatch(mine, gradient) is None
+            return mine.clone() if fits and mine is not None else None
+
+        judged = {label: tensor for label, tensor in named.items() if label in manual}
+        judged |= {label: fresh[label] for label in self.leaves}
+        for label, tensor in judged.items():
+            if tensor.requires_grad:
+                tensor.register_hook(partial(note, label))
+        gradients = torch.autograd.grad(
+            outputs, [fresh[label] for label in self.leaves], self.grads, allow_unused=True
+        )
+        for label, gradient in zip(self.leaves, gradients, strict=True):
+            found.setdefault(
+                label, torch.zeros_like(fresh[label]) if gradient is None else gradient
+            )
+        for label, tensor in judged.items():
+            found.setdefault(label, torch.zeros_like(tensor))
+        return {label: value.detach() for label, value in found.items()}
