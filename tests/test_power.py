@@ -19,9 +19,10 @@ from compare.errors import BadInput
 from compare.mutants.formulas import Formulas
 from compare.mutants.mutants import of_subject
 from compare.mutants.mutate import evaluate, mutants
+from compare.mutants.of_case import OfCase
+from compare.mutants.of_check import OfCheck
 from compare.mutants.powered import CHECKS, Power
 from compare.mutants.rivals import Rivals
-from compare.mutants.subjects import OfCase, OfCheck
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (

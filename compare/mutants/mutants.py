@@ -20,9 +20,11 @@ from compare.errors import BadInput
 from compare.mutants.formulas import Formulas
 from compare.mutants.fresh import draws, reshaped, why
 from compare.mutants.mutate import Mutant, mutants
+from compare.mutants.of_case import OfCase
+from compare.mutants.of_check import OfCheck
 from compare.mutants.powered import Power, Survivor
 from compare.mutants.rivals import Rivals
-from compare.mutants.subjects import OfCase, OfCheck, Subject
+from compare.mutants.subjects import Subject
 from compare.proof.program import Opaque, Program
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report import Report

@@ -1,31 +1,24 @@
-"""What mutants are made of and judged with: a backward pass of anyone's, or a case's by-hand step.
+"""What mutants are made of and judged with.
 
 A subject is a by-hand pass read as a program, at some inputs, with the reference it is judged by.
 The same two programs serve at other inputs of the same shapes, and in another dtype.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much, numbered, tensors
-from compare.backward import Backward
-from compare.cases import Case
-from compare.checking import Check, Forward, quantity
 from compare.errors import BadInput
-from compare.mutants.mutate import evaluate, plain
-from compare.proof.judge import Evidence, judge, lifted
+from compare.mutants.mutate import evaluate
+from compare.proof.judge import lifted
 from compare.proof.lift import Lifted
 from compare.proof.program import Opaque, Program, trace
 from compare.proof.rounding import noise
 from compare.report import Report
-from compare.training.given import draw, dtype_named
-from compare.training.sides import Autograd, by_hand
-from compare.training.tally import mismatch
 
 Named = dict[str, Tensor]
 DOUBLE = torch.float64
@@ -121,7 +114,8 @@ def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Program:
+def read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Program:
+    """Return a program; raises BadInput where there is none."""
     try:
         return trace(function, dict(given))
     except Opaque as why:
@@ -130,219 +124,6 @@ def _read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> 
         ) from None
 
 
-class OfCheck(Subject):
-    """A backward pass as `check` takes it."""
-
-    name = "backward"
-
-    def __init__(
-        self,
-        backward: Backward,
-        forward: Forward,
-        inputs: Mapping[str, Any] | Sequence[Any],
-        seed: int = 0,
-        programs: tuple[Program, Program] | None = None,
-        grads: Sequence[Tensor] | None = None,
-    ) -> None:
-        self.check = Check(backward, forward, inputs, seed, grads)
-        self.forward, self.backward = self.check.forward, self.check.backward
-        self.seed = seed
-        self.inputs = tensors(self.forward.inputs)
-        self.given = {k: v.detach() for k, v in tensors(self.backward.given).items()}
-        if programs is None:
-            self.backward.run()
-            programs = (
-                plain(_read("backward", self.backward, self.backward.given)),
-                plain(_read("forward", self.forward.reference, self.forward.given)),
-            )
-        self.hand, self.reference = programs
-
-    def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant as `check` would."""
-        return self.check.compared(
-            values, program, self.reference, self.entries, shared=self.lifted, brief=True
-        )
-
-    def autograd(self) -> Named:
-        """Return autograd's own gradients, and the output where the pass gives one."""
-        found = self.forward.reference(**self.forward.given)
-        return {name: found[name] for name in self.hand.outputs}
-
-    def at(self, inputs: Named) -> "OfCheck":
-        """Return the same pass at other inputs; what stands above the output is of their dtype."""
-        leaves = self.forward.leaves
-        marked = {k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()}
-        grads = [grad.to(self._like(grad, inputs)) for grad in self.forward.grads]
-        return self._with(marked, (self.hand, self.reference), grads)
-
-    def anew(self, inputs: Named) -> "OfCheck":
-        """Return the pass read again, at inputs of other shapes."""
-        inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
-        return self._with(inputs)
-
-    def _with(self, inputs: Named, *others: Any) -> "OfCheck":
-        every = {**self.forward.inputs, **inputs}
-        return OfCheck(self.backward.function, self.forward.function, every, self.seed, *others)
-
-    def everything(self) -> dict[str, Any]:
-        """Return all that forward takes."""
-        return dict(self.forward.inputs)
-
-    def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
-        """Return the dtype of an output's gradient at other inputs."""
-        changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
-        return changed.pop() if len(changed) == 1 else grad.dtype
-
-    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
-        """Return the differentiable inputs, forward, and the mutant as its backward pass."""
-        forward, own = self.forward, self.gives_output
-
-        def offer(leaves: Sequence[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
-            inputs = {**forward.inputs, **dict(zip(forward.leaves, leaves, strict=True))}
-            outputs, named = forward.at(inputs)
-            detached = [output.detach() for output in outputs]
-            offered = {**inputs, **named, **dict(zip(numbered("output", outputs), detached,
-                                                     strict=True))}  # fmt: skip
-            return {k: v.detach() for k, v in tensors(offered).items()}, detached
-
-        def with_grads(
-            leaves: Sequence[Tensor], grads: Sequence[Tensor] | None
-        ) -> tuple[Named, list[Tensor]]:
-            offered, outputs = offer(leaves)
-            grads = [torch.zeros_like(output) for output in outputs] if grads is None else grads
-            return {
-                **offered,
-                **dict(zip(numbered("grad_output", outputs), grads, strict=True)),
-            }, outputs
-
-        def run(program: Program, *leaves: Tensor) -> list[Tensor]:
-            given, outputs = with_grads(leaves, None)
-            if not own:
-                return outputs
-            found = evaluate(program, given, _double)
-            return [found[name] for name in numbered("output", outputs)]
-
-        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-            given, outputs = with_grads(leaves, grads)
-            found = evaluate(program, given, _double)
-            # one that takes the loss's own gradient for 1 is the factor of whatever stands above
-            above = grads[0] if "grad_output" not in self.backward.asked and not own else None
-            if above is not None and not outputs[0].ndim:
-                found = {name: value * above for name, value in found.items()}
-            return [found.get(label) for label in forward.leaves]
-
-        return {k: self.inputs[k].detach() for k in forward.leaves}, run, back
-
-    def _reference_inputs(self) -> Named:
-        return tensors(self.forward.given)
-
-    @property
-    def given_numbers(self) -> dict[str, Any]:
-        """The named values and outputs of forward, lifted."""
-        keys = {name: self.forward.counterpart(name) for name in self.given}
-        return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
-
-    @cached_property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted, as `check` has it."""
-        return how_much("auto", [*self.forward.inputs.values(), *self.forward.values.values()])[1]
-
-
-def _double(dtype: torch.dtype) -> torch.dtype:
+def double(dtype: torch.dtype) -> torch.dtype:
+    """Return float64 for a dtype of floats, others as they are."""
     return DOUBLE if dtype.is_floating_point else dtype
-
-
-class OfCase(Subject):
-    """A case's by-hand step, some steps into its training, when moments are no longer 0."""
-
-    STEPS = 3  # by hand before the step that is judged
-
-    def __init__(
-        self, case: Case, *, dtype: str = "float64", seed: int = 1,
-        given: Named | None = None, programs: tuple[Program, Program] | None = None,
-    ) -> None:  # fmt: skip
-        self.case, self.name = case, f"case {case.name}"
-        self.side = Autograd(case)
-        hand = by_hand(case)
-        if given is None:
-            drawn = draw(case, seed=seed, population=1, dtype=dtype_named(dtype),
-                         device=torch.device("cpu"))  # fmt: skip
-            state = drawn.state
-            for data in drawn.steps(self.STEPS + 1):
-                given = {**data, **state}
-                after = hand(**{name: value.clone() for name, value in given.items()})
-                state = {name: after.get(name, state[name]) for name in state}
-        assert given is not None
-        self.given = self.inputs = given
-        if programs is None:
-            programs = (
-                plain(_read("backward", hand, given)),
-                plain(_read("autograd's step", self.side.traceable, given)),
-            )
-        self.hand, self.reference = programs
-        self.plain = self.side.step(**given)
-
-    def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant of the step, each quantity from the by-hand values above it."""
-        problems = {name: mismatch(value, self.plain[name]) for name, value in values.items()}
-        fitting = {name: value for name, value in values.items() if problems[name] is None}
-        theirs = self.side.step_from(fitting, **self.given)
-        report = Report("check", {}, steps=1)
-        for name, value in values.items():
-            report.quantities[name] = quantity(name, value, theirs[name])
-        evidence = Evidence(
-            hand=program, reference=self.reference, inputs=self.given,
-            given={name: (value, None) for name, value in self.given.items()},
-            manual=fitting, autograd={name: theirs[name] for name in fitting},
-            entries=self.entries,
-        )  # fmt: skip
-        proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
-        for name, proof in proofs.items():
-            report.quantities[name].proof = proof
-        return report
-
-    def autograd(self) -> Named:
-        """Return autograd's step, from the weights on."""
-        return {name: self.plain[name] for name in self.hand.outputs}
-
-    def at(self, inputs: Named) -> "OfCase":
-        """Return the step at other weights and rows."""
-        return OfCase(self.case, given=inputs, programs=(self.hand, self.reference))
-
-    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
-        """Return the weights, the loss as a function of them, and minus the mutant's updates."""
-        names = [name for name in self.side.trainer(self.given["X"]).parameters
-                 if f"{name}_update" in self.hand.outputs]  # fmt: skip
-
-        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-            given = {**self.given, **dict(zip(names, leaves, strict=True))}
-            found = evaluate(program, given, _double)
-            return [-grads[0] * found[f"{name}_update"] for name in names]
-
-        return {k: self.given[k] for k in names}, partial(self._loss, names), back
-
-    def _loss(self, names: Sequence[str], _program: Program, *leaves: Tensor) -> list[Tensor]:
-        """Return the loss at these weights, the penalties too."""
-        trainer = self.side.trainer(self.given["X"])
-        for name, mask in trainer.masks.items():
-            mask.mask = self.given[name]
-        own = {id(weight): name for name, weight in trainer.network.named_parameters()}
-        weights = {
-            **{k: self.given[k] for k in trainer.parameters},
-            **dict(zip(names, leaves, strict=True)),
-        }
-        there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
-        trainer.network.train()
-        layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
-        loss = trainer.loss(layer, self.given["y"]).sum()
-        l1, l2 = trainer.penalties
-        syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
-        return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
-
-    def _reference_inputs(self) -> Named:
-        return self.given
-
-    @cached_property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted."""
-        return how_much("auto", self.given.values())[1]

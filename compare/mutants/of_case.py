@@ -1,0 +1,116 @@
+"""Mutants of a case's by-hand step."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.arguments import how_much
+from compare.cases import Case
+from compare.checking import quantity
+from compare.mutants.mutate import evaluate, plain
+from compare.mutants.subjects import Named, Subject, double, read
+from compare.proof.judge import Evidence, judge
+from compare.proof.program import Program
+from compare.report import Report
+from compare.training.given import draw, dtype_named
+from compare.training.sides import Autograd, by_hand
+from compare.training.tally import mismatch
+
+
+class OfCase(Subject):
+    """A case's by-hand step, some steps into its training, when moments are no longer 0."""
+
+    STEPS = 3  # by hand before the step that is judged
+
+    def __init__(
+        self, case: Case, *, dtype: str = "float64", seed: int = 1,
+        given: Named | None = None, programs: tuple[Program, Program] | None = None,
+    ) -> None:  # fmt: skip
+        self.case, self.name = case, f"case {case.name}"
+        self.side = Autograd(case)
+        hand = by_hand(case)
+        if given is None:
+            drawn = draw(case, seed=seed, population=1, dtype=dtype_named(dtype),
+                         device=torch.device("cpu"))  # fmt: skip
+            state = drawn.state
+            for data in drawn.steps(self.STEPS + 1):
+                given = {**data, **state}
+                after = hand(**{name: value.clone() for name, value in given.items()})
+                state = {name: after.get(name, state[name]) for name in state}
+        assert given is not None
+        self.given = self.inputs = given
+        if programs is None:
+            programs = (
+                plain(read("backward", hand, given)),
+                plain(read("autograd's step", self.side.traceable, given)),
+            )
+        self.hand, self.reference = programs
+        self.plain = self.side.step(**given)
+
+    def judge(self, program: Program, values: Named) -> Report:
+        """Judge a mutant of the step, each quantity from the by-hand values above it."""
+        problems = {name: mismatch(value, self.plain[name]) for name, value in values.items()}
+        fitting = {name: value for name, value in values.items() if problems[name] is None}
+        theirs = self.side.step_from(fitting, **self.given)
+        report = Report("check", {}, steps=1)
+        for name, value in values.items():
+            report.quantities[name] = quantity(name, value, theirs[name])
+        evidence = Evidence(
+            hand=program, reference=self.reference, inputs=self.given,
+            given={name: (value, None) for name, value in self.given.items()},
+            manual=fitting, autograd={name: theirs[name] for name in fitting},
+            entries=self.entries,
+        )  # fmt: skip
+        proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
+        for name, proof in proofs.items():
+            report.quantities[name].proof = proof
+        return report
+
+    def autograd(self) -> Named:
+        """Return autograd's step, from the weights on."""
+        return {name: self.plain[name] for name in self.hand.outputs}
+
+    def at(self, inputs: Named) -> "OfCase":
+        """Return the step at other weights and rows."""
+        return OfCase(self.case, given=inputs, programs=(self.hand, self.reference))
+
+    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
+        """Return the weights, the loss as a function of them, and minus the mutant's updates."""
+        names = [name for name in self.side.trainer(self.given["X"]).parameters
+                 if f"{name}_update" in self.hand.outputs]  # fmt: skip
+
+        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+            given = {**self.given, **dict(zip(names, leaves, strict=True))}
+            found = evaluate(program, given, double)
+            return [-grads[0] * found[f"{name}_update"] for name in names]
+
+        return {k: self.given[k] for k in names}, partial(self._loss, names), back
+
+    def _loss(self, names: Sequence[str], _program: Program, *leaves: Tensor) -> list[Tensor]:
+        """Return the loss at these weights, the penalties too."""
+        trainer = self.side.trainer(self.given["X"])
+        for name, mask in trainer.masks.items():
+            mask.mask = self.given[name]
+        own = {id(weight): name for name, weight in trainer.network.named_parameters()}
+        weights = {
+            **{k: self.given[k] for k in trainer.parameters},
+            **dict(zip(names, leaves, strict=True)),
+        }
+        there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
+        trainer.network.train()
+        layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
+        loss = trainer.loss(layer, self.given["y"]).sum()
+        l1, l2 = trainer.penalties
+        syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
+        return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
+
+    def _reference_inputs(self) -> Named:
+        return self.given
+
+    @cached_property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted."""
+        return how_much("auto", self.given.values())[1]
