@@ -1,10 +1,11 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and asking beforehand whether that can be."""
 
 import os
 import tempfile
 from pathlib import Path
 
 from compare.errors import BadInput
+from compare.terminal import PlainConsole
 
 
 def save(path: Path, data: str | bytes, *, durable: bool = True) -> None:
@@ -41,3 +42,21 @@ def check_can_hold(option: str, name: str) -> None:
     path = Path(name)
     if not name or path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadInput(f"{option} {name}: no file can be written there, name another place")
+
+
+def check_outputs(json: str | None, html: str | None = None) -> None:
+    """Raise BadInput, before anything runs, where what is asked for could not be written after."""
+    if json not in (None, "-"):
+        check_can_hold("--json", json)
+    if html is not None:
+        if not html.endswith(".html"):
+            raise BadInput(f"--html {html}: name a file that ends in .html")
+        check_can_hold("--html", html)
+
+
+def save_json(text: str, name: str) -> None:
+    """Write JSON to a file, or with - to standard output."""
+    if name == "-":
+        PlainConsole().out(text, end="")
+    else:
+        save(Path(name), text)

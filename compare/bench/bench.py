@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from compare.bench import growth, works
@@ -19,7 +18,7 @@ from compare.bench.claims import CHOICES, GROUPS, GROWTHS, Group
 from compare.bench.figures import growth_table, summary, table
 from compare.bench.timing import Times, side_by_side
 from compare.environment import environment
-from compare.files import save
+from compare.files import save_json
 from compare.terminal import PlainConsole
 from compare.training.interrupt import requests
 
@@ -77,7 +76,7 @@ def bench(
     ]
     found |= {"interrupted": interrupted, "seconds": perf_counter() - started}
     if json_to is not None:
-        _write(json.dumps(found, indent=1) + "\n", json_to)
+        save_json(json.dumps(found, indent=1) + "\n", json_to)
     if plot_to is not None and grown:
         growth.plot(grown, Path(plot_to))
     return 130 if interrupted else 0
@@ -118,10 +117,3 @@ def _closing(found: dict[str, Any]) -> str:
         f"{found['threads']} threads{load}; torch {found['torch']}, numpy {found['numpy']}, "
         f"python {found['python']}"
     )
-
-
-def _write(text: str, name: str) -> None:
-    if name == "-":
-        Console(highlight=False).out(text, end="")
-    else:
-        save(Path(name), text)

@@ -1,22 +1,20 @@
-"""The commands that judge: `run` a case, `check` a file; each returns its exit code."""
+"""Trains a case, or goes on with a run that was stopped, and judges every step."""
 
 import argparse
 import gc
 import json
 import shlex
-import signal
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare import options
-from compare.cases import CASES, Case, find
-from compare.errors import BadInput, unknown
-from compare.files import check_can_hold, save
+from compare.cases import Case, find
+from compare.errors import BadInput
+from compare.files import check_outputs, save_json
 from compare.proof.verdict import WEIGHT
-from compare.terminal import MutantsProgress, PlainConsole, RunProgress, told
+from compare.terminal import PlainConsole, RunProgress, told
 from compare.training.ranks import Ranks
 from compare.training.watchman import joined
 
@@ -26,94 +24,7 @@ if TYPE_CHECKING:
     from compare.training.chunk import Chunk
     from compare.training.harness import Run
 
-_LONGEST = 86_401  # seconds
 _FEW_ROWS = 8  # an output of at most this many rows is shown after training
-
-
-def check(args: argparse.Namespace) -> int:
-    """Judge the backward pass of a file."""
-    if args.json is not None and args.json != "-":
-        check_can_hold("--json", args.json)
-    _check_html(args, None)
-    from compare.training.given import device_named, dtype_named
-    from compare.userfile import check_file
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
-    dtype = None if args.dtype is None else dtype_named(args.dtype)
-    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift,
-                        inputs=args.inputs)  # fmt: skip
-    console = PlainConsole(stderr=args.json == "-")
-    console.print(report.headline() if args.quiet else report, crop=False)
-    if args.json is not None:
-        _save_json(report.to_json(), args.json)
-    if args.html is not None:
-        report.save(args.html)
-    return 0 if report.meets(args.demand) else 1
-
-
-def practice(args: argparse.Namespace) -> int:
-    """Write a practice file, or have one looked at."""
-    from compare.practice import lesson, levels
-    from compare.practice.practice import level_of, look
-
-    making, words = args.words[0] == "new", args.words
-    if len(words) != 1 + making:
-        again = "python -m compare practice new FILE, or python -m compare practice FILE"
-        raise BadInput(f"practice {' '.join(words)}: name one file ({again})")
-    path = Path(words[-1])
-    if making:
-        if args.hint or args.answer or args.json is not None:
-            raise BadInput("practice new writes a file: --hint, --answer and --json come after")
-        levels.new(path, level := levels.find(args.level or "two_layer"))
-        PlainConsole().say(
-            f"{path}: level {level.name}, {len(level.blanks)} lines to fill in; then\n"
-            f"  python -m compare practice {shlex.quote(str(path))}"
-        )
-        return 0
-    if not 0 < args.timeout < _LONGEST:
-        raise BadInput(f"--timeout {args.timeout:g}: give seconds, above 0, at most a day")
-    if args.json is not None and args.json != "-":
-        check_can_hold("--json", args.json)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
-    level = level_of(path, args.level)
-    console = PlainConsole(stderr=args.json == "-")
-    with console.status("looking at it ...") if console.is_terminal else nullcontext():
-        found, printed = look(path, level, args.timeout)
-    lesson.tell(console, path, level, found, printed, hint=args.hint, answer=args.answer)
-    if args.json is not None:
-        answer = lesson.to_dict(path, level, found, printed)
-        _save_json(json.dumps(answer, indent=1) + "\n", args.json)
-    return found.code
-
-
-def mutants(args: argparse.Namespace) -> int:
-    """Count how many mutants of a file's or a case's pass each check catches."""
-    for option, name in (("--json", args.json), ("--save", args.save)):
-        if name is not None and (option, name) != ("--json", "-"):
-            check_can_hold(option, name)
-    path = Path(args.target)
-    if args.target not in CASES and not path.is_file():
-        files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise unknown("file or case", args.target, [*CASES, *files])
-    from compare.mutants.mutants import of_case, of_file
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
-    console = PlainConsole(stderr=args.json == "-")
-    with MutantsProgress(console, quiet=args.quiet) as watch:
-        of = of_case if args.target in CASES else of_file
-        found = of(args.target, dtype=args.dtype, seed=args.seed, inputs=args.inputs, watch=watch)
-    if args.save is not None and found.better is not None:
-        found.save_inputs(args.save)
-        name = shlex.quote(args.save)
-        found.again = f"python -m compare mutants {shlex.quote(args.target)} --inputs {name}"
-    console.print(found.headline() if args.quiet else found, crop=False)
-    if args.save is not None and found.better is None:
-        console.say(
-            f"  --save {args.save}: nothing to save, no mutant survives at these inputs alone"
-        )
-    if args.json is not None:
-        _save_json(found.to_json(), args.json)
-    return 0 if found.ok else 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,13 +63,12 @@ def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
 
 def _prepare(args: argparse.Namespace, case: Case | None, *, quiet: bool = False) -> PlainConsole:
     """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
-    on_stdout = args.json == "-"
-    if args.json is not None and not on_stdout:
-        check_can_hold("--json", args.json)
-    _check_html(args, case)
+    if args.html is not None and case and case.sweep:
+        raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
+    check_outputs(args.json, args.html)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    return PlainConsole(stderr=on_stdout, quiet=quiet)
+    return PlainConsole(stderr=args.json == "-", quiet=quiet)
 
 
 def _tell(
@@ -170,7 +80,7 @@ def _tell(
     if not args.quiet:
         _closing(console, report, folder)
     if args.json is not None:
-        _save_json(report.to_json(), args.json)
+        save_json(report.to_json(), args.json)
     if args.html is not None:
         report.save(args.html)
     if folder and folder.failed:
@@ -257,22 +167,12 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: R
     if args.json is not None:
         runs = [report.to_dict() for report in reports]
         text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
-        _save_json(text, args.json)
+        save_json(text, args.json)
     if failed:
         raise BadInput(failed)
     if reports[-1].interrupted:
         return 130
     return 0 if all(met) else 1
-
-
-def _check_html(args: argparse.Namespace, case: Case | None) -> None:
-    if args.html is None:
-        return
-    if not args.html.endswith(".html"):
-        raise BadInput(f"--html {args.html}: name a file that ends in .html")
-    if case and case.sweep:
-        raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
-    check_can_hold("--html", args.html)
 
 
 def _folder(log_dir: Path, run: "Run") -> "RunFolder":
@@ -311,11 +211,3 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
             name = shlex.quote(folder.path.name)
             again = folder.run.ranks.command(f"python -m compare run --resume {name}{where}")
             console.say(f"  go on: {again}")
-
-
-def _save_json(text: str, name: str) -> None:
-    """Write JSON to standard output or a file."""
-    if name == "-":
-        PlainConsole().out(text, end="")
-    else:
-        save(Path(name), text)
