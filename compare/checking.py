@@ -15,7 +15,8 @@ from compare.forward import ForwardPass
 from compare.proof.bits import compare_bits
 from compare.proof.judge import Evidence, Floats, judge
 from compare.proof.program import Opaque, Program, trace
-from compare.report import Place, Quantity, Report
+from compare.quantity import Place, Quantity
+from compare.report import Report
 from compare.training.tally import mismatch
 
 Forward = Callable[..., Any]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
@@ -21,105 +20,11 @@ from compare.proof.verdict import (
     UNDECIDED,
     WEIGHT,
     WRONG,
-    Diagnosis,
-    Proof,
 )
+from compare.quantity import Quantity
 from compare.training.chunk import Bucket
 from compare.training.one_process import OneProcess
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where two values were furthest apart: step from 0, network's seed, index, both values."""
-
-    step: int | None  # None where there are no steps
-    seed: int | None
-    index: tuple[int, ...]
-    manual: float
-    autograd: float
-    rank: int | None = None  # whose rows, where many processes share them
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, both values as float.hex() so that no bit is lost."""
-        return {
-            **({} if self.rank is None else {"rank": self.rank}),
-            "step": self.step,
-            "seed": self.seed,
-            "index": list(self.index),
-            "manual": self.manual.hex(),
-            "autograd": self.autograd.hex(),
-        }
-
-
-@dataclass
-class Quantity:
-    """One named quantity over all compared steps and networks."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    compared: int = 0
-    equal: int = 0
-    nans: int = 0
-    max_ulp: int = 0
-    worst: Place | None = None
-    first_unequal: int | None = None  # the step
-    problem: str | None = None  # why it could not be compared at all
-    proof: Proof | None = None
-
-    @property
-    def verdict(self) -> str:
-        """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
-        if self.problem or self.nans:
-            return WRONG
-        if self.proof:
-            return self.proof.verdict
-        if self.compared and self.equal == self.compared:
-            return EXACT
-        return UNDECIDED
-
-    @property
-    def diagnosis(self) -> Diagnosis | None:
-        """What a search found that would make it right, or exact; None where there was none."""
-        return self.proof.diagnosis if self.proof else None
-
-    @property
-    def total(self) -> int:
-        """How many elements were compared."""
-        return self.compared
-
-    @property
-    def worst_index(self) -> tuple[int, ...] | None:
-        """Where the two are furthest apart, None where they are nowhere."""
-        return self.worst.index if self.worst else None
-
-    @property
-    def manual(self) -> float | None:
-        """The by-hand value there."""
-        return self.worst.manual if self.worst else None
-
-    @property
-    def autograd(self) -> float | None:
-        """Autograd's value there."""
-        return self.worst.autograd if self.worst else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the contract's fields of result.json."""
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "compared": self.compared,
-            "equal": self.equal,
-            "nans": self.nans,
-            "max_ulp": self.max_ulp,
-            "first_unequal": self.first_unequal,
-            "worst": self.worst.to_dict() if self.worst else None,
-            "problem": self.problem,
-            "proof": self.proof.to_dict() if self.proof else None,
-            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
-            "verdict": self.verdict,
-        }
+from compare.wording import LABEL, cells, line, lines, plural, table
 
 
 @dataclass
@@ -192,16 +97,6 @@ class Report:
         """Return `to_dict` as indented JSON text."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
-    def cells(self) -> list[tuple[str, ...]]:
-        """Return the table's texts: a row of titles, then one for each quantity."""
-        titles = ("quantity", "shape", "compared", "equal bits", "max ulp", "verdict")
-        rows: list[tuple[str, ...]] = [titles]
-        for q in self.quantities.values():
-            ulp = "NaN" if q.nans else _short(q.max_ulp)
-            shape = str(q.shape).replace(" ", "")
-            rows.append((q.name, shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
-        return rows
-
     def about(self) -> list[tuple[str, str]]:
         """Return what is known of the run: settings, time, machine and versions."""
         known = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
@@ -210,12 +105,12 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
-        titles, *rows = self.cells()
-        table = [titles, ("---",) * len(titles), *rows]
+        titles, *rows = cells(self.quantities.values())
+        table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
         parts = [f"**{self.verdict}** {self._claim()}"]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
-        if lines := [f"    {label:<{_LABEL}} {text}" for label, text in self._explanation()]:
-            parts += ["### What stands behind it", "\n".join(lines)]
+        if behind := [f"    {label:<{LABEL}} {text}" for label, text in self._explanation()]:
+            parts += ["### What stands behind it", "\n".join(behind)]
         about = "\n".join(f"| {key} | {value} |" for key, value in self.about())
         return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
 
@@ -245,10 +140,8 @@ class Report:
             ]
             ulps = [(b.start, b.largest_ulp) for b in self.curves]
             plots = [("Loss", losses), ("Largest difference, in ulps", [("ulps", ulps)])]
-        about = self.about()
-        claim = self._claim()
-        lines = self._explanation()
-        return fragment(self.case, self.verdict, claim, self.cells(), lines, plots, about)
+        told = self._claim(), cells(self.quantities.values()), self._explanation()
+        return fragment(self.case, self.verdict, *told, plots, self.about())
 
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
@@ -259,10 +152,11 @@ class Report:
         return line
 
     def _claim(self) -> str:
+        """Return what the verdict rests on, in one line."""
         rows = list(self.quantities.values())
         if not rows:
             return "nothing was compared"
-        where = "" if self.case == "check" else f" at each of {_plural(self.steps, 'step')}"
+        where = "" if self.case == "check" else f" at each of {plural(self.steps, 'step')}"
         if self.verdict == EXACT:
             if not any(q.compared for q in rows):
                 return "nothing to compare: no quantity has any elements"
@@ -282,12 +176,6 @@ class Report:
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
         return f"{first.name} is the first {word} quantity{at}"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._table(options.max_width)
-        yield self.headline()
-        for label, text in self._explanation():
-            yield _line(label, text)
-
     def _explanation(self) -> Iterator[tuple[str, str]]:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
         rows = list(self.quantities.values())
@@ -298,7 +186,7 @@ class Report:
                 yield "right so far", ", ".join(before)
         for q in sorted(rows, key=lambda q: WEIGHT.index(q.verdict)):
             if q.verdict != EXACT:
-                yield from self._on(q)
+                yield from lines(q)
         if self.first_wrong and (after := self.follows.get(self.first_wrong)):
             yield "follows", ", ".join(after)
         if self.one_process:
@@ -309,84 +197,14 @@ class Report:
         if self.command and self.verdict != EXACT:
             yield "again", self.command
 
-    def _on(self, q: Quantity) -> Iterator[tuple[str, str]]:
-        """Yield the lines on one quantity."""
-        if q.problem:
-            yield q.name, q.problem
-            yield from _remedies(q)
-            return
-        nans = f", {q.nans:,} of them NaN" if q.nans else ""
-        differ = f"{q.compared - q.equal:,} of {q.compared:,} differ{nans}"
-        yield q.name, f"{q.shape} {q.dtype}: {differ}, by at most {q.max_ulp:,} ulp"
-        if w := q.worst:
-            step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
-            step += "" if w.rank is None else f"rank {w.rank}, "
-            yield "", f"worst at {step}{list(w.index)}"
-            yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}"
-        if q.proof:
-            yield "", q.proof.text
-            if q.proof.manual_error is not None and q.proof.autograd_error is not None:
-                errors = (q.proof.manual_error, q.proof.autograd_error)
-                yield (
-                    "",
-                    "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
-                )
-        yield from _remedies(q)
-
-    def _table(self, width: int) -> Table:
-        """Return a row for each quantity; what does not fit is left out, the verdict never."""
-        rows = self.cells()
-        kept = list(range(len(rows[0])))
-        for column in (2, 1, 3, 4):  # compared, shape, equal bits, max ulp
-            if sum(max(len(row[k]) for row in rows) + 2 for k in kept) - 2 <= width:
-                break
-            kept.remove(column)
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for k in kept:
-            table.add_column(rows[0][k], no_wrap=True, justify="right" if 2 <= k <= 4 else "left")
-        for row in rows[1:]:
-            verdict = Text(row[-1], style=STYLE[row[-1]])
-            table.add_row(*(row[k] for k in kept[:-1]), verdict)
-        return table
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield table(self.quantities.values(), options.max_width)
+        yield self.headline()
+        for label, text in self._explanation():
+            yield line(label, text)
 
     def __str__(self) -> str:
         console = Console(width=100, no_color=True, highlight=False, markup=False)
         with console.capture() as capture:
             console.print(self, crop=False)
         return capture.get().rstrip("\n")
-
-
-_LABEL = 14  # columns for a line's label
-
-
-def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
-    """Yield where a wrong quantity stands, and what would make it right, or that nothing would."""
-    if q.proof and q.proof.line:
-        yield "at", q.proof.line
-    if q.diagnosis is None:
-        return
-    if q.verdict != WRONG:
-        for text in q.diagnosis.found:
-            yield "", f"for autograd's bits {text}"
-        return
-    for k, text in enumerate(q.diagnosis.found):
-        yield "or" if k else "would be right", text
-    if not q.diagnosis.found:
-        yield "", f"nothing found that would make it right ({q.diagnosis.note})"
-
-
-def _line(label: str, text: str) -> Text:
-    """Return a labelled line that is never broken, so that a command can be copied."""
-    return Text(
-        f"  {label:<{_LABEL}}{' ' if label else '  '}{text}", no_wrap=True, overflow="ignore"
-    )
-
-
-def _plural(count: int, noun: str) -> str:
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
-def _short(count: int) -> str:
-    """Return a count in at most 9 columns."""
-    return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"

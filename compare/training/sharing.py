@@ -7,7 +7,8 @@ from dataclasses import replace
 from compare.cases import Case, Network
 from compare.errors import BadInput
 from compare.proof.verdict import EXACT, WEIGHT, Proof
-from compare.report import Place, Quantity, Report
+from compare.quantity import Place, Quantity
+from compare.report import Report
 from compare.training.chunk import Chunk, merged
 from compare.training.ranks import Ranks, fingerprint
 from compare.training.sides import Named

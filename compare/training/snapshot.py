@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from compare.proof.verdict import Diagnosis, Proof
-from compare.report import Place, Quantity
+from compare.quantity import Place, Quantity
 from compare.training.chunk import Bucket
 from compare.training.harness import Run
 from compare.training.one_process import OneProcess

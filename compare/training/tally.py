@@ -11,7 +11,8 @@ from torch import Tensor
 
 from compare.proof.bits import Difference
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
-from compare.report import Place, Quantity, Report
+from compare.quantity import Place, Quantity
+from compare.report import Report
 from compare.training.sides import Kind, Named, kind
 
 

@@ -1,0 +1,100 @@
+"""One named quantity: how many of its bits are equal, where they are not, and what was shown."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where two values were furthest apart: step from 0, network's seed, index, both values."""
+
+    step: int | None  # None where there are no steps
+    seed: int | None
+    index: tuple[int, ...]
+    manual: float
+    autograd: float
+    rank: int | None = None  # whose rows, where many processes share them
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, both values as float.hex() so that no bit is lost."""
+        return {
+            **({} if self.rank is None else {"rank": self.rank}),
+            "step": self.step,
+            "seed": self.seed,
+            "index": list(self.index),
+            "manual": self.manual.hex(),
+            "autograd": self.autograd.hex(),
+        }
+
+
+@dataclass
+class Quantity:
+    """One named quantity over all compared steps and networks."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    compared: int = 0
+    equal: int = 0
+    nans: int = 0
+    max_ulp: int = 0
+    worst: Place | None = None
+    first_unequal: int | None = None  # the step
+    problem: str | None = None  # why it could not be compared at all
+    proof: Proof | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
+        if self.problem or self.nans:
+            return WRONG
+        if self.proof:
+            return self.proof.verdict
+        if self.compared and self.equal == self.compared:
+            return EXACT
+        return UNDECIDED
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What a search found that would make it right, or exact; None where there was none."""
+        return self.proof.diagnosis if self.proof else None
+
+    @property
+    def total(self) -> int:
+        """How many elements were compared."""
+        return self.compared
+
+    @property
+    def worst_index(self) -> tuple[int, ...] | None:
+        """Where the two are furthest apart, None where they are nowhere."""
+        return self.worst.index if self.worst else None
+
+    @property
+    def manual(self) -> float | None:
+        """The by-hand value there."""
+        return self.worst.manual if self.worst else None
+
+    @property
+    def autograd(self) -> float | None:
+        """Autograd's value there."""
+        return self.worst.autograd if self.worst else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contract's fields of result.json."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "compared": self.compared,
+            "equal": self.equal,
+            "nans": self.nans,
+            "max_ulp": self.max_ulp,
+            "first_unequal": self.first_unequal,
+            "worst": self.worst.to_dict() if self.worst else None,
+            "problem": self.problem,
+            "proof": self.proof.to_dict() if self.proof else None,
+            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
+            "verdict": self.verdict,
+        }
