@@ -136,6 +136,17 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
     return f"python -m compare run {base.name} {' '.join(spelled)}"
 
 
+def elsewhere(log_dir: Path) -> str:
+    """Return the words that name a log folder, none for the usual one."""
+    place = shlex.quote(str(log_dir))
+    return "" if place == "runs" else f" --log-dir {place}"
+
+
+def resuming(folder: Path) -> str:
+    """Return the command line that goes on with the run of a folder."""
+    return f"python -m compare run --resume {shlex.quote(folder.name)}{elsewhere(folder.parent)}"
+
+
 def agree(words: dict[str, Any], case: Case, settings: dict[str, Any]) -> None:
     """Raise BadInput for a word of the command line that is not so in a run to go on with."""
     path, target = case.data.args if isinstance(case.data, functools.partial) else (None, None)

@@ -36,14 +36,14 @@ def runs(log_dir: Path) -> list[Kept]:
         raise BadInput(
             f"nothing in {log_dir} yet: python -m compare runs a case and leaves a folder there"
         )
-    return [Kept(path, _result(path)) for path in folders]
+    return [Kept(path, result(path)) for path in folders]
 
 
 def find(log_dir: Path, name: str) -> Kept:
     """Return the run called `name`, or the one in that folder; raises BadInput with near names."""
     path = Path(name)
     if (path / "manual").is_dir():
-        return Kept(path, _result(path))
+        return Kept(path, result(path))
     kept = {run.name: run for run in runs(log_dir)}
     ending = [run for key, run in kept.items() if key.endswith(name)] if name else []
     if name in kept:
@@ -110,7 +110,8 @@ def _first_unequal_loss(one: Kept, other: Kept) -> tuple[int, tuple[float, float
     return step, (float(losses[0][step]), float(losses[1][step]))
 
 
-def _result(path: Path) -> dict[str, Any] | None:
+def result(path: Path) -> dict[str, Any] | None:
+    """Return what a run folder's result.json holds, None where there is none that can be read."""
     try:
         found = json.loads((path / RESULT).read_text())
     except (OSError, ValueError):

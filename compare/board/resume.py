@@ -31,7 +31,7 @@ def taken_up(
         if ranks.rank == 0:
             path = history.find(log_dir, name).path
             held.enter_context(closing(Lock(path)))
-            whole = _stopped(log_dir, name, words, ranks)
+            whole = _stopped(path, words, ranks)
             each = [whole.of(rank) for rank in range(ranks.count)]
         stopped = ranks.from_first(each)
         run = stopped.run(ranks)
@@ -39,9 +39,9 @@ def taken_up(
         yield run, None if ranks.rank else RunFolder(path.parent, run, whole)
 
 
-def _stopped(log_dir: Path, name: str, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
+def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
     """Return the checkpoint of a run that can be gone on with by these ranks."""
-    path, result = (found := history.find(log_dir, name)).path, found.result
+    result = history.result(path)
     if result is not None and not result.get("interrupted"):
         raise BadInput(
             f"run {path.name} is finished, {result.get('verdict')} after "
@@ -50,9 +50,9 @@ def _stopped(log_dir: Path, name: str, words: dict[str, Any], ranks: Ranks) -> C
     stopped = checkpoint.load(path / checkpoint.NAME)
     options.agree(words, stopped.case, stopped.asked)
     if stopped.count != ranks.count:
-        how = f"torchrun --nproc-per-node {stopped.count} -m" if stopped.count > 1 else "python -m"
+        again = Ranks(count=stopped.count).command(options.resuming(path))
         raise BadInput(
             f"run {path.name}: ranks were {stopped.count} and are {ranks.count} here, and other "
-            f"bits come of it: {how} compare run --resume {path.name}, or run it anew"
+            f"bits come of it: {again}, or run it anew"
         )
     return stopped

@@ -3,7 +3,6 @@
 import argparse
 import gc
 import json
-import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -204,10 +203,7 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
     speed = report.steps / report.seconds
     console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
     if folder and not folder.failed:
-        place = shlex.quote(str(folder.path.parent))
-        where = "" if place == "runs" else f" --log-dir {place}"
+        where = options.elsewhere(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / "checkpoint").exists():
-            name = shlex.quote(folder.path.name)
-            again = folder.run.ranks.command(f"python -m compare run --resume {name}{where}")
-            console.say(f"  go on: {again}")
+            console.say(f"  go on: {folder.run.ranks.command(options.resuming(folder.path))}")

@@ -89,6 +89,7 @@ class Ranks:
         if self.count == 1:
             return alone
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        here = self.count if self.count % here else here  # of a run that was on others
         nodes = "" if here == self.count else f"--nnodes {self.count // here} "
         words = alone.removeprefix("python ")
         return f"torchrun {nodes}--nproc-per-node {here} {words}"
