@@ -22,9 +22,9 @@ from compare.proof.verdict import (
     WRONG,
 )
 from compare.quantity import Quantity
+from compare.telling import LABEL, cells, line, lines, plural, table
 from compare.training.chunk import Bucket
 from compare.training.one_process import OneProcess
-from compare.wording import LABEL, cells, line, lines, plural, table
 
 
 @dataclass
