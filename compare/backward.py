@@ -9,8 +9,7 @@ from torch import Tensor
 from compare.arguments import asked, gathered, kind_of, numbered, tensors
 from compare.errors import BadInput, unknown
 from compare.forward import ForwardPass
-from compare.proof.bits import same_bits
-from compare.training.tally import mismatch
+from compare.proof.bits import mismatch, same_bits
 
 Backward = Callable[..., Any] | type[torch.autograd.Function]
 

@@ -12,12 +12,11 @@ from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import unknown
 from compare.forward import ForwardPass
-from compare.proof.bits import compare_bits
+from compare.proof.bits import compare_bits, mismatch
 from compare.proof.judge import Evidence, Floats, judge
 from compare.proof.program import Opaque, Program, trace
 from compare.quantity import Place, Quantity
 from compare.report import Report
-from compare.training.tally import mismatch
 
 Forward = Callable[..., Any]
 

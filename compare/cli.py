@@ -64,9 +64,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _list()
     if args.command != "run" and (count := started().count) > 1:
         raise BadInput(f"{args.command} on {count} ranks: torchrun is for run, leave it out")
-    home = {"runs": "board", "diff": "board"}.get(args.command, args.command)
-    command = getattr(importlib.import_module(f"compare.commands.{home}"), args.command)
-    return int(command(args))
+    module = importlib.import_module(f"compare.commands.{args.command}")
+    return int(getattr(module, args.command)(args))
 
 
 def _list() -> int:

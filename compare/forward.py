@@ -10,8 +10,7 @@ from torch import Tensor
 
 from compare.arguments import by_name, cotangents, differentiable, kind_of, numbered
 from compare.errors import BadInput
-from compare.proof.bits import same_bits
-from compare.training.tally import mismatch
+from compare.proof.bits import mismatch, same_bits
 
 _VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
@@ -65,7 +64,7 @@ class ForwardPass:
         self.values = {label: value.detach().clone() for label, value in values.items()}
         self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
-            if label in self.inputs or label in ("grad_output", "output"):
+            if label in self.inputs or label.split("[")[0] in ("grad_output", "output"):
                 raise BadInput(
                     f"compare.name(..., {label!r}): an input has that name, choose another"
                 )

@@ -8,6 +8,7 @@ from compare import options
 from compare.bench.claims import CHOICES
 from compare.errors import BadInput
 from compare.practice.levels import LEVELS
+from compare.training.watchman import WAIT
 
 EXAMPLES = """\
 examples:
@@ -59,24 +60,17 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument(
-        "case", nargs="?", default="three_layer", metavar="CASE",
+        "case", nargs="?", metavar="CASE",
         help="one of --list (default: three_layer)",
     )  # fmt: skip
     run.add_argument(
         "--steps", type=_whole, metavar="N", help="training steps (default: the case's)"
     )
+    run.add_argument("--dtype", metavar="T", help="float64 (default), float32, float16, bfloat16")
+    run.add_argument("--device", metavar="D", help="cpu (default), cuda or cuda:N")
+    run.add_argument("--seed", type=_whole, metavar="S", help="numpy's seed (default: 1)")
     run.add_argument(
-        "--dtype",
-        default="float64",
-        metavar="T",
-        help="float64 (default), float32, float16, bfloat16",
-    )
-    run.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
-    run.add_argument(
-        "--seed", type=_whole, default=1, metavar="S", help="numpy's seed (default: 1)"
-    )
-    run.add_argument(
-        "--population", type=_whole, default=1, metavar="P",
+        "--population", type=_whole, metavar="P",
         help="networks side by side, with the seeds S, S+1, ... (default: 1)",
     )  # fmt: skip
     run.add_argument(
@@ -91,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--no-board", action="store_true", help="write no run folder, hence no checkpoint"
     )
     run.add_argument(
-        "--wait", type=_seconds, default=300.0, metavar="SEC",
+        "--wait", type=_seconds, default=WAIT, metavar="SEC",
         help="how long a rank waits for the others under torchrun (default: 300)",
     )  # fmt: skip
     run.add_argument(

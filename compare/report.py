@@ -13,6 +13,7 @@ from rich.text import Text
 from compare.board.page import Curve, fragment, page
 from compare.errors import BadInput
 from compare.files import save
+from compare.one_process import OneProcess
 from compare.proof.verdict import (
     EXACT,
     ROUNDING,
@@ -24,7 +25,6 @@ from compare.proof.verdict import (
 from compare.quantity import Quantity
 from compare.telling import LABEL, cells, line, lines, plural, table
 from compare.training.chunk import Bucket
-from compare.training.one_process import OneProcess
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: lines, and a bar."""
+"""What the terminal shows: plain text, and lines and a bar while work goes on."""
 
 import os
 from typing import TYPE_CHECKING

@@ -295,6 +295,8 @@ BAD: list[tuple[str, Any, Any, Any, str]] = [
     ("twice", lambda X: (X,), lambda X: compare.name(compare.name(X * 2, "a") * 3, "a").sum(),
      {"X": X}, "'a') is called twice"),
     ("clash", lambda X: (X,), lambda X: compare.name(X * 2, "X").sum(), {"X": X}, "has that name"),
+    ("clash of numbers", lambda X: (X, X),
+     lambda X: (compare.name(X * 2, "output[0]").sum(), X.sum()), {"X": X}, "has that name"),
     ("no tensor", lambda X: (X,), lambda X: compare.name(3, "a") * X.sum(), {"X": X}, "a int"),
     ("builtin", lambda x: (x,), torch.log, {"x": X}, "forward has no signature to read"),
     ("positional", lambda *args: args, lambda X: X.sum(), {"X": X}, "as the class itself"),

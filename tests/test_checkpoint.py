@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from compare.cases import CASES
 from compare.cli import main
+from compare.proof.bits import same_bits
 from compare.training.harness import Run
 from compare.training.judging import Judging
+from compare.training.sides import by_hand
 from tests.resumed import copied, told
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +109,41 @@ def test_ctrl_c_then_resume(
     )
     assert resume(stopped) == 0
     assert told(stopped) == told(whole)
+
+
+def test_a_second_ctrl_c_leaves_nothing_of_the_chunk_in_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither what was found in a part of it, nor how far the weights had come."""
+    monkeypatch.setattr("compare.training.batch.GRAIN", 32)  # 2 networks of 16 values at a time
+    case, judged = CASES["three_layer"], list[object]()
+    hand, judge = by_hand(case), Judging.judge
+
+    def step(**given: Tensor) -> dict[str, Tensor]:
+        values = dict(hand(**given))
+        if len(judged) >= 2:  # both parts have ended the first chunk
+            values["l1_delta"] = values["l1_delta"] + 1
+        return values
+
+    def pressed(*words: Any) -> Any:
+        if len(judged) < 3:
+            found = judge(*words)
+            judged.append(found)
+            return found
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it did not stop")
+
+    monkeypatch.setattr(Judging, "judge", pressed)
+    training = Run(case, steps=9, population=3, step=step)
+    assert len(training.parts) == 2
+    report = training.train()
+    monkeypatch.undo()
+    assert (report.interrupted, report.steps) == (True, training.plan.steps)
+    assert {q.verdict for q in report.quantities.values()} == {"EXACT"}, str(report)
+    first = Run(case, steps=training.plan.steps, population=3)
+    first.train()
+    assert all(same_bits(training.state[n], v) for n, v in first.state.items())
 
 
 KILLS = """

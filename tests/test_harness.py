@@ -15,6 +15,7 @@ from torch import Tensor
 from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
 from compare.proof.rounding import share_of_rounding
+from compare.report import Report
 from compare.training.batch import plan
 from compare.training.chunk import Chunk
 from compare.training.given import DTYPES
@@ -22,6 +23,7 @@ from compare.training.harness import Run, run
 from compare.training.prove import Prover
 from compare.training.reference import Reference
 from compare.training.sides import by_hand
+from compare.training.tally import Tally
 from tests.conftest import Plant, one_ulp, planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -304,6 +306,18 @@ def test_a_quantity_that_goes_missing_later_is_wrong(
     assert report.quantities["l1"].compared == 16 * at
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_quantity_that_moves_to_another_device_later_is_noticed(at: int) -> None:
+    """Or to another shape or dtype: nothing is stacked that does not fit."""
+    tally = Tally(Report("", {}), seed=1)
+    steps = [{"l1": torch.ones(1, 2)} for _ in range(4)]
+    assert tally.open(steps[0], steps[0])
+    steps[at] = {"l1": steps[at]["l1"].to("meta")}
+    assert tally.comparable(steps, networks=1) == at
+    problem = f"from step {at} on device meta by hand, cpu at first"
+    assert tally.report.quantities["l1"].problem == problem
+
+
 def test_another_order_of_names_hides_nothing() -> None:
     """A by-hand side may name things in its own order; what it drops later is still noticed."""
 
@@ -361,11 +375,14 @@ def test_a_step_whose_constants_depend_on_its_number_is_not_read_for_all() -> No
     assert Prover(still, still, None, None).timeless(given, ["out"], {}) is not None
 
 
-def test_a_nan_in_the_free_run_is_not_the_same_bits() -> None:
-    def plant(values: dict[str, Tensor]) -> None:
-        values["syn1"] = torch.full_like(values["syn1"], math.nan)
+@pytest.mark.parametrize(("name", "at"), [("syn1", 40), ("syn0", 59)])
+def test_a_nan_in_the_free_run_is_not_the_same_bits(name: str, at: int) -> None:
+    """Whatever is looked at after it."""
 
-    report = run(THREE_LAYER, steps=60, step=planted(THREE_LAYER, plant, at=40))
+    def plant(values: dict[str, Tensor]) -> None:
+        values[name] = torch.full_like(values[name], math.nan)
+
+    report = run(THREE_LAYER, steps=60, step=planted(THREE_LAYER, plant, at=at))
     assert math.isnan(report.free_gap)
 
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 import compare
+from compare.board.board import EventFile
 from compare.cases import CASES
 from compare.cli import main
 from compare.errors import BadInput
@@ -31,7 +32,8 @@ def test_runs_are_listed_with_verdict_steps_and_time(
     _train(tmp_path, "two_layer", "--steps", "7")
     _train(tmp_path, "dropout_as_published", "--steps", "1200")
     stopped = tmp_path / "2999-01-01_00-00-00_deep"
-    (stopped / "manual").mkdir(parents=True)
+    stopped.mkdir()
+    EventFile(stopped / "manual").close()
     capsys.readouterr()
     assert main(["runs", "--log-dir", str(tmp_path)]) == 0
     head, one, two, three = _lines(capsys)
@@ -61,7 +63,8 @@ def test_diff_says_what_differs_and_from_which_step_on(
 
 def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _train(tmp_path, "two_layer", "--steps", "5")
-    (tmp_path / "2999_deep/manual").mkdir(parents=True)
+    (tmp_path / "2999_deep").mkdir()
+    EventFile(tmp_path / "2999_deep/manual").close()
     capsys.readouterr()
     for names, message in (
         (["two_layer", "tow"], "unknown run 'tow'"),

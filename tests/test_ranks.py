@@ -18,9 +18,10 @@ import torch
 from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
+from compare.one_process import OneProcess
 from compare.training.given import draw
 from compare.training.harness import Run, run
-from compare.training.one_process import OneProcess
+from compare.training.one_process import BesideOneProcess
 from compare.training.ranks import ALONE, Ranks
 from compare.training.sharing import agree, check_shares, merged_reports
 from compare.training.sides import by_hand
@@ -211,7 +212,7 @@ def test_lost_rows_are_not_rounding() -> None:
         (parts[0], {"WRONG"}),
     ):
         found = OneProcess()
-        found.add(case, 0, data, sums, sizes, 2, {}, None)
+        BesideOneProcess(case, Ranks(0, 2), found, stop=1, off=None).judge(0, data, sums, sizes, {})
         assert found.verdict in allowed, found.text
         assert found.verdict == "EXACT" or found.share > 0
     report = run(CASES["two_layer"], steps=2)

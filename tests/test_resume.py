@@ -22,8 +22,8 @@ from compare.cli import main
 from compare.errors import BadInput
 from compare.training import checkpoint, sealed
 from compare.training.data import digits
+from compare.training.folder import Lock
 from compare.training.harness import Run
-from compare.training.lock import Lock
 from tests.conftest import one_ulp, planted
 from tests.resumed import copied, told
 

@@ -31,8 +31,8 @@ from compare.training.buckets import SIDES, as_array, is_told
 from compare.training.checkpoint import Checkpoint
 from compare.training.chunk import Bucket, Chunk
 from compare.training.evaluation import decision_surface
+from compare.training.folder import CHECKPOINT, RESULT, STEPS, Lock, cut_back
 from compare.training.harness import Run
-from compare.training.lock import Lock, cut_back
 
 SUBRUNS = (*SIDES, "compare")
 _BINS = 30  # of a histogram
@@ -104,7 +104,7 @@ class RunFolder:
         self.path = log_dir / stopped.name if stopped else _fresh(log_dir, run.case.name)
         self.lock = None if stopped else Lock(self.path)
         self.kept, self.cost = time.monotonic(), 0.0  # the last checkpoint: when, its seconds
-        self.record = Record(self.path / "steps.npz")
+        self.record = Record(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
         try:
             names = self._take_up(stopped.folder) if stopped else {}
@@ -151,9 +151,9 @@ class RunFolder:
             whole.add(report.steps, _metrics(report))
             for file in self.files.values():
                 file.close()
-            save(self.path / "result.json", report.to_json())
+            save(self.path / RESULT, report.to_json())
             if not report.interrupted:
-                (self.path / checkpoint.NAME).unlink(missing_ok=True)
+                (self.path / CHECKPOINT).unlink(missing_ok=True)
             self._unlock()
 
     def _keep(self, states: list[dict[str, Any]]) -> None:
@@ -165,7 +165,7 @@ class RunFolder:
             "names": self.record.names,
             "arrays": {n: torch.from_numpy(a) for n, a in self.record.arrays().items()},
         }
-        checkpoint.save(self.run, states, self.path / checkpoint.NAME, state)
+        checkpoint.save(self.run, states, self.path / CHECKPOINT, state)
 
     def _take_up(self, kept: dict[str, Any]) -> dict[str, str]:
         """Make the folder what it was at the checkpoint; return the names of its event files."""
@@ -224,7 +224,7 @@ class RunFolder:
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""
         why = getattr(error, "strerror", None) or str(error)
-        kept = (self.path / checkpoint.NAME).exists()
+        kept = (self.path / CHECKPOINT).exists()
         change = f"put that right, then --resume {self.path.name}" if kept else _CHANGE
         self.failed = f"run folder {self.path}: {why}; {change}"
         self.discard()
@@ -234,7 +234,7 @@ class RunFolder:
         for file in self.files.values():
             with suppress(OSError):  # closing flushes, and the disk may be full
                 file.close()
-        if not (self.path / checkpoint.NAME).exists():
+        if not (self.path / CHECKPOINT).exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from compare.errors import BadInput, unknown
+from compare.training.folder import RESULT, STEPS
 
-RESULT, STEPS = "result.json", "steps.npz"
 _OF_EACH_RUN = {"quantities", "seconds", "output", "free_gap"}  # not settings
 
 
@@ -29,7 +29,7 @@ class Kept:
 
 def runs(log_dir: Path) -> list[Kept]:
     """Return the run folders, oldest first; raises BadInput where there are none."""
-    found = [path for path in log_dir.glob("*") if (path / "manual").is_dir()]
+    found = [path for path in log_dir.glob("*") if _is_run(path)]
     # a name counts seconds; of one second the folder that was made first
     folders = sorted(found, key=lambda p: (p.name[:19], (p / "manual").stat().st_mtime_ns))
     if not folders:
@@ -42,7 +42,7 @@ def runs(log_dir: Path) -> list[Kept]:
 def find(log_dir: Path, name: str) -> Kept:
     """Return the run called `name`, or the one in that folder; raises BadInput with near names."""
     path = Path(name)
-    if (path / "manual").is_dir():
+    if _is_run(path):
         return Kept(path, result(path))
     kept = {run.name: run for run in runs(log_dir)}
     ending = [run for key, run in kept.items() if key.endswith(name)] if name else []
@@ -51,6 +51,10 @@ def find(log_dir: Path, name: str) -> Kept:
     if len(ending) == 1:
         return ending[0]
     raise unknown("run", name, kept)
+
+
+def _is_run(path: Path) -> bool:
+    return any(path.glob("manual/events.out.tfevents.*"))
 
 
 def differences(one: Kept, other: Kept) -> Iterator[tuple[str, str, str]]:

@@ -11,8 +11,8 @@ from compare.board.board import RunFolder
 from compare.errors import BadInput
 from compare.training import checkpoint
 from compare.training.checkpoint import Checkpoint
+from compare.training.folder import CHECKPOINT, Lock
 from compare.training.harness import Run
-from compare.training.lock import Lock
 from compare.training.ranks import Ranks
 
 
@@ -47,10 +47,10 @@ def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
             f"run {path.name} is finished, {result.get('verdict')} after "
             f"{result.get('steps'):,} steps: there is nothing to resume, run it anew"
         )
-    stopped = checkpoint.load(path / checkpoint.NAME)
+    stopped = checkpoint.load(path / CHECKPOINT)
     options.agree(words, stopped.case, stopped.asked)
     if stopped.count != ranks.count:
-        again = Ranks(count=stopped.count).command(options.resuming(path))
+        again = Ranks(count=stopped.count).command(options.resuming(path), stopped.count)
         raise BadInput(
             f"run {path.name}: ranks were {stopped.count} and are {ranks.count} here, and other "
             f"bits come of it: {again}, or run it anew"

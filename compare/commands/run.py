@@ -14,6 +14,7 @@ from compare.errors import BadInput
 from compare.files import check_outputs, save_json
 from compare.proof.verdict import WEIGHT
 from compare.terminal import PlainConsole, RunProgress, told
+from compare.training.folder import CHECKPOINT
 from compare.training.ranks import Ranks
 from compare.training.watchman import joined
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     case = options.asked(find(args.case), vars(args), args.seed)
-    console = _prepare(args, case, quiet=ranks.rank > 0)
+    console = _prepare(args, case, ranks)
     if case.sweep:
         return _sweep(args, case, console, ranks)
     report, folder, _ = _train(args, case, console, ranks)
@@ -49,7 +50,7 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
 
 def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
     """Go on with a run that was stopped."""
-    console = _prepare(args, None, quiet=ranks.rank > 0)
+    console = _prepare(args, None, ranks)
     try:
         from compare.board.resume import taken_up
     except ImportError as error:
@@ -60,14 +61,14 @@ def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
         return _tell(args, training.case, console, report, folder)
 
 
-def _prepare(args: argparse.Namespace, case: Case | None, *, quiet: bool = False) -> PlainConsole:
+def _prepare(args: argparse.Namespace, case: Case | None, ranks: Ranks) -> PlainConsole:
     """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
     if args.html is not None and case and case.sweep:
         raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
     check_outputs(args.json, args.html)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    return PlainConsole(stderr=args.json == "-", quiet=quiet)
+    return PlainConsole(stderr=args.json == "-", quiet=ranks.rank > 0)
 
 
 def _tell(
@@ -96,9 +97,8 @@ def _train(
     """Run one case; return its report, its folder, and the errors that the blog prints."""
     from compare.training.harness import Run  # torch comes in here, not for --help or --list
 
-    steps = case.steps if args.steps is None else args.steps
     training = Run(
-        case, steps=steps, dtype=args.dtype, device=args.device, seed=args.seed,
+        case, steps=args.steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population, lift=args.lift, ranks=ranks,
     )  # fmt: skip
     folder = None if args.no_board or ranks.rank else _folder(Path(args.log_dir), training)
@@ -205,5 +205,5 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
     if folder and not folder.failed:
         where = options.elsewhere(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
-        if report.interrupted and (folder.path / "checkpoint").exists():
+        if report.interrupted and (folder.path / CHECKPOINT).exists():
             console.say(f"  go on: {folder.run.ranks.command(options.resuming(folder.path))}")

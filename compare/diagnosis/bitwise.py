@@ -55,8 +55,7 @@ def rewritten(
     size = sum(value.numel() for value in evidence.inputs.values())
     if not asked or not isinstance(evidence.hand, Program) or size > TOO_MANY:
         return found
-    given = {name: value for name, (value, _) in evidence.given.items()}
-    samples = [_Sample(given, evidence.manual, evidence.autograd), *_others(evidence)]
+    samples = [_Sample(evidence.floats, evidence.manual, evidence.autograd), *_others(evidence)]
     for name in asked:
         try:
             with torch.no_grad():

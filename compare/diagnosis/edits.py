@@ -29,14 +29,14 @@ class Edit:
     operations: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
 
-def another(node: fx.Node, target: Any = None, args: Any = None, kwargs: Any = None) -> fx.Node:
+def another(node: fx.Node, target: Any = None, args: Any = None) -> fx.Node:
     """Return a node like `node` with another target, or other arguments, in no program."""
     graph = fx.Graph()
     return graph.create_node(
         "call_function",
         node.target if target is None else target,
         node.args if args is None else args,
-        dict(node.kwargs) if kwargs is None else kwargs,
+        dict(node.kwargs),
     )
 
 

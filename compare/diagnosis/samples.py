@@ -5,7 +5,7 @@ not one any more.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.judge import Evidence
-from compare.proof.lift import Lifted, Missing, Start, lift
+from compare.proof.lift import Missing, Seen, Start, lift
 from compare.proof.program import Program, beside
 
 Nodes = dict[fx.Node, "Value"]
@@ -57,9 +57,8 @@ def samples(evidence: Evidence, wrong: Collection[str]) -> tuple[Sample, Sample]
     """
     assert isinstance(evidence.hand, Program)
     assert isinstance(evidence.reference, Program)
-    floats = {name: value for name, (value, _) in evidence.given.items()}
     moved = {name: elsewhere(name, value) for name, value in evidence.inputs.items()}
-    return _sample(evidence, evidence.inputs, floats, wrong), _sample(evidence, moved, None, wrong)
+    return _sample(evidence, evidence.inputs, False, wrong), _sample(evidence, moved, True, wrong)
 
 
 def elsewhere(name: str, tensor: Tensor) -> Tensor:
@@ -82,56 +81,40 @@ def elsewhere(name: str, tensor: Tensor) -> Tensor:
 
 
 def _sample(
-    evidence: Evidence,
-    inputs: Mapping[str, Tensor],
-    floats: dict[str, Tensor] | None,
-    wrong: Collection[str],
+    evidence: Evidence, inputs: Mapping[str, Tensor], moved: bool, wrong: Collection[str]
 ) -> Sample:
-    """Lift both programs; without `floats` the by-hand side is given the reference's own."""
+    """Lift both programs; at `moved` inputs the by-hand side is given the reference's own."""
     hand, reference = evidence.hand, evidence.reference
     assert isinstance(hand, Program)
     assert isinstance(reference, Program)
     n = Balls(evidence.entries)
     plain = lift(reference, n, inputs)
-    if floats is None:
-        floats = {
-            key: inputs[key] if source is None else plain[source].floats
-            for key, (_, source) in evidence.given.items()
-        }
-    lifted = {
-        key: plain[source].numbers
-        for key, (_, source) in evidence.given.items()
-        if source is not None and source in plain
-    }
-    mine = _every(hand, n, floats, lifted, {})
+    mine = _every(hand, n, *evidence.handed(plain, inputs if moved else None))
     starts = {
         name: Start(mine[hand.outputs[name]].floats, mine[hand.outputs[name]].balls)
         for name in wrong
     }
-    return Sample(mine, _every(reference, n, inputs, {}, starts))
+    return Sample(mine, _every(reference, n, inputs, starts=starts))
 
 
 def _every(
     program: Program,
     n: Balls,
     inputs: Mapping[str, Tensor],
-    lifted: Mapping[str, Any],
-    starts: Mapping[str, Start],
+    lifted: Mapping[str, Any] | None = None,
+    starts: Mapping[str, Start] | None = None,
 ) -> Nodes:
     """Return the value of every node, a start's own where one takes its place.
 
     Nodes that could not be lifted, and those of no tensor, are left out.
     """
-    nodes = [node for node in program.graph.nodes if node.op != "output"]
-    keys = {f" {node.name}": node for node in nodes}
-    whole = replace(program, outputs={**program.outputs, **keys})
-    found: dict[str, Lifted] = lift(whole, n, inputs, lifted, starts)
-    values: Nodes = {}
-    for key, node in keys.items():
-        got = found.get(key)
-        if got is None or isinstance(got.numbers, Missing) or not isinstance(got.floats, Tensor):
-            continue
-        values[node] = Value(got.floats, got.numbers)
-    for name, start in starts.items():
+    seen: Seen = {}
+    lift(program, n, inputs, lifted, starts, seen=seen)
+    values = {
+        node: Value(floats, numbers)
+        for node, (floats, numbers) in seen.items()
+        if isinstance(floats, Tensor) and not isinstance(numbers, Missing)
+    }
+    for name, start in (starts or {}).items():
         values[program.outputs[name]] = Value(start.floats, start.lifted)
     return values

@@ -16,10 +16,10 @@ from torch import fx
 from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
+from compare.proof.bits import mismatch
 from compare.proof.formula import same_formula
 from compare.proof.lift import Lifted, Missing, Seen, lift
 from compare.proof.program import Program
-from compare.training.tally import mismatch
 
 
 class Formulas:

@@ -124,7 +124,7 @@ class _Trial:
         self.rivals = None if alone else Rivals(subject)
         if self.rivals:
             as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
-            self.power.refuses = [name for name, refused in as_it_is.items() if refused]
+            self.power.refuses = [name for name, caught in as_it_is.items() if caught]
             self.power.cannot = self.rivals.cannot
         self.formulas = Formulas(subject, list(report.quantities))
         self._others: list[tuple[str, Formulas]] | None = None

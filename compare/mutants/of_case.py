@@ -1,23 +1,22 @@
 """Mutants of a case's by-hand step."""
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much
 from compare.cases import Case
 from compare.checking import quantity
 from compare.mutants.mutate import evaluate, plain
 from compare.mutants.subjects import Named, Subject, double, read
+from compare.proof.bits import mismatch
 from compare.proof.judge import Evidence, judge
 from compare.proof.program import Program
 from compare.report import Report
 from compare.training.given import draw, dtype_named
 from compare.training.sides import Autograd, by_hand
-from compare.training.tally import mismatch
 
 
 class OfCase(Subject):
@@ -26,14 +25,14 @@ class OfCase(Subject):
     STEPS = 3  # by hand before the step that is judged
 
     def __init__(
-        self, case: Case, *, dtype: str = "float64", seed: int = 1,
+        self, case: Case, *, dtype: str = "float64",
         given: Named | None = None, programs: tuple[Program, Program] | None = None,
     ) -> None:  # fmt: skip
         self.case, self.name = case, f"case {case.name}"
         self.side = Autograd(case)
         hand = by_hand(case)
         if given is None:
-            drawn = draw(case, seed=seed, population=1, dtype=dtype_named(dtype),
+            drawn = draw(case, seed=1, population=1, dtype=dtype_named(dtype),
                          device=torch.device("cpu"))  # fmt: skip
             state = drawn.state
             for data in drawn.steps(self.STEPS + 1):
@@ -110,7 +109,5 @@ class OfCase(Subject):
     def _reference_inputs(self) -> Named:
         return self.given
 
-    @cached_property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted."""
-        return how_much("auto", self.given.values())[1]
+    def _values(self) -> Iterable[Any]:
+        return self.given.values()

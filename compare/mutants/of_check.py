@@ -1,13 +1,12 @@
 """Mutants of anyone's backward pass."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much, numbered, tensors
+from compare.arguments import numbered, tensors
 from compare.backward import Backward
 from compare.checking import Check, Forward
 from compare.mutants.mutate import evaluate, plain
@@ -128,7 +127,5 @@ class OfCheck(Subject):
         keys = {name: self.forward.counterpart(name) for name in self.given}
         return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
 
-    @cached_property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted, as `check` has it."""
-        return how_much("auto", [*self.forward.inputs.values(), *self.forward.values.values()])[1]
+    def _values(self) -> Iterable[Any]:
+        return [*self.forward.inputs.values(), *self.forward.values.values()]

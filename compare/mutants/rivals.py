@@ -8,7 +8,7 @@ the inputs alone (of a case: of the weights), in float64.
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
@@ -174,9 +174,3 @@ def _function(
 
     function: Callable[..., Any] = Mutated.apply
     return function
-
-
-def refused(rivals: Rivals, subject: Subject) -> Sequence[str]:
-    """Return the checks that refuse the pass as it stands: what they say of mutants is nothing."""
-    found = rivals.verdicts(subject.hand, subject.values(subject.hand))
-    return [name for name, caught in found.items() if caught]

@@ -5,13 +5,14 @@ The same two programs serve at other inputs of the same shapes, and in another d
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.arguments import how_much
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate
 from compare.proof.judge import lifted
@@ -98,10 +99,20 @@ class Subject(ABC):
         """What is given of the forward pass, lifted: not just its floats."""
         return {}
 
-    @property
-    @abstractmethod
+    @cached_property
     def entries(self) -> int | None:
-        """How many entries of a large product are lifted, None for all."""
+        """How many entries of a large product are lifted, None for all, as `check` has it.
+
+        Raises BadInput where there is so much that `check` would lift nothing.
+        """
+        off, entries = how_much("auto", self._values())
+        if off:
+            raise BadInput(f"{self.name}: {off}; for mutants of it give smaller inputs")
+        return entries
+
+    @abstractmethod
+    def _values(self) -> Iterable[Any]:
+        """Return whatever counts for how much is lifted."""
 
     @abstractmethod
     def _reference_inputs(self) -> Named: ...

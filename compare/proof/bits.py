@@ -6,6 +6,7 @@ The lowest room of the house: imports torch and numpy, nothing of the project.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,32 @@ from torch import Tensor
 
 _BLOCK = 1 << 20  # elements looked at more closely at a time, which bounds the memory for it
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+
+
+class Kind(NamedTuple):
+    """What a tensor is, without its values."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def kind(value: Tensor) -> Kind:
+    """Return what a tensor is."""
+    return Kind(value.shape, value.dtype, value.device)
+
+
+def mismatch(
+    manual: Tensor, other: Tensor | Kind, where: str = "on the autograd side"
+) -> str | None:
+    """Return how two tensors differ before any value is looked at."""
+    for what in ("shape", "dtype", "device"):
+        one, two = getattr(manual, what), getattr(other, what)
+        if one != two:
+            if isinstance(one, torch.Size):
+                one, two = tuple(one), tuple(two)
+            return f"{what} {one} by hand, {two} {where}"
+    return None
 
 
 def as_integers(values: Tensor) -> Tensor:

@@ -61,6 +61,26 @@ class Evidence:
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
 
+    @property
+    def floats(self) -> dict[str, Tensor]:
+        """What the by-hand program is given, in floats."""
+        return {name: value for name, (value, _) in self.given.items()}
+
+    def handed(
+        self, reference: Mapping[str, Lifted], inputs: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what the by-hand program is given, in floats and what of it is lifted.
+
+        What comes from the forward pass is the `reference`'s, with `inputs` in floats too: those
+        are other ones.
+        """
+        keys = {name: key for name, (_, key) in self.given.items() if key is not None}
+        lifted = {name: reference[key].numbers for name, key in keys.items() if key in reference}
+        if inputs is None:
+            return self.floats, lifted
+        floats = {n: reference[keys[n]].floats if n in keys else inputs[n] for n in self.given}
+        return floats, lifted
+
 
 def judge(
     evidence: Evidence,
@@ -72,7 +92,8 @@ def judge(
     """Return the proof for each quantity named in `order`, the order of computation.
 
     Every one of them is in `manual` and `autograd`, of one shape and dtype. Of many by-hand sides
-    judged at the same inputs each can be given the reference that they share, `lifted`; `brief`
+    judged at the same inputs each can be given what they share, the reference as `lifted` has it;
+    `brief`
     ends with the first WRONG one, and leaves out what only a reader wants to know: errors in ulps,
     and whether this is a kink.
     """
@@ -187,13 +208,7 @@ class _Judge:
         """Return the by-hand side lifted; what it is given of the forward pass is lifted too."""
         if isinstance(self.e.hand, Opaque):
             return {}
-        floats = {name: value for name, (value, _) in self.e.given.items()}
-        lifted = {
-            name: reference[key].numbers
-            for name, (_, key) in self.e.given.items()
-            if key is not None and key in reference
-        }
-        return lift(self.e.hand, self.balls, floats, lifted)
+        return lift(self.e.hand, self.balls, *self.e.handed(reference))
 
     def _formula(self, name: str, room: Tensor | None = None, *, noise: bool = True) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
@@ -215,16 +230,7 @@ class _Judge:
         assert isinstance(self.e.reference, Program)
         inputs = {key: beside(value) for key, value in self.e.inputs.items()}
         reference = lift(self.e.reference, Balls(self.e.entries), inputs)
-        floats = {
-            key: inputs[key] if source is None else reference[source].floats
-            for key, (_, source) in self.e.given.items()
-        }
-        lifted = {
-            key: reference[source].numbers
-            for key, (_, source) in self.e.given.items()
-            if source is not None
-        }
-        hand = lift(self.e.hand, Balls(self.e.entries), floats, lifted)
+        hand = lift(self.e.hand, Balls(self.e.entries), *self.e.handed(reference, inputs))
         if not same_formula(hand[name].numbers, reference[name].numbers).same:
             return ""
         return (
@@ -239,7 +245,7 @@ class _Judge:
         if isinstance(side, Opaque):
             return {}
         if side is self.e.hand:
-            floats = {name: value for name, (value, _) in self.e.given.items()}
+            floats = self.e.floats
             forward: dict[str, Tensor] = {}
         else:
             floats = dict(self.e.inputs)

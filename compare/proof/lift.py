@@ -245,7 +245,7 @@ def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: d
 
 
 # Which argument holds the number that a tensor is made of, before any rounding to its dtype.
-_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1, "new_full": 2}
+_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
 
 
 def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -256,7 +256,7 @@ def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
             raise TypeError("reads numbers as another type's bits")
         return move(row, target, *args, **kwargs)
-    if isinstance(args[0], list | tuple):  # cat, stack
+    if isinstance(args[0], list | tuple):  # cat
         return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))
     parts, rest = args[:2], args[2:]  # the *_scatter family
     return join(row, parts, lambda places: target(*places, *rest, **kwargs))

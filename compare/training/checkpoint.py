@@ -25,7 +25,6 @@ from compare.training.harness import Run
 from compare.training.ranks import ALONE, Ranks
 from compare.training.snapshot import gathered, restore
 
-NAME = "checkpoint"  # the file's, in the run folder
 EVERY = 5.0  # seconds at least between two, so that a short run writes none
 SHARE = 0.02  # of a run's time may go into writing them
 

@@ -1,6 +1,6 @@
 """What a run tells its watchers after each chunk of steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,6 +42,11 @@ class Chunk:
     free_gap: float | None  # so far
     networks: int = 1
     buckets: list[Bucket] = field(default_factory=list)  # that end within the chunk
+
+
+def furthest(gaps: Iterable[float]) -> float:
+    """Return the largest gap, a NaN before any number."""
+    return max(gaps, key=lambda gap: (gap != gap, gap))
 
 
 def merged(parts: Sequence[Chunk]) -> Chunk:

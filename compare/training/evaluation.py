@@ -34,13 +34,7 @@ class Evaluation:
         given = {"X": X, **{name: state[name] for name in self.autograd.learned(X)}}
         with torch.inference_mode():
             ours = self.hand(**{name: value.clone() for name, value in given.items()})
-        theirs: Named = {}
-
-        def look(name: str, value: Tensor) -> Tensor | None:
-            theirs[name] = value.clone()
-            return ours.get(name)
-
-        self.autograd.predict(look, **given)
+        theirs = self.autograd.predict_from(ours, **given)
         step = tally.report.steps - 1
         names = {name: PREFIX + name for name in ours}
         if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):

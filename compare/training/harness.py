@@ -13,6 +13,7 @@ from compare.arguments import how_much
 from compare.cases import Case
 from compare.environment import environment
 from compare.errors import BadInput
+from compare.one_process import OneProcess
 from compare.options import command
 from compare.report import Report
 from compare.training.ahead import Ahead
@@ -23,7 +24,7 @@ from compare.training.evaluation import Evaluation
 from compare.training.given import device_named, draw, dtype_named
 from compare.training.interrupt import requests, stopping
 from compare.training.judging import Judging
-from compare.training.one_process import OneProcess
+from compare.training.one_process import BesideOneProcess
 from compare.training.parts import Part
 from compare.training.prove import Prover
 from compare.training.ranks import ALONE, Ranks
@@ -34,9 +35,8 @@ from compare.training.sharing import (
     check_shares,
     merged_chunks,
     merged_reports,
-    own_rows,
 )
-from compare.training.sides import Autograd, Kind, Named, Step, by_hand
+from compare.training.sides import Autograd, Named, Step, by_hand
 from compare.training.tally import Tally
 
 Watcher = Callable[[Chunk], None]
@@ -112,7 +112,7 @@ class Run:
         self.tally = Tally(self.report, seed + mine.start)
         self.judging = Judging(
             case, Reference(self.autograd, together=together, heavy=heavy), self.prover,
-            self.tally, self.along, last=self.steps, leads=mine.start == 0,
+            self.tally, self.along, stop=self.steps, leads=mine.start == 0,
         )  # fmt: skip
 
         # what is told of it
@@ -125,14 +125,16 @@ class Run:
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
             self.report.one_process = OneProcess()
+            self.beside = BesideOneProcess(
+                case, ranks, self.report.one_process, stop=self.steps, off=self.lifts[0]
+            )
         self.buckets = Buckets(self.steps)
         self.curves: list[Bucket] = []  # that have ended
         self.output = f"l{len(case.network.sizes) - 1}"
 
         self.started = 0.0
-        self.last: Tensor | None = None  # the first network's last output
-        self.kinds: dict[str, Kind] = {}
-        self.whole: dict[str, Any] = {}  # the report after the last whole chunk
+        self.last_output: Tensor | None = None  # the first network's last output
+        self.whole: tuple[Any, ...] = ()  # how far it had come after the last whole chunk
         self.stopping = False  # all ranks, after the chunk in hand
         self.regular = True  # every step by hand has had the first one's names and shapes
 
@@ -140,27 +142,25 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
         self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
-        agreed = False
         with requests() as asked:
             try:
                 asked.working = True
                 self.stopping = self.ranks.any(stopping())
-                while report.steps < self.steps and self.regular:
-                    self.whole = copy.deepcopy(vars(report))
-                    if agreed := self.stopping:
-                        raise KeyboardInterrupt
+                self._keep()
+                while report.steps < self.steps and self.regular and not self.stopping:
                     self._advance(watchers)
+                report.interrupted = report.steps < self.steps and self.regular
             except KeyboardInterrupt:
-                if not agreed and self.ranks.count > 1:
+                if self.ranks.count > 1:
                     raise  # the other ranks may be anywhere
-                vars(report).update(self.whole)  # without the chunk in hand
+                self._go_back()  # without the chunk in hand
                 report.interrupted = True
             finally:
                 asked.working = False
         if not report.interrupted and self.regular:
             self._evaluate()
-        if self.last is not None and self.last.numel() <= MOST_OUTPUT:
-            report.output = self.last.tolist()
+        if self.last_output is not None and self.last_output.numel() <= MOST_OUTPUT:
+            report.output = self.last_output.tolist()
         self.tally.conclude()
         report.follows = self.prover.follows()
         report.seconds = time.perf_counter() - self.started
@@ -180,7 +180,7 @@ class Run:
     def _advance(self, watchers: Sequence[Watcher]) -> None:
         """Take and judge a chunk of steps, and tell the watchers."""
         chunk = self._chunk()
-        self.whole = copy.deepcopy(vars(self.report))
+        self._keep()
         if chunk is None:
             return
         chunk.buckets = list(self.buckets.add(chunk))
@@ -188,6 +188,18 @@ class Run:
         self.stopping = self.ranks.any(stopping())
         for watcher in watchers:
             watcher(chunk)
+
+    def _keep(self) -> None:
+        """Note how far the run has come, after a whole chunk."""
+        found = copy.deepcopy((vars(self.report), self.tally.proofs, self.tally.bounds))
+        self.whole = *found, self.last_output, [(part.state, part.free) for part in self.parts]
+
+    def _go_back(self) -> None:
+        """Return to what was last noted."""
+        found, self.tally.proofs, self.tally.bounds, self.last_output, states = self.whole
+        vars(self.report).update(found)
+        for part, (state, free) in zip(self.parts, states, strict=True):
+            part.state, part.free = state, free
 
     def _evaluate(self) -> None:
         """Ask both sides about the rows kept back, if there are any."""
@@ -209,8 +221,7 @@ class Run:
         chunks: list[Chunk] = []
         state = self.parts[0].state
         for part in self.parts:
-            own = [own_rows(step, self.along) for step in data]
-            chunk = self._steps(part, [part.data(step) for step in own])
+            chunk = self._steps(part, [part.data(step) for step in data])
             if chunk is None:
                 break
             chunks.append(chunk)
@@ -219,26 +230,22 @@ class Run:
         if self.ranks.count > 1:
             self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
         if self.along.count > 1 and chunk:
-            assert report.one_process
-            report.one_process.follow(
-                self.case, self.along, chunk, data, state,
-                sums=self.judging.sums, last=self.steps, off=self.lifts[0],
-            )  # fmt: skip
+            self.beside.follow(chunk, data, state)
         return chunk
 
     def _steps(self, part: Part, data: list[Named]) -> Chunk | None:
         """Take a chunk of steps of some networks by hand, and judge it."""
-        if not self.kinds:
-            self.kinds = self.autograd.kinds(**data[0], **part.state)
+        first = not self.report.quantities
+        kinds = self.autograd.kinds(**data[0], **part.state) if first else {}
         before, after, part.state = self.ahead.take(data, part.state)
-        if not self.report.quantities and self.along.any(not self.tally.open(after[0], self.kinds)):
+        if first and self.along.any(not self.tally.open(after[0], kinds)):
             self.report.steps, self.regular = 1, False
             rows = self.report.quantities
             odd = [name for name, row in rows.items() if row.problem is not None]
             for name, proof in self.prover.misshapen(before[0], odd).items():
                 rows[name].proof = proof
             return None
-        same = self.tally.regular(after, len(data[0]["X"]))
+        same = self.tally.comparable(after, len(data[0]["X"]))
         self.regular = self.regular and same == len(after)
         if self.along.count > 1:
             same, alike = agree(self.along, self.report, [*part.state], after[:same])
@@ -247,7 +254,7 @@ class Run:
             return None
         chunk = self.judging.judge(part, before[:same], after[:same])
         if part.first == 0:
-            self.last = chunk.values["manual"][self.output][-1, 0]
+            self.last_output = chunk.values["manual"][self.output][-1, 0]
         return chunk
 
 

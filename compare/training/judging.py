@@ -24,7 +24,7 @@ _SUM = "the sum of the ranks' parts, each of which is judged by itself"
 
 
 class Judging:
-    """What is found goes into the tally; `last` is the step after the run's last one.
+    """What is found goes into the tally; `stop` is the step after the run's last one.
 
     `along` are the ranks that share each step's rows. The first and the last step of the first
     network of part 0 are lifted where it `leads`.
@@ -32,10 +32,10 @@ class Judging:
 
     def __init__(
         self, case: Case, reference: Reference, prover: Prover, tally: Tally, along: Ranks, *,
-        last: int, leads: bool,
+        stop: int, leads: bool,
     ) -> None:  # fmt: skip
         self.case, self.reference, self.prover, self.tally = case, reference, prover, tally
-        self.along, self.last, self.leads = along, last, leads
+        self.along, self.stop, self.leads = along, stop, leads
         self.sums = sums(case.network) if along.count > 1 else ()
         self.unequal_chunks = 0
         self.output = f"l{len(case.network.sizes) - 1}"
@@ -101,7 +101,7 @@ class Judging:
         wanted = set()
         if self.leads and part.first == 0:
             wanted |= {(0, 0)} if start == 0 else set()
-            wanted |= {(count - 1, 0)} if start + count == self.last else set()
+            wanted |= {(count - 1, 0)} if start + count == self.stop else set()
         if unequal:
             self.unequal_chunks += 1
             if self.unequal_chunks & (self.unequal_chunks - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...

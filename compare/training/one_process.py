@@ -5,127 +5,98 @@ both runs can round, from the step's data and weights on, and by what the ranks'
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from compare.cases import Case
+from compare.one_process import OneProcess
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
 from compare.proof.lift import Missing, lift
 from compare.proof.program import Opaque, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WEIGHT, WRONG
+from compare.proof.verdict import ROUNDING, UNDECIDED, WRONG
 from compare.training.chunk import Chunk
 from compare.training.ranks import Ranks
+from compare.training.sharing import sums
 from compare.training.sides import Named, by_hand, copies
 
 
-@dataclass
-class OneProcess:
-    """What was found so far."""
+class BesideOneProcess:
+    """Puts what is `found` into the record; `off` says why there is to be no bound.
 
-    steps: list[int] = field(default_factory=list)
-    share: float = 0.0  # of the bound, the largest
-    verdict: str = EXACT
-    name: str = ""  # of the update that decided it
-    why: str = ""  # there is no bound
-    chunks: int = 0  # so far
+    `stop` is the step after the run's last one.
+    """
 
-    @property
-    def text(self) -> str:
-        """Return the verdict and what it rests on, in one line."""
-        at = ", ".join(map(str, self.steps[:8])) + (", ..." if self.steps[8:] else "")
-        if self.verdict == EXACT:
-            return f"EXACT: its updates have the same bits, at steps {at}"
-        if self.verdict == UNDECIDED:
-            return f"UNDECIDED: no bound on {self.name} ({self.why})"
-        far = f"{self.name} is apart by {self.share:.2g} of what another order of sums can round"
-        return f"{self.verdict}: at most, {far}; at steps {at}"
+    def __init__(
+        self, case: Case, ranks: Ranks, found: OneProcess, *, stop: int, off: Opaque | None
+    ) -> None:
+        self.case, self.ranks, self.found, self.stop, self.off = case, ranks, found, stop, off
+        self.sums = sums(case.network)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {
-            "verdict": self.verdict,
-            "steps": self.steps,
-            "name": self.name,
-            "share_of_bound": self.share,
-            "why": self.why,
-        }
-
-    def follow(
-        self, case: Case, ranks: Ranks, chunk: Chunk, data: list[Named], state: Named, *,
-        sums: Sequence[str], last: int, off: Opaque | None,
-    ) -> None:  # fmt: skip
+    def follow(self, chunk: Chunk, data: list[Named], state: Named) -> None:
         """Have rank 0 do all rows of some steps, first and last among them; all ranks ask this.
 
-        `data` has the rows of all ranks, `state` is what the chunk set out from, `sums` names the
-        updates that ranks add up, and `last` is the step after the run's last one.
+        `data` has the rows of all ranks, and `state` is what the chunk set out from.
         """
-        self.chunks += 1
-        wanted = {0} if self.chunks & (self.chunks - 1) == 0 else set()
-        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == last else set()
+        ranks, found = self.ranks, self.found
+        found.chunks += 1
+        wanted = {0} if found.chunks & (found.chunks - 1) == 0 else set()
+        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.stop else set()
         ours = chunk.values["manual"]
         for k in sorted(wanted):
-            parts = {name: ours[name.replace("_update", "_part")][k] for name in sums}
+            parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
             sizes = {name: ranks.added(v.double().abs()) for name, v in parts.items()}
-            told = ranks.gather(sides_taken(case, {n: v[k] for n, v in ours.items()}))
+            told = ranks.gather(sides_taken(self.case, {n: v[k] for n, v in ours.items()}))
             sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
             if ranks.rank == 0:
                 before = {name: ours[name][k - 1] for name in state} if k else state
-                updates = {name: ours[name][k] for name in sums}
+                updates = {name: ours[name][k] for name in self.sums}
                 step = chunk.start + k
-                self.add(case, step, {**data[k], **before}, updates, sizes, ranks.count, sides, off)
+                self.judge(step, {**data[k], **before}, updates, sizes, sides)
 
-    def add(
-        self, case: Case, step: int, given: Named, updates: Named, sizes: Named, ranks: int,
-        sides: Named, off: Opaque | None,
-    ) -> None:  # fmt: skip
+    def judge(self, step: int, given: Named, updates: Named, sizes: Named, sides: Named) -> None:
         """Judge the `updates` of one step of one network, `given` all its rows and weights.
 
-        `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows;
-        `off` says why there is to be no bound.
+        `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows.
         """
-        self.steps.append(step)
-        hand = by_hand(case)
+        self.found.steps.append(step)
+        hand = by_hand(self.case)
         with torch.inference_mode():
             alone = hand(**copies(given))
         apart = [name for name, update in updates.items() if not same_bits(update, alone[name])]
         if not apart:
             return
-        taken = sides_taken(case, alone)
+        taken = sides_taken(self.case, alone)
         if not all(torch.equal(side, taken[name]) for name, side in sides.items()):
-            self._decide(UNDECIDED, apart[0], 0.0, "a value so near to a kink that it takes sides")
+            self.found.decide(
+                UNDECIDED, apart[0], 0.0, "a value so near to a kink that it takes sides"
+            )
             return
         try:
-            if off:
-                raise off
+            if self.off:
+                raise self.off
             program = trace(hand, given)
         except Opaque as why:
-            self._decide(UNDECIDED, apart[0], 0.0, str(why))
+            self.found.decide(UNDECIDED, apart[0], 0.0, str(why))
             return
         found = lift(program, bounds_for(program, given.values()), given, only=apart)
         for name in apart:
             bound = found[name].numbers
             if isinstance(bound, Missing):
-                self._decide(UNDECIDED, name, 0.0, str(bound))
+                self.found.decide(UNDECIDED, name, 0.0, str(bound))
                 continue
             assert isinstance(bound, Bound)
             # each rank rounds its part, its share of a penalty too, and each addition its sum
-            added = (ranks + 2) * torch.finfo(updates[name].dtype).eps * sizes[name].cpu()
+            added = (
+                (self.ranks.count + 2) * torch.finfo(updates[name].dtype).eps * sizes[name].cpu()
+            )
             share = share_of_rounding(updates[name], alone[name], 2 * bound.error + added)
             largest = float(share.max())
             if not math.isfinite(largest):
-                self._decide(UNDECIDED, name, 0.0, "it is not finite")
+                self.found.decide(UNDECIDED, name, 0.0, "it is not finite")
                 continue
-            self._decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
-
-    def _decide(self, verdict: str, name: str, share: float, why: str) -> None:
-        known = WEIGHT.index(self.verdict), -self.share
-        if (WEIGHT.index(verdict), -share) < known:
-            self.verdict, self.share, self.name, self.why = verdict, share, name, why
+            self.found.decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
 
 
 def sides_taken(case: Case, values: Named) -> Named:

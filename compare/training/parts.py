@@ -17,7 +17,7 @@ class Part:
     def __init__(
         self, first: int, networks: int, given: Given, multiple: int, ranks: Ranks
     ) -> None:
-        self.first, self.networks, self.multiple = first, networks, multiple
+        self.first, self.networks, self.multiple, self.ranks = first, networks, multiple, ranks
         self.state = self._cut(given.state)
         self.free: Named | None = None  # autograd's state since it went on its own
         # the same at every step, where there are no mini-batches
@@ -26,8 +26,8 @@ class Part:
 
     def data(self, step: Named) -> Named:
         """Return these networks' of what a step is given besides the state."""
-        own = self._cut({name: v for name, v in step.items() if name not in self.rows})
-        return {**self.rows, **own}
+        others = {name: v for name, v in step.items() if name not in self.rows}
+        return {**self.rows, **self._cut(own_rows(others, self.ranks))}
 
     def _cut(self, values: Named) -> Named:
         """Return these networks' of (population, ...) values, as many as fill whole vectors."""

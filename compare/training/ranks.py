@@ -84,12 +84,14 @@ class Ranks:
         firsts = [population * k // self.count for k in range(self.count + 1)]
         return range(firsts[self.rank], firsts[self.rank + 1])
 
-    def command(self, alone: str) -> str:
-        """Return the command line of a run with as many ranks, from that of a run of one."""
+    def command(self, alone: str, here: int | None = None) -> str:
+        """Return the command line of a run with as many ranks, from that of a run of one.
+
+        On this machine there are to be as many as are `here`, which torchrun says of a run of its.
+        """
         if self.count == 1:
             return alone
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
-        here = self.count if self.count % here else here  # of a run that was on others
+        here = here or int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         nodes = "" if here == self.count else f"--nnodes {self.count // here} "
         words = alone.removeprefix("python ")
         return f"torchrun {nodes}--nproc-per-node {here} {words}"

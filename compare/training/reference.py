@@ -3,6 +3,7 @@
 import torch
 
 from compare.proof.bits import same_bits
+from compare.training.chunk import furthest
 from compare.training.parts import Part, at, unequal_steps
 from compare.training.sides import Autograd, Named, Watch, copies
 
@@ -75,9 +76,7 @@ class Reference:
         for given, ours in zip(before, after, strict=True):
             named = self.autograd.step(**{**given, **free})
             free = {name: named[name] for name in free}
-            for name in free:
-                apart = float((free[name] - ours[name])[: part.networks].abs().max())
-                if not apart <= (gap or 0.0):  # a NaN stays
-                    gap = apart
+            each = [(free[name] - ours[name])[: part.networks].abs().max() for name in free]
+            gap = furthest([gap or 0.0, *map(float, each)])
         part.free = free
         return gap

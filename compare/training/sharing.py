@@ -9,7 +9,7 @@ from compare.errors import BadInput
 from compare.proof.verdict import EXACT, WEIGHT, Proof
 from compare.quantity import Place, Quantity
 from compare.report import Report
-from compare.training.chunk import Chunk, merged
+from compare.training.chunk import Chunk, furthest, merged
 from compare.training.ranks import Ranks, fingerprint
 from compare.training.sides import Named
 from manual.network import weight_names
@@ -108,7 +108,7 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         steps=min(report.steps for report in reports),
         quantities={name: _row(of, shared) for name, of in rows.items()},
         follows=next((report.follows for report in reports if report.follows), {}),
-        free_gap=max(known, key=lambda g: (g != g, g)) if len(known) == len(gaps) else None,
+        free_gap=furthest(known) if len(known) == len(gaps) else None,
         accuracy=_mean(asked),
         output=[row for report in reports for row in report.output] if shared else first.output,
         confusion=[

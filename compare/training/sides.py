@@ -10,31 +10,18 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compare.cases import Case
-from compare.proof.bits import same_bits
+from compare.proof.bits import Kind, kind, same_bits
 from torch_ref import Trainer
 
 Named = dict[str, Tensor]
 Step = Callable[..., Named]
 Look = Callable[[str, Tensor], Tensor | None]
-
-
-class Kind(NamedTuple):
-    """What a tensor is, without its values."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
-def kind(value: Tensor) -> Kind:
-    """Return what a tensor is."""
-    return Kind(value.shape, value.dtype, value.device)
 
 
 def by_hand(case: Case) -> Step:
@@ -90,21 +77,12 @@ class Autograd:
 
         What has another shape or dtype by hand, or no value there, stays autograd's own.
         """
-        named: Named = {}
+        return _noted(self.learn, copies(given), by_hand)
 
-        def look(name: str, value: Tensor) -> Tensor | None:
-            mine = by_hand.get(name)
-            fits = mine is not None and (mine.shape, mine.dtype) == (value.shape, value.dtype)
-            named[name] = value.detach().clone()
-            return mine.clone() if mine is not None and fits else None
-
-        self.learn(look, **copies(given))
-        return named
-
-    def predict(self, look: Look, **given: Tensor) -> None:
-        """Evaluate, each layer's value from what `look` makes of those before it."""
+    def predict_from(self, by_hand: Named, **given: Tensor) -> Named:
+        """Evaluate, each layer's value from the by-hand ones of those before it."""
         with _lent(self.trainer(given["X"]), given) as trainer:
-            trainer.predict(look, **given)
+            return _noted(trainer.predict, given, by_hand)
 
     def kinds(self, **given: Tensor) -> dict[str, Kind]:
         """Return the names of a step's values, and what each is a tensor of."""
@@ -128,7 +106,7 @@ class Autograd:
 
     def traceable(self, **given: Tensor) -> Named:
         """Take one step of a trainer made for it, for reading the step as a program."""
-        return self._plain(given["X"]).step(**given)
+        return _noted(self._plain(given["X"]).learn, given)
 
     def traceable_prediction(self, **given: Tensor) -> Named:
         """Evaluate by a trainer made for it, for reading it as a program."""
@@ -172,14 +150,16 @@ def copies(given: Named) -> Named:
     return {name: value.clone() for name, value in given.items()}
 
 
-def _noted(work: Callable[..., None], given: Named) -> Named:
-    """Return a copy of every named value of a step or an evaluation."""
-    named: Named = {}
+def _noted(work: Callable[..., None], given: Named, by_hand: Named | None = None) -> Named:
+    """Return a copy of every named value of a step or an evaluation, going on from `by_hand`."""
+    mine, named = by_hand or {}, Named()
 
-    def keep(name: str, value: Tensor) -> None:
+    def look(name: str, value: Tensor) -> Tensor | None:
         named[name] = value.detach().clone()
+        fits = name in mine and kind(mine[name]) == kind(value)
+        return mine[name].clone() if fits else None
 
-    work(keep, **given)
+    work(look, **given)
     return named
 
 

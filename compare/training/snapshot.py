@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from compare.proof.bits import Kind
 from compare.proof.verdict import Diagnosis, Proof
 from compare.quantity import Place, Quantity
 from compare.training.chunk import Bucket
 from compare.training.harness import Run
-from compare.training.one_process import OneProcess
 from compare.training.parts import Part
-from compare.training.sides import Kind, Named
+from compare.training.sides import Named
 
 
 def gathered(run: Run) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def gathered(run: Run) -> dict[str, Any]:
     return {
         # of the rows that ranks share all have the same weights: rank 0's are kept
         "parts": None if run.along.rank else [_part(part) for part in run.parts],
-        "last": None if run.last is None else run.last.to("cpu", copy=True),
+        "last": None if run.last_output is None else run.last_output.to("cpu", copy=True),
         "unequal_chunks": run.judging.unequal_chunks,
         "curves": [asdict(bucket) for bucket in run.curves],
         "taken": given.taken,
@@ -54,7 +54,7 @@ def restore(run: Run, kept: dict[str, Any]) -> None:
         part.state = {n: v.to(place, copy=True) for n, v in was["state"].items()}
         if was["free"] is not None:
             part.free = {n: v.to(place, copy=True) for n, v in was["free"].items()}
-    run.last = None if kept["last"] is None else kept["last"].to(place)
+    run.last_output = None if kept["last"] is None else kept["last"].to(place)
     run.judging.unequal_chunks = kept["unequal_chunks"]
     run.curves = [Bucket(**bucket) for bucket in kept["curves"]]
     given.taken = kept["taken"]
@@ -63,7 +63,8 @@ def restore(run: Run, kept: dict[str, Any]) -> None:
         chance.set_state((kind, keys.numpy(), *rest))
     report.seconds, report.steps = kept["seconds"], kept["steps"]
     report.free_gap = kept["free_gap"]
-    report.one_process = kept["one_process"] and OneProcess(**kept["one_process"])
+    if report.one_process:
+        vars(report.one_process).update(kept["one_process"])
     for row in kept["quantities"]:
         worst = row["worst"] and Place(**row["worst"])
         proof = row["proof"] and _proof(row["proof"])

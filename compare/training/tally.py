@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.proof.bits import Difference
+from compare.proof.bits import Difference, Kind, kind, mismatch
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.quantity import Place, Quantity
 from compare.report import Report
-from compare.training.sides import Kind, Named, kind
+from compare.training.sides import Named
 
 
 class Tally:
@@ -45,7 +45,7 @@ class Tally:
             self.report.quantities[name] = row
         return all(row.problem is None for row in self.report.quantities.values())
 
-    def regular(self, steps: list[Named], networks: int) -> int:
+    def comparable(self, steps: list[Named], networks: int) -> int:
         """Return how many steps, from the first on, have the names, shapes, dtypes and devices.
 
         Shapes but for the leading dimension, which is `networks`.
@@ -60,8 +60,7 @@ class Tally:
             for name, one in self.first.items()
         }
         if all(named.keys() == known.keys() for named in steps) and all(
-            set(map(attrgetter("shape", "dtype"), map(itemgetter(name), steps)))
-            == {(first.shape, first.dtype)}
+            set(map(attrgetter(*Kind._fields), map(itemgetter(name), steps))) == {first}
             for name, first in known.items()
         ):
             return len(steps)
@@ -153,21 +152,3 @@ class Tally:
     def unequal(self) -> int:
         """Elements so far that differ."""
         return sum(row.compared - row.equal for row in self.report.quantities.values())
-
-    @property
-    def max_ulp(self) -> int:
-        """The largest distance so far."""
-        return max((row.max_ulp for row in self.report.quantities.values()), default=0)
-
-
-def mismatch(
-    manual: Tensor, other: Tensor | Kind, where: str = "on the autograd side"
-) -> str | None:
-    """Return how two tensors differ before any value is looked at."""
-    for what in ("shape", "dtype", "device"):
-        one, two = getattr(manual, what), getattr(other, what)
-        if one != two:
-            if isinstance(one, torch.Size):
-                one, two = tuple(one), tuple(two)
-            return f"{what} {one} by hand, {two} {where}"
-    return None

@@ -141,7 +141,7 @@ class Watchman:
 
 
 @contextlib.contextmanager
-def joined(device: str | None, wait: float = WAIT) -> Iterator[Ranks]:
+def joined(device: str | None, wait: float) -> Iterator[Ranks]:
     """Within, the processes that torchrun started are one group: gloo, and NCCL on CUDA.
 
     A `device` that is not known yet, None, may be either where there is CUDA. Raises BadInput where

@@ -1,10 +1,12 @@
-"""A run folder is one process's at a time, and can be cut back to what a checkpoint knows of it."""
+"""A run folder: its files, one process's at a time, cut back to what a checkpoint knows of it."""
 
 import fcntl
 import os
 from pathlib import Path
 
 from compare.errors import BadInput
+
+RESULT, STEPS, CHECKPOINT = WHOLE = "result.json", "steps.npz", "checkpoint"
 
 
 class Lock:
@@ -44,9 +46,8 @@ def cut_back(path: Path, files: dict[str, tuple[str, int]]) -> None:
                 f"run {path.name}: {file.relative_to(path)} has {found:,} bytes and had {length:,} "
                 "at the checkpoint: put it back, or run it anew"
             )
-    whole = ("result.json", "steps.npz", "checkpoint")
-    cut_off = [file for name in whole for file in path.glob(f".{name}.*")]  # by a kill
-    for file in [*path.glob("events.*"), *path.glob("*/events.*"), *cut_off, path / whole[0]]:
+    cut_off = [file for name in WHOLE for file in path.glob(f".{name}.*")]  # by a kill
+    for file in [*path.glob("events.*"), *path.glob("*/events.*"), *cut_off, path / RESULT]:
         if file not in lengths:
             file.unlink(missing_ok=True)
     for file, length in lengths.items():

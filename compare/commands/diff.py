@@ -1,0 +1,27 @@
+"""Shows two runs side by side."""
+
+import argparse
+from pathlib import Path
+
+from rich.table import Table
+
+from compare.terminal import PlainConsole
+
+
+def diff(args: argparse.Namespace) -> int:
+    """List in what two runs differ."""
+    from compare.board.history import differences, find
+
+    one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
+    rows = list(differences(one, other))
+    console = PlainConsole()
+    if not rows:
+        console.say(f"{one.name} and {other.name} differ in nothing but their time")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("what", one.name, other.name):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    return 1
