@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.samples import Nodes, Value
-from compare.diagnosis.wording import SAME, operation
+from compare.diagnosis.wording import SAME
 from compare.proof.balls import Balls
 from compare.proof.lift import Missing, call
-from compare.proof.program import Program
+from compare.proof.program import Program, operation
 
 _CASTS = {"_to_copy"}  # float64 stays float64 here, so that nothing is rounded on the way
 

@@ -9,7 +9,8 @@ from compare.diagnosis import remedies
 from compare.diagnosis.edits import another
 from compare.diagnosis.remake import Trial
 from compare.diagnosis.remedies import FUNCTIONS
-from compare.diagnosis.wording import operation, short, words
+from compare.diagnosis.wording import short, words
+from compare.proof.program import operation
 
 
 def constants(t: Trial) -> None:

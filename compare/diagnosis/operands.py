@@ -13,7 +13,8 @@ from compare.diagnosis.remedies import SLOPES, USUAL, in_floats
 from compare.diagnosis.samples import Value
 from compare.diagnosis.sieve import alike, broadcasts, ratio
 from compare.diagnosis.vocabulary import Known
-from compare.diagnosis.wording import inner, operation, short, words
+from compare.diagnosis.wording import inner, short, words
+from compare.proof.program import operation
 
 _ROOTS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # where an eps is wont to be
 _MANY = 40  # values: of more only those with a name are tried as terms inside

@@ -18,11 +18,10 @@ from compare.diagnosis.remedies import SLOPES, Slope, factors, in_floats
 from compare.diagnosis.samples import Sample, Value
 from compare.diagnosis.sieve import alike, broadcasts, is_mask, ratio
 from compare.diagnosis.vocabulary import Known, called, names_by_hand, vocabulary
-from compare.diagnosis.wording import operation
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula
 from compare.proof.judge import Evidence
-from compare.proof.program import Program
+from compare.proof.program import Program, operation
 
 Numbers = Callable[[int], Any]  # of a sample: a float64 tensor, or an array of balls
 
@@ -169,7 +168,7 @@ class Trial:
             {
                 float(a)
                 for node in self.e.reference.graph.nodes
-                if node.op == "call_function" and operation(node)
+                if operation(node)
                 for a in node.args
                 if isinstance(a, float) and 0 < abs(a) < 100
             }

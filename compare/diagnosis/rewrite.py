@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.wording import SAME, operation, words
+from compare.diagnosis.wording import SAME, words
 from compare.diagnosis.writing import (
     ATOM,
     LOOSE,
@@ -32,6 +32,7 @@ from compare.diagnosis.writing import (
     turned,
     widened,
 )
+from compare.proof.program import operation
 
 MOST = 60  # ways for any one part of an expression
 

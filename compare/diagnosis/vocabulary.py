@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.samples import Nodes, Sample, Value
-from compare.diagnosis.wording import SAME, operation, words
+from compare.diagnosis.wording import SAME, words
 from compare.proof.balls import Balls
 from compare.proof.judge import Evidence
 from compare.proof.lift import cone
-from compare.proof.program import Program
+from compare.proof.program import Program, operation
 
 MOST = 80  # values
 _NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write

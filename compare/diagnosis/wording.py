@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from compare.proof.program import operation
+
 #: Operations that hand on the same numbers, at most in another shape: words leave them out.
 SAME = {
     "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "copy", "detach", "detach_copy",
@@ -18,14 +20,7 @@ _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 _SUM, _PRODUCT, _SIGN, _ATOM = range(4)  # how tightly an expression holds together
 
 
-def operation(node: fx.Node) -> str:
-    """Return the name of a node's ATen operation, without its overload; "" for what is none."""
-    if node.op != "call_function":
-        return ""
-    return str(getattr(node.target, "__name__", "")).partition(".")[0]
-
-
-def root(node: fx.Node) -> fx.Node:
+def behind(node: fx.Node) -> fx.Node:
     """Return the node whose numbers `node` hands on, whatever the shape."""
     while operation(node) in SAME:
         node = node.args[1 if operation(node) == "copy" else 0]  # type: ignore[assignment]
@@ -60,9 +55,9 @@ class _Words:
         if isinstance(node, fx.Node):
             if not inside and node in self.names:
                 return self.names[node], _ATOM
-            behind = root(node)
-            if behind is not node:
-                return self.of(behind, inside=inside)
+            source = behind(node)
+            if source is not node:
+                return self.of(source, inside=inside)
             return self._node(node)
         if isinstance(node, float):
             return (f"{node:.12g}", _ATOM if node >= 0 else _SIGN)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
-from compare.mutants.slips import name_of, numbers_of
-from compare.proof.program import Program, beside, root
+from compare.mutants.slips import numbers_of
+from compare.proof.program import Program, beside, operation, root
 
 Named = dict[str, Tensor]
 _TRIES = 12  # at other shapes: most do not fit together
@@ -110,7 +110,7 @@ def _edges(program: Program) -> Tensor:
     edges = {
         float(number)
         for node in program.graph.nodes
-        if node.op == "call_function" and name_of(node) in _CHOOSING
+        if operation(node) in _CHOOSING
         for _where, number in numbers_of(node)
     }
     beside_them = [e + off for e in edges for off in (0, 5e-5 * (abs(e) or 1), 0.5, -0.5)]
@@ -136,12 +136,12 @@ def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any
     node = mutant.node
     sources = node.all_input_nodes
     first = here.get(sources[0]) if sources else None
-    along = name_of(node) in ("sum", "mean", "amax", "amin", "var")
+    along = operation(node) in ("sum", "mean", "amax", "amin", "var")
     if along and isinstance(first, Tensor) and 1 in first.shape:
         return "a batch of one: a dimension that is summed over has one element"
-    if name_of(node) in ("gt", "lt", "ge", "le"):
+    if operation(node) in ("gt", "lt", "ge", "le"):
         return "no element lies at the edge itself"
-    users = [user for user in node.users if name_of(user) not in ("add", "sub")]
+    users = [user for user in node.users if operation(user) not in ("add", "sub")]
     beside_it = [source for user in users for source in user.all_input_nodes]
     own = [] if mutant.kind == "element" else sources
     looked_at = [root(source) for source in (*own, node, *beside_it)]
@@ -153,7 +153,7 @@ def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any
 
 def _words(node: fx.Node) -> str:
     """Return a value as a person knows it: by its name, or by the operation."""
-    return str(node.meta.get("label") or f"the result of {name_of(node)}")
+    return str(node.meta.get("label") or f"the result of {operation(node) or node.name}")
 
 
 _SATURATE = {"sigmoid", "tanh", "erf", "clamp"}
@@ -168,7 +168,7 @@ def _odd(node: fx.Node, value: Any) -> str:
     if value.numel() == 1:
         return "has one element here" if value.ndim else ""
     if bool((value == value.flatten()[0]).all()):
-        saturated = "saturated, " if name_of(node) in _SATURATE else ""
+        saturated = "saturated, " if operation(node) in _SATURATE else ""
         return f"is {saturated}{float(value.flatten()[0]):g} everywhere here"
     if value.ndim > 1 and value.shape[-1] == value.shape[-2] and torch.equal(value, value.mT):
         one = torch.equal(value, torch.eye(value.shape[-1]).to(value).expand_as(value))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.mutants.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation, name_of
-from compare.proof.program import Program, constant_text, line_of, root
+from compare.mutants.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation
+from compare.proof.program import Program, constant_text, line_of, operation, root
 from compare.proof.source import code_at
 
 
@@ -51,7 +51,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
                 if made is None or (key := _key(made.graph)) in known:
                     continue
                 known.add(key)
-                what = f"{name_of(node)}: {words}"
+                what = f"{operation(node)}: {words}"
                 yield Mutant(made, draft.unchanged(), kind, what, node, line_of(node), leads_to)
 
 
@@ -59,9 +59,9 @@ def plain(program: Program) -> Program:
     """Return the program without operations that hand a tensor on in its own shape and dtype."""
     draft = Draft(program, next(iter(program.graph.nodes)))
     for node in list(draft.graph.nodes):
-        if node.op == "call_function" and name_of(node) in HAND_ON:
+        if operation(node) in HAND_ON:
             source = node.all_input_nodes[0] if node.all_input_nodes else None
-            same = alike(node, source) and name_of(node) not in ("slice", "select")
+            same = alike(node, source) and operation(node) not in ("slice", "select")
             if source is not None and same:
                 draft.instead(source, of=node)
     return _program(program, draft)

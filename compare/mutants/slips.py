@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.proof.program import Program
+from compare.proof.program import Program, operation
 
 aten = torch.ops.aten
 Floats = Mapping[fx.Node, Any]
@@ -79,11 +79,6 @@ _IN_ORDER = {"sub", "div", "mm", "bmm", "pow", "where", "gt", "lt", "ge", "le"}
 _ALONG = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_softmax", "prod"}
 
 
-def name_of(node: fx.Node) -> str:
-    """Return an operation's name without its overload: `mul`."""
-    return getattr(node.target, "__name__", str(node.target)).partition(".")[0]
-
-
 def _value(node: Any) -> Tensor | None:
     """Return what shape and dtype a node's result has, None where it is no tensor."""
     found = node.meta.get("val") if isinstance(node, fx.Node) else None
@@ -106,7 +101,7 @@ def alike(one: Any, other: Any) -> bool:
 
 def is_operation(node: fx.Node) -> bool:
     """Whether a node computes something, so that it can be wrong."""
-    return node.op == "call_function" and name_of(node) not in HAND_ON
+    return node.op == "call_function" and operation(node) not in HAND_ON
 
 
 # -- what can go wrong
@@ -114,12 +109,12 @@ def is_operation(node: fx.Node) -> bool:
 
 def _dropped(node: fx.Node, _floats: Floats) -> Ways:
     """Let one of what it takes stand in its place; leave a sum over a dimension out."""
-    along = name_of(node) in _ALONG
+    along = operation(node) in _ALONG
     for source in dict.fromkeys(node.all_input_nodes):
         if _is_float(node) and (alike(source, node) or (along and _is_float(source))):
             taken = "left out" if along else f"dropped, {_called(source)} in its place"
             yield taken, _take(source)
-    if name_of(node) == "permute":
+    if operation(node) == "permute":
         yield "dropped: not transposed", _take(node.all_input_nodes[0])
 
 
@@ -130,12 +125,12 @@ def _take(source: fx.Node) -> Edit:
 def _sibling(node: fx.Node, _floats: Floats) -> Ways:
     """Another operation of its family."""
     overload = getattr(node.target, "__name__", "").partition(".")[2]
-    for sibling in _SIBLINGS.get(name_of(node), []):
+    for sibling in _SIBLINGS.get(operation(node), []):
         packet = getattr(aten, sibling)
         if overload in packet.overloads():
             yield f"{sibling} in its place", _becomes(getattr(packet, overload))
     other = {"sum": ("mean", {"dim_IntList": "dim", "default": "default"}),
-             "mean": ("sum", {"dim": "dim_IntList", "default": "default"})}.get(name_of(node))  # fmt: skip  # noqa: E501
+             "mean": ("sum", {"dim": "dim_IntList", "default": "default"})}.get(operation(node))  # fmt: skip  # noqa: E501
     if other and overload in other[1]:
         yield (
             f"{other[0]} in its place",
@@ -152,7 +147,7 @@ def _becomes(target: Any) -> Edit:
 
 def _exchanged(node: fx.Node, _floats: Floats) -> Ways:
     """Its two operands the other way round."""
-    if name_of(node) in _IN_ORDER:
+    if operation(node) in _IN_ORDER:
         first = len(node.args) - 2
         yield (
             "its operands exchanged",
@@ -164,10 +159,10 @@ def _exchanged(node: fx.Node, _floats: Floats) -> Ways:
 
 def _transposed(node: fx.Node, _floats: Floats) -> Ways:
     """Transpose an operand in its last two dimensions."""
-    product = name_of(node) in ("mm", "bmm")
+    product = operation(node) in ("mm", "bmm")
     for at, source in enumerate(node.args):
         value = _value(source)
-        if value is None or value.ndim < 2 or name_of(source) == "permute":  # type: ignore[arg-type]
+        if value is None or value.ndim < 2 or operation(source) == "permute":  # type: ignore[arg-type]
             continue
         if max(value.shape[-2:]) == 1 or not (product or value.shape[-1] == value.shape[-2]):
             continue
@@ -247,7 +242,7 @@ def _set(where: int | str, value: float) -> Edit:
 def _along(node: fx.Node, _floats: Floats) -> Ways:
     """Take a sum, mean, maximum or softmax over another dimension."""
     source = _value(node.args[0]) if node.args else None
-    if name_of(node) not in _ALONG or source is None or len(node.args) < 2:
+    if operation(node) not in _ALONG or source is None or len(node.args) < 2:
         return
     dims = node.args[1]
     if isinstance(dims, int):
@@ -264,7 +259,7 @@ def _along(node: fx.Node, _floats: Floats) -> Ways:
 def _count(node: fx.Node, _floats: Floats) -> Ways:
     """Divide a mean by n - 1."""
     source, out = (_value(n) for n in (node.args[0] if node.args else None, node))
-    if name_of(node) == "mean" and source is not None and out is not None and out.numel():
+    if operation(node) == "mean" and source is not None and out is not None and out.numel():
         n = source.numel() // out.numel()
         if n > 1:
             yield (
@@ -275,7 +270,7 @@ def _count(node: fx.Node, _floats: Floats) -> Ways:
 
 def _sign(node: fx.Node, _floats: Floats) -> Ways:
     """Its result of the other sign."""
-    if _is_float(node) and name_of(node) not in ("neg", "permute"):
+    if _is_float(node) and operation(node) not in ("neg", "permute"):
         yield "its sign turned", lambda d: d.instead(d.call(aten.neg.default, d.node, after=d.node))
 
 
@@ -294,7 +289,7 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
             ):
                 yield f"{_called(source)} stale: {_called(before)}", _swap(source, before)
         for after in source.users:
-            fits = is_operation(after) and name_of(after) != "permute" and alike(after, source)
+            fits = is_operation(after) and operation(after) != "permute" and alike(after, source)
             if fits and after not in {node, *later, *node.all_input_nodes}:
                 yield f"{_called(source)} updated: {_called(after)}", _swap(source, after)
         if source.op == "placeholder":
@@ -337,7 +332,7 @@ def _swap(old: fx.Node, new: fx.Node) -> Edit:
 def _element(node: fx.Node, floats: Floats) -> Ways:
     """One element off, or of the other sign; of a mask, turned."""
     values = floats.get(node)
-    if not isinstance(values, Tensor) or not values.numel() or name_of(node) == "permute":
+    if not isinstance(values, Tensor) or not values.numel() or operation(node) == "permute":
         return
     chance = torch.Generator().manual_seed(values.numel())
     at = int(torch.randint(values.numel(), (), generator=chance))

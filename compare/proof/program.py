@@ -230,9 +230,16 @@ def constant_text(node: fx.Node) -> str:
     return f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
 
 
+def operation(node: fx.Node) -> str:
+    """Return the name of a node's ATen operation, without its overload; "" for what is none."""
+    if node.op != "call_function":
+        return ""
+    return str(getattr(node.target, "__name__", "")).partition(".")[0]
+
+
 def root(node: fx.Node) -> fx.Node:
     """Return the node whose numbers `node` only hands on."""
-    while node.op == "call_function" and node.target.__name__.split(".")[0] in _SAME:  # type: ignore[union-attr]
+    while operation(node) in _SAME:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
