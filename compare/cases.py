@@ -77,6 +77,11 @@ class Network:
         return range(1, len(self.sizes) - 1)
 
     @property
+    def prediction(self) -> str:
+        """The name of the last layer's value, such as l2."""
+        return f"l{len(self.sizes) - 1}"
+
+    @property
     def moments(self) -> tuple[str, ...]:
         """What the optimizer keeps of each weight, by torch's names."""
         if self.optimizer == "sgd":

@@ -250,7 +250,8 @@ def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
     """Yield what is drawn after training: a decision surface, a confusion matrix."""
     if (found := decision_surface(run.case, run.given, run.state)) is not None:
         grid, axes, points = found
-        title = f"{run.output} after {report.steps:,} steps, seed {run.report.settings['seed']}"
+        name, seed = run.case.network.prediction, run.report.settings["seed"]
+        title = f"{name} after {report.steps:,} steps, seed {seed}"
         yield "decision surface", surface(title, grid, axes, points)
     if report.confusion is not None:
         counts = np.array(report.confusion)

@@ -169,7 +169,7 @@ class Power:
             row = self.kinds[kind]
             if row["mutants"]:
                 parts = (self._part(name, row[name], row["mutants"]) for name in CHECKS)
-                table.add_row(_WORDS[kind], str(row["mutants"]), *parts)
+                table.add_row(_WORDS.get(kind, kind), str(row["mutants"]), *parts)
         caught = (self._part(name, self.caught[name], None) for name in CHECKS)
         table.add_row("caught", str(self.wrong), *caught, style="bold")
         table.add_row("seconds", f"{self.total:.1f}", *(f"{self.seconds[n]:.1f}" for n in CHECKS))
@@ -219,15 +219,4 @@ class Power:
         return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").splitlines())
 
 
-_WORDS = {
-    "dropped": "dropped",
-    "sibling": "sibling",
-    "exchanged": "exchanged",
-    "transposed": "transposed",
-    "constant": "constant",
-    "dimension": "dimension",
-    "count": "n - 1 for n",
-    "sign": "sign",
-    "stale": "other tensor",
-    "element": "one element",
-}
+_WORDS = {"count": "n - 1 for n", "stale": "other tensor", "element": "one element"}

@@ -49,7 +49,7 @@ class _Training:
         self.names: dict[str, Any] = {
             **attempt.names, **attempt.to_file(attempt.first), STEP: self.begin
         }  # fmt: skip
-        self.output = f"l{len(attempt.level.case.network.sizes) - 1}"
+        self.output = attempt.level.case.network.prediction
         self.step = -1
         self.before: Named = {}  # what a step that is to be judged was given
         self.muted = contextlib.ExitStack()

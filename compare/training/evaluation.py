@@ -72,7 +72,7 @@ def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
     grid[..., varying[0]], grid[..., varying[1]] = lines[0], lines[1][:, None]
     learned = {name: v[0] for name, v in state.items() if not name.endswith(case.network.moments)}
     predict = by_hand_prediction(case)
-    values = predict(X=grid.flatten(0, 1), **learned)[f"l{len(case.network.sizes) - 1}"]
+    values = predict(X=grid.flatten(0, 1), **learned)[case.network.prediction]
     one, two = varying
     points = [(float(x[one]), float(x[two]), float(t[0])) for x, t in zip(X, y, strict=True)]
     axes = [(f"input {n}", *each) for n, each in zip(varying, ends, strict=True)]

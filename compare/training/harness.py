@@ -130,7 +130,6 @@ class Run:
             )
         self.buckets = Buckets(self.steps)
         self.curves: list[Bucket] = []  # that have ended
-        self.output = f"l{len(case.network.sizes) - 1}"
 
         self.started = 0.0
         self.last_output: Tensor | None = None  # the first network's last output
@@ -207,7 +206,7 @@ class Run:
         if X is None or y is None or self.along.rank:  # of one network rank 0 asks
             return
         evaluation = Evaluation(self.case, self.autograd, *self.lifts)
-        l = evaluation.judge(X, self.state, self.tally)[self.output]
+        l = evaluation.judge(X, self.state, self.tally)[self.case.network.prediction]
         self.report.classes = self.given.classes
         if self.case.network.loss == "cross_entropy":
             self.report.confusion = confusion(l, y)
@@ -254,7 +253,7 @@ class Run:
             return None
         chunk = self.judging.judge(part, before[:same], after[:same])
         if part.first == 0:
-            self.last_output = chunk.values["manual"][self.output][-1, 0]
+            self.last_output = chunk.values["manual"][self.case.network.prediction][-1, 0]
         return chunk
 
 

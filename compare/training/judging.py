@@ -38,7 +38,6 @@ class Judging:
         self.along, self.stop, self.leads = along, stop, leads
         self.sums = sums(case.network) if along.count > 1 else ()
         self.unequal_chunks = 0
-        self.output = f"l{len(case.network.sizes) - 1}"
 
     def judge(self, part: Part, before: list[Named], after: list[Named]) -> Chunk:
         """Compare a chunk of steps with autograd at what each step was given, `before`."""
@@ -54,9 +53,10 @@ class Judging:
         if self.along.any(self.tally.unequal > 0):
             report.free_gap = self.reference.go_free(part, before, after, report.free_gap)
 
-        loss = self.case.network.loss
+        network, loss = self.case.network, self.case.network.loss
         y = torch.stack([given["y"] for given in before])[:, :P]
-        output = {"manual": ours[self.output][:, :P], "autograd": theirs[self.output][:, :P]}
+        sides = {"manual": ours, "autograd": theirs}
+        output = {side: values[network.prediction][:, :P] for side, values in sides.items()}
         # of all rows, when the mean over ranks is taken: a mean is one of a rank's rows already
         ranks = self.along.count
         times = ranks if loss == "half_squared_error" else 1
@@ -71,9 +71,7 @@ class Judging:
                 "autograd": by_autograd.mean(-1) * ranks,
             },
             error={side: error(l, y, loss) for side, l in output.items()},
-            accuracy={
-                side: right(l, y, loss) for side, l in output.items() if self.case.network.classes
-            },
+            accuracy={side: right(l, y, loss) for side, l in output.items() if network.classes},
             compared={name: difference.total // count for name, difference in found.items()},
             differences={
                 name: at_each_step(ours[name][:, :P], theirs[name][:, :P])
@@ -81,7 +79,7 @@ class Judging:
                 if difference.worst
             },
             shares=shares,
-            values={"manual": ours, "autograd": theirs},
+            values=sides,
             free_gap=report.free_gap,
         )
 

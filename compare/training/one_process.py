@@ -110,8 +110,7 @@ def sides_taken(case: Case, values: Named) -> Named:
     if network.activation in ("relu", "leaky_relu"):
         taken |= {f"l{n}": values[f"l{n}"] > 0 for n in network.hidden}
     if network.output in ("relu", "leaky_relu"):
-        last = f"l{len(network.sizes) - 1}"
-        taken[last] = values[last] > 0
+        taken[network.prediction] = values[network.prediction] > 0
     if network.trim and network.trimming == "zero":
         deltas = [f"l{n}_delta" for n in range(1, len(network.sizes))]
         taken |= {name: values[name] == 0 for name in deltas}

@@ -109,6 +109,11 @@ def started() -> Ranks:
     return Ranks(rank, count) if count > 1 else ALONE
 
 
+def named(ranks: Sequence[int]) -> str:
+    """Return some ranks in words."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
 def fingerprint(values: "Sequence[Tensor]") -> list[int]:
     """Return a number for the bits of each tensor: other bits, almost surely another number."""
     import torch

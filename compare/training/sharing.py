@@ -10,7 +10,7 @@ from compare.proof.verdict import EXACT, WEIGHT, Proof
 from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.training.chunk import Chunk, furthest, merged
-from compare.training.ranks import Ranks, fingerprint
+from compare.training.ranks import Ranks, fingerprint, named
 from compare.training.sides import Named
 from manual.network import weight_names
 
@@ -67,7 +67,7 @@ def agree(
             others = [rank for rank, number in enumerate(numbers) if number != common]
             if others:
                 odd, step = True, report.steps + k
-                who = f"rank{'s' if len(others) > 1 else ''} {', '.join(map(str, others))}"
+                who = named(others)
                 row = report.quantities[name]
                 row.problem = f"from step {step} on {who} by hand has other bits than rank "
                 row.problem += str(numbers.index(common))

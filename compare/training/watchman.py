@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from compare.errors import BadInput
-from compare.training.ranks import ALONE, Ranks, started
+from compare.training.ranks import ALONE, Ranks, named, started
 
 WAIT = 300.0  # seconds that a rank waits for another one
 _LOOK = 0.25  # between two looks at the others
@@ -60,7 +60,7 @@ class Watchman:
         self._ask(self.store.set, f"waits/{self.ranks.rank}", "1")
         time.sleep(_GRACE)  # the others come to know it; one that died the thread names meanwhile
         missing = [r for r in self.places if r != self.ranks.rank and not self._said("waits", r)]
-        who = _named(missing) if missing else "a rank"
+        who = named(missing) if missing else "a rank"
         self._end(missing, f"{who} did not come within {wait:g} s: all ranks stop")
         _quit(_GRACE)
 
@@ -78,7 +78,7 @@ class Watchman:
                 break
             gone = self._gone()
             if gone:
-                self._end(gone, f"{_named(gone)} ended before the run did: all ranks stop")
+                self._end(gone, f"{named(gone)} ended before the run did: all ranks stop")
             if told is not None:
                 os._exit(128 + signal.SIGTERM)
             if gone:
@@ -225,7 +225,3 @@ def _born(pid: int) -> str:
     except OSError:
         return ""
     return "" if state in "ZX" else rest[18]
-
-
-def _named(ranks: list[int]) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
