@@ -52,7 +52,8 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
         step += "" if w.rank is None else f"rank {w.rank}, "
         yield "", f"worst at {step}{list(w.index)}"
-        yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}"
+        zeros = "   (the sign of a zero)" if w.manual == w.autograd == 0 else ""
+        yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}{zeros}"
     if q.proof:
         yield "", q.proof.text
         if q.proof.manual_error is not None and q.proof.autograd_error is not None:

@@ -328,7 +328,7 @@ def test_json_on_standard_output_stands_alone() -> None:
         ("none.py", "none.py: no such file; python -m compare practice new none.py writes one"),
         (".", ". is a folder: name the practice file itself"),
         ("latin.py", "latin.py is not UTF-8 (byte 0xe9 in line 2): save it so"),
-        ("empty.py", "empty.py does not say its level in a comment any more: add --level NAME"),
+        ("empty.py", "empty.py has no comment that says its level: add --level NAME"),
         ("empty.py --level two", "unknown level 'two': did you mean two_layer"),
         ("empty.py --level bias", "empty.py has no `for` loop at the left margin that assigns any"),
         ("empty.py --timeout 0", "--timeout 0: give seconds, above 0"),

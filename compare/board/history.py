@@ -50,6 +50,11 @@ def find(log_dir: Path, name: str) -> Kept:
         return kept[name]
     if len(ending) == 1:
         return ending[0]
+    if ending:
+        raise BadInput(
+            f"run {name!r} is the end of {len(ending)} names: give one whole, the newest is "
+            f"{ending[-1].name}"
+        )
     raise unknown("run", name, kept)
 
 

@@ -23,4 +23,5 @@ def check(args: argparse.Namespace) -> int:
         save_json(report.to_json(), args.json)
     if args.html is not None:
         report.save(args.html)
+        console.say(f"  page: {args.html}")
     return 0 if report.meets(args.demand) else 1

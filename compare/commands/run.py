@@ -83,6 +83,7 @@ def _tell(
         save_json(report.to_json(), args.json)
     if args.html is not None:
         report.save(args.html)
+        console.say(f"  page: {args.html}")
     if folder and folder.failed:
         raise BadInput(folder.failed)
     if report.interrupted:
@@ -200,8 +201,8 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         console.say(f"  autograd on its own    {free}")
     if report.accuracy is not None:
         console.say(f"  rows kept back         {report.accuracy:.2%} right, by hand")
-    speed = report.steps / report.seconds
-    console.say(f"  {report.seconds:.1f} s, {speed:,.0f} checked steps a second")
+    speed = f", {report.steps / report.seconds:,.0f} checked steps a second"
+    console.say(f"  {report.seconds:.1f} s{speed if report.steps > 1 else ''}")
     if folder and not folder.failed:
         where = options.elsewhere(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")

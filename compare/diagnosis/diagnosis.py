@@ -35,7 +35,7 @@ TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constan
 #: What is tried, the simplest first.
 _CANDIDATES: tuple[Callable[[Trial], None], ...] = (
     whole.factor, whole.rows, whole.sums_of_others, whole.products, other_slopes, whole.terms,
-    operands, numbers.constants, numbers.functions,
+    operands, numbers.signs, numbers.constants, numbers.functions,
 )  # fmt: skip
 
 
@@ -117,9 +117,12 @@ def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
         for cost, text in best
         if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
     ]
-    return tuple(dict.fromkeys(told))[:MOST]
+    # a factor of one value is as good as that of another that it is a factor of
+    first = {f[0] if (f := _FACTOR.match(text)) else text: text for text in reversed(told)}
+    return tuple(text for text in dict.fromkeys(told) if text in first.values())[:MOST]
 
 
+_FACTOR = re.compile(r"with \S+ \* (?=.* in place of )")
 _SLOPE = re.compile(r"the slope of \w+ at ")
 
 

@@ -36,6 +36,17 @@ def constants(t: Trial) -> None:
                 t.operations(2.5, told, {n: _written(n, number, other) for n in group})
 
 
+def signs(t: Trial) -> None:
+    """Try a difference where there is a sum, and a sum where there is a difference."""
+    for node in t.way.nodes:
+        sign = {"add": "-", "sub": "+"}.get(operation(node))
+        if sign and all(isinstance(value, fx.Node) for value in node.args[:2]):
+            target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
+            one, other = (short(words(value, t.names)) for value in node.args[:2])
+            told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
+            t.operations(2, told, {node: another(node, target)})
+
+
 def functions(t: Trial) -> None:
     """Try other elementwise functions where one is taken."""
     for node in t.way.nodes:

@@ -36,8 +36,22 @@ def words(node: fx.Node, names: Mapping[fx.Node, str], *, inside: bool = False) 
 
 
 def short(text: str) -> str:
-    """Return an expression, of a long one its end."""
-    return text if len(text) <= 48 else f"...{text[-40:]}"
+    """Return an expression, of a long one an end that can be read by itself, if it has one."""
+    for start in range(len(text) - 48, len(text) - 8) if len(text) > 64 else ():
+        end = text[start:]
+        if text[start - 1] in " (" and end[0] not in " -+*/@" and _closed(end):
+            return f"...{end}"
+    return text
+
+
+def _closed(text: str) -> bool:
+    """Whether every bracket in a text is opened and closed within it."""
+    depth = 0
+    for sign in text:
+        depth += (sign in "([") - (sign in ")]")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def inner(text: str) -> str:

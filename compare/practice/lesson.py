@@ -46,7 +46,8 @@ def _title(found: Finding) -> tuple[str, str]:
     if found.state == RIGHT:
         return "every line is right", STYLE[EXACT]
     if found.state == BLANK:
-        return "right so far", STYLE[EXACT]
+        begun = any(name != found.name for name in found.verdicts)
+        return ("right so far", STYLE[EXACT]) if begun else ("lines to fill in", STYLE[UNDECIDED])
     if found.state == WRONG:
         return "a line to look at again", STYLE["WRONG"]
     return "not yet", STYLE[UNDECIDED]

@@ -39,7 +39,7 @@ def level_of(path: Path, named: str | None) -> Level:
     said = named or said_by(text_of(path))
     if said is None:
         raise BadInput(
-            f"{path} does not say its level in a comment any more: "
+            f"{path} has no comment that says its level: "
             f"add --level NAME, one of {', '.join(LEVELS)}"
         )
     return find(said)

@@ -27,20 +27,23 @@ class Formula:
 
 def same_formula(
     mine: Array, theirs: Array, room: Tensor | None = None, *,
-    noise: Callable[[], Tensor | None] = lambda: None, sampled: bool = False,
+    noise: Callable[[], Tensor | None] = lambda: None, sampled: bool = False, skip: int = 0,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors; of sampled ones what is known.
 
     A ball may be as wide as `room`, and where that tells nothing as `noise`: where the exact value
-    is 0, no precision makes a ball narrow beside it.
+    is 0, no precision makes a ball narrow beside it. Places are told without the first `skip`
+    dimensions.
     """
-    found = _compared(mine, theirs, room, sampled)
+    found = _compared(mine, theirs, room, sampled, skip)
     if found.same is None and (least := noise()) is not None:
-        found = _compared(mine, theirs, least if room is None else least.maximum(room), sampled)
+        found = _compared(
+            mine, theirs, least if room is None else least.maximum(room), sampled, skip
+        )
     return found
 
 
-def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool) -> Formula:
+def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool, skip: int) -> Formula:
     known = pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
     if sampled and known.size and not known.any():
@@ -57,8 +60,8 @@ def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool) ->
         at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
         one, other = mine[at], theirs[at]
         text = (
-            f"another formula: in exact arithmetic {_digits(one)} by hand and {_digits(other)} "
-            f"for autograd at {list(at)}, {int(apart.sum()):,} of {apart.size:,} elements apart"
+            f"another formula: in exact arithmetic {_digits(one)} by hand and {_digits(other)} for "
+            f"autograd at {list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
         )
         return Formula(False, text, at)
     if not mine.size:
@@ -71,7 +74,9 @@ def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool) ->
     wide = ~(radius <= allowed)
     if wide.any():
         at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
-        return Formula(None, f"its exact value is known too loosely to compare, at {list(at)}", at)
+        return Formula(
+            None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
+        )
     zero = radius >= middle  # as far as can be told
     relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))

@@ -56,6 +56,7 @@ class Evidence:
     manual: Mapping[str, Tensor]
     autograd: Mapping[str, Tensor]
     entries: int | None = None  # how many of a large product to lift, None for all
+    networks: bool = False  # whether the first dimension counts networks, of which there is one
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
@@ -215,7 +216,14 @@ class _Judge:
         wrong = frozenset(self.wrong & self.above.get(name, set()))
         mine, theirs = self.by_hand[name].numbers, self._reference(wrong)[name].numbers
         least = partial(self._noise, name) if noise else lambda: None
-        return same_formula(mine, theirs, room, noise=least, sampled=self.e.entries is not None)
+        return same_formula(
+            mine,
+            theirs,
+            room,
+            noise=least,
+            sampled=self.e.entries is not None,
+            skip=int(self.e.networks),
+        )
 
     def _noise(self, name: str) -> Tensor | None:
         """Return what may be rounded away from the inputs on, None where unknown."""

@@ -68,6 +68,7 @@ class Prover:
             autograd=autograd,
             entries=self.entries,
             numbers=self.numbers,
+            networks=True,
             again=self._again if self.judged else None,
         )
 
