@@ -121,6 +121,7 @@ class Check:
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
             gradients=True,
+            replaced=forward.values.keys(),
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
             again=self._again,
         )

@@ -74,6 +74,8 @@ def load_inputs(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> ModuleType:
     """Run the file as a module of its own, with its folder first on the import path."""
+    if b"\0" in path.read_bytes():
+        raise BadInput(f"{path} is no Python file: it holds bytes of 0")
     loader = SourceFileLoader("_checked_file", str(path))
     module = ModuleType(loader.name)
     module.__file__ = str(path)

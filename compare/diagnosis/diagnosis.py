@@ -67,7 +67,9 @@ def diagnose(
         for name, proof in asked.items():
             if name in evidence.reference.outputs and name not in known:
                 try:
-                    told = _search(evidence, name, wrong & above.get(name, set()), until)
+                    told = _search(
+                        evidence, name, evidence.went_on_from(wrong & above.get(name, set())), until
+                    )
                 except Exception as error:
                     told = Diagnosis.failed(error)
                 if told is not None:
@@ -75,7 +77,9 @@ def diagnose(
     return found
 
 
-def _search(evidence: Evidence, name: str, wrong: set[str], until: float) -> Diagnosis | None:
+def _search(
+    evidence: Evidence, name: str, wrong: Collection[str], until: float
+) -> Diagnosis | None:
     if time.process_time() > until:
         return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
     assert isinstance(evidence.hand, Program)

@@ -17,6 +17,7 @@ SAME = {
 _PRODUCTS = {"mm", "bmm", "matmul", "mv", "dot"}
 _MADE = {"full", "full_like", "scalar_tensor", "zeros", "zeros_like", "ones", "ones_like"}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
+_LONGEST = 1_000  # characters of an expression that anyone would read
 _SUM, _PRODUCT, _SIGN, _ATOM = range(4)  # how tightly an expression holds together
 
 
@@ -63,6 +64,7 @@ def inner(text: str) -> str:
 class _Words:
     def __init__(self, names: Mapping[fx.Node, str]) -> None:
         self.names = names
+        self.known: dict[fx.Node, tuple[str, int]] = {}  # a loop reads its values again and again
 
     def of(self, node: Any, *, inside: bool = False) -> tuple[str, int]:
         """Return an argument's text and how tightly it holds together."""
@@ -72,7 +74,10 @@ class _Words:
             source = behind(node)
             if source is not node:
                 return self.of(source, inside=inside)
-            return self._node(node)
+            if node not in self.known:
+                text, binds = self._node(node)
+                self.known[node] = (text, binds) if len(text) <= _LONGEST else ("...", _ATOM)
+            return self.known[node]
         if isinstance(node, float):
             return (f"{node:.12g}", _ATOM if node >= 0 else _SIGN)
         if isinstance(node, list | tuple):

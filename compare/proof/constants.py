@@ -29,7 +29,10 @@ def meant(number: float, bits: int = _FLOAT64) -> Any:
         return flint.arb(number)  # 0.5, 0.375: nobody's rounding
     half_ulp = abs(exact) * Fraction(2) ** -bits
     # A random float lies within half an ulp of such a fraction once in 2**(bits / 4) times.
-    for simple in (exact.limit_denominator(int(2 ** (0.38 * bits))), _decimal(number, bits)):
+    near = exact.limit_denominator(int(2 ** (0.38 * bits)))
+    # beyond 2**bits every float is a whole number, and 1e23 not the one that was written
+    both = [near, _decimal(number, bits)]
+    for simple in both if near != exact else both[::-1]:
         if simple is not None and abs(simple - exact) <= half_ulp:
             return flint.arb(simple.numerator) / simple.denominator
     return flint.arb(number, float(half_ulp))

@@ -9,7 +9,7 @@ Two questions, asked of the two programs:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -24,7 +24,7 @@ from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.formula import Formula, pairs, same_formula
 from compare.proof.lift import Lifted, Missing, Start, lift
-from compare.proof.program import Opaque, Program, beside
+from compare.proof.program import Opaque, Program, beside, operation
 from compare.proof.rounding import (
     Side,
     bounds_for,
@@ -56,11 +56,17 @@ class Evidence:
     manual: Mapping[str, Tensor]
     autograd: Mapping[str, Tensor]
     entries: int | None = None  # how many of a large product to lift, None for all
+    # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
+    replaced: Collection[str] | None = None
     networks: bool = False  # whether the first dimension counts networks, of which there is one
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
     # Both sides once more at other inputs: what the by-hand side is given there, and both values.
     again: Callable[[Mapping[str, Tensor]], "Floats"] | None = None
+
+    def went_on_from(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the quantities in whose place autograd had the by-hand values."""
+        return frozenset(names if self.replaced is None else {*names} & {*self.replaced})
 
     @property
     def floats(self) -> dict[str, Tensor]:
@@ -144,6 +150,8 @@ class _Judge:
         same = same_bits(manual, autograd)
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "a NaN shows nothing")
+        if self._unwritten(name):
+            return Proof(WRONG, "it reads memory that nobody wrote (torch.empty): fill it first")
         unread = self._unread(name)
         if self.brief and unread is None:  # no bound is needed where the formulas settle it
             formula = self._formula(name, noise=False)
@@ -173,6 +181,14 @@ class _Judge:
         if unread is not None and reference is not None and reference.known:
             return self._by_numbers(name, text, reference, off)
         return Proof(UNDECIDED, text, **off)
+
+    def _unwritten(self, name: str) -> bool:
+        """Whether by hand it holds what the memory of a torch.empty happened to hold."""
+        if isinstance(self.e.hand, Opaque) or name not in self.by_hand:
+            return False
+        # lifting fills such memory with NaN
+        odd = bool(self.by_hand[name].floats.isnan().any())
+        return odd and any("empty" in operation(node) for node in self.e.hand.graph.nodes)
 
     def _unread(self, name: str) -> str | None:
         """Return why the quantity cannot be lifted on both sides, None if it can."""
@@ -213,7 +229,7 @@ class _Judge:
 
     def _formula(self, name: str, room: Tensor | None = None, *, noise: bool = True) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
-        wrong = frozenset(self.wrong & self.above.get(name, set()))
+        wrong = self.e.went_on_from(self.wrong & self.above.get(name, set()))
         mine, theirs = self.by_hand[name].numbers, self._reference(wrong)[name].numbers
         least = partial(self._noise, name) if noise else lambda: None
         return same_formula(
@@ -258,7 +274,9 @@ class _Judge:
         else:
             floats = dict(self.e.inputs)
             forward = {key: value for value, key in self.e.given.values() if key is not None}
-        values = {**forward, **self.e.manual}
+        values = forward | {
+            name: self.e.manual[name] for name in self.e.went_on_from(self.e.manual)
+        }
         arithmetics: list[Balls | Bounds] = [
             Balls(self.e.entries),
             bounds_for(side, floats.values()),
@@ -280,7 +298,7 @@ class _Judge:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         shares = [hand.share_of_bound(manual), reference.share_of_bound(autograd)]
         share = max(shares)
-        if math.isnan(share):
+        if any(map(math.isnan, shares)):
             return Proof(UNDECIDED, f"{text}; the bound on its rounding is not finite", **off)
         if not shares[0] <= 1:
             return Proof(

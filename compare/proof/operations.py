@@ -286,6 +286,8 @@ def _scatter_add(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
 
 def _scatter(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
     index = index.cpu()
+    if isinstance(source, int):
+        source = n.number(float(source))
     if not source.ndim:
         source = n.shaped(source, index.shape)
     return join(n, [x, source], lambda p: p[0].scatter(dim, index, p[1]))

@@ -204,7 +204,8 @@ def _check_complete(
     if not same or not all(map(same_bits, gave, _Replay(again).run(*moved))):
         raise Opaque(
             "cannot be read as a program: its recorded operations do not give its own numbers at "
-            "other inputs, so part of its work is not torch's (numpy, a kernel of its own)"
+            "other inputs, so part of its work is not torch's (numpy, a kernel of its own), or it "
+            "reads memory that nobody wrote (torch.empty)"
         )
 
 
