@@ -189,6 +189,12 @@ class Report:
                 yield from lines(q)
         if self.first_wrong and (after := self.follows.get(self.first_wrong)):
             yield "follows", ", ".join(after)
+        unread: dict[str, list[str]] = {}
+        for q in rows:
+            if q.verdict == EXACT and q.proof and not q.proof.lifted:
+                unread.setdefault(q.proof.text.removeprefix("not lifted: "), []).append(q.name)
+        for why, names in unread.items():
+            yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
         if self.one_process:
             yield "one process", self.one_process.text
         if self.unnamed:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import compare
 from compare.cli import main
@@ -430,3 +431,56 @@ def test_large_products_are_sampled_and_said_to_be() -> None:
 def test_a_name_outside_a_check_is_the_tensor_itself() -> None:
     assert compare.name(X, "X") is X
     assert callable(compare.check)  # the function, whatever was imported first
+
+
+def test_gradients_of_two_inputs_that_are_one_value_are_each_judged_by_themselves() -> None:
+    """Autograd never goes on from the by-hand gradient of an input."""
+    x, y = (torch.randn(3, 5, dtype=torch.float64) for _ in range(2))
+
+    def backward(x: Tensor, y: Tensor, grad_output: Tensor, one: float = 1.0) -> Any:
+        t = torch.tanh(x + y)
+        return grad_output * (1 - t) * (1 + t), one * (grad_output - grad_output * t * t)
+
+    report = compare.check(backward, lambda x, y: torch.tanh(x + y), {"x": x, "y": y})
+    assert report.verdict == "ROUNDING", str(report)
+
+    def after(x: Tensor, y: Tensor, grad_output: Tensor) -> Any:
+        x_grad, _ = backward(x, y, grad_output)
+        return 2 * x_grad, 2 * x_grad * 1.0
+
+    report = compare.check(after, lambda x, y: torch.tanh(x + y), {"x": x, "y": y})
+    assert [q.verdict for q in report.quantities.values()] == ["WRONG", "WRONG"], str(report)
+
+
+def test_memory_that_nobody_wrote_is_wrong_though_it_held_the_right_bits() -> None:
+    """Fresh memory is full of zeros, and so are many gradients."""
+
+    def backward(x: Tensor, grad_output: Tensor) -> Any:
+        found = torch.empty_like(x)
+        found[:, 1:] = grad_output * x[:, 1:].exp()
+        return (found,)
+
+    class Zeroed(TorchDispatchMode):
+        """Memory as the system gives it."""
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found = func(*args, **kwargs or {})
+            return found.zero_() if "empty" in func.__name__ else found
+
+    with Zeroed():
+        report = compare.check(backward, lambda x: x[:, 1:].exp(), (torch.randn(3, 4),))
+    assert report.quantities["x"].equal == 12
+    assert report.verdict == "WRONG", str(report)
+    assert "memory that nobody wrote" in str(report)
+
+
+def test_what_was_not_lifted_is_said_of_exact_quantities_too() -> None:
+    report = compare.check(
+        lambda x, grad_output: (grad_output * torch.special.bessel_j0(x),),
+        lambda x: x * torch.special.bessel_j0(x.detach()), (torch.rand(4),),
+    )  # fmt: skip
+    assert report.verdict == "EXACT"
+    told = " ".join(str(report).split())
+    assert "the bits alone x: the formula was not lifted (by hand, aten.special_bessel_j0" in told

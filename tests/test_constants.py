@@ -23,6 +23,19 @@ def test_simple_numbers_are_themselves(number: float, stands_for: flint.arb) -> 
     assert float(found.rad()) <= 1e-50 * abs(number)
 
 
+@pytest.mark.parametrize("number", [1e23, 1e30, 6.02214076e23])
+def test_a_large_number_is_the_decimal_that_was_written(number: float) -> None:
+    """Each of these is a whole number in binary, and another one."""
+    with flint.ctx.workprec(200):
+        assert (meant(number) * meant(1 / number)).overlaps(flint.arb(1))
+        digits, power = f"{number:.8e}".split("e")
+        whole = int(digits.replace(".", "")) * flint.arb(10) ** (int(power) - 8)
+        assert meant(number).overlaps(whole)
+    assert not is_exact(number)
+    assert is_exact(2.0**80)
+    assert is_exact(1e22)
+
+
 @pytest.mark.parametrize("number", [math.sqrt(2 / math.pi), math.pi, 1.0000001234567891])
 def test_any_other_number_is_half_an_ulp_wide(number: float) -> None:
     found = meant(number)

@@ -16,7 +16,9 @@ from compare.cases import CASES, Case, Network
 from compare.checking import check
 from compare.diagnosis.operands import _REMARK
 from compare.diagnosis.remedies import factors
+from compare.diagnosis.wording import short, words
 from compare.forward import name
+from compare.proof.program import trace
 from compare.report import Report
 from compare.training import harness
 from manual import dropout_as_published
@@ -418,3 +420,35 @@ def test_a_named_bug_does_not_hide_another() -> None:
     assert z is not None
     assert x is not None
     assert (z.found[0], x.found[0]) == ("times 1/2", "times -1, the other sign")
+
+
+def test_a_sum_where_a_difference_belongs_is_told_as_such() -> None:
+    def backward(x: Tensor, y: Tensor, grad_output: Tensor) -> Any:
+        t = torch.tanh(x)
+        return grad_output * (y + t * t), grad_output * x
+
+    given = {"x": torch.randn(4), "y": torch.randn(4)}
+    report = check(backward, lambda x, y: (y - 1) * x + torch.tanh(x), given)
+    told = report.quantities["x"].diagnosis
+    assert told is not None
+    assert any("with - in place of +" in text for text in told.found)
+
+
+def test_an_expression_that_would_fill_books_is_cut_in_time() -> None:
+    """A loop reads its values again and again: twice as long in each round."""
+
+    def backward(x: Tensor, grad_output: Tensor) -> Any:
+        for _ in range(64):
+            x = x + x.sin() * x
+        return (x * grad_output,)
+
+    x = torch.randn(3)
+    program = trace(lambda **given: {"x": backward(**given)[0]}, {"x": x, "grad_output": x})
+    assert len(words(program.outputs["x"], {})) < 4_000
+
+
+def test_a_long_expression_is_cut_where_nothing_stays_open() -> None:
+    text = "(grad_output * g * rsqrt((x * x).mean(-1, keepdim=True) + 1e-06) - x * h).sum(-1) / 6"
+    assert short(text).count("(") == short(text).count(")")
+    assert short("x * y") == "x * y"
+    assert short(f"{'a' * 70} + (b - c) * dddd + f(eeeeeeeee) * g[0]").startswith("...")

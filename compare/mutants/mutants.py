@@ -152,6 +152,11 @@ class _Trial:
             if survivor is not None:
                 found.survivors.append(survivor)
             watch(found.mutants)
+        if not found.mutants:
+            raise BadInput(
+                f"{self.subject.name} does nothing that could be done wrong at these inputs: there "
+                "are no mutants of it, give inputs with elements"
+            )
         found.seconds["check"] = spent
         found.seconds |= self.rivals.seconds if self.rivals else {}
         found.total = time.perf_counter() - started
