@@ -21,8 +21,10 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from compare.board.board import RunFolder
+from compare.board.serve import _await
 from compare.cases import CASES
 from compare.cli import main
+from compare.errors import BadInput
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
@@ -59,7 +61,7 @@ def board(log_dir: Path) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/\?smoothing=0", line)
-        assert found, line
+        assert found, line or process.communicate(timeout=20)
         assert int(found[1]) > port  # the next free one
         yield found[0].removesuffix("?smoothing=0")
         process.send_signal(signal.SIGINT)
@@ -181,3 +183,12 @@ def test_nothing_to_show_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_port_that_cannot_be(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["board", "--port", port]) == 2
     assert f"--port {port}: give 1 to 65535" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compare.board.serve.time.sleep", lambda _: None)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with pytest.raises(BadInput, match=f"{address} does not answer: .*; try another --port"):
+            _await(address)

@@ -5,6 +5,7 @@ import io
 import logging
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from compare.errors import BadInput
 from compare.training.buckets import MOST
 
 HOST = "127.0.0.1"
-_PATIENCE = 60.0  # seconds until the server must have answered
+_TRIES, _PATIENCE = 4, 20.0  # how often the server is asked, and seconds that it has each time
 
 
 def serve(log_dir: Path, port: int, say: Callable[[str], None], stop: threading.Event) -> None:
@@ -53,9 +54,16 @@ def serve(log_dir: Path, port: int, say: Callable[[str], None], stop: threading.
 
 
 def _await(address: str) -> None:
-    """Return once the server answers."""
-    with urllib.request.urlopen(address, timeout=_PATIENCE) as answer:
-        answer.read(1)
+    """Return once the server answers; raises BadInput where it does not."""
+    for left in reversed(range(_TRIES)):
+        try:
+            with urllib.request.urlopen(address, timeout=_PATIENCE) as answer:
+                answer.read(1)
+            return
+        except OSError as error:
+            if not left:
+                raise BadInput(f"{address} does not answer: {error}; try another --port") from error
+            time.sleep(0.5)
 
 
 def stop_at_signals(stop: threading.Event) -> None:

@@ -114,6 +114,8 @@ _NOT_FOR_SUCH = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, V
 class _Trial:
     def __init__(self, subject: Subject, seed: int, alone: bool) -> None:
         self.subject, self.seed = subject, seed
+        if not any(value.numel() for value in subject.inputs.values()):
+            raise BadInput(f"{subject.name} is given no elements: there is nothing to do wrong")
         report = _judged(subject, subject.hand)
         if report.verdict == WRONG:
             raise BadInput(
@@ -152,11 +154,6 @@ class _Trial:
             if survivor is not None:
                 found.survivors.append(survivor)
             watch(found.mutants)
-        if not found.mutants:
-            raise BadInput(
-                f"{self.subject.name} does nothing that could be done wrong at these inputs: there "
-                "are no mutants of it, give inputs with elements"
-            )
         found.seconds["check"] = spent
         found.seconds |= self.rivals.seconds if self.rivals else {}
         found.total = time.perf_counter() - started
