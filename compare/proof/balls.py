@@ -5,7 +5,6 @@ exact result for every choice of numbers in the balls it was given.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.constants import meant
+from compare.proof.constants import literal, meant, significant_bits
 
 Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits
@@ -60,8 +59,13 @@ class Balls:
 
     def written(self, values: Tensor) -> Array:
         """Return a tensor made in the code from one number, likewise."""
-        bits = 1 - round(math.log2(torch.finfo(values.dtype).eps))
+        bits = significant_bits(values.dtype)
         return _each(lambda x: meant(x, bits), values.detach().double().cpu().numpy())
+
+    def literals(self, values: Tensor) -> Array:
+        """Return a tensor made in the code from several numbers, each as it is and as written."""
+        bits = significant_bits(values.dtype)
+        return _each(lambda x: literal(x, bits), values.detach().double().cpu().numpy())
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.proof.constants import is_exact
+from compare.proof.constants import is_exact, literal, significant_bits
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
 # scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
@@ -163,6 +163,13 @@ class Bounds:
         """Return a tensor made in the code from one number: rounded to its dtype."""
         value = values.detach().double().cpu()
         return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps)
+
+    def literals(self, values: Tensor) -> Bound:
+        """Return a tensor made in the code from several numbers, those rounded that may be."""
+        value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
+        kept = [literal(x, bits).rad() == 0 for x in value.flatten().tolist()]
+        error = value.abs() * torch.finfo(values.dtype).eps
+        return Bound(self, value, torch.where(torch.tensor(kept).view_as(value), 0.0, error))
 
     def add(self, x: Bound, y: Bound) -> Bound:
         """Return x + y."""

@@ -17,6 +17,7 @@ from compare.proof.bounds import Bounds
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
 from compare.proof.program import Program
 
+LITERALS = 1_000  # numbers in a tensor that someone may have written
 # Operations that take tensors of integers or booleans as places and masks, not as numbers.
 _TAKES_PLACES = MOVES | JOINS | {
     "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
@@ -179,11 +180,12 @@ def _exact(n: Balls | Bounds, values: Tensor) -> Any:
 
 
 def _made(n: Balls | Bounds, values: Tensor) -> Any:
-    """Return a tensor that the code made: one number is as someone wrote it, more are as is."""
+    """Return a tensor that the code made: numbers as someone wrote them, of many as they are."""
     if not values.is_floating_point():
         return values
-    one = values.numel() and bool((values == values.flatten()[0]).all())
-    return n.written(values) if one else n.exact(values)
+    if values.numel() and bool((values == values.flatten()[0]).all()):
+        return n.written(values)
+    return n.literals(values) if values.numel() <= LITERALS else n.exact(values)
 
 
 def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
