@@ -193,6 +193,7 @@ def _placed() -> None:
     calls("index_add", lambda x, y: aten.index_add(x, 0, at, y, alpha=2), x=x, y=signed(3, 4) + 1)
     calls("scatter", lambda x, y: aten.scatter(x, 1, index[:1], y), x=x, y=signed(1, 3))
     calls("scatter", lambda x: aten.scatter(x, 1, index, 0.3), "value", x=x)
+    calls("scatter", lambda x: aten.scatter(x, 1, index, 0), "whole", x=x)
     calls("constant_pad_nd", lambda x: aten.constant_pad_nd(x, [1, 2, 0, 1]), x=x)
     calls("constant_pad_nd", lambda x: aten.constant_pad_nd(x, [1, -1], 0.3), "value", x=x)
     calls("cat", lambda x, y: aten.cat([x, y, x], 1), x=x, y=signed(3, 2))

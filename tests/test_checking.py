@@ -484,3 +484,67 @@ def test_what_was_not_lifted_is_said_of_exact_quantities_too() -> None:
     assert report.verdict == "EXACT"
     told = " ".join(str(report).split())
     assert "the bits alone x: the formula was not lifted (by hand, aten.special_bessel_j0" in told
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_in_a_tensor_are_those_that_were_written(dtype: torch.dtype) -> None:
+    """`torch.tensor([0.1, 0.2])` and 0.1, 0.2 are one thing; 0.1 and 0.101 are two."""
+
+    def backward(x: Tensor, grad_output: Tensor, second: float = 0.2) -> Any:
+        return (torch.stack([grad_output[0] * 0.1, grad_output[1] * second]),)
+
+    def forward(x: Tensor) -> Tensor:
+        return x * torch.tensor([0.1, 0.2], dtype=dtype)
+
+    x = torch.tensor([1.25, -0.7], dtype=dtype)
+    report = compare.check(backward, forward, (x,))
+    assert report.ok, str(report)
+    wrong = compare.check(lambda x, grad_output: backward(x, grad_output, 0.201), forward, (x,))
+    assert wrong.verdict == "WRONG", str(wrong)
+
+
+def test_numbers_in_a_tensor_may_be_half_an_ulp_from_what_was_written() -> None:
+    """So may what is made of them, besides its own rounding."""
+    tenths = torch.tensor([k / 10 for k in range(1, 500)], dtype=torch.float64)
+    report = compare.check(
+        lambda x, grad_output: (grad_output * 3 * tenths / 3,), lambda x: x * tenths,
+        (torch.rand(499, dtype=torch.float64),),
+    )  # fmt: skip
+    assert report.verdict == "ROUNDING", str(report)
+
+
+def test_numbers_in_a_tensor_are_also_what_they_are() -> None:
+    """By hand from the data themselves, which hold 0.1 as a float has it."""
+    X = torch.tensor([[0.1, 0.2], [0.7, 3.14]], dtype=torch.float64)
+    report = compare.check(
+        lambda w, grad_output: (X.mT @ grad_output,), lambda X, w: X @ w,
+        {"X": X, "w": torch.randn(2, 3, dtype=torch.float64, requires_grad=True)},
+    )  # fmt: skip
+    assert report.verdict == "EXACT", str(report)
+
+
+def test_the_sign_of_a_zero_is_told_as_such() -> None:
+    x = torch.tensor([-1.0, 2.0])
+    report = compare.check(lambda x: (-1.0 * (x > 0),), lambda x: -F.relu(x).sum(), (x,))
+    assert "by hand -0.0   autograd 0.0   (the sign of a zero)" in str(report)
+
+
+def test_a_bound_that_is_not_finite_is_said_not_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "run network --steps 12 --no-board --batch-size 3 --batch-norm --momentum 0.9 --nesterov "
+        "--l1-penalty 0.1 --dropout 0.3 --trim 0.01 --dtype bfloat16"
+    )
+    assert main(words.split()) == 1
+    told = capsys.readouterr().out
+    assert "the bound on its rounding is not finite" in told
+    assert "nan times" not in told
+
+
+@pytest.mark.parametrize("command", ["check", "mutants"])
+def test_a_file_that_is_no_text_is_refused_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "binary.py"
+    file.write_bytes(b"x = 1\n\0\0")
+    assert main([command, str(file)]) == 2
+    assert capsys.readouterr().err == f"compare: {file} is no Python file: it holds bytes of 0\n"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compare.cases import CASES, Case, Network
 from compare.checking import check
+from compare.diagnosis.diagnosis import _told
 from compare.diagnosis.operands import _REMARK
 from compare.diagnosis.remedies import factors
 from compare.diagnosis.wording import short, words
@@ -452,3 +453,34 @@ def test_a_long_expression_is_cut_where_nothing_stays_open() -> None:
     assert short(text).count("(") == short(text).count(")")
     assert short("x * y") == "x * y"
     assert short(f"{'a' * 70} + (b - c) * dddd + f(eeeeeeeee) * g[0]").startswith("...")
+
+
+def test_one_factor_is_told_once_and_other_products_each() -> None:
+    """Of values on the way to each other the first; `h * k` and `h * d` for c are no factors."""
+    found = [
+        "with 2 * a in place of a", "with h * k in place of c", "with h * d in place of c",
+        "with 2 * (a * b) in place of a * b",
+    ]  # fmt: skip
+    assert _told([(3.5, text) for text in found]) == tuple(found[:3])
+
+
+def test_a_place_is_told_without_the_dimension_of_the_networks() -> None:
+    report = harness.run(CASES["dropout_as_published"], steps=1)
+    row = report.quantities["l1_delta"]
+    assert row.proof is not None
+    assert row.worst_index is not None
+    assert len(row.worst_index) == 2
+    assert f"for autograd at {list(row.worst_index)}, " in row.proof.text
+
+
+def test_no_factor_of_1_is_told() -> None:
+    """So many numbers in a tensor nobody wrote: 0.1 as a float has it, and the code's is 1/10."""
+    tenths = torch.tensor([0.1, -0.1] * 501, dtype=torch.float64)
+    signs = tenths.sign()
+    report = check(
+        lambda grad_output: (grad_output * signs * 0.1,), lambda x: x * tenths,
+        {"x": torch.ones(1_002, dtype=torch.float64)},
+    )  # fmt: skip
+    told = report.quantities["x"].diagnosis
+    assert told is not None
+    assert "times 1" not in told.found

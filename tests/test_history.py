@@ -34,6 +34,7 @@ def test_runs_are_listed_with_verdict_steps_and_time(
     stopped = tmp_path / "2999-01-01_00-00-00_deep"
     stopped.mkdir()
     EventFile(stopped / "manual").close()
+    (tmp_path / "2999-01-01_00-00-00_a_checkout/manual").mkdir(parents=True)  # as that of this code
     capsys.readouterr()
     assert main(["runs", "--log-dir", str(tmp_path)]) == 0
     head, one, two, three = _lines(capsys)
@@ -63,11 +64,13 @@ def test_diff_says_what_differs_and_from_which_step_on(
 
 def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _train(tmp_path, "two_layer", "--steps", "5")
+    _train(tmp_path, "three_layer", "--steps", "5")
     (tmp_path / "2999_deep").mkdir()
     EventFile(tmp_path / "2999_deep/manual").close()
     capsys.readouterr()
     for names, message in (
         (["two_layer", "tow"], "unknown run 'tow'"),
+        (["layer", "deep"], "run 'layer' is the end of 2 names: give one whole, the newest is 20"),
         (["two_layer", "deep"], "run 2999_deep: it has no result.json, it was stopped"),
     ):
         assert main(["diff", *names, "--log-dir", str(tmp_path)]) == 2

@@ -337,6 +337,10 @@ def test_what_has_no_mutants_is_refused_in_one_line() -> None:
             lambda x, grad_output: (torch.from_numpy(2 * x.numpy()) * grad_output,),
             lambda x: x * x, (_normal(4),),
         )  # fmt: skip
+    with pytest.raises(BadInput, match="backward is given no elements: there is nothing"):
+        compare.power(
+            lambda x, grad_output: (2 * x * grad_output,), lambda x: x * x, (torch.ones(0, 3),)
+        )
     with pytest.raises(BadInput, match="backward: 2,000,001 elements take long to lift"):
         compare.power(
             lambda x, grad_output: (2 * x * grad_output,), lambda x: x * x, (torch.ones(2_000_001),)

@@ -19,9 +19,9 @@ from compare.cases import CASES, Case, Network
 from compare.cli import main
 from compare.errors import BadInput
 from compare.one_process import OneProcess
+from compare.training.beside import BesideOneProcess
 from compare.training.given import draw
 from compare.training.harness import Run, run
-from compare.training.one_process import BesideOneProcess
 from compare.training.ranks import ALONE, Ranks
 from compare.training.sharing import agree, check_shares, merged_reports
 from compare.training.sides import by_hand

@@ -110,8 +110,8 @@ def _search(
 def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
     """Return the simplest of what was found.
 
-    What holds of several activations' slopes alike says nothing of a slope, and a change of two
-    operations more than the simplest is a clumsy way to write it.
+    What holds of several activations' slopes alike says nothing of a slope, a change of two
+    operations more than the simplest is a clumsy way to write it, and one factor is told once.
     """
     alike = Counter(_SLOPE.sub("", text) for text in {text for _, text in found})
     best = sorted(found, key=lambda one: (one[0], _operations(one[1]), len(one[1])))
@@ -121,12 +121,14 @@ def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
         for cost, text in best
         if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
     ]
-    # a factor of one value is as good as that of another that it is a factor of
-    first = {f[0] if (f := _FACTOR.match(text)) else text: text for text in reversed(told)}
-    return tuple(text for text in dict.fromkeys(told) if text in first.values())[:MOST]
+    kept: dict[str, str] = {}  # a factor of one value is one of whatever it is a factor of
+    for text in told:
+        factor = _FACTOR.match(text)
+        kept.setdefault(factor[1] if factor else text, text)
+    return tuple(kept.values())[:MOST]
 
 
-_FACTOR = re.compile(r"with \S+ \* (?=.* in place of )")
+_FACTOR = re.compile(r"with (\S+) \* \(?(.+?)\)? in place of \2( in .*)?$")
 _SLOPE = re.compile(r"the slope of \w+ at ")
 
 

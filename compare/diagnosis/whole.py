@@ -36,9 +36,9 @@ def factor(t: Trial) -> None:
     named = t.name_of(ratios[0])
     if named is None and mine[0].near.numel() == 1:
         return
-    if named is None and abs(float(ratios[0].mid()) - 1) < 1e-9:
-        return  # a difference that no factor tells
     text, ball = named or (f"{float(ratios[0].mid()):.15g}", ratios[0])
+    if text == "1":
+        return  # a difference that no factor tells
     t.whole = t.attempt(
         1 if named else 2, f"times {text}",
         lambda k: mine[k].near * float(ball.mid()), lambda k: mine[k].balls * ball,

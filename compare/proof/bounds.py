@@ -167,9 +167,9 @@ class Bounds:
     def literals(self, values: Tensor) -> Bound:
         """Return a tensor made in the code from several numbers, those rounded that may be."""
         value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
-        kept = [literal(x, bits).rad() == 0 for x in value.flatten().tolist()]
-        error = value.abs() * torch.finfo(values.dtype).eps
-        return Bound(self, value, torch.where(torch.tensor(kept).view_as(value), 0.0, error))
+        rounded = [float(literal(x, bits).rad() > 0) for x in value.flatten().tolist()]
+        perhaps = torch.tensor(rounded, dtype=torch.float64).view_as(value)
+        return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps * perhaps)
 
     def add(self, x: Bound, y: Bound) -> Bound:
         """Return x + y."""

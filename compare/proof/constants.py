@@ -65,9 +65,10 @@ def literal(number: float, bits: int = _FLOAT64) -> Any:
     Someone may have written it, as in torch.tensor([0.1, 0.2]), or it has come to be.
     """
     held = flint.arb(number)
-    if not math.isfinite(number) or simplest(number, bits) is None:
-        return held
-    return held.union(meant(number, bits))
+    # of the few numbers that half precision has any may be the one nearest to what was written
+    if math.isfinite(number) and (bits < _FLOAT32 or simplest(number, bits) is not None):
+        return held.union(meant(number, bits))
+    return held
 
 
 def is_exact(number: float) -> bool:

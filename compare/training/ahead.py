@@ -28,16 +28,13 @@ class Ahead:
         with torch.no_grad() if self.heavy else torch.inference_mode():
             for given in data:
                 before.append({**given, **state})
-                step = self._lent if self.heavy else self._copied
-                after.append(step(before[-1], state))
+                after.append(self._step(before[-1], state))
                 state = {name: after[-1].get(name, value) for name, value in state.items()}
         return before, after, state
 
-    def _copied(self, given: Named, state: Named) -> Named:
-        del state
-        return self.step(**copies(given))
-
-    def _lent(self, given: Named, state: Named) -> Named:
+    def _step(self, given: Named, state: Named) -> Named:
+        if not self.heavy:
+            return self.step(**copies(given))
         lent = given if self.apart else copies(given)
         versions = [value._version for value in lent.values()]
         found = self.step(**lent)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compare.errors import BadInput
 
-RESULT, STEPS, CHECKPOINT = WHOLE = "result.json", "steps.npz", "checkpoint"
+RESULT, STEPS, CHECKPOINT = "result.json", "steps.npz", "checkpoint"
 
 
 class Lock:
@@ -46,7 +46,8 @@ def cut_back(path: Path, files: dict[str, tuple[str, int]]) -> None:
                 f"run {path.name}: {file.relative_to(path)} has {found:,} bytes and had {length:,} "
                 "at the checkpoint: put it back, or run it anew"
             )
-    cut_off = [file for name in WHOLE for file in path.glob(f".{name}.*")]  # by a kill
+    whole = (RESULT, STEPS, CHECKPOINT)
+    cut_off = [file for name in whole for file in path.glob(f".{name}.*")]  # by a kill
     for file in [*path.glob("events.*"), *path.glob("*/events.*"), *cut_off, path / RESULT]:
         if file not in lengths:
             file.unlink(missing_ok=True)

@@ -18,13 +18,13 @@ from compare.options import command
 from compare.report import Report
 from compare.training.ahead import Ahead
 from compare.training.batch import plan
+from compare.training.beside import BesideOneProcess
 from compare.training.buckets import Buckets
 from compare.training.chunk import Bucket, Chunk, merged
 from compare.training.evaluation import Evaluation
 from compare.training.given import device_named, draw, dtype_named
 from compare.training.interrupt import requests, stopping
 from compare.training.judging import Judging
-from compare.training.one_process import BesideOneProcess
 from compare.training.parts import Part
 from compare.training.prove import Prover
 from compare.training.ranks import ALONE, Ranks
@@ -122,6 +122,7 @@ class Run:
         # all that it takes to make this run again, but for a step of one's own
         self.asked = settings | {"steps": self.steps, "plain": plain, "lift": lift}
         self.own_step = step is not None
+        self.beside: BesideOneProcess | None = None
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
             self.report.one_process = OneProcess()
@@ -228,7 +229,7 @@ class Run:
         report.steps += chunk.steps if chunk else 0
         if self.ranks.count > 1:
             self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
-        if self.along.count > 1 and chunk:
+        if self.beside and chunk:
             self.beside.follow(chunk, data, state)
         return chunk
 

@@ -152,7 +152,7 @@ def copies(given: Named) -> Named:
 
 def _noted(work: Callable[..., None], given: Named, by_hand: Named | None = None) -> Named:
     """Return a copy of every named value of a step or an evaluation, going on from `by_hand`."""
-    mine, named = by_hand or {}, Named()
+    mine, named = by_hand or {}, dict[str, Tensor]()
 
     def look(name: str, value: Tensor) -> Tensor | None:
         named[name] = value.detach().clone()
