@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compare.errors import BadInput, unknown
+from compare.proof.draws import cotangent
 from compare.proof.program import Opaque
 
 SAMPLE = 10_000  # entries
@@ -98,16 +99,11 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
 
 
 def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return what stands above each output: 1 for a scalar, else drawn from a normal."""
+    """Return what stands above each output, drawn with `seed`: of a scalar too."""
     if not outputs:
         raise BadInput("no output of forward depends on a differentiable input: nothing to judge")
-    chance = torch.Generator().manual_seed(seed)
-    return [
-        torch.ones_like(output)
-        if not output.ndim
-        else torch.randn(output.shape, generator=chance, dtype=torch.float64).to(output)
-        for output in outputs
-    ]
+    labels = numbered("grad_output", outputs)
+    return [cotangent(label, out, seed) for label, out in zip(labels, outputs, strict=True)]
 
 
 def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
@@ -131,6 +127,12 @@ def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
         elif parameter.default is inspect.Parameter.empty:
             raise unknown("parameter of backward", label, known)
     return asked
+
+
+def takes_everything(backward: Callable[..., Any]) -> bool:
+    """Whether backward is written as `def backward(**everything)`."""
+    kinds = [parameter.kind for parameter in _signature("backward", backward).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:

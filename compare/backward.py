@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import asked, gathered, kind_of, numbered, tensors
+from compare.arguments import asked, gathered, kind_of, numbered, takes_everything, tensors
 from compare.errors import BadInput, unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import mismatch, same_bits
+from compare.proof.program import Opaque, trace
 
 Backward = Callable[..., Any] | type[torch.autograd.Function]
 
@@ -25,10 +26,30 @@ class BackwardPass:
         self.is_function = isinstance(function, type) and issubclass(
             function, torch.autograd.Function
         )
-        offer = forward.offer
-        self.asked = [*forward.inputs] if self.is_function else asked(function, offer)
+        self.asked = [*forward.inputs] if self.is_function else asked(function, forward.offer)
+        #: The scalar outputs above which 1 stands, where it does not ask what stands there.
+        self.ones = () if self._reads_grad_output() else forward.take_scalars_as_one()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What it asks for, by the names of the offer."""
         wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
-        self.given = {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
+        offer = self.forward.offer
+        return {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
+
+    def _reads_grad_output(self) -> bool:
+        """Whether what it gives depends on grad_output; one that takes everything may not."""
+        if self.is_function:
+            return True
+        if not takes_everything(self.function):
+            return "grad_output" in self.asked
+        try:
+            program = trace(self, self.given)
+        except Opaque:  # then it is seen by giving it another one
+            other = {k: -v for k, v in self.given.items() if k.split("[")[0] == "grad_output"}
+            one, two = self(**self.given), self(**self.given | other)
+            return not all(same_bits(a, b) for a, b in zip(one.values(), two.values(), strict=True))
+        return any(key.split("[")[0] == "grad_output" for key in program.read())
 
     def run(self) -> dict[str, Tensor]:
         """Return what it gives, having seen that it left its inputs alone."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from compare.arguments import by_name, cotangents, differentiable, kind_of, numbered
 from compare.errors import BadInput
 from compare.proof.bits import mismatch, same_bits
+from compare.proof.program import Key, ValueOf
 
-_VALUE = "the value of "  # sets an intermediate's value apart from its gradient, which has its name
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
 
 
@@ -84,11 +84,19 @@ class ForwardPass:
         outputs = zip(numbered("output", self.outputs), self.outputs, strict=True)
         return {**self.given, **self.values, **dict(outputs)}
 
-    def counterpart(self, offered: str) -> str | None:
+    def counterpart(self, offered: str) -> Key | None:
         """Return the output of `reference` with the same value, None for one of its inputs."""
         if offered in self.values:
-            return _VALUE + offered
+            return ValueOf(offered)
         return offered if offered.split("[")[0] == "output" else None
+
+    def take_scalars_as_one(self) -> tuple[str, ...]:
+        """Put 1 above each scalar output, as backward does that does not ask; return where."""
+        labels = numbered("grad_output", self.outputs)
+        for k, output in enumerate(self.outputs):
+            if not output.ndim:
+                self.grads[k] = torch.ones_like(output)
+        return tuple(labels[k] for k, output in enumerate(self.outputs) if not output.ndim)
 
     def at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Run with fresh leaves; return the differentiable outputs and the named values."""
@@ -119,7 +127,7 @@ class ForwardPass:
                 )
         return [output for output in outputs if output.requires_grad], named
 
-    def reference(self, **given: Any) -> dict[str, Tensor]:
+    def reference(self, **given: Any) -> dict[Key, Tensor]:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self.fresh({label: given[label] for label in self.inputs})
         outputs, named = self._run(fresh)
@@ -130,7 +138,7 @@ class ForwardPass:
         labels = numbered("output", outputs)
         return {
             **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
-            **{_VALUE + label: value.detach() for label, value in named.items()},
+            **{ValueOf(label): value.detach() for label, value in named.items()},
             **{
                 label: torch.zeros_like(tensor) if gradient is None else gradient
                 for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)

@@ -34,6 +34,7 @@ class Report:
     case: str
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
     unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
+    conditions: tuple[str, ...] = ()  # for which alone the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
     follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
@@ -82,6 +83,7 @@ class Report:
             "interrupted": self.interrupted,
             **self.settings,
             "unnamed": list(self.unnamed),
+            "conditions": list(self.conditions),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
@@ -107,7 +109,7 @@ class Report:
         """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
         titles, *rows = cells(self.quantities.values())
         table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
-        parts = [f"**{self.verdict}** {self._claim()}"]
+        parts = [f"**{self.verdict}** {self._claim()}{self._only_for()}"]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
         if behind := [f"    {label:<{LABEL}} {text}" for label, text in self._explanation()]:
             parts += ["### What stands behind it", "\n".join(behind)]
@@ -140,16 +142,23 @@ class Report:
             ]
             ulps = [(b.start, b.largest_ulp) for b in self.curves]
             plots = [("Loss", losses), ("Largest difference, in ulps", [("ulps", ulps)])]
-        told = self._claim(), cells(self.quantities.values()), self._explanation()
+        told = (
+            self._claim() + self._only_for(),
+            cells(self.quantities.values()),
+            self._explanation(),
+        )
         return fragment(self.case, self.verdict, *told, plots, self.about())
 
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
         line = Text(self.verdict, style=STYLE[self.verdict])
-        line.append(f"  {self._claim()}", style="default")
+        line.append(f"  {self._claim()}{self._only_for()}", style="default")
         if self.interrupted:
             line.append(" (interrupted: the steps until then)", style="default")
         return line
+
+    def _only_for(self) -> str:
+        return f", for {', '.join(self.conditions)}" if self.conditions else ""
 
     def _claim(self) -> str:
         """Return what the verdict rests on, in one line."""

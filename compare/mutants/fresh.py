@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
 from compare.mutants.slips import numbers_of
-from compare.proof.program import Program, beside, operation, root
+from compare.proof.draws import elsewhere, generator
+from compare.proof.program import Program, operation, root
 
 Named = dict[str, Tensor]
 _TRIES = 12  # at other shapes: most do not fit together
@@ -25,7 +26,7 @@ def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Nam
     floats that are all 0 or 1 (a mask, a class) the rows are shuffled; floats that are nowhere
     negative stay so.
     """
-    yield "moved by a percent or so", _each(inputs, seed, lambda _chance, v: beside(v))
+    yield "moved by a percent or so", {name: elsewhere(name, v) for name, v in inputs.items()}
     for k, (words, size) in enumerate(
         (("normals", 1), ("tiny normals", 1e-5), ("large normals", 30))
     ):
@@ -80,10 +81,9 @@ def _sized(values: Tensor, shape: list[int]) -> Tensor:
 
 
 def _each(inputs: Named, seed: int, drawn: Any) -> Named:
-    chance = torch.Generator().manual_seed(seed)
     made: Named = {}
     for name, value in inputs.items():
-        v = value.detach()
+        v, chance = value.detach(), generator("drawn", name, tuple(value.shape), seed)
         if not v.is_floating_point() or not v.numel():
             made[name] = v.clone()
         elif bool(((v == 0) | (v == 1)).all()) and bool((v == 1).any()):

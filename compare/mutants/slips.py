@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from compare.proof.draws import generator
 from compare.proof.program import Program, operation
 
 aten = torch.ops.aten
@@ -48,7 +49,7 @@ class Draft:
         """Return a new constant."""
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             made = self.graph.get_attr("mutant")
-        made.meta["val"] = value
+        made.meta |= {"val": value, "made": False}
         return made
 
     def instead(self, new: fx.Node, *, of: fx.Node | None = None) -> None:
@@ -334,7 +335,7 @@ def _element(node: fx.Node, floats: Floats) -> Ways:
     values = floats.get(node)
     if not isinstance(values, Tensor) or not values.numel() or operation(node) == "permute":
         return
-    chance = torch.Generator().manual_seed(values.numel())
+    chance = generator("element", values.numel())
     at = int(torch.randint(values.numel(), (), generator=chance))
     if values.dtype == torch.bool:
         yield "one element turned", _combined(aten.logical_xor.default, _one(values, at, 0, 1))
