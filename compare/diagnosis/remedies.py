@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compare.proof.balls import Balls
-from compare.proof.constants import meant
+from compare.proof.constants import written
 
 Numbers = Any  # a float64 tensor, or an array of balls
 Function = Callable[[str, Numbers], Numbers]
@@ -89,7 +89,7 @@ def in_balls(name: str, x: Any) -> Any:
     """Return an elementary function in balls."""
     special: dict[str, Callable[[Any], Any]] = {
         "step": lambda b: flint.arb(1 if b > 0 else 0),
-        "leaky": lambda b: flint.arb(1) if b > 0 else meant(0.01),
+        "leaky": lambda b: flint.arb(1) if b > 0 else written(0.01),
         "pi": lambda _b: flint.arb.pi(),
     }
     if name in special:
@@ -110,7 +110,7 @@ def factors(shapes: Sequence[Sequence[int]], known: Mapping[str, float]) -> Iter
     named: list[tuple[str, str, Any]] = []  # the factor, what to say of it, its ball
     for name, number in known.items():
         if number and math.isfinite(number) and number != 1:
-            ball, note = meant(number), f" ({name} = {number:g})"
+            ball, note = written(number), f" ({name} = {number:g})"
             named += [(name, f" ({number:g})", ball), (f"1 / {name}", note, 1 / ball)]
             if 0 < number < 1:
                 rest = 1 - ball

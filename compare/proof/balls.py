@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.constants import literal, meant, significant_bits
+from compare.proof.readings import AS_WRITTEN, Literal, Reading, number
 
 Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits
@@ -45,37 +45,46 @@ class Balls:
     lifted; the others are balls that know nothing, and whatever depends on them knows nothing.
     """
 
-    def __init__(self, entries: int | None = None) -> None:
-        self.entries = entries
+    def __init__(
+        self, entries: int | None = None, reading: Reading = AS_WRITTEN, precision: int = PRECISION
+    ) -> None:
+        self.entries, self.reading, self.precision = entries, reading, precision
         self.skipped = False  # whether some entries of a product were left unknown
+        self.literals: set[Literal] = set()  # that were read
 
     def exact(self, values: Tensor) -> Array:
         """Return the values of a tensor as balls of radius zero."""
         return _each(flint.arb, values.detach().double().cpu().numpy())
 
-    def constant(self, number: float, _dtype: torch.dtype) -> Array:
+    def constant(self, value: float, dtype: torch.dtype) -> Array:
         """Return a number written in the code as what it stands for."""
-        return np.asarray(meant(number), dtype=object)
+        return self._read(number(value, dtype)).reshape(())
 
-    def written(self, values: Tensor) -> Array:
-        """Return a tensor made in the code from one number, likewise."""
-        bits = significant_bits(values.dtype)
-        return _each(lambda x: meant(x, bits), values.detach().double().cpu().numpy())
+    def made(self, values: Tensor) -> Array:
+        """Return a tensor that the code makes, of numbers that stand for others, likewise."""
+        numbers = values.detach().double().cpu()
+        if numbers.numel() and bool((numbers == numbers.flatten()[0]).all()):
+            one = self._read(Literal((float(numbers.flatten()[0]),), values.dtype, tensor=True))
+            return self.shaped(one.reshape(()), values.shape)
+        literal = Literal(tuple(numbers.flatten().tolist()), values.dtype, tensor=True)
+        return self._read(literal).reshape(tuple(values.shape))
 
-    def literals(self, values: Tensor) -> Array:
-        """Return a tensor made in the code from several numbers, each as it is and as written."""
-        bits = significant_bits(values.dtype)
-        return _each(lambda x: literal(x, bits), values.detach().double().cpu().numpy())
+    def _read(self, literal: Literal) -> Array:
+        self.literals.add(literal)
+        found: Array = np.empty(len(literal.numbers), dtype=object)
+        found[:] = self.reading.of(literal)
+        return found
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""
         return _each(_FUNCTIONS[name], x)
 
-    def power(self, x: Array, exponent: float) -> Array:
-        """Return x**exponent; a whole exponent also for negative x."""
+    def power(self, x: Array, exponent: float, dtype: torch.dtype) -> Array:
+        """Return x**exponent, a number in the code; a whole exponent also for negative x."""
         if float(exponent).is_integer():
             return _each(lambda b: b ** int(exponent), x)
-        return _each(lambda b: b ** meant(exponent), x)
+        read = self.constant(exponent, dtype).item()
+        return _each(lambda b: b**read, x)
 
     def where(self, mask: Tensor, x: Array, y: Array) -> Array:
         """Choose by a mask, which the float run decided."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.proof.constants import is_exact, literal, significant_bits
+from compare.proof.constants import is_exact, misspelled, significant_bits
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
 # scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
@@ -157,17 +157,12 @@ class Bounds:
         value = torch.tensor(float(number), dtype=torch.float64)
         kept = bool(value.to(dtype).double() == value) and is_exact(number)
         off = 0.0 if kept else torch.finfo(dtype).eps
-        return Bound(self, value, value.abs() * off)
+        return Bound(self, value, value.abs() * off + misspelled(number))
 
-    def written(self, values: Tensor) -> Bound:
-        """Return a tensor made in the code from one number: rounded to its dtype."""
-        value = values.detach().double().cpu()
-        return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps)
-
-    def literals(self, values: Tensor) -> Bound:
-        """Return a tensor made in the code from several numbers, those rounded that may be."""
+    def made(self, values: Tensor) -> Bound:
+        """Return a tensor that the code makes, those of its numbers rounded that may be."""
         value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
-        rounded = [float(literal(x, bits).rad() > 0) for x in value.flatten().tolist()]
+        rounded = [float(not is_exact(x, bits)) for x in value.flatten().tolist()]
         perhaps = torch.tensor(rounded, dtype=torch.float64).view_as(value)
         return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps * perhaps)
 
@@ -209,7 +204,7 @@ class Bounds:
             least = ERF_FLOAT32  # the erf inside gelu's own kernel is another one than torch.erf
         return self._round(value, inherited, 2 * KERNEL_ULPS, least)
 
-    def power(self, x: Bound, exponent: float) -> Bound:
+    def power(self, x: Bound, exponent: float, _dtype: torch.dtype) -> Bound:
         """Return x**exponent."""
         if exponent in (0, 1):
             return Bound(self, x.value**exponent, x.error * exponent)

@@ -1,19 +1,27 @@
-"""The same formula? Two lifted tensors compared, element by element, in exact real arithmetic."""
+"""The same formula? Two lifted tensors compared, element by element, in exact real arithmetic.
+
+That two balls overlap means something only if they are far narrower than what the float run can
+tell: balls as wide as the dtype's own spacing overlap whatever they are of.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import flint
 import numpy as np
 import torch
 from torch import Tensor
 
 from compare.proof.balls import Array
 
-# A ball is too wide to mean anything when its radius exceeds both the rounding that the float run
-# is allowed and this share of its value.
-MEANINGFUL = 2.0**-40
+# How wide two balls may be together, in ulps of the quantity's dtype: of the larger of the value
+# and the largest term added up to it.
+NARROW = 2.0**-20
+
+# Half the least subnormal of float64: what is less than this apart is apart in no dtype.
+UNHELD = flint.arb(2) ** -1075
 
 
 @dataclass(frozen=True)
@@ -26,37 +34,29 @@ class Formula:
 
 
 def same_formula(
-    mine: Array, theirs: Array, room: Tensor | None = None, *,
-    noise: Callable[[], Tensor | None] = lambda: None, sampled: bool = False, skip: int = 0,
+    mine: Array, theirs: Array, dtype: torch.dtype, *,
+    terms: Callable[[], Tensor | None] = lambda: None, sampled: bool = False, skip: int = 0,
 ) -> Formula:  # fmt: skip
-    """Compare two lifted tensors; of sampled ones what is known.
+    """Compare two lifted tensors of a quantity of this dtype; of sampled ones what is known.
 
-    A ball may be as wide as `room`, and where that tells nothing as `noise`: where the exact value
-    is 0, no precision makes a ball narrow beside it. Places are told without the first `skip`
-    dimensions.
+    `terms` gives, where it matters, the largest term that was added up to each element. Places are
+    told without the first `skip` dimensions.
     """
-    found = _compared(mine, theirs, room, sampled, skip)
-    if found.same is None and (least := noise()) is not None:
-        found = _compared(
-            mine, theirs, least if room is None else least.maximum(room), sampled, skip
-        )
-    return found
-
-
-def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool, skip: int) -> Formula:
     known = pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
     if sampled and known.size and not known.any():
         return Formula(
             None, "it depends on entries of a large product that were not lifted: use lift all"
         )
+    chosen: Any = ...
     if sampled and known.any() and not known.all():
         share = f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
+        chosen = known
         mine, theirs = mine[known], theirs[known]
-        room = None if room is None else room[torch.from_numpy(known)]
-    apart = ~pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
+    distinct = ~pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
+    apart = distinct & pairs(lambda a, b: not abs(a - b) <= UNHELD, mine, theirs).astype(bool)
     if apart.any():
-        gaps = np.where(apart, pairs(_gap, mine, theirs), -1.0)
+        gaps = np.where(apart, gap(mine, theirs), -1.0)
         at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
         one, other = mine[at], theirs[at]
         text = (
@@ -67,16 +67,18 @@ def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool, sk
     if not mine.size:
         return Formula(True, "the same formula; it has no elements")
     radius = pairs(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
-    middle = pairs(lambda a, _b: size(a), mine, theirs)
-    allowed = MEANINGFUL * middle
-    if room is not None:
-        allowed = np.maximum(allowed, np.where(np.isfinite(room.numpy()), room.numpy(), 0.0))
-    wide = ~(radius <= allowed)
+    middle = pairs(lambda a, b: max(size(a), size(b)), mine, theirs)
+    largest = middle
+    if not (radius <= NARROW * _ulp(largest, dtype)).all() and (found := terms()) is not None:
+        largest = np.fmax(middle, np.asarray(found.numpy())[chosen])
+    wide = ~(radius <= NARROW * _ulp(largest, dtype))
     if wide.any():
         at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
         return Formula(
             None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
         )
+    if distinct.any():
+        share = f"{_unheld(mine[distinct], theirs[distinct])}{share}"
     zero = radius >= middle  # as far as can be told
     relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
@@ -84,6 +86,25 @@ def _compared(mine: Array, theirs: Array, room: Tensor | None, sampled: bool, sk
     if zero.all() and also:
         return Formula(True, f"the same real number{also}, at these inputs{share}")
     return Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
+
+
+def _unheld(mine: Array, theirs: Array) -> str:
+    """Return how far two tensors are apart where that is less than any dtype holds."""
+    distances = [abs(a - b) for a, b in zip(mine.ravel(), theirs.ravel(), strict=True)]
+    largest = max(distances, key=lambda x: x.mid())
+    return f", apart by {largest.str(1, radius=False)}, less than any dtype holds"
+
+
+def _ulp(sizes: Any, dtype: torch.dtype) -> Any:
+    """Return the spacing of a dtype's floats at each size, infinite ones as if they were 0."""
+    least = torch.finfo(dtype).smallest_normal
+    finite = np.where(np.isfinite(sizes), np.maximum(sizes, least), least)
+    return torch.finfo(dtype).eps * 2.0 ** (np.frexp(finite)[1] - 1)
+
+
+def gap(mine: Array, theirs: Array) -> Any:
+    """Return how far apart two lifted tensors are, as a share of the larger of each pair."""
+    return pairs(_gap, mine, theirs)
 
 
 def pairs(function: Any, mine: Any, theirs: Any) -> Any:
@@ -94,7 +115,6 @@ def pairs(function: Any, mine: Any, theirs: Any) -> Any:
 
 
 def _gap(a: Any, b: Any) -> float:
-    """Return how far apart two balls are, as a share of the larger."""
     scale = max(size(a), size(b))
     distance = size(a - b)
     return distance / scale if scale else 0.0

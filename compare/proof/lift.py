@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
-from compare.proof.program import Program
+from compare.proof.program import Key, Program
 
 LITERALS = 1_000  # numbers in a tensor that someone may have written
 # Operations that take tensors of integers or booleans as places and masks, not as numbers.
@@ -91,31 +91,33 @@ def lift(
     n: Balls | Bounds,
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
-    starts: Mapping[str, Start] | None = None,
-    only: Collection[str] | None = None,
+    starts: Mapping[Any, Start] | None = None,
+    only: Collection[Key] | None = None,
     seen: Seen | None = None,
-) -> dict[str, Lifted]:
+    instead: Mapping[fx.Node, Any] | None = None,
+) -> dict[Any, Lifted]:
     """Return each named output as computed, before any start takes its place.
 
     `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
     With `only` just these outputs are computed, from the starts nearest above them.
     `seen` holds what operations gave before, which is not worked out again, and is filled with
-    what the others give.
+    what the others give. `instead` has numbers that take the place of what a node has.
     A value that depends on an operation without a row is a `Missing`.
     """
     starts, lifted, known = starts or {}, lifted or {}, {} if seen is None else seen
-    names: dict[fx.Node, list[str]] = {}
+    names: dict[fx.Node, list[Key]] = {}
     for name, node in program.outputs.items():
         names.setdefault(node, []).append(name)
     floats: dict[fx.Node, Any] = {}
     values: dict[fx.Node, Any] = {}
-    outputs: dict[str, Lifted] = {}
+    outputs: dict[Any, Lifted] = {}
     given = iter(program.inputs)
     begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
     nodes = list(program.graph.nodes)
     needed = set(nodes) if only is None else cone(program, only, starts, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
-    with torch.no_grad(), flint.ctx.workprec(PRECISION):
+    precision = n.precision if isinstance(n, Balls) else PRECISION
+    with torch.no_grad(), flint.ctx.workprec(precision):
         for node in nodes:
             if node.op == "output":
                 break
@@ -131,10 +133,11 @@ def lift(
                 floats[node] = inputs[name]
                 values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
             elif node.op == "get_attr":
-                floats[node] = node.meta["val"]
-                values[node] = _made(n, floats[node])
+                floats[node], values[node] = constant(n, node)
             else:
                 floats[node], values[node] = call(n, node, floats, values)
+            if node in (instead or ()):
+                values[node] = instead[node]  # type: ignore[index]
             if seen is not None:
                 seen[node] = floats[node], values[node]
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
@@ -159,8 +162,8 @@ def _laid_out(values: Tensor, like: Tensor) -> Tensor:
 
 def cone(
     program: Program,
-    names: Collection[str],
-    starts: Collection[str],
+    names: Collection[Key],
+    starts: Collection[Key],
     known: Collection[fx.Node] = (),
 ) -> set[fx.Node]:
     """Return the operations that these outputs come from, back to what is begun with or known."""
@@ -175,17 +178,22 @@ def cone(
     return needed
 
 
+def constant(n: Balls | Bounds, node: fx.Node) -> tuple[Tensor, Any]:
+    """Return a constant's floats and numbers: what was there before the code ran is exact."""
+    values = node.meta["val"]
+    return values, (_made if node.meta["made"] else _exact)(n, values)
+
+
 def _exact(n: Balls | Bounds, values: Tensor) -> Any:
     return n.exact(values) if values.is_floating_point() else values
 
 
 def _made(n: Balls | Bounds, values: Tensor) -> Any:
-    """Return a tensor that the code made: numbers as someone wrote them, of many as they are."""
+    """Return a tensor that the code made: of so many numbers nobody has written each."""
     if not values.is_floating_point():
         return values
-    if values.numel() and bool((values == values.flatten()[0]).all()):
-        return n.written(values)
-    return n.literals(values) if values.numel() <= LITERALS else n.exact(values)
+    few = values.numel() <= LITERALS or bool((values == values.flatten()[0]).all())
+    return n.made(values) if few else n.exact(values)
 
 
 def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501

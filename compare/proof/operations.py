@@ -194,7 +194,7 @@ def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) 
         return n.sum(size, dims, keepdim)
     if order == 2:
         return n.function("sqrt", n.sum(x * x, dims, keepdim))
-    return n.power(n.sum(n.power(size, order), dims, keepdim), 1 / order)
+    return n.power(n.sum(n.power(size, order, n.dtype), dims, keepdim), 1 / order, n.dtype)
 
 
 def _layer_norm(n: Any, x: Any, shape: Sequence[int], w: Any, b: Any, eps: Any) -> Any:
@@ -453,7 +453,7 @@ def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
 def _pow(n: Any, x: Any, y: Any) -> Any:
     exponent = n.scalar(y)
     if exponent is not None:
-        return n.power(x, exponent)
+        return n.power(x, exponent, n.dtype)
     logarithm = n.function("log", x)  # of a positive base; other bases are not lifted
     return n.function("exp", y * logarithm)
 

@@ -21,10 +21,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
+from compare.proof.draws import beside
 from compare.proof.recorder import Recorder
 
 Values = dict[str, Any]
-Function = Callable[..., Mapping[str, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class ValueOf:
+    """Names an intermediate's value; its gradient goes by the name alone."""
+
+    name: str
+
+
+Key = str | ValueOf  # of a program's output
+Function = Callable[..., Mapping[Any, Tensor | None]]
 
 # Operations that hand on their input's numbers in its shape: a name given to one of them is the
 # name of what stands before it.
@@ -41,23 +52,28 @@ class Program:
 
     graph: fx.Graph
     inputs: tuple[str, ...]
-    outputs: Mapping[str, fx.Node]
+    outputs: Mapping[Any, fx.Node]  # by Key; of a by-hand pass by names alone
     # Whether a kernel may round to the inputs' dtype where the program shows a wider one: a fused
     # attention kernel, or an operation whose decomposition widens half precision of its own accord.
     narrower: bool
 
-    def ancestors(self) -> dict[str, set[str]]:
+    def read(self) -> list[str]:
+        """Return the inputs that some operation reads."""
+        nodes = (node for node in self.graph.nodes if node.op == "placeholder")
+        return [name for name, node in zip(self.inputs, nodes, strict=True) if node.users]
+
+    def ancestors(self) -> dict[Any, set[Any]]:
         """Return, for each output, the other outputs that it is computed from."""
-        names: dict[fx.Node, list[str]] = {}
+        names: dict[fx.Node, list[Key]] = {}
         for name, node in self.outputs.items():
             names.setdefault(node, []).append(name)
-        above: dict[fx.Node, set[str]] = {}
+        above: dict[fx.Node, set[Key]] = {}
         for node in self.graph.nodes:
-            found: set[str] = set()
+            found: set[Key] = set()
             for source in node.all_input_nodes:
                 found |= above[source] | set(names.get(source, ()))
             above[node] = found
-        own: dict[str, set[str]] = {}
+        own: dict[Any, set[Any]] = {}
         for name, node in self.outputs.items():
             earlier = names[node][: names[node].index(name)]  # handed on under another name
             own[name] = above[node] | set(earlier)
@@ -76,9 +92,10 @@ def trace(function: Function, inputs: Values) -> Program:
     Raises Opaque when it leaves torch's operations (numpy, `.item()`), which shows when
     the recorded program, run at other inputs, does not give the function's own bits.
     """
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    # detached, so that one tensor given under two names is two: a recording tells them by identity
+    tensors = {name: value.detach() for name, value in inputs.items() if isinstance(value, Tensor)}
     fixed = {name: value for name, value in inputs.items() if name not in tensors}
-    names: list[str] = []
+    names: list[Key] = []
 
     def positional(*values: Tensor) -> list[Tensor]:
         own = [value.clone() for value in values]  # it may write into them
@@ -91,11 +108,11 @@ def trace(function: Function, inputs: Values) -> Program:
     with _readable(), attention:
         try:
             recorded, _ = _record(positional, list(tensors.values()))
-            _check_complete(recorded, positional, list(tensors.values()))
+            _check_complete(recorded, positional, tensors)
             replay = _Replay(recorded)
-            functional = Recorder(_decompositions(), lambda: replay.line).record(
-                torch.func.functionalize(replay.run), list(tensors.values())
-            )
+            functional = Recorder(
+                _decompositions(), lambda: replay.line, lambda: replay.made
+            ).record(torch.func.functionalize(replay.run), list(tensors.values()))
         except Opaque:
             raise
         except Exception as error:  # whatever cannot be followed
@@ -135,16 +152,24 @@ def _record(
 
 
 class _Replay(fx.Interpreter):
-    """Does recorded operations once more, and knows the line of the one in hand."""
+    """Does recorded operations once more, and knows the line of the one in hand.
+
+    Of the copy of a constant it also knows whether the code `made` that.
+    """
 
     line: str | None = None
+    made = True
 
     def __init__(self, graph: fx.Graph) -> None:
         super().__init__(nn.Module(), graph=graph)
 
     def run_node(self, n: fx.Node) -> Any:
         self.line = n.meta.get("line")
-        return n.meta["val"] if n.op == "get_attr" else super().run_node(n)
+        if n.op == "get_attr":
+            self.made = n.meta["made"]  # its copy is the next operation
+            return n.meta["val"]
+        self.made = self.made or operation(n) != "lift_fresh_copy"
+        return super().run_node(n)
 
 
 _NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
@@ -184,7 +209,7 @@ def _readable() -> Iterator[None]:
 
 
 def _check_complete(
-    recorded: fx.Graph, function: Callable[..., list[Tensor]], at: list[Tensor]
+    recorded: fx.Graph, function: Callable[..., list[Tensor]], at: Mapping[str, Tensor]
 ) -> None:
     """Raise Opaque unless the recording is the whole of what the function does.
 
@@ -193,15 +218,15 @@ def _check_complete(
     those other inputs, has the same operations and constants, and gives what the function gave
     while it was made: then no number crept in unseen.
     """
-    moved = [beside(tensor) for tensor in at]
+    moved = [beside(name, tensor) for name, tensor in at.items()]
     expected = function(*(tensor.clone() for tensor in moved))
     actual = _Replay(recorded).run(*(tensor.clone() for tensor in moved))
-    if all(same_bits(one, other) for one, other in zip(expected, actual, strict=True)):
+    if all(map(_alike, expected, actual)):
         return
     with torch.random.fork_rng(devices=[]):
         again, gave = _record(function, moved)
     same = [*map(text_of, again.nodes)] == [*map(text_of, recorded.nodes)]
-    if not same or not all(map(same_bits, gave, _Replay(again).run(*moved))):
+    if not same or not all(map(_alike, gave, _Replay(again).run(*moved))):
         raise Opaque(
             "cannot be read as a program: its recorded operations do not give its own numbers at "
             "other inputs, so part of its work is not torch's (numpy, a kernel of its own), or it "
@@ -209,15 +234,14 @@ def _check_complete(
         )
 
 
-def beside(tensor: Tensor) -> Tensor:
-    """Return other inputs close by: each float moved by a random 1 % or so, zeros off zero too."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return tensor.clone()
-    chance = torch.Generator().manual_seed(tensor.numel())
-    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
-    size = tensor.detach().double().abs()
-    scale = torch.where(size == 0, size.max().clamp_min(2.0**-10), size)
-    return (tensor.detach().double() + scale * (noise + 0.25) / 64).to(tensor.dtype)
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two values have the same bits, or are NaN in the same places: code may overflow."""
+    if not one.is_floating_point():
+        return same_bits(one, other)
+    nan = one.isnan()
+    return bool((nan == other.isnan()).all()) and same_bits(
+        one.masked_fill(nan, 0), other.masked_fill(nan, 0)
+    )
 
 
 def text_of(node: fx.Node) -> str:

@@ -29,15 +29,23 @@ class Recorder(TorchDispatchMode):
     so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
     laid out as its value, or with get_attr the constant itself; `line`, what `line()` said when the
     operation was asked for; and whether it is `constant`, nothing of the inputs being in it as far
-    as can be seen: a view may have been written to.
+    as can be seen: a view may have been written to. Of a constant itself it also says whether the
+    function `made` it, as torch.tensor does, of numbers in its code: what was there before, a
+    weight, is just what it holds. `made()` tells that of what is made in the operation at hand.
     """
 
     def __init__(
-        self, table: Mapping[Any, Callable[..., Any]], line: Callable[[], str | None]
+        self,
+        table: Mapping[Any, Callable[..., Any]],
+        line: Callable[[], str | None],
+        made: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
-        self.table, self.line = table, line
+        self.table, self.line, self.made = table, line, made
+        self.fresh: MutableMapping[Tensor, bool] = (
+            WeakTensorKeyDictionary()
+        )  # constants, until used
         self.gave: list[Tensor] = []  # what the function gave while it was recorded
         # weak: autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
@@ -70,7 +78,9 @@ class Recorder(TorchDispatchMode):
                 if (made := apart(*args, **kwargs)) is not NotImplemented:
                     return made
         if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
-            return func(*args)
+            lifted = func(*args)
+            self.fresh[lifted] = self.made()
+            return lifted
         parts = fx.node.map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
         self._are(made, self.graph.call_function(func, *parts))
@@ -100,7 +110,8 @@ class Recorder(TorchDispatchMode):
         """Return the node of a tensor; one that no operation gave is a copy of a constant."""
         if tensor not in self.nodes:
             constant = self.graph.get_attr("constant")
-            constant.meta |= {"val": tensor.detach().clone(), "constant": True}
+            made = self.fresh.get(tensor, False)
+            constant.meta |= {"val": tensor.detach().clone(), "constant": True, "made": made}
             # a fresh one each time: the code may write into it
             self._are(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]

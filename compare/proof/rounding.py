@@ -1,7 +1,6 @@
 """No further apart than rounding? How far floats lie from exact values, beside what is allowed."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.formula import MEANINGFUL, pairs, size
-from compare.proof.lift import Missing, lift
-from compare.proof.program import Program
+from compare.proof.formula import pairs, size
+from compare.proof.lift import Missing
+from compare.proof.program import Opaque, Program
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,10 @@ def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -
     return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
-def bounds_for(program: Program, floats: Any) -> Bounds:
+def bounds_for(program: Program | Opaque, floats: Any) -> Bounds:
     """Return bounds for the precision that torch's flags and fused kernels allow."""
+    if isinstance(program, Opaque):
+        return Bounds()
     dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
     narrowest = (
         max(dtypes, key=lambda d: torch.finfo(d).eps) if program.narrower and dtypes else None
@@ -88,20 +89,6 @@ def bounds_for(program: Program, floats: Any) -> Bounds:
         flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
     )
     return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums)
-
-
-def noise(reference: Program, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Return how wide a ball may be beside what a float run of the reference may come off.
-
-    Of each quantity, from the inputs on; None where that has no bound.
-    """
-    found = lift(reference, bounds_for(reference, inputs.values()), inputs)
-    return {
-        name: MEANINGFUL * value.numbers.error.double().cpu()
-        if isinstance(value.numbers, Bound)
-        else None
-        for name, value in found.items()
-    }
 
 
 def _distance(values: Tensor, exact: Array) -> Tensor:

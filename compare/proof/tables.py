@@ -1,0 +1,130 @@
+"""Tensors that one side holds and the other works out from no input: a cosine table, a window.
+
+The held one is the other's rounding, so as numbers the two are apart; as what they stand for they
+are one.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from compare.proof.balls import Balls
+from compare.proof.bits import same_bits
+from compare.proof.lift import Missing, call, constant
+from compare.proof.operations import MOVES
+from compare.proof.program import Opaque, Program, operation
+
+LARGEST = 100_000  # elements of a table that is looked for
+FEW = 1_000  # elements that may each stand for a number in the code
+_HANDS_ON = MOVES | {"_to_copy"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    node: fx.Node
+    floats: Tensor
+    numbers: Any
+    held: bool  # or worked out
+
+
+def tables(one: Program | Opaque, other: Program | Opaque, n: Balls) -> dict[fx.Node, Any]:
+    """Return, for tensors that one side holds, the numbers that the other has for them.
+
+    Those are what it works out, or writes as numbers in its code: they have the held tensor's bits,
+    or round to it.
+    """
+    if isinstance(one, Opaque) or isinstance(other, Opaque):
+        return {}
+    held = [table for table in _constants(one, n) if table.held]
+    if not held:
+        return {}
+    worked_out = [table for table in _constants(other, n) if not table.held]
+    numbers = [(x, n.constant(x, torch.float64).item()) for x in _numbers(other)]
+    found: dict[fx.Node, Any] = {}
+    for table in held:
+        match = next((w.numbers for w in worked_out if _stands_for(table, w)), None)
+        match = _written_there(table, numbers) if match is None else match
+        if match is not None:
+            found[table.node] = np.asarray(match, dtype=object).reshape(table.numbers.shape)
+    return found
+
+
+def _numbers(program: Program) -> set[float]:
+    """Return the numbers in the code."""
+    found: set[float] = set()
+
+    def note(value: Any) -> Any:
+        if isinstance(value, float) and math.isfinite(value):
+            found.add(value)
+        return value
+
+    for node in program.graph.nodes:
+        if operation(node) not in MOVES:
+            fx.node.map_aggregate((node.args, node.kwargs), note)
+    return found
+
+
+def _written_there(held: _Table, numbers: list[tuple[float, Any]]) -> list[Any] | None:
+    """Return the other side's numbers that a held tensor is the rounding of, each of it of one."""
+    known: dict[float, Any] = {}
+    for x, ball in numbers:
+        known[float(torch.tensor(x, dtype=torch.float64).to(held.floats.dtype))] = ball
+    elements = held.floats.double().flatten().tolist()
+    if len(elements) > FEW or not all(x in known for x in elements):
+        return None
+    found = [known[x] for x in elements]
+    return None if all(_is(ball, x) for x, ball in zip(elements, found, strict=True)) else found
+
+
+def _is(ball: Any, x: float) -> bool:
+    return bool(ball.is_exact() and ball == x)
+
+
+def _constants(program: Program, n: Balls) -> Iterator[_Table]:
+    """Yield every tensor of floats in a program that depends on none of its inputs."""
+    floats: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, Any] = {}
+    held: dict[fx.Node, bool] = {}
+    for node in program.graph.nodes:
+        sources = node.all_input_nodes
+        if node.op in ("placeholder", "output") or any(source not in held for source in sources):
+            continue
+        size = node.meta.get("val")
+        if isinstance(size, Tensor) and size.numel() > LARGEST:
+            continue
+        if node.op == "get_attr":
+            floats[node], values[node] = constant(n, node)
+        else:
+            floats[node], values[node] = call(n, node, floats, values)
+        hands_on = node.op == "get_attr" or operation(node) in _HANDS_ON
+        held[node] = hands_on and all(held[source] for source in sources)
+        known = isinstance(floats[node], Tensor) and floats[node].is_floating_point()
+        if known and floats[node].numel() and not isinstance(values[node], Missing):
+            yield _Table(node, floats[node], values[node], held[node])
+
+
+def _stands_for(held: _Table, worked: _Table) -> bool:
+    """Whether a held tensor is what the other side works out, rounded, and not just that."""
+    if held.floats.numel() != worked.floats.numel():
+        return False
+    mine, theirs = held.floats.flatten(), np.asarray(worked.numbers, dtype=object).ravel()
+    if all(_is(ball, x) for x, ball in zip(mine.double().tolist(), theirs, strict=True)):
+        return False
+    same = mine.dtype == worked.floats.dtype and same_bits(mine, worked.floats.flatten())
+    return same or _rounds_to(mine, theirs)
+
+
+def _rounds_to(floats: Tensor, balls: Any) -> bool:
+    """Whether each float is nearest to its ball's number."""
+    if not all(ball.is_finite() for ball in balls) or not bool(floats.isfinite().all()):
+        return False
+    eps = torch.finfo(floats.dtype).eps
+    return all(
+        bool(abs(ball - x) <= abs(x) * eps / 2)
+        for x, ball in zip(floats.double().tolist(), balls, strict=True)
+    )
