@@ -1,6 +1,7 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,8 +14,10 @@ from compare.environment import environment
 from compare.errors import unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import compare_bits, mismatch
-from compare.proof.judge import Evidence, Floats, judge
+from compare.proof.judge import judge
+from compare.proof.pair import Lift, Pair
 from compare.proof.program import Opaque, Program, trace
+from compare.proof.readings import Reading
 from compare.quantity import Place, Quantity
 from compare.report import Report
 
@@ -36,8 +39,8 @@ def check(
     any intermediate named with `compare.name`, `output`. It returns a dict name -> gradient, or a
     tuple in the order of the differentiable inputs: those with `requires_grad`, or every tensor of
     floats where none has it. It may be a `torch.autograd.Function`: its `apply` then runs both
-    passes, and its output is judged as well. A scalar output gets `grad_output` 1, another one a
-    random cotangent drawn with `seed`.
+    passes, and its output is judged as well. What stands above each output is drawn with `seed`;
+    above a scalar it is 1 where `backward` does not ask for `grad_output`, and the report says so.
 
     `lift` says how much of a large matrix product is lifted: "all", a number of entries, "none" to
     lift nothing, or "auto": SAMPLE entries of those that would take seconds, and nothing of inputs
@@ -70,7 +73,7 @@ def assert_same(
 
 
 class Check:
-    """One check: both passes, and the evidence from them for the judge."""
+    """One check: both passes, and the pair from them for the judge."""
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Check:
         self.seed = seed
         self.forward = ForwardPass(forward, inputs, seed, grads)
         self.backward = BackwardPass(backward, self.forward)
+        self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
 
     def report(self, lift: str | int) -> Report:
         """Run both sides, read both as programs, judge, and put it all together."""
@@ -99,20 +103,47 @@ class Check:
         hand: Program | Opaque,
         reference: Program | Opaque,
         entries: int | None,
-        **how: Any,
+        *,
+        brief: bool = False,
     ) -> Report:
-        """Judge what the by-hand side gave, `manual`, with both programs; `how` as judge has it."""
+        """Judge what the by-hand side gave, `manual`, with both programs; `brief` as judge has it.
+
+        No remedy is looked for then, where nobody reads of it.
+        """
         forward = self.forward
         autograd = self._autograd(manual)
         report = Report("check", {}, environment=environment(forward.outputs[0].device))
         for label, value in autograd.items():
             report.quantities[label] = quantity(label, manual.get(label), value)
+        report.conditions = tuple(f"{label} = 1" for label in self.backward.ones)
         report.unnamed = tuple(label for label in forward.values if label not in manual)
         report.steps = 1
         report.follows = hand.follows() if isinstance(hand, Program) else {}
-        judged = [label for label, q in report.quantities.items() if q.problem is None]
-        given = tensors(self.backward.given)
-        evidence = Evidence(
+        pair = self.pair(manual, autograd, hand, reference, entries)
+        proofs = judge(pair, list(pair.manual), brief=brief)
+        if not brief:
+            odd = [label for label in autograd if label in manual and label not in pair.manual]
+            proofs = rewritten(pair, diagnose(pair, proofs, odd))
+        for label, proof in proofs.items():
+            report.quantities[label].proof = proof
+        return report
+
+    def pair(
+        self,
+        manual: Mapping[str, Tensor],
+        autograd: Mapping[str, Tensor],
+        hand: Program | Opaque,
+        reference: Program | Opaque,
+        entries: int | None,
+    ) -> Pair:
+        """Return both passes at these inputs, of what each gave only what can be compared."""
+        forward, given = self.forward, tensors(self.backward.given)
+        judged = [
+            label
+            for label, value in autograd.items()
+            if label in manual and mismatch(manual[label], value) is None
+        ]
+        return Pair(
             hand=hand,
             reference=reference,
             entries=entries,
@@ -123,15 +154,9 @@ class Check:
             gradients=True,
             replaced=forward.values.keys(),
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
-            again=self._again,
+            maker=partial(self._at, hand, reference, entries),
+            shared=self.shared,
         )
-        proofs = judge(evidence, judged, **how)
-        if not how.get("brief"):  # no remedy is looked for where nobody reads of it
-            odd = [label for label in report.quantities if label in manual and label not in judged]
-            proofs = rewritten(evidence, diagnose(evidence, proofs, odd))
-        for label, proof in proofs.items():
-            report.quantities[label].proof = proof
-        return report
 
     def _autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first."""
@@ -139,19 +164,25 @@ class Check:
         found = dict(zip(numbered("output", outputs), outputs, strict=True)) if outputs else {}
         return {**found, **self.forward.gradients(manual)}
 
-    def _again(self, inputs: Mapping[str, Tensor]) -> Floats:
-        """Return both sides at other inputs."""
+    def _at(
+        self,
+        hand: Program | Opaque,
+        reference: Program | Opaque,
+        entries: int | None,
+        inputs: Mapping[str, Tensor],
+    ) -> Pair:
+        """Return both passes at other inputs, run there and not read again."""
         forward = self.forward
         moved = {key: inputs.get(key, value) for key, value in forward.inputs.items()}
         for key in forward.leaves:
             moved[key] = moved[key].detach().requires_grad_()
         other = Check(self.backward.function, forward.function, moved, self.seed + 1)
         manual = other.backward.run()
-        return other.backward.given, manual, other._autograd(manual)
+        return other.pair(manual, other._autograd(manual), hand, reference, entries)
 
 
 def _read(
-    function: Callable[..., Mapping[str, Tensor | None]], inputs: dict[str, Any]
+    function: Callable[..., Mapping[Any, Tensor | None]], inputs: dict[str, Any]
 ) -> Program | Opaque:
     try:
         return trace(function, inputs)

@@ -8,7 +8,7 @@ import contextlib
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
 from compare.diagnosis.rewrite import writings
-from compare.diagnosis.samples import elsewhere
 from compare.diagnosis.vocabulary import names_by_hand
 from compare.diagnosis.wording import words
 from compare.diagnosis.writing import Writing
 from compare.proof.bits import same_bits
-from compare.proof.judge import Evidence
+from compare.proof.draws import elsewhere
+from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
 
@@ -34,17 +34,8 @@ LONGEST = 160  # characters of a writing
 _Values = dict[fx.Node, Any]
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What the by-hand operations read, and autograd's value, at one set of inputs."""
-
-    given: Mapping[str, Any]
-    manual: Mapping[str, Tensor]
-    autograd: Mapping[str, Tensor]
-
-
 def rewritten(
-    evidence: Evidence, proofs: Mapping[str, Proof], known: Collection[str] = ()
+    pair: Pair, proofs: Mapping[str, Proof], known: Collection[str] = ()
 ) -> dict[str, Proof]:
     """Return the proofs, those of ROUNDING quantities with what to write for autograd's bits.
 
@@ -52,14 +43,14 @@ def rewritten(
     """
     found = dict(proofs)
     asked = [n for n, p in proofs.items() if p.verdict == ROUNDING and n not in known]
-    size = sum(value.numel() for value in evidence.inputs.values())
-    if not asked or not isinstance(evidence.hand, Program) or size > TOO_MANY:
+    size = sum(value.numel() for value in pair.inputs.values())
+    if not asked or not isinstance(pair.hand, Program) or size > TOO_MANY:
         return found
-    samples = [_Sample(evidence.floats, evidence.manual, evidence.autograd), *_others(evidence)]
+    samples = [pair, *_others(pair)]
     for name in asked:
         try:
             with torch.no_grad():
-                told = _search(evidence, name, samples)
+                told = _search(pair, name, samples)
         except Exception as error:
             told = Diagnosis.failed(error)
         if told is not None:
@@ -67,32 +58,31 @@ def rewritten(
     return found
 
 
-def _others(evidence: Evidence) -> Iterator[_Sample]:
+def _others(pair: Pair) -> Iterator[Pair]:
     """Yield both sides at other inputs."""
-    inputs = dict(evidence.inputs)
+    inputs = dict(pair.inputs)
     few = ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
-    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if evidence.again else 0):
+    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if pair.maker else 0):
         inputs = {name: elsewhere(name, value) for name, value in inputs.items()}
         with contextlib.suppress(Exception):  # the user's own code, at inputs not their own
-            assert evidence.again is not None
-            yield _Sample(*evidence.again(inputs))
+            yield pair.at(inputs)
 
 
-def _search(evidence: Evidence, name: str, samples: list[_Sample]) -> Diagnosis | None:
-    assert isinstance(evidence.hand, Program)
-    way = Way(evidence.hand, name)
+def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
+    assert isinstance(pair.hand, Program)
+    way = Way(pair.hand, name)
     count = sum(node.meta["val"].numel() for node in way.nodes if _is_tensor(node))
     if count > TOO_MANY or not way.nodes or len(samples) < 2:
         return None
     until = time.process_time() + SECONDS
     values: list[_Values] = []
     for sample in samples:
-        read = _read(evidence.hand, way, sample)
+        read = _read(pair.hand, way, sample)
         if read is None:
             return None
         values.append(read)
     found: list[Writing] = []
-    names, tried = names_by_hand(evidence), 0
+    names, tried = names_by_hand(pair), 0
     for one in writings(way, names):
         if time.process_time() > until:
             break
@@ -122,12 +112,13 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
-def _read(program: Program, way: Way, sample: _Sample) -> _Values | None:
+def _read(program: Program, way: Way, sample: Pair) -> _Values | None:
     """Return the value of every node on the way, from the by-hand values above it."""
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     given = dict(zip(nodes, program.inputs, strict=True))
     named = {node: name for name, node in program.outputs.items() if node is not way.end}
     values: _Values = {}
+    floats = sample.floats
 
     def of(node: fx.Node) -> Any:
         if node not in values:
@@ -135,7 +126,7 @@ def _read(program: Program, way: Way, sample: _Sample) -> _Values | None:
                 like = node.meta["val"]
                 values[node] = sample.manual[named[node]].reshape(like.shape)
             elif node in given:
-                values[node] = sample.given[given[node]]
+                values[node] = floats[given[node]]
             elif node.op == "get_attr":
                 values[node] = node.meta["val"]
             else:

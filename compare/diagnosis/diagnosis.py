@@ -20,7 +20,7 @@ from compare.diagnosis.remake import Late, Trial
 from compare.diagnosis.samples import samples
 from compare.diagnosis.slopes import other_slopes
 from compare.proof.balls import PRECISION
-from compare.proof.judge import Evidence
+from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.source import shown
 from compare.proof.verdict import WRONG, Diagnosis, Proof
@@ -40,7 +40,7 @@ _CANDIDATES: tuple[Callable[[Trial], None], ...] = (
 
 
 def diagnose(
-    evidence: Evidence,
+    pair: Pair,
     proofs: Mapping[str, Proof],
     misshapen: Iterable[str] = (),
     known: Collection[str] = (),
@@ -51,24 +51,24 @@ def diagnose(
     ones nothing is looked for.
     """
     found = dict(proofs)
-    if not isinstance(evidence.hand, Program) or not isinstance(evidence.reference, Program):
+    if not isinstance(pair.hand, Program) or not isinstance(pair.reference, Program):
         return found
-    above = evidence.hand.ancestors()
+    above = pair.hand.ancestors()
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
-    shapes = {name for name in misshapen if name in evidence.hand.outputs}
+    shapes = {name for name in misshapen if name in pair.hand.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
     bad = {name: proofs[name] for name in wrong} | odd
-    for name in bad.keys() & evidence.hand.outputs.keys():
-        bad[name] = replace(bad[name], line=shown(evidence.hand.outputs[name]))
+    for name in bad.keys() & pair.hand.outputs.keys():
+        bad[name] = replace(bad[name], line=shown(pair.hand.outputs[name]))
     found |= {name: bad[name] for name in wrong}
     asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         for name, proof in asked.items():
-            if name in evidence.reference.outputs and name not in known:
+            if name in pair.reference.outputs and name not in known:
                 try:
                     told = _search(
-                        evidence, name, evidence.went_on_from(wrong & above.get(name, set())), until
+                        pair, name, pair.went_on_from(wrong & above.get(name, set())), until
                     )
                 except Exception as error:
                     told = Diagnosis.failed(error)
@@ -77,26 +77,24 @@ def diagnose(
     return found
 
 
-def _search(
-    evidence: Evidence, name: str, wrong: Collection[str], until: float
-) -> Diagnosis | None:
+def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diagnosis | None:
     if time.process_time() > until:
         return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
-    assert isinstance(evidence.hand, Program)
-    assert isinstance(evidence.reference, Program)
+    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.reference, Program)
     count = sum(
         value.numel()
-        for program in (evidence.hand, evidence.reference)
+        for program in (pair.hand, pair.reference)
         for node in program.graph.nodes
         if isinstance(value := node.meta.get("val"), Tensor)
     )
     if count > TOO_MANY:
         return Diagnosis((), f"not looked for: {count:,} elements to lift, more than {TOO_MANY:,}")
-    both = samples(evidence, wrong)
-    end, target = evidence.hand.outputs[name], evidence.reference.outputs[name]
+    both = samples(pair, wrong)
+    end, target = pair.hand.outputs[name], pair.reference.outputs[name]
     if not all(end in sample.hand and target in sample.reference for sample in both):
         return None
-    trial = Trial(evidence, name, both, min(until, time.process_time() + SECONDS))
+    trial = Trial(pair, name, both, min(until, time.process_time() + SECONDS))
     if trial.at_a_kink():
         return None
     note = f"tried: {TRIED}"

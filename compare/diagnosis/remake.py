@@ -20,7 +20,7 @@ from compare.diagnosis.sieve import alike, broadcasts, is_mask, ratio
 from compare.diagnosis.vocabulary import Known, called, names_by_hand, vocabulary
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula
-from compare.proof.judge import Evidence
+from compare.proof.pair import Pair
 from compare.proof.program import Program, operation
 
 Numbers = Callable[[int], Any]  # of a sample: a float64 tensor, or an array of balls
@@ -36,25 +36,23 @@ class Trial:
     Of a candidate's cost the whole part says how far-fetched it is; 1 is a factor.
     """
 
-    def __init__(
-        self, evidence: Evidence, name: str, both: tuple[Sample, ...], until: float
-    ) -> None:
-        assert isinstance(evidence.hand, Program)
-        assert isinstance(evidence.reference, Program)
-        self.e, self.name, self.both = evidence, name, both
+    def __init__(self, pair: Pair, name: str, both: tuple[Sample, ...], until: float) -> None:
+        assert isinstance(pair.hand, Program)
+        assert isinstance(pair.reference, Program)
+        self.e, self.name, self.both = pair, name, both
         self.until = until  # of the process's own time
-        self.n = Balls(evidence.entries)
-        self.way = Way(evidence.hand, name)
-        target = evidence.reference.outputs[name]
+        self.n = Balls(pair.entries)
+        self.way = Way(pair.hand, name)
+        target = pair.reference.outputs[name]
         self.mine = [s.hand[self.way.end] for s in both]
         self.theirs = [s.reference[target] for s in both]
-        below = self.way.below(), Way(evidence.reference, name).below()
+        below = self.way.below(), Way(pair.reference, name).below()
         self.known = [
             known
-            for known in vocabulary(evidence, both, name, below)
+            for known in vocabulary(pair, both, name, below)
             if ratio(known.at[0].near, self.theirs[0].near) is None
         ]
-        self.names = names_by_hand(evidence)
+        self.names = names_by_hand(pair)
         self.found: list[tuple[float, str]] = []
         self.factors = list(self._factors())
         self.whole = False  # whether a factor alone makes it right
@@ -64,7 +62,7 @@ class Trial:
         mine, theirs = self.mine[1], self.theirs[1]
         if mine.near.shape != theirs.near.shape:
             return False
-        return bool(same_formula(mine.balls, theirs.balls).same)
+        return bool(same_formula(mine.balls, theirs.balls, theirs.floats.dtype).same)
 
     def attempt(self, cost: float, text: str, nearly: Numbers, balls: Numbers) -> bool:
         """Note a candidate if it holds; `nearly` gives it in float64 and sorts most out."""
@@ -81,10 +79,13 @@ class Trial:
         theirs = self.theirs[k]
         if numbers is None or tuple(np.shape(numbers)) != tuple(theirs.near.shape):
             return False
-        size = theirs.near.abs().nan_to_num(0).max()
-        room = torch.full_like(theirs.near, float(size) * 2.0**-40)
+        largest = torch.full_like(theirs.near, float(theirs.near.abs().nan_to_num(0).max()))
         sampled = self.e.entries is not None
-        return bool(same_formula(numbers, theirs.balls, room, sampled=sampled).same)
+        return bool(
+            same_formula(
+                numbers, theirs.balls, theirs.floats.dtype, terms=lambda: largest, sampled=sampled
+            ).same
+        )
 
     def in_time(self) -> None:
         """Raise Late when the time is up."""

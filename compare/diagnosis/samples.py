@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.judge import Evidence
+from compare.proof.draws import elsewhere
 from compare.proof.lift import Missing, Seen, Start, lift
-from compare.proof.program import Program, beside
+from compare.proof.pair import Pair
+from compare.proof.program import Program
 
 Nodes = dict[fx.Node, "Value"]
 
@@ -50,46 +51,27 @@ class Sample:
     reference: Nodes
 
 
-def samples(evidence: Evidence, wrong: Collection[str]) -> tuple[Sample, Sample]:
+def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
     """Return both programs at the inputs and beside them.
 
     The reference goes on from the by-hand values of `wrong`. Both sides are programs.
     """
-    assert isinstance(evidence.hand, Program)
-    assert isinstance(evidence.reference, Program)
-    moved = {name: elsewhere(name, value) for name, value in evidence.inputs.items()}
-    return _sample(evidence, evidence.inputs, False, wrong), _sample(evidence, moved, True, wrong)
-
-
-def elsewhere(name: str, tensor: Tensor) -> Tensor:
-    """Return other inputs of the same kind: floats moved a little, rows of 0 and 1 in other order.
-
-    A mask stays a mask then, and a class a class.
-    """
-    if (
-        tensor.is_floating_point()
-        and tensor.numel()
-        and bool(((tensor == 0) | (tensor == 1)).all())
-    ):
-        rows = max(tensor.ndim - 2, 0)
-        if tensor.ndim and tensor.shape[rows] > 1:
-            chance = torch.Generator().manual_seed(sum(name.encode()))
-            order = torch.randperm(tensor.shape[rows], generator=chance)
-            return tensor.index_select(rows, order.to(tensor.device))
-        return tensor.clone()
-    return beside(tensor)
+    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.reference, Program)
+    moved = {name: elsewhere(name, value) for name, value in pair.inputs.items()}
+    return _sample(pair, pair.inputs, False, wrong), _sample(pair, moved, True, wrong)
 
 
 def _sample(
-    evidence: Evidence, inputs: Mapping[str, Tensor], moved: bool, wrong: Collection[str]
+    pair: Pair, inputs: Mapping[str, Tensor], moved: bool, wrong: Collection[str]
 ) -> Sample:
     """Lift both programs; at `moved` inputs the by-hand side is given the reference's own."""
-    hand, reference = evidence.hand, evidence.reference
+    hand, reference = pair.hand, pair.reference
     assert isinstance(hand, Program)
     assert isinstance(reference, Program)
-    n = Balls(evidence.entries)
+    n = Balls(pair.entries)
     plain = lift(reference, n, inputs)
-    mine = _every(hand, n, *evidence.handed(plain, inputs if moved else None))
+    mine = _every(hand, n, *pair.handed(plain, inputs if moved else None))
     starts = {
         name: Start(mine[hand.outputs[name]].floats, mine[hand.outputs[name]].balls)
         for name in wrong

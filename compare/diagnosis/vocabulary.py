@@ -10,9 +10,9 @@ from torch import Tensor, fx
 from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.diagnosis.wording import SAME, words
 from compare.proof.balls import Balls
-from compare.proof.judge import Evidence
 from compare.proof.lift import cone
-from compare.proof.program import Program, operation
+from compare.proof.pair import Pair
+from compare.proof.program import Key, Program, ValueOf, operation
 
 MOST = 80  # values
 _NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
@@ -35,53 +35,53 @@ class Known:
         return f"{self.text} = {self.behind}" if self.behind else self.text
 
 
-def names_by_hand(evidence: Evidence) -> dict[fx.Node, str]:
+def names_by_hand(pair: Pair) -> dict[fx.Node, str]:
     """Return what the by-hand program's own values are called."""
-    assert isinstance(evidence.hand, Program)
-    return _names(evidence, evidence.hand)
+    assert isinstance(pair.hand, Program)
+    return _names(pair, pair.hand)
 
 
-def names_of_reference(evidence: Evidence) -> dict[fx.Node, str]:
+def names_of_reference(pair: Pair) -> dict[fx.Node, str]:
     """Return what the reference's values are called, as the by-hand side would call them."""
-    assert isinstance(evidence.reference, Program)
-    return _names(evidence, evidence.reference)
+    assert isinstance(pair.reference, Program)
+    return _names(pair, pair.reference)
 
 
-def _names(evidence: Evidence, program: Program) -> dict[fx.Node, str]:
-    values = {source: key for key, (_, source) in evidence.given.items() if source is not None}
+def _names(pair: Pair, program: Program) -> dict[fx.Node, str]:
+    values = {source: key for key, (_, source) in pair.given.items() if source is not None}
     found: dict[fx.Node, str] = {}
     for name, node in program.outputs.items():
-        found.setdefault(node, values.get(name) or called(evidence, name))
+        found.setdefault(node, values.get(name) or called(pair, name))
     nodes = (node for node in program.graph.nodes if node.op == "placeholder")
     return found | dict(zip(nodes, program.inputs, strict=True))
 
 
-def called(evidence: Evidence, name: str) -> str:
+def called(pair: Pair, name: Key) -> str:
     """Return what a quantity is called where its name may be an input's too."""
-    if name.startswith("the value of "):
-        return name.removeprefix("the value of ")
-    if evidence.gradients:
+    if isinstance(name, ValueOf):
+        return name.name
+    if pair.gradients:
         return name if name.split("[")[0] == "output" else f"d{name}"
-    return f"{name} after its update" if name in evidence.inputs else name
+    return f"{name} after its update" if name in pair.inputs else name
 
 
 def vocabulary(
-    evidence: Evidence, both: tuple[Sample, ...], name: str, below: tuple[set[fx.Node], ...]
+    pair: Pair, both: tuple[Sample, ...], name: str, below: tuple[set[fx.Node], ...]
 ) -> list[Known]:
     """Return every value that does not come from the quantity, each only once, simplest first.
 
     `below` are the nodes of the by-hand program and of the reference that do come from it. Of the
     reference only what leads to the quantity, or has a name, is of use.
     """
-    assert isinstance(evidence.hand, Program)
-    assert isinstance(evidence.reference, Program)
-    own = names_by_hand(evidence)
-    theirs = names_of_reference(evidence)
-    above = cone(evidence.reference, [name], ())
-    away = {n for n in evidence.reference.graph.nodes if n not in above and n not in theirs}
+    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.reference, Program)
+    own = names_by_hand(pair)
+    theirs = names_of_reference(pair)
+    above = cone(pair.reference, [name], ())
+    away = {n for n in pair.reference.graph.nodes if n not in above and n not in theirs}
     found = [
-        *_side(evidence.hand, [s.hand for s in both], own, below[0], own),
-        *_side(evidence.reference, [s.reference for s in both], theirs, below[1] | away, None),
+        *_side(pair.hand, [s.hand for s in both], own, below[0], own),
+        *_side(pair.reference, [s.reference for s in both], theirs, below[1] | away, None),
     ]
     kept: dict[bytes, Known] = {}
     for one in sorted(found, key=lambda k: (k.rank, len(k.text))):

@@ -6,20 +6,24 @@ those before it, which are the same formula still, not; so where there is one no
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import flint
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
+from compare.proof.bounds import Bound
 from compare.proof.formula import same_formula
 from compare.proof.lift import Lifted, Missing, Seen, lift
-from compare.proof.program import Program
+from compare.proof.program import Key, Program
+from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
+from compare.proof.sizes import Sizes
 
 
 class Formulas:
@@ -27,49 +31,71 @@ class Formulas:
 
     def __init__(self, subject: Subject, order: Sequence[str]) -> None:
         self.subject, self.order = subject, order  # of the quantities, as `check` has them
-        self.balls = Balls(subject.entries)
-        self.seen: Seen = {}
-        self._lifted(subject.hand, self.seen)
+        self.lifts: dict[Reading, tuple[Balls, Seen]] = {}
 
     @property
     def floats(self) -> dict[fx.Node, Any]:
         """What each operation of the pass gives."""
-        return {node: floats for node, (floats, _) in self.seen.items()}
+        _, seen = self._pass(AS_WRITTEN)
+        return {node: floats for node, (floats, _) in seen.items()}
 
     def same(self, mutant: Mutant) -> tuple[bool | None, str | None]:
         """Return whether a mutant is shown to be the same formula, and if not where it is not.
 
         None: a quantity could not be told before any was seen to be another formula.
         """
-        seen = {copy: self.seen[node] for copy, node in mutant.unchanged.items()}
         for name in self.order:
             own, node = self.subject.hand.outputs[name], mutant.program.outputs[name]
             if mutant.unchanged.get(node) is own:
                 continue
-            same = self._same(name, self._lifted(mutant.program, seen, [name])[name])
+            same = self._same(name, mutant, AS_WRITTEN)
+            if same is False and self._same(name, mutant, IN_ANY_WAY) is not False:
+                same = None  # it depends on how the numbers in the code are read
             if not same:
                 return same, name
         return True, None
 
-    def _lifted(
-        self, program: Program, seen: Seen, only: list[str] | None = None
-    ) -> dict[str, Lifted]:
-        given, numbers = self.subject.given, self.subject.given_numbers
-        return lift(program, self.balls, given, numbers, only=only, seen=seen)
+    def _pass(self, reading: Reading) -> tuple[Balls, Seen]:
+        """Return the pass itself lifted, every operation of it."""
+        if reading not in self.lifts:
+            seen: Seen = {}
+            n = Balls(self.subject.entries, reading)
+            self._lifted(self.subject.hand, n, seen)
+            self.lifts[reading] = n, seen
+        return self.lifts[reading]
 
-    def _same(self, name: str, mine: Lifted) -> bool | None:
+    def _lifted(
+        self, program: Program, n: Balls, seen: Seen, only: list[str] | None = None
+    ) -> dict[Key, Lifted]:
+        pair = self.subject.pair
+        _, numbers = pair.handed(pair.lifted_reference(n.reading).outputs)
+        return lift(program, n, self.subject.given, numbers, only=only, seen=seen)
+
+    def _same(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:
         """Compare one quantity as the judge does; None where it needs more than both formulas."""
-        before, _ = self.seen[self.subject.hand.outputs[name]]
+        n, every = self._pass(reading)
+        seen = {copy: every[node] for copy, node in mutant.unchanged.items()}
+        mine = self._lifted(mutant.program, n, seen, [name])[name]
+        before, _ = every[self.subject.hand.outputs[name]]
         if mismatch(mine.floats, before) is not None or bool(mine.floats.isnan().any()):
             return False
-        theirs = self.subject.lifted[name]
+        theirs = self.subject.pair.lifted_reference(reading).outputs[name]
         if isinstance(mine.numbers, Missing) or isinstance(theirs.numbers, Missing):
             return None
         finite = all(ball.is_finite() for ball in np.asarray(mine.numbers, dtype=object).ravel())
-        if not finite and not self.balls.skipped:
+        if not finite and not n.skipped:
             return None
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
             return same_formula(
-                mine.numbers, theirs.numbers, noise=lambda: self.subject.noise[name],
-                sampled=self.subject.entries is not None,
+                mine.numbers, theirs.numbers, mine.floats.dtype,
+                terms=lambda: self._terms[name], sampled=self.subject.entries is not None,
             ).same  # fmt: skip
+
+    @cached_property
+    def _terms(self) -> dict[Key, Tensor | None]:
+        """The largest terms that the reference adds up."""
+        found = lift(self.subject.reference, Sizes(), self.subject.pair.inputs)
+        return {
+            name: value.numbers.error if isinstance(value.numbers, Bound) else None
+            for name, value in found.items()
+        }

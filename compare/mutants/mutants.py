@@ -225,10 +225,12 @@ class _Trial:
 
     def _offer(self) -> None:
         """Keep the inputs that show the most of what survived."""
-        places = dict(self.others()) | {words: f for words, f, _ in self._reshaped or []}
-        for words, count in self.shown_by.most_common(1):
-            self.power.better = places[words].subject.everything()
-            self.power.better_words = f"{words}: {count} of {len(self.power.survivors)}"
+        reshaped = {words: formulas for words, formulas, _ in self._reshaped or []}
+        places = dict(self.others()) | reshaped
+        # of two that show as much the one of another shape hides less: no dimension of it is 1
+        words = max(self.shown_by, key=lambda words: (self.shown_by[words], words in reshaped))
+        self.power.better = places[words].subject.everything()
+        self.power.better_words = f"{words}: {self.shown_by[words]} of {len(self.power.survivors)}"
 
 
 def _judged(subject: Subject, program: Program) -> Report:

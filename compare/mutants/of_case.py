@@ -1,7 +1,8 @@
 """Mutants of a case's by-hand step."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from compare.checking import quantity
 from compare.mutants.mutate import evaluate, plain
 from compare.mutants.subjects import Named, Subject, double, read
 from compare.proof.bits import mismatch
-from compare.proof.judge import Evidence, judge
+from compare.proof.judge import judge
+from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.report import Report
 from compare.training.given import draw, dtype_named
@@ -57,16 +59,23 @@ class OfCase(Subject):
         report = Report("check", {}, steps=1)
         for name, value in values.items():
             report.quantities[name] = quantity(name, value, theirs[name])
-        evidence = Evidence(
-            hand=program, reference=self.reference, inputs=self.given,
-            given={name: (value, None) for name, value in self.given.items()},
-            manual=fitting, autograd={name: theirs[name] for name in fitting},
-            entries=self.entries,
-        )  # fmt: skip
-        proofs = judge(evidence, list(fitting), shared=self.lifted, brief=True)
+        pair = replace(
+            self.pair, hand=program, manual=fitting, autograd={n: theirs[n] for n in fitting}
+        )
+        proofs = judge(pair, list(fitting), brief=True)
         for name, proof in proofs.items():
             report.quantities[name].proof = proof
         return report
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The step as it stands beside autograd's."""
+        values = self.values(self.hand)
+        return Pair(
+            hand=self.hand, reference=self.reference, inputs=self.given,
+            given={name: (value, None) for name, value in self.given.items()},
+            manual=values, autograd=values, entries=self.entries,
+        )  # fmt: skip
 
     def autograd(self) -> Named:
         """Return autograd's step, from the weights on."""
@@ -105,9 +114,6 @@ class OfCase(Subject):
         l1, l2 = trainer.penalties
         syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
         return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
-
-    def _reference_inputs(self) -> Named:
-        return self.given
 
     def _values(self) -> Iterable[Any]:
         return self.given.values()

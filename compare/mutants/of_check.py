@@ -1,6 +1,7 @@
 """Mutants of anyone's backward pass."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from compare.backward import Backward
 from compare.checking import Check, Forward
 from compare.mutants.mutate import evaluate, plain
 from compare.mutants.subjects import Named, Subject, double, read
+from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.report import Report
 
@@ -44,9 +46,13 @@ class OfCheck(Subject):
 
     def judge(self, program: Program, values: Named) -> Report:
         """Judge a mutant as `check` would."""
-        return self.check.compared(
-            values, program, self.reference, self.entries, shared=self.lifted, brief=True
-        )
+        return self.check.compared(values, program, self.reference, self.entries, brief=True)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The pass as it stands beside its reference."""
+        values = self.values(self.hand)
+        return self.check.pair(values, values, self.hand, self.reference, self.entries)
 
     def autograd(self) -> Named:
         """Return autograd's own gradients, and the output where the pass gives one."""
@@ -111,21 +117,12 @@ class OfCheck(Subject):
             given, outputs = with_grads(leaves, grads)
             found = evaluate(program, given, double)
             # one that takes the loss's own gradient for 1 is the factor of whatever stands above
-            above = grads[0] if "grad_output" not in self.backward.asked and not own else None
+            above = grads[0] if self.backward.ones and not own else None
             if above is not None and not outputs[0].ndim:
                 found = {name: value * above for name, value in found.items()}
             return [found.get(label) for label in forward.leaves]
 
         return {k: self.inputs[k].detach() for k in forward.leaves}, run, back
-
-    def _reference_inputs(self) -> Named:
-        return tensors(self.forward.given)
-
-    @property
-    def given_numbers(self) -> dict[str, Any]:
-        """The named values and outputs of forward, lifted."""
-        keys = {name: self.forward.counterpart(name) for name in self.given}
-        return {n: self.lifted[key].numbers for n, key in keys.items() if key in self.lifted}
 
     def _values(self) -> Iterable[Any]:
         return [*self.forward.inputs.values(), *self.forward.values.values()]

@@ -15,10 +15,8 @@ from torch import Tensor
 from compare.arguments import how_much
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate
-from compare.proof.judge import lifted
-from compare.proof.lift import Lifted
+from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, trace
-from compare.proof.rounding import noise
 from compare.report import Report
 
 Named = dict[str, Tensor]
@@ -85,19 +83,9 @@ class Subject(ABC):
         return self.at(_cast(self.inputs, dtype))
 
     @cached_property
-    def lifted(self) -> dict[str, Lifted]:
-        """The reference lifted from the inputs on: the same for every mutant."""
-        return lifted(self.reference, self._reference_inputs(), self.entries)
-
-    @cached_property
-    def noise(self) -> dict[str, Tensor | None]:
-        """How wide the reference's balls may be, where its values are 0."""
-        return noise(self.reference, self._reference_inputs())
-
-    @property
-    def given_numbers(self) -> dict[str, Any]:
-        """What is given of the forward pass, lifted: not just its floats."""
-        return {}
+    @abstractmethod
+    def pair(self) -> Pair:
+        """The pass as it stands beside its reference; a mutant is another by-hand side of it."""
 
     @cached_property
     def entries(self) -> int | None:
@@ -113,9 +101,6 @@ class Subject(ABC):
     @abstractmethod
     def _values(self) -> Iterable[Any]:
         """Return whatever counts for how much is lifted."""
-
-    @abstractmethod
-    def _reference_inputs(self) -> Named: ...
 
 
 def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

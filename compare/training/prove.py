@@ -9,8 +9,9 @@ from torch import Tensor
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
-from compare.proof.judge import Evidence, judge
+from compare.proof.judge import judge
 from compare.proof.lift import Missing, Start, cone, lift
+from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, text_of, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import ROUNDING, WRONG, Proof
@@ -41,12 +42,12 @@ class Prover:
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
         """Return the full proof for one step of one network, its tensors (1, ...)."""
-        evidence = self._evidence(given, manual, autograd)
-        proofs = judge(evidence, list(manual))
+        pair = self._pair(given, manual, autograd)
+        proofs = judge(pair, list(manual))
         if not self.remedies:
             return proofs
-        proofs = diagnose(evidence, proofs, known=self.diagnosed[WRONG])
-        proofs = rewritten(evidence, proofs, self.diagnosed[ROUNDING])
+        proofs = diagnose(pair, proofs, known=self.diagnosed[WRONG])
+        proofs = rewritten(pair, proofs, self.diagnosed[ROUNDING])
         for name, proof in proofs.items():
             if proof.verdict in self.diagnosed:
                 self.diagnosed[proof.verdict].add(name)
@@ -55,11 +56,11 @@ class Prover:
     def misshapen(self, given: Named, names: Collection[str]) -> dict[str, Proof]:
         """Return what would give quantities of another shape the right one, and right values."""
         one = {name: value[:1].clone() for name, value in given.items()}
-        return diagnose(self._evidence(one, {}, {}), {}, names)
+        return diagnose(self._pair(one, {}, {}), {}, names)
 
-    def _evidence(self, given: Named, manual: Named, autograd: Named) -> Evidence:
+    def _pair(self, given: Named, manual: Named, autograd: Named) -> Pair:
         hand, reference = self._programs(given)
-        return Evidence(
+        return Pair(
             hand=hand,
             reference=reference,
             inputs=given,
@@ -69,15 +70,15 @@ class Prover:
             entries=self.entries,
             numbers=self.numbers,
             networks=True,
-            again=self._again if self.judged else None,
+            maker=self._at if self.judged else None,
         )
 
-    def _again(self, inputs: Mapping[str, Tensor]) -> tuple[Named, Named, Named]:
-        """Return a step at other inputs: what it is given, by hand, autograd going on from it."""
+    def _at(self, inputs: Mapping[str, Tensor]) -> Pair:
+        """Return a step at other inputs: by hand, and autograd going on from it."""
         assert self.judged is not None
         given = dict(inputs)
         manual = self.hand(**{name: value.clone() for name, value in given.items()})
-        return given, manual, self.judged(manual, **given)
+        return self._pair(given, manual, self.judged(manual, **given))
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each quantity, those that are computed from it by hand."""

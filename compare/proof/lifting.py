@@ -1,0 +1,159 @@
+"""Both sides of a pair lifted, in whatever reading of the code's numbers, each only once.
+
+From the inputs on, to ask whether the two are the same formula; and from the by-hand floats, one
+named quantity to the next, to ask how far a float run may be off.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flint
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from compare.proof.balls import PRECISION, Balls
+from compare.proof.bounds import Bound, Bounds
+from compare.proof.formula import pairs
+from compare.proof.lift import Lifted, Start, lift
+from compare.proof.pair import Lift, Pair
+from compare.proof.program import Key, Opaque
+from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
+from compare.proof.rounding import Side, bounds_for
+from compare.proof.sizes import Sizes
+from compare.proof.tables import tables
+
+_Program = Any  # Program or Opaque
+
+
+class Lifting:
+    """A pair's two programs lifted."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.lifts: dict[tuple[Any, ...], Lift] = {}
+        self.sides: dict[tuple[bool, Reading], dict[Key, Side]] = {}
+
+    # -- from the inputs on
+
+    def both(
+        self, name: str, reading: Reading, precision: int, wrong: frozenset[str]
+    ) -> tuple[Any, Any]:
+        """Return a quantity by hand and of the reference, which goes on from what is `wrong`."""
+        mine = self.hand(reading, precision).outputs[name].numbers
+        return mine, self.reference(reading, precision, wrong).outputs[name].numbers
+
+    def hand(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
+        """Return the by-hand side; what it is given of the forward pass is lifted too."""
+        key = "by hand", reading, precision
+        if key not in self.lifts:
+            given = self.reference(reading, precision).outputs
+            n = Balls(self.pair.entries, reading, precision)
+            instead = self.tables(self.pair.hand, reading, precision)
+            found = Lift.of(self.pair.hand, n, *self.pair.handed(given), instead=instead)
+            self.lifts[key] = found
+        return self.lifts[key]
+
+    def reference(
+        self,
+        reading: Reading = AS_WRITTEN,
+        precision: int = PRECISION,
+        wrong: frozenset[str] = frozenset(),
+    ) -> Lift:
+        """Return the reference, going on from the by-hand values of what is `wrong`."""
+        key = "reference", reading, precision, wrong
+        if key not in self.lifts:
+            how: dict[str, Any] = {}
+            if wrong:
+                own = self.hand(reading, precision).outputs
+                how["starts"] = {n: Start(self.pair.manual[n], own[n].numbers) for n in wrong}
+            if reading.tables:
+                how["instead"] = self.tables(self.pair.reference, reading, precision)
+            self.lifts[key] = self.pair.lifted_reference(reading, precision, **how)
+        return self.lifts[key]
+
+    @property
+    def literals(self) -> set[Literal]:
+        """The numbers in the code of both sides."""
+        return self.hand().n.literals | self.reference().n.literals
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether a side holds a tensor that the other works out."""
+        way = Reading(tables=True)
+        return any(self.tables(s, way, PRECISION) for s in (self.pair.hand, self.pair.reference))
+
+    def tables(
+        self, side: _Program, reading: Reading, precision: int = PRECISION
+    ) -> dict[fx.Node, Any]:
+        """Return what a side's tables stand for; in ANY reading also what they hold."""
+        if not reading.tables:
+            return {}
+        other = self.pair.reference if side is self.pair.hand else self.pair.hand
+        with flint.ctx.workprec(precision):
+            found = tables(side, other, Balls(None, reading, precision))
+            if reading != IN_ANY_WAY:
+                return found
+            held = {
+                node: Balls().exact(_floats(node)).reshape(n.shape) for node, n in found.items()
+            }
+            union = np.frompyfunc(lambda a, b: a.union(b), 2, 1)
+            return {node: union(numbers, held[node]) for node, numbers in found.items()}
+
+    # -- from the by-hand floats on
+
+    def side(self, side: _Program, reading: Reading) -> dict[Key, Side]:
+        """Return each quantity of a side, exact and with its bound."""
+        key = side is self.pair.hand, reading
+        if key not in self.sides:
+            exact = self.local(side, Balls(self.pair.entries, reading), reading)
+            bound = self.local(side, bounds_for(side, self._takes(side).values()), reading)
+            self.sides[key] = {n: Side(exact[n].numbers, bound[n].numbers) for n in exact}
+        return self.sides[key]
+
+    def terms(self, name: str) -> Tensor | None:
+        """Return the largest terms that either side adds up to a quantity, None where unknown."""
+        sides = self.pair.hand, self.pair.reference
+        found = [self.local(side, Sizes()).get(name) for side in sides]
+        sizes = [one.numbers.error for one in found if one and isinstance(one.numbers, Bound)]
+        return torch.maximum(*sizes) if len(sizes) == 2 else None
+
+    def local(
+        self, side: _Program, n: Balls | Bounds, reading: Reading = AS_WRITTEN
+    ) -> Mapping[Key, Lifted]:
+        """Lift a side, each quantity going on from the by-hand floats of those above it."""
+        if isinstance(side, Opaque):
+            return {}
+        forward: dict[Key, Tensor] = {}
+        if side is not self.pair.hand:
+            forward = {key: value for value, key in self.pair.given.values() if key is not None}
+        replaced = {k: self.pair.manual[k] for k in self.pair.went_on_from(self.pair.manual)}
+        starts = {k: Start(v, n.exact(v)) for k, v in (forward | replaced).items()}
+        instead = self.tables(side, reading)
+        if isinstance(n, Bounds):  # a table is as far off as it was rounded
+            instead = {node: _off(n, node, numbers) for node, numbers in instead.items()}
+        return lift(side, n, self._takes(side), starts=starts, instead=instead)
+
+    def _takes(self, side: _Program) -> Mapping[str, Tensor]:
+        return self.pair.floats if side is self.pair.hand else self.pair.inputs
+
+
+def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:
+    """Return the floats of a table, with their distance from the numbers they stand for."""
+    held = _floats(node).double().cpu()
+    return Bound(n, held, torch.from_numpy(pairs(_distance, numbers, held.numpy())))
+
+
+def _distance(ball: Any, x: float) -> Any:
+    return abs(ball - x).upper()
+
+
+def _floats(node: fx.Node) -> Tensor:
+    """Return the floats of a tensor that depends on no input."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), _floats)
+    if node.op == "get_attr":
+        held: Tensor = node.meta["val"]
+        return held
+    assert callable(node.target)
+    made: Tensor = node.target(*args, **kwargs)
+    return made

@@ -1,0 +1,100 @@
+"""A by-hand pass and its reference at some inputs: what everything else asks about.
+
+A check of someone's own function, a step of a run, a line of practice and what mutants are made of
+are ways to make one. It can make itself again at other inputs.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from compare.proof.balls import PRECISION, Balls
+from compare.proof.lift import Lifted, lift
+from compare.proof.program import Key, Opaque, Program
+from compare.proof.readings import AS_WRITTEN, Reading
+
+Maker = Callable[[Mapping[str, Tensor]], "Pair"]
+
+
+@dataclass
+class Pair:
+    """Both sides' programs, what each of them takes, and what each gave.
+
+    A quantity has one name on both sides: a plain one is a gradient (or, of a run, whatever the
+    step calls so), an intermediate's value is a `ValueOf`. `given` names, for each input of the
+    by-hand program, its floats and the reference's output of the same value, None where it is an
+    input of the reference too.
+    """
+
+    hand: Program | Opaque
+    reference: Program | Opaque
+    inputs: Mapping[str, Tensor]
+    given: Mapping[str, tuple[Tensor, Key | None]]
+    manual: Mapping[str, Tensor]
+    autograd: Mapping[str, Tensor]
+    entries: int | None = None  # how many of a large product to lift, None for all
+    # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
+    replaced: Collection[str] | None = None
+    networks: bool = False  # whether the first dimension counts networks, of which there is one
+    gradients: bool = False  # whether the quantities are the gradients at the inputs they name
+    numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
+    maker: Maker | None = None  # makes it again at other inputs
+    # The reference lifted from its inputs on, by reading and precision: of many by-hand sides at
+    # the same inputs, a pass and its mutants, it is the same one.
+    shared: dict[tuple[Reading, int], "Lift"] = field(default_factory=dict, repr=False)
+
+    def at(self, inputs: Mapping[str, Tensor]) -> "Pair":
+        """Return the same pass and reference at other inputs of the reference, both run there."""
+        assert self.maker is not None, "nobody said how to make it again"
+        return self.maker(inputs)
+
+    def went_on_from(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the quantities in whose place autograd had the by-hand values."""
+        return frozenset(names if self.replaced is None else {*names} & {*self.replaced})
+
+    @property
+    def floats(self) -> dict[str, Tensor]:
+        """What the by-hand program is given, in floats."""
+        return {name: value for name, (value, _) in self.given.items()}
+
+    def handed(
+        self, reference: Mapping[Key, Lifted], inputs: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what the by-hand program is given, in floats and what of it is lifted.
+
+        What comes from the forward pass is the `reference`'s, with `inputs` in floats too: those
+        are other ones.
+        """
+        keys = {name: key for name, (_, key) in self.given.items() if key is not None}
+        lifted = {name: reference[key].numbers for name, key in keys.items() if key in reference}
+        if inputs is None:
+            return self.floats, lifted
+        floats = {n: reference[keys[n]].floats if n in keys else inputs[n] for n in self.given}
+        return floats, lifted
+
+    def lifted_reference(
+        self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **how: Any
+    ) -> "Lift":
+        """Return the reference lifted from its inputs; `how` as `lift` has it is for one pass."""
+        key = reading, precision
+        if key not in self.shared or how:
+            found = Lift.of(self.reference, Balls(self.entries, *key), self.inputs, **how)
+            if how:
+                return found
+            self.shared[key] = found
+        return self.shared[key]
+
+
+@dataclass(frozen=True)
+class Lift:
+    """A program lifted: its outputs, nothing where it cannot be read, and the arithmetic."""
+
+    n: Balls
+    outputs: Mapping[Key, Lifted]
+
+    @classmethod
+    def of(cls, program: Program | Opaque, n: Balls, *given: Any, **how: Any) -> "Lift":
+        """Lift a program."""
+        return cls(n, {} if isinstance(program, Opaque) else lift(program, n, *given, **how))
