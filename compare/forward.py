@@ -154,21 +154,30 @@ class ForwardPass:
         fresh = self.fresh(self.inputs)
         outputs, named = self._run(fresh)
         found: dict[str, Tensor] = {}
+        replaced = {label: manual[label] for label in named if label in manual}
 
+        # The graph holds its hooks, out of sight of Python's collector: a hook that held a tensor
+        # of the graph would keep all of it for ever.
         def note(label: str, gradient: Tensor) -> Tensor | None:
             found[label] = gradient.detach().clone()
-            mine = manual.get(label) if label in named else None
+            mine = replaced.get(label)
             fits = mine is not None and mismatch(mine, gradient) is None
             return mine.clone() if fits and mine is not None else None
 
-        judged = {label: tensor for label, tensor in named.items() if label in manual}
+        judged = {label: named[label] for label in replaced}
         judged |= {label: fresh[label] for label in self.leaves}
-        for label, tensor in judged.items():
-            if tensor.requires_grad:
-                tensor.register_hook(partial(note, label))
-        gradients = torch.autograd.grad(
-            outputs, [fresh[label] for label in self.leaves], self.grads, allow_unused=True
-        )
+        hooks = [
+            tensor.register_hook(partial(note, label))
+            for label, tensor in judged.items()
+            if tensor.requires_grad
+        ]
+        try:
+            gradients = torch.autograd.grad(
+                outputs, [fresh[label] for label in self.leaves], self.grads, allow_unused=True
+            )
+        finally:  # the user's own code may hold on to the graph, and run it again
+            for hook in hooks:
+                hook.remove()
         for label, gradient in zip(self.leaves, gradients, strict=True):
             found.setdefault(
                 label, torch.zeros_like(fresh[label]) if gradient is None else gradient

@@ -1,0 +1,172 @@
+"""Nothing of a check, nor of a run, is kept once it is over: not a tensor, not a piece of a graph.
+
+Autograd's graph lies out of sight of Python's collector, so a cycle through it is never freed.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import compare
+from compare.cases import CASES
+
+
+class Saved:
+    """A tensor that the graph has saved for its way back; it lives as long as that node does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class Watch:
+    """Wraps forwards so that what their graphs save is known, and counts what is still alive."""
+
+    def __init__(self) -> None:
+        self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
+        self.seen = 0
+
+    def on(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the forward, watched."""
+
+        def watched(x: Tensor) -> Tensor:
+            with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor):
+                return forward(x)
+
+        return watched
+
+    def pack(self, tensor: Tensor) -> Saved:
+        """Take what a node of the graph is to save."""
+        kept = Saved(tensor.detach())
+        self.saved.add(kept)
+        self.seen += 1
+        return kept
+
+
+def tensors() -> int:
+    """Return how many tensors Python knows of, once it has thrown away what it can."""
+    gc.collect()
+    return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
+
+
+def plain(x: Tensor) -> Tensor:
+    return torch.tanh(x).exp().sum()
+
+
+def named(x: Tensor) -> Tensor:
+    return compare.name(compare.name(torch.tanh(x), "z").exp(), "e").sum()
+
+
+def through_a_fault(x: Tensor) -> Tensor:
+    """Autograd's own way back ends in an exception of the user's code."""
+    z = compare.name(torch.tanh(x), "z")
+    return Faulty.apply(z).sum()
+
+
+class Faulty(torch.autograd.Function):
+    """exp, with a way back that raises."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        """Return exp(z)."""
+        return z.exp()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Raise an exception."""
+        raise ZeroDivisionError("theirs")
+
+
+class Whole(torch.autograd.Function):
+    """`plain`, with its way back by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the sum of exp(tanh(x))."""
+        ctx.save_for_backward(x)
+        return torch.tanh(x).exp().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Return the gradient at x."""
+        (x,) = ctx.saved_tensors
+        z = torch.tanh(x)
+        return grads[0] * z.exp() * (1 - z * z)
+
+
+def by_hand(x: Tensor) -> dict[str, Tensor]:
+    z = torch.tanh(x)
+    return {"x": z.exp() * (1 - z * z)}
+
+
+def each(z: Tensor, e: Tensor) -> dict[str, Tensor]:
+    return {"e": torch.ones_like(e), "z": z.exp(), "x": z.exp() * (1 - z * z)}
+
+
+def rounded(z: Tensor, e: Tensor) -> dict[str, Tensor]:
+    return {"e": torch.ones_like(e), "z": z.exp(), "x": z.exp() * (1 - z) * (1 + z)}
+
+
+def wrong(z: Tensor, e: Tensor) -> dict[str, Tensor]:
+    return {"e": torch.ones_like(e), "z": 2 * z.exp(), "x": z.exp() * (1 - z)}
+
+
+def raising(z: Tensor) -> dict[str, Tensor]:
+    raise ZeroDivisionError("mine")
+
+
+@pytest.mark.parametrize(
+    ("backward", "forward", "verdict"),
+    [
+        (by_hand, plain, "ROUNDING"),
+        (by_hand, named, "ROUNDING"),
+        (each, named, "ROUNDING"),
+        (rounded, named, "ROUNDING"),
+        (wrong, named, "WRONG"),
+        (Whole, plain, "ROUNDING"),
+        (Whole, named, "ROUNDING"),
+        (raising, named, None),
+        (lambda z: {"z": z.exp(), "x": z}, through_a_fault, None),
+    ],
+    ids=["plain", "unnamed by hand", "named", "rounding", "wrong", "Function", "Function and names",
+         "exception by hand", "exception in autograd"],
+)  # fmt: skip
+def test_checks_leave_nothing_behind(
+    backward: Any, forward: Callable[[Tensor], Tensor], verdict: str | None
+) -> None:
+    """After the first of many checks the number of tensors stays, and their graphs are gone."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
+    watch = Watch()
+
+    def check() -> None:
+        try:
+            found = compare.check(backward, watch.on(forward), {"x": x}).verdict
+        except ZeroDivisionError:
+            assert verdict is None
+        else:
+            assert found in (verdict, "EXACT" if verdict == "ROUNDING" else verdict)
+
+    check()  # what is made once and kept, such as tables
+    before = tensors()
+    for _ in range(4):
+        check()
+    assert tensors() <= before
+    assert watch.seen > 0
+    assert not watch.saved
+
+
+def test_runs_leave_nothing_behind() -> None:
+    """Nor does a run, whose reference has hooks on every layer."""
+
+    def run() -> None:
+        compare.run(CASES["dropout"], steps=6)
+
+    run()
+    before = tensors()
+    for _ in range(2):
+        run()
+    assert tensors() <= before
