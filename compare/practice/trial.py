@@ -101,7 +101,7 @@ class _Trial:
             )  # fmt: skip
         with silence():
             proofs = self.provers[stop].proof(given, ours, {name: theirs[name] for name in ours})
-        for hand, _ in self.provers[stop].programs.values():
+        for hand in self.provers[stop].by_hand():
             if isinstance(hand, Opaque):
                 self.why_numbers = str(hand)
         for ref, proof in proofs.items():

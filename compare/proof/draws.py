@@ -40,6 +40,15 @@ def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     return (tensor.detach().double() + scale * (noise + 0.25) * share).to(tensor.dtype)
 
 
+def hardly_beside(name: str, tensor: Tensor) -> Tensor:
+    """Return another input so close by that few branches go elsewhere: next floats, or 2^-20 off."""
+    far = beside(name, tensor)
+    if not tensor.is_floating_point():
+        return far
+    near = tensor + (far - tensor) * 2.0**-14
+    return torch.where(near == tensor, torch.nextafter(tensor, far), near)
+
+
 def elsewhere(name: str, tensor: Tensor) -> Tensor:
     """Return another input of the same kind: floats moved a little, rows of 0 and 1 shuffled.
 

@@ -143,16 +143,17 @@ class Judging:
     ) -> Iterator[tuple[list[int], Named]]:
         """Yield the steps in groups that one program serves, and what each group is given.
 
-        Where the number of the step matters to what is unequal, each such step is one by itself.
+        Each unequal step is one by itself where the number of the step matters to what is unequal,
+        or where a side may go another way at other numbers.
         """
-        steps = list(range(len(before)))
-        if len({whole_numbers(given) for given in before}) == 1:
-            yield steps, part.batched(stacked(before))
-        elif given := self.prover.timeless(part.batched(stacked(before)), unequal, ours):
-            yield steps, given
-        else:
-            for k in unequal_steps(ours, theirs, part.networks):
-                yield [k], part.batched(stacked([before[k]]))
+        together: Named | None = part.batched(stacked(before))
+        if len({whole_numbers(given) for given in before}) > 1:
+            together = self.prover.timeless(part.batched(stacked(before)), unequal, ours)
+        if together is not None and not self.prover.branches(together):
+            yield list(range(len(before))), together
+            return
+        for k in unequal_steps(ours, theirs, part.networks):
+            yield [k], part.batched(stacked([before[k]]))
 
     def _judge_sums(self, ours: Named, theirs: Named, found: dict[str, Difference]) -> None:
         """Bound how far two sums over ranks of the same parts may be apart; all ranks do it."""

@@ -12,16 +12,22 @@ from compare.proof.bounds import Bound
 from compare.proof.judge import judge
 from compare.proof.lift import Missing, Start, cone, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, text_of, trace
+from compare.proof.program import Opaque, Program, recorded, text_of, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import ROUNDING, WRONG, Proof
+from compare.training.branches import branches
 from compare.training.sides import Named, Step
 
 _Read = Program | Opaque
 
+KEPT = 100  # programs at a time: a step with numbers of its own each time has as many as steps
+
 
 class Prover:
-    """Both sides of a run as programs, each read once for every size of batch.
+    """Both sides of a run as programs, each as it is at the step that is proved.
+
+    A step is recorded wherever it is looked at, and read as a program where its operations or
+    constants are not those of one that was read before: it may take another way at other numbers.
 
     `off` says why nothing is lifted, `entries` how much of large products is; with `remedies` it
     looks for what would make a quantity right, the `numbers` of the question, by name, among it;
@@ -35,7 +41,8 @@ class Prover:
     ) -> None:  # fmt: skip
         self.hand, self.reference = hand, reference
         self.off, self.entries = off, entries
-        self.programs: dict[tuple[object, ...], tuple[_Read, _Read]] = {}
+        # by the side, the size of the batch and the operations with their constants
+        self.programs: dict[tuple[str, int, tuple[str, ...] | None], _Read] = {}
         self.remedies, self.numbers, self.judged = remedies, dict(numbers or {}), judged
         # What a search was made for, by verdict: once, where it is first seen so.
         self.diagnosed: dict[str, set[str]] = {WRONG: set(), ROUNDING: set()}
@@ -82,8 +89,21 @@ class Prover:
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each quantity, those that are computed from it by hand."""
-        programs = (hand for hand, _ in self.programs.values() if isinstance(hand, Program))
+        programs = (hand for hand in self.by_hand() if isinstance(hand, Program))
         return next((program.follows() for program in programs), {})
+
+    def by_hand(self) -> list[_Read]:
+        """Return what the by-hand side was read as, at the steps looked at so far."""
+        return [read for (side, *_), read in self.programs.items() if side == "by hand"]
+
+    def branches(self, given: Named) -> bool:
+        """Whether some steps, side by side, may each go a way of its own.
+
+        Then none of them can stand for the others. Nothing is said of what cannot be read.
+        """
+        if self.off or not any(branches(side, given) for side in (self.hand, self.reference)):
+            return False
+        return all(isinstance(program, Program) for program in self._programs(given))
 
     def shares(
         self, names: list[str], given: Named, manual: Named, autograd: Named
@@ -132,13 +152,22 @@ class Prover:
         return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
 
     def _programs(self, given: Named) -> tuple[_Read, _Read]:
-        """Return both programs for tensors of this size; whole numbers may be read into them."""
-        key = (len(given["X"]), *whole_numbers(given))
-        if key not in self.programs:
-            self.programs[key] = (
-                self.off or _read(self.hand, given),
-                self.off or _read(self.reference, given),
-            )
+        """Return both programs as they are at what is given."""
+        return (
+            self._program("by hand", self.hand, given),
+            self._program("autograd", self.reference, given),
+        )
+
+    def _program(self, side: str, function: Step, given: Named) -> _Read:
+        """Return a side's program: one read before where it still is the same."""
+        if self.off:
+            return self.off
+        texts = recorded(function, given)
+        key = side, len(given["X"]), texts
+        if texts is None or key not in self.programs:
+            while len(self.programs) >= KEPT:
+                del self.programs[next(iter(self.programs))]
+            self.programs[key] = _read(function, given)
         return self.programs[key]
 
 
