@@ -1,4 +1,7 @@
-"""Programs and inputs drawn by chance: no float run ever leaves the bound of its truth."""
+"""Programs and inputs drawn by chance: no float run ever leaves the bound of its truth.
+
+Nor is a bound wider than a textbook has it: a wide one would let anything pass.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 import flint
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from compare.proof import lift as lifting
 from compare.proof.balls import Balls
+from compare.proof.bounds import Bounds
 from compare.proof.lift import Lifted, lift
 from compare.proof.program import trace
 from tests.lifted import DTYPES, Ways, three_ways
@@ -156,3 +161,47 @@ def test_balls_hold_what_more_digits_show(program: tuple) -> None:  # type: igno
                 assert ball.overlaps(better)
                 # no wider either, but for the radius of constants, which no digits make smaller
                 assert not better.is_finite() or better.rad() <= ball.rad() * 2 + flint.arb("1e-90")
+
+
+# Of the rounding unit, times the operation's result at the sizes of its inputs: sums of 4 terms.
+WIDEST: list[tuple[str, Callable[..., Tensor], float]] = [
+    ("add", torch.add, 1),
+    ("subtract", torch.sub, 1),
+    ("multiply", torch.mul, 1),
+    ("divide", torch.div, 1),
+    ("exp", lambda x, y: x.exp(), 8),
+    ("sigmoid", lambda x, y: x.sigmoid(), 8),
+    ("sqrt", lambda x, y: x.abs().sqrt(), 8.5),
+    ("cube", lambda x, y: x**3, 8),
+    ("sum", lambda x, y: x.sum(1), 4 + 2),
+    ("running sum", lambda x, y: x.cumsum(1), 4 + 1),
+    ("product", lambda x, y: x.prod(1), 4 * 4 + 1),
+    ("running product", lambda x, y: x.cumprod(1), 4 * 4 + 1),
+    ("matrices", lambda x, y: x @ y.mT, 4 + 2),
+    ("index_add", lambda x, y: x.index_add(0, torch.tensor([0, 0, 2]), y), 2 * (2 + 1) + 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("function", "units"), [row[1:] for row in WIDEST], ids=[row[0] for row in WIDEST]
+)
+def test_a_bound_is_no_wider_than_it_need_be(
+    function: Callable[..., Tensor], units: float, dtype: torch.dtype
+) -> None:
+    """Of one operation at inputs of usual size; half precision's sums may be held in it."""
+    chance = torch.Generator().manual_seed(5)
+    inputs = {
+        name: (torch.rand(ROWS, COLUMNS, generator=chance) + 0.5).to(dtype) * sign
+        for name, sign in (("x", 1), ("y", -1))
+    }
+    program = trace(lambda x, y: {"out": function(x, y)}, inputs)
+    found = lift(program, Bounds(), inputs)["out"].numbers
+    sizes = {name: value.double().abs() for name, value in inputs.items()}
+    if function is torch.sub:
+        sizes["y"] *= -1
+    size = function(*sizes.values())
+    # beside the rounding of the result: second orders, and what underflow takes
+    widest = (units + 0.1) * torch.finfo(dtype).eps / 2 * size + torch.finfo(dtype).smallest_normal
+    assert (found.error <= widest).all(), float((found.error / widest).max())
+    assert (found.error > 0).all()

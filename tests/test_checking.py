@@ -82,6 +82,16 @@ def test_the_first_wrong_line_is_named_and_only_it(dtype: torch.dtype) -> None:
     assert report.to_dict()["first_wrong"] == "z1"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autograd_goes_on_from_the_value_by_hand(dtype: torch.dtype) -> None:
+    """From a wrong gradient on it is given that one, so what follows has its very bits."""
+    found = compare.check(wrong, forward, inputs(dtype)).quantities
+    assert found["z1"].equal < found["z1"].total
+    for label in ("X", "w1"):
+        assert found[label].equal == found[label].total, label
+        assert found[label].verdict == "EXACT"
+
+
 def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import compare\nfrom tests.test_checking import forward, inputs, wrong\n\n"

@@ -1,0 +1,208 @@
+"""Each of the judge's own refusals, at a pass that nothing but this refusal stops.
+
+A kernel that is off by more than it may be is planted by a dispatch mode: the program reads like
+any other, and its numbers are those of a bad kernel. Both sides then have the same formula.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import compare
+from compare.proof.balls import _some
+from compare.proof.verdict import Proof
+from compare.report import Report
+
+
+class Off(TorchDispatchMode):
+    """Has one kernel give something else; `change` is given its result and its arguments."""
+
+    def __init__(self, kernel: str, change: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.kernel, self.change = kernel, change
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        return self.change(found, *args) if func.__name__ == self.kernel else found
+
+
+def units(count: float, dtype: torch.dtype) -> float:
+    """Return so many half ulps of 1."""
+    return count * torch.finfo(dtype).eps / 2
+
+
+def drawn(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return numbers from 0.5 to 1.5."""
+    chance = torch.Generator().manual_seed(seed)
+    return (torch.rand(*shape, generator=chance, dtype=torch.float64) + 0.5).to(dtype)
+
+
+def proof_of(report: Report, name: str = "x") -> Proof:
+    """Return the proof of one quantity."""
+    found = report.quantities[name].proof
+    assert found is not None
+    return found
+
+
+def by_exp(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (grad_output * torch.exp(x),)
+
+
+def expm1(x: Tensor) -> Tensor:
+    """Go back through its own result plus 1: exp is called on the by-hand side alone."""
+    return torch.expm1(x)
+
+
+def _exp_check(kernel: str, off: float, dtype: torch.dtype) -> Report:
+    with Off(kernel, lambda found, *_: found * (1 + units(off, dtype))):
+        return compare.check(by_exp, expm1, (drawn(40, dtype=dtype),))
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_by_hand_outside_the_bound_of_its_own_operations_is_wrong(dtype: torch.dtype) -> None:
+    """The kernel may be 8 half ulps off, and the product 1: at twice that it is refused."""
+    assert _exp_check("exp.default", 4, dtype).ok
+    report = _exp_check("exp.default", 18, dtype)
+    assert report.verdict == "WRONG", str(report)
+    proof = proof_of(report)
+    assert proof.text.startswith("the same real number to")
+    assert "times further from it than its own operations can round" in proof.text
+    assert proof.share is not None
+    assert 1 < proof.share < 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autograd_outside_the_bound_of_its_own_operations_decides_nothing(
+    dtype: torch.dtype,
+) -> None:
+    """The kernel is at fault, or the bound is: that shows nothing of the by-hand side."""
+    assert _exp_check("expm1.default", 4, dtype).ok
+    report = _exp_check("expm1.default", 24, dtype)
+    assert report.verdict == "UNDECIDED", str(report)
+    proof = proof_of(report)
+    assert "times outside the bound of its own operations" in proof.text
+    assert "autograd's kernel is" in proof.text
+    assert proof.share is not None
+    assert 1 < proof.share < 3
+
+
+def _loose(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    far = 2.0**220  # more than the digits of the exact values reach
+    return (grad_output * torch.exp((x + far) - far),)
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1.0, "UNDECIDED"), (1e-30, "EXACT")])
+def test_an_exact_value_that_is_not_known_shows_no_formula(size: float, verdict: str) -> None:
+    """Though two numbers known to within anything are not shown to differ; nor where bits agree."""
+    report = compare.check(_loose, lambda x: torch.exp(x), (drawn(3, 4) * size,))
+    assert report.verdict == verdict, str(report)
+    proof = proof_of(report)
+    assert not proof.lifted
+    assert "known too loosely to compare" in proof.text
+
+
+def test_a_bound_that_is_not_finite_is_no_pass() -> None:
+    """The divisor may be 0 for all that its own rounding says, and is not."""
+    whole = torch.arange(1.0, 30)
+
+    def divided(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        for _ in range(8):  # each time half of 1 may get lost
+            x = (x + 2.0**23) - 2.0**23
+        return (grad_output * (1 / x),)
+
+    report = compare.check(divided, lambda x: torch.log(x), (whole,))
+    assert report.quantities["x"].equal < 29
+    assert report.verdict == "UNDECIDED", str(report)
+    assert proof_of(report).text.endswith("; the bound on its rounding is not finite")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_sum_in_half_precision_may_not_be_off_by_50_units_of_its_terms(
+    dtype: torch.dtype,
+) -> None:
+    """Up to 1.5 units were measured where partial sums are held in it, and 4 are allowed."""
+
+    def summed(w: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        return ((grad_output[:, None] * w).sum(0),)
+
+    def check(off: float) -> Report:
+        def change(found: Tensor, terms: Tensor, dims: list[int], *_: Any) -> Tensor:
+            if dims != [0]:  # autograd's product, once it is taken apart, sums the last one
+                return found
+            sizes = terms.double().abs().sum(0)
+            return (found.double() + units(off, dtype) * sizes).to(dtype)
+
+        w = drawn(12, 5, dtype=dtype)
+        given = {"w": w, "x": torch.ones(5, dtype=dtype, requires_grad=True)}
+        with Off("sum.dim_IntList", change):
+            return compare.check(summed, lambda w, x: w @ x, given)
+
+    assert check(2).ok, str(check(2))
+    report = check(50)
+    assert report.verdict == "WRONG", str(report)
+    assert "than its own operations can round" in proof_of(report).text
+
+
+def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
+    """An element outside the sample of a product, off by four times what both may round."""
+    given = {"a": drawn(20, 30), "b": drawn(30, 10, seed=6)}
+    rows, columns = (set(range(n)) - set(_some(n, 16).tolist()) for n in (20, 30))
+    factor = torch.ones(20, 30, dtype=torch.float64)
+
+    def by_hand(a: Tensor, b: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+        grad = grad_output.abs()  # forward's is positive too: no term takes from another
+        return {"a": (b @ grad.mT).mT * factor, "b": (grad.mT @ a).mT}
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return _Abs.apply(a @ b)
+
+    def check(off: float) -> Report:
+        factor[min(rows), min(columns)] = 1 + units(off, torch.float64)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("compare.proof.balls.LARGE", 100)
+            return compare.check(by_hand, product, given, lift=16)
+
+    assert check(4).quantities["a"].verdict == "ROUNDING"
+    row = check(100).quantities["a"]
+    assert row.verdict == "UNDECIDED"
+    assert row.proof is not None
+    assert "where nothing was lifted the two are" in row.proof.text
+    assert "times what both may round apart: use lift all" in row.proof.text
+    assert row.proof.share is not None
+    assert 2 < row.proof.share < 10
+
+
+class _Abs(torch.autograd.Function):
+    """Hands its input on, and of what comes back the size."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return x."""
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Return the size."""
+        return grads[0].abs()
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(32, "UNDECIDED"), (128, "WRONG")])
+def test_a_kernel_that_cannot_be_read_has_64_times_the_bound(times: int, verdict: str) -> None:
+    """That of cos may be 8 half ulps off, and the product 1."""
+
+    def opaque(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        off = 1 + units(9 * times, torch.float64)
+        return (grad_output * torch.from_numpy(np.cos(x.numpy()) * off),)
+
+    report = compare.check(opaque, lambda x: torch.sin(x), (drawn(40) / 2,))
+    assert report.verdict == verdict, str(report)
+    told = "outside 64 times the rounding that its shape allows"
+    assert (told in proof_of(report).text) == (verdict == "WRONG")
