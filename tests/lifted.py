@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.bounds import Bounds
 from compare.proof.lift import Missing, lift
 from compare.proof.program import Program, trace
+from compare.proof.rounding import bounds_for
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -25,12 +25,31 @@ class Ways:
     radius: Tensor
     error: Tensor
     bound: Tensor
+    low: Tensor
+    high: Tensor
 
     @property
     def outside(self) -> Tensor:
         """Where the float result lies further from the truth than the bound allows."""
         allowed = self.bound + self.radius
         return ~(self.error <= allowed * (1 + 2.0**-50))  # the three are rounded to float64
+
+    @property
+    def outside_range(self) -> Tensor:
+        """Where the float result or the truth lies outside the range that is given of both."""
+        off = self.radius + self.truth.abs().nan_to_num(posinf=0) * 2.0**-50
+        floats = self.floats.double()
+        return (
+            (floats < self.low)
+            | (floats > self.high)
+            | (self.truth + off < self.low)
+            | (self.truth - off > self.high)
+        )
+
+    @property
+    def told(self) -> Tensor:
+        """Where there is a truth to hold the float result against; a NaN is judged by itself."""
+        return self.radius.isfinite() & ~self.truth.isnan() & ~self.floats.isnan()
 
     @property
     def share(self) -> float:
@@ -75,7 +94,7 @@ def three_ways(
     """Run a function that returns named tensors, and lift its program to balls and to bounds."""
     program = program or trace(function, inputs)
     balls = lift(program, Balls(), inputs)
-    bounds = lift(program, Bounds(), inputs)
+    bounds = lift(program, bounds_for(program, inputs.values()), inputs)
     floats = function(**{name: value.clone() for name, value in inputs.items()})
     found: dict[str, Ways | Missing] = {}
     for name, value in floats.items():
@@ -87,7 +106,7 @@ def three_ways(
         flat = balls[name].numbers.ravel()
         with flint.ctx.workprec(PRECISION):
             off = [
-                abs(flint.arb(number) - ball.mid()).mid()
+                _distance(flint.arb(number), ball.mid())
                 for number, ball in zip(value.flatten().tolist(), flat, strict=True)
             ]
         truth, radius, error = (
@@ -96,5 +115,11 @@ def three_ways(
         )
         assert tuple(balls[name].numbers.shape) == tuple(value.shape), f"{name}: balls' shape"
         assert bounds[name].numbers.shape == value.shape, f"{name}: bounds' shape"
-        found[name] = Ways(value, truth, radius, error, bounds[name].numbers.error)
+        bound = bounds[name].numbers
+        found[name] = Ways(value, truth, radius, error, bound.error, *bound.range)
     return program, found
+
+
+def _distance(one: Any, other: Any) -> Any:
+    """Return how far apart two numbers are, 0 where they are the same infinity."""
+    return flint.arb(0) if one == other else abs(one - other).mid()

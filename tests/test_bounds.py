@@ -17,10 +17,10 @@ from torch import Tensor
 
 from compare.proof import lift as lifting
 from compare.proof.balls import Balls
-from compare.proof.bounds import Bounds
+from compare.proof.bounds import _KERNELS, Bounds
 from compare.proof.lift import Lifted, lift
 from compare.proof.program import trace
-from tests.lifted import DTYPES, Ways, three_ways
+from tests.lifted import DTYPES, Ways, named, three_ways
 
 ROWS, COLUMNS = 3, 4
 
@@ -114,7 +114,7 @@ def composed(steps: list[tuple[Piece, int, int]]) -> Callable[..., dict[str, Ten
     def run(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         values = [x, y]
         for piece, one, other in steps:
-            given = [values[one]] if piece in ONES else [values[one], values[other]]
+            given = [values[one], values[other]] if piece in TWOS else [values[one]]
             if piece.defined is not None:
                 inside = piece.defined(given[-1])
                 given[-1] = torch.where(inside, given[-1], torch.full_like(given[-1], 2))
@@ -139,6 +139,159 @@ def test_no_float_run_leaves_its_bound(program: tuple) -> None:  # type: ignore[
         assert isinstance(ways, Ways), ways
         known = ways.radius.isfinite() & ways.truth.isfinite()
         assert not (ways.outside & known).any(), f"{name}: {ways.share} of the bound"
+
+
+FILLS = ("-inf", "lowest", "-1e9", "-1e4")
+
+
+def _fill(name: str, dtype: torch.dtype) -> float:
+    """Return what a mask is filled with; in float16 what is lower than its numbers is -inf."""
+    lowest = torch.finfo(dtype).min
+    number = {"-inf": -math.inf, "lowest": lowest, "-1e9": -1e9, "-1e4": -1e4}[name]
+    return number if number >= lowest else -math.inf
+
+
+def _masked(x: Tensor, fill: str) -> Tensor:
+    """Return x with what is above its diagonal filled."""
+    return x.masked_fill(torch.ones(x.shape, dtype=torch.bool).triu(1), _fill(fill, x.dtype))
+
+
+def _added(x: Tensor, fill: str) -> Tensor:
+    """Return x with the fill added above its diagonal."""
+    return x + torch.full(x.shape, _fill(fill, x.dtype), dtype=x.dtype).triu(1)
+
+
+def _by_logsumexp(x: Tensor) -> Tensor:
+    return torch.exp(x - x.logsumexp(-1, keepdim=True))
+
+
+def _online(x: Tensor, start: float) -> Tensor:
+    """Return the softmax of x, its largest number and its sum taken column by column."""
+    most, total = torch.full_like(x[:, :1], start), torch.zeros_like(x[:, :1])
+    for column in x.split(1, 1):
+        new = torch.maximum(most, column)
+        total, most = total * torch.exp(most - new) + torch.exp(column - new), new
+    return torch.exp(x - most) / total
+
+
+def _attention(p: Tensor) -> Tensor:
+    """Return what softmax's backward makes of its output and of some cotangent."""
+    g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype).reshape(p.shape)
+    return p * (g - (p * g).sum(-1, keepdim=True))
+
+
+_SOFT: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: x.log_softmax(-1),
+    "logsumexp": lambda x: x.logsumexp(-1, keepdim=True).expand(x.shape),
+    "by logsumexp": _by_logsumexp,
+    "online": lambda x: _online(x, -math.inf),
+    "online from the lowest": lambda x: _online(x, torch.finfo(x.dtype).min),
+    "backward": lambda x: _attention(x.softmax(-1)),
+    "exp": torch.exp,
+    "log of exp": lambda x: x.exp().log(),
+    "least": lambda x: -(-x).amax(-1, keepdim=True).expand(x.shape),
+    "rms": lambda x: x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5),
+    "variance": lambda x: (x.var(-1, keepdim=True, correction=0) + 1e-5).rsqrt().expand(x.shape),
+}
+MASKED = [
+    Piece(f"{how.__name__} {fill} {name}", lambda x, how=how, fill=fill, run=run: run(how(x, fill)))
+    for how in (_masked, _added)
+    for fill in FILLS
+    for name, run in _SOFT.items()
+] + [Piece(name, run) for name, run in _SOFT.items()]
+
+
+def extremes(dtype: torch.dtype) -> st.SearchStrategy[float]:
+    """Draw what lies at the ends of a dtype, and what exp takes there; infinities too."""
+    info = torch.finfo(dtype)
+    ends = [math.log(x) for x in (info.smallest_normal * info.eps, info.smallest_normal, info.max)]
+    near = st.floats(0.99, 1.01)
+    return st.one_of(
+        kinds(dtype),
+        st.sampled_from([-math.inf, math.inf, info.max, info.min, -1e4, info.min / 2, 0.0]),
+        st.builds(lambda end, x: end * x, st.sampled_from(ends), near),
+        near.map(lambda x: x * info.smallest_normal),
+        near.map(lambda x: -x * info.max * 0.99),
+        st.floats(-8, 8).map(lambda x: 1e4 + x),
+    )
+
+
+@st.composite
+def extreme_programs(draw: st.DrawFn) -> tuple[list[tuple[Piece, int, int]], torch.dtype, dict[str, Tensor]]:  # fmt: skip  # noqa: E501
+    """Draw 1 to 4 operations, at least one of them a masked form, at the ends of a dtype."""
+    dtype = draw(st.sampled_from(DTYPES))
+    steps = [(draw(st.sampled_from(MASKED)), draw(st.integers(0, 1)), 0)]
+    for i in range(draw(st.integers(0, 3))):
+        piece = draw(st.sampled_from(ONES + TWOS + MASKED))
+        steps.append((piece, draw(st.integers(0, i + 2)), draw(st.integers(0, i + 2))))
+    numbers = st.lists(extremes(dtype), min_size=ROWS * COLUMNS, max_size=ROWS * COLUMNS)
+    inputs = {
+        name: torch.tensor(draw(numbers), dtype=torch.float64).to(dtype).reshape(ROWS, COLUMNS)
+        for name in ("x", "y")
+    }
+    return steps, dtype, inputs
+
+
+def _no_float_leaves(steps: list[tuple[Piece, int, int]], inputs: dict[str, Tensor]) -> None:
+    _, found = three_ways(composed(steps), inputs)
+    for name, ways in found.items():
+        assert isinstance(ways, Ways), ways
+        assert not (ways.outside & ways.told).any(), f"{name}: {ways.share} of the bound"
+        assert not (ways.outside_range & ways.told).any(), f"{name}: outside {ways.low, ways.high}"
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
+@given(extreme_programs())
+def test_no_float_run_leaves_its_bound_at_infinities(program: tuple) -> None:  # type: ignore[type-arg]
+    """Overflow and masks included, for every element that is a number; nor does it its range."""
+    steps, _, inputs = program
+    _no_float_leaves(steps, inputs)
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=5000, suppress_health_check=QUIET)
+@given(extreme_programs())
+def test_no_float_run_leaves_its_bound_at_infinities_at_length(program: tuple) -> None:  # type: ignore[type-arg]
+    """The same, many times over."""
+    steps, _, inputs = program
+    _no_float_leaves(steps, inputs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", sorted(_KERNELS))
+def test_every_kernel_at_its_ends(name: str, dtype: torch.dtype) -> None:
+    """At infinities, overflow, underflow and subnormals, in long tensors and in short ones."""
+    info = torch.finfo(dtype)
+    ends = [0.0, info.smallest_normal * info.eps, info.smallest_normal, 1.0, info.max, math.inf]
+    around = [math.log(x) * k for x in [*ends[1:3], info.max] for k in (0.99, 1.0, 1.01)]
+    points = torch.tensor([s * x for x in ends + around for s in (1, -1)], dtype=torch.float64)
+    for x in (points.to(dtype), points.to(dtype)[:3].flip(0), points.to(dtype).repeat(4)):
+        _, found = three_ways(named(lambda x: _KERNELS[name](x)), {"x": x})
+        ways = found["out0"]
+        assert isinstance(ways, Ways)
+        assert not ((ways.outside | ways.outside_range) & ways.told).any()
+        endless = x.isinf() & ways.told & (ways.radius == 0)
+        assert not ways.bound[endless].any(), "an infinite operand has no error"
+
+
+NARROW = [
+    p
+    for p in MASKED
+    if p.name.endswith((" softmax", " backward", "online", "lowest", "by logsumexp"))
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("piece", NARROW, ids=lambda piece: piece.name)
+def test_a_masked_softmax_has_a_narrow_bound(piece: Piece, dtype: torch.dtype) -> None:
+    """At ordinary scores every element has one, whatever the others are filled with."""
+    x = torch.linspace(-2, 3, ROWS * COLUMNS, dtype=torch.float64).reshape(ROWS, COLUMNS)
+    _, found = three_ways(composed([(piece, 0, 0)]), {"x": x.to(dtype), "y": x.to(dtype)})
+    ways = found["v0"]
+    assert isinstance(ways, Ways)
+    assert ways.told.all()
+    assert (ways.bound < 100 * torch.finfo(dtype).eps).all()
 
 
 def _at(bits: int, function: Callable[..., dict[str, Tensor]], inputs: dict[str, Tensor]) -> dict[str, Lifted]:  # fmt: skip  # noqa: E501

@@ -19,18 +19,29 @@ Array = Any  # a numpy array of flint.arb, which the types of numpy have no name
 PRECISION = 200  # bits
 LARGE = 200_000_000  # multiplications: a product of more takes over two seconds on one core
 
+
+def _log(x: Any) -> Any:
+    """Return log x; of a 0 without radius -infinity, as in floats, where arb has no number."""
+    return flint.arb("-inf") if x == 0 else x.log()
+
+
+def _erf(x: Any) -> Any:
+    """Return erf x; arb does not know it at infinities."""
+    return flint.arb(1 if x > 0 else -1) if abs(x) == flint.arb("inf") else x.erf()
+
+
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: x.exp(),
     "expm1": lambda x: x.expm1(),
-    "log": lambda x: x.log(),
-    "log1p": lambda x: x.log1p(),
+    "log": _log,
+    "log1p": lambda x: _log(x + 1) if x == -1 else x.log1p(),
     "sqrt": lambda x: x.sqrt(),
     "rsqrt": lambda x: x.rsqrt(),
     "reciprocal": lambda x: 1 / x,
     "tanh": lambda x: x.tanh(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
-    "erf": lambda x: x.erf(),
-    "erfc": lambda x: x.erfc(),
+    "erf": _erf,
+    "erfc": lambda x: x.erfc() if x.is_finite() else 1 - _erf(x),
     "sin": lambda x: x.sin(),
     "cos": lambda x: x.cos(),
     "atan": lambda x: x.atan(),

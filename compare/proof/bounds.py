@@ -3,18 +3,22 @@
 A running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3): each
 operation adds the rounding of its own result to what it inherits. Source of the gamma bound for
 sums and products in any order: there, section 3.1. Values and bounds are float64 tensors, of any
-leading dimensions: a bound for every step of a run at once.
+leading dimensions: a bound for every step of a run at once. Each element has its own: one without
+a bound never hides the others. Where an error says too little, a range says where the values lie
+(compare/proof/ranges.py). An infinity that the code itself made is exact.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.proof import ranges
 from compare.proof.constants import is_exact, misspelled, significant_bits
+from compare.proof.ranges import Range
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
 # scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
@@ -27,11 +31,38 @@ SLACK = 1.0 + 2.0**-10
 
 @dataclass(frozen=True)
 class Bound:
-    """`value`, and `error` >= the distance of both it and the float run from the exact result."""
+    """`value`, and `error` >= the distance of both it and the float run from the exact result.
+
+    The error is infinite where nothing bounds it. An infinite value without error is one that the
+    exact result and the float run have too.
+    """
 
     arithmetic: "Bounds"
     value: Tensor
     error: Tensor
+    # Where all three lie, None where that is just value +- error.
+    span: Range | None = None
+    # How large what was added up to it is, None where that is just the value's size.
+    terms: Tensor | None = None
+
+    @property
+    def range(self) -> Range:
+        """Where value, exact result and float run lie."""
+        if self.span is not None:
+            return self.span
+        # float64's own rounding of the ends is a part of it
+        off = torch.where(self.error == 0, 0.0, self.error + self.value.abs() * 2.0**-52)
+        return ranges.known(self.value - off, self.value + off)
+
+    @property
+    def endless(self) -> Tensor:
+        """Where it is an infinity, exactly."""
+        return self.value.isinf() & (self.error == 0)
+
+    @property
+    def size(self) -> Tensor:
+        """How large it is, or what was added up to it."""
+        return self.value.abs() if self.terms is None else self.terms
 
     @property
     def shape(self) -> torch.Size:
@@ -42,6 +73,25 @@ class Bound:
     def ndim(self) -> int:
         """The number of dimensions."""
         return self.value.ndim
+
+    def exactly(self, where: Tensor) -> "Bound":
+        """Return it with the values at a mask as what exact result and float run are there."""
+        if not bool(where.any()):
+            return self.trimmed()
+        span = None
+        if self.span is not None:
+            low, high = (torch.where(where, self.value, end) for end in self.span)
+            span = low, high
+        error = self.error.masked_fill(where, 0)
+        return Bound(self.arithmetic, self.value, error, span, self.terms).trimmed()
+
+    def trimmed(self) -> "Bound":
+        """Return it without a range that says no more than value and error do."""
+        if self.span is None:
+            return self
+        low, high = self.span
+        narrow = torch.minimum(self.value - low, high - self.value) < 0.99 * self.error
+        return self if bool(narrow.any()) else replace(self, span=None)
 
     def __add__(self, other: "Bound | float") -> "Bound":
         return self.arithmetic.add(self, self._like(other))
@@ -62,7 +112,8 @@ class Bound:
         return self.arithmetic.divide(self._like(other), self)
 
     def __neg__(self) -> "Bound":
-        return Bound(self.arithmetic, -self.value, self.error)
+        span = None if self.span is None else (-self.span[1], -self.span[0])
+        return Bound(self.arithmetic, -self.value, self.error, span, self.terms)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -74,26 +125,28 @@ class Bound:
         return Bound(self.arithmetic, value, torch.zeros_like(value))
 
 
-# The slope's largest size within `e` of x, by function.
-_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "exp": lambda x, e: torch.exp(x + e),
-    "expm1": lambda x, e: torch.exp(x + e),
-    "log": lambda x, e: 1 / (x - e).clamp_min(0),
-    "log1p": lambda x, e: 1 / (1 + x - e).clamp_min(0),
-    "sqrt": lambda x, e: 0.5 * (x - e).clamp_min(0).rsqrt(),
-    "rsqrt": lambda x, e: 0.5 * (x - e).clamp_min(0) ** -1.5,
-    "reciprocal": lambda x, e: (x.abs() - e).clamp_min(0) ** -2,
-    "tanh": lambda x, e: 1 - torch.tanh((x.abs() - e).clamp_min(0)) ** 2 + 1e-30,
-    "sigmoid": lambda x, e: torch.exp(-(x.abs() - e).clamp_min(0)),
-    "erf": lambda x, e: 1.1284 * torch.exp(-((x.abs() - e).clamp_min(0) ** 2)),
-    "erfc": lambda x, e: 1.1284 * torch.exp(-((x.abs() - e).clamp_min(0) ** 2)),
-    "sin": lambda x, _e: torch.ones_like(x),
-    "cos": lambda x, _e: torch.ones_like(x),
-    "atan": lambda x, _e: torch.ones_like(x),
-    "abs": lambda x, _e: torch.ones_like(x),
+# The slope's largest size within a range, by function.
+_SLOPES: dict[str, Callable[[Range], Tensor]] = {
+    "exp": lambda x: torch.exp(x[1]),
+    "expm1": lambda x: torch.exp(x[1]),
+    "log": lambda x: 1 / x[0].clamp_min(0),
+    "log1p": lambda x: 1 / (1 + x[0]).clamp_min(0),
+    "sqrt": lambda x: 0.5 * x[0].clamp_min(0).rsqrt(),
+    "rsqrt": lambda x: 0.5 * x[0].clamp_min(0) ** -1.5,
+    "reciprocal": lambda x: ranges.nearest(x) ** -2,
+    "tanh": lambda x: 1 - torch.tanh(ranges.nearest(x)) ** 2 + 1e-30,
+    "sigmoid": lambda x: torch.exp(-ranges.nearest(x)),
+    "erf": lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2)),
+    "erfc": lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2)),
+    "sin": lambda x: torch.ones_like(x[0]),
+    "cos": lambda x: torch.ones_like(x[0]),
+    "atan": lambda x: torch.ones_like(x[0]),
+    "abs": lambda x: torch.ones_like(x[0]),
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in _SLOPES}
 _ROUNDED_ONCE = {"reciprocal", "abs"}
+# What has no value at an infinity, or one that no float is.
+_ROUNDED_AT_INFINITY = {"sin", "cos", "atan"}
 
 
 class Bounds:
@@ -105,11 +158,13 @@ class Bounds:
         *,
         tf32_products: bool = False,
         narrow_sums: bool = False,
+        terms: bool = False,
     ) -> None:
         self.dtype = torch.float64  # of the operation at hand
         self.narrowest = narrowest  # what a fused kernel may round to on the way
         self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
         self.narrow_sums = narrow_sums  # half precision sums may be held in half precision
+        self.terms = terms  # whether to tell how large what was added up is
 
     @property
     def unit(self) -> float:
@@ -117,15 +172,57 @@ class Bounds:
         dtypes = [self.dtype] + ([self.narrowest] if self.narrowest else [])
         return max(torch.finfo(dtype).eps for dtype in dtypes) / 2
 
-    def _round(self, value: Tensor, error: Tensor, times: float = 1.0, tiny: float = 0.0) -> Bound:
-        """Add one rounding, or `times` as much, and what underflow takes; overflow has no bound."""
+    def _round(
+        self,
+        value: Tensor,
+        error: Tensor,
+        times: float = 1.0,
+        tiny: float = 0.0,
+        *,
+        of: Sequence[Bound] = (),
+        within: Callable[[], Range] | None = None,
+        never_negative: bool = False,
+        endless: Callable[[], Tensor] | None = None,
+        terms: Callable[[], Tensor] | None = None,
+    ) -> Bound:
+        """Add one rounding, or `times` as much, and what underflow takes; overflow has no bound.
+
+        `within` gives where the result `of` the operands lies before that, and `endless` where it
+        is an infinity without error; neither is asked where the error says it all.
+        """
         info = torch.finfo(self.dtype)
         # vectorised bfloat16 kernels work in float32 and may flush what is subnormal there
         flushed = info.smallest_normal if self.dtype == torch.bfloat16 else 0.0
         least = max(tiny, flushed, info.smallest_normal * info.eps)
         total = (error + times * self.unit * (value.abs() + error) + least) * SLACK
-        lost = total.isnan() | (value.abs() + total >= info.max)
-        return Bound(self, value, torch.where(lost, torch.inf, total))
+        size = terms() if terms is not None and self.terms else None
+        lost = ~(value.abs() + total < info.max)
+        crosses = never_negative and bool((value < total - 2 * least).any())
+        if not (crosses or any(x.span is not None for x in of) or bool(lost.any())):
+            return Bound(self, value, total, terms=size)
+        unknown = torch.full_like(value, torch.inf)
+        ends = within() if within is not None else (-unknown, unknown)
+        low, high = self._widened(ends, 2 * times * self.unit, least)
+        if never_negative:
+            low = low.clamp_min(0)
+        plain = Bound(self, value, total).range
+        low, high = torch.maximum(low, plain[0]), torch.minimum(high, plain[1])
+        # what is rounded up to the largest float or further may be an infinity
+        low = torch.where(low <= -info.max, -torch.inf, low)
+        high = torch.where(high >= info.max, torch.inf, high)
+        total = torch.where(lost, torch.inf, total).minimum((high - low) * SLACK)
+        value = value.nan_to_num(0.0, torch.inf, -torch.inf).clamp(low, high)
+        bound = Bound(self, value, total, (low, high), size)
+        return bound.exactly(endless()) if endless is not None else bound.trimmed()
+
+    @staticmethod
+    def _widened(ends: Range, relative: float, absolute: float) -> Range:
+        """Return a range with its ends moved outwards by what a rounding can move them."""
+        largest = torch.finfo(torch.float64).max
+        low, high = ranges.known(*ends)
+        # an end that float64 has no number for lies beyond its largest one
+        low, high = low.clamp_max(largest), high.clamp_min(-largest)
+        return low - relative * low.abs() - absolute, high + relative * high.abs() + absolute
 
     @contextlib.contextmanager
     def in_narrow_sums(self) -> Iterator[None]:
@@ -147,6 +244,12 @@ class Bounds:
         # half precision; up to 1.5 units of the sum of sizes were measured.
         return gamma + 4 * self.unit if half else gamma
 
+    def _overflow(self, size: Tensor, largest: float | None = None) -> Tensor:
+        """Return infinity where a sum of such sizes may overflow on the way to what it is."""
+        held = self.dtype if self.dtype.itemsize >= 4 or self.narrow_sums else torch.float32
+        largest = torch.finfo(held).max if largest is None else largest
+        return torch.zeros_like(size).masked_fill(~(size < largest), torch.inf)
+
     def exact(self, values: Tensor) -> Bound:
         """Return the values of a tensor, without error."""
         value = values.detach().double().cpu()
@@ -157,26 +260,44 @@ class Bounds:
         value = torch.tensor(float(number), dtype=torch.float64)
         kept = bool(value.to(dtype).double() == value) and is_exact(number)
         off = 0.0 if kept else torch.finfo(dtype).eps
-        return Bound(self, value, value.abs() * off + misspelled(number))
+        return Bound(self, value, _relative(value, off) + misspelled(number))
 
     def made(self, values: Tensor) -> Bound:
         """Return a tensor that the code makes, those of its numbers rounded that may be."""
         value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
         rounded = [float(not is_exact(x, bits)) for x in value.flatten().tolist()]
         perhaps = torch.tensor(rounded, dtype=torch.float64).view_as(value)
-        return Bound(self, value, value.abs() * torch.finfo(values.dtype).eps * perhaps)
+        return Bound(self, value, _relative(value, torch.finfo(values.dtype).eps * perhaps))
 
     def add(self, x: Bound, y: Bound) -> Bound:
         """Return x + y."""
-        return self._round(x.value + y.value, x.error + y.error)
+        value = x.value + y.value
+        return self._round(
+            value,
+            x.error + y.error,
+            of=(x, y),
+            within=lambda: (x.range[0] + y.range[0], x.range[1] + y.range[1]),
+            endless=lambda: value.isinf() & (_goes_on(x, y) | _goes_on(y, x)),
+            terms=lambda: torch.maximum(x.size, y.size),
+        )
 
     def subtract(self, x: Bound, y: Bound) -> Bound:
         """Return x - y."""
-        return self._round(x.value - y.value, x.error + y.error)
+        return self.add(x, -y)
 
     def multiply(self, x: Bound, y: Bound) -> Bound:
         """Return x * y."""
-        return self._round(x.value * y.value, self._product_error(x, y))
+        value = x.value * y.value
+        square = x is y
+        return self._round(
+            value,
+            self._product_error(x, y),
+            of=(x, y),
+            within=lambda: ranges.square(x.range) if square else ranges.product(x.range, y.range),
+            never_negative=square,
+            endless=lambda: (_goes_on(x, y) & _not_zero(y)) | (_goes_on(y, x) & _not_zero(x)),
+            terms=lambda: x.size * y.size,
+        )
 
     @staticmethod
     def _product_error(x: Bound, y: Bound) -> Tensor:
@@ -186,23 +307,44 @@ class Bounds:
     def divide(self, x: Bound, y: Bound) -> Bound:
         """Return x / y."""
         value = x.value / y.value
-        least = (y.value.abs() - y.error).clamp_min(0)
-        return self._round(value, (x.error + value.abs() * y.error) / least)
+        least = ranges.nearest(y.range)
+        return self._round(
+            value,
+            (x.error + value.abs() * y.error) / least,
+            of=(x, y),
+            within=lambda: ranges.quotient(x.range, y.range),
+            endless=lambda: value.isinf() & _goes_on(x, y) & _not_zero(y),
+            terms=lambda: x.size / y.value.abs(),
+        )
 
     def function(self, name: str, x: Bound) -> Bound:
         """Return an elementary function, by a kernel that is off by at most KERNEL_ULPS."""
         value = _KERNELS[name](x.value)
-        slope = _SLOPES[name](x.value, x.error)
+        slope = _SLOPES[name](x.range)
         inherited = torch.where(x.error == 0, 0.0, x.error * slope)
         if name == "sqrt":  # near 0 the slope is no bound: sqrt(x + e) - sqrt(x) <= sqrt(e)
             inherited = torch.minimum(inherited, x.error.sqrt())
-        if name in _ROUNDED_ONCE:
-            return self._round(value, inherited)
         # a kernel may flush what is below the smallest normal number
-        least = torch.finfo(self.dtype).smallest_normal
+        times, least = 2 * KERNEL_ULPS, torch.finfo(self.dtype).smallest_normal
+        if name in _ROUNDED_ONCE:
+            times, least = 1.0, 0.0
         if name in ("erf", "erfc") and self.dtype.itemsize <= 4:
             least = ERF_FLOAT32  # the erf inside gelu's own kernel is another one than torch.erf
-        return self._round(value, inherited, 2 * KERNEL_ULPS, least)
+        found = self._round(
+            value,
+            inherited,
+            times,
+            least,
+            of=(x,),
+            within=lambda: ranges.image(name, x.range),
+            never_negative=name in ranges.NEVER_NEGATIVE,
+        )
+        if name in _ROUNDED_AT_INFINITY:
+            return found
+        exact = x.endless & ~value.isnan()  # exp(-inf) is 0, by every kernel
+        if name in ("log", "log1p"):
+            exact |= (x.error == 0) & (value == -torch.inf)
+        return replace(found, value=torch.where(exact, value, found.value)).exactly(exact)
 
     def power(self, x: Bound, exponent: float, _dtype: torch.dtype) -> Bound:
         """Return x**exponent."""
@@ -211,28 +353,56 @@ class Bounds:
         if exponent == 2:
             return self.multiply(x, x)
         value = x.value**exponent
-        far, near = x.value.abs() + x.error, (x.value.abs() - x.error).clamp_min(0)
+        far, near = ranges.farthest(x.range), ranges.nearest(x.range)
         slope = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
-        return self._round(value, torch.where(x.error == 0, 0.0, x.error * slope), 2 * KERNEL_ULPS)
+        return self._round(
+            value,
+            torch.where(x.error == 0, 0.0, x.error * slope),
+            2 * KERNEL_ULPS,
+            of=(x,),
+            within=lambda: ranges.power(x.range, exponent),
+        )
 
     def where(self, mask: Tensor, x: Bound, y: Bound) -> Bound:
         """Choose by a mask, which the float run decided."""
-        return Bound(self, torch.where(mask, x.value, y.value), torch.where(mask, x.error, y.error))
+        return self._each(lambda parts: torch.where(mask, *parts), (x, y))
+
+    def _each(self, choose: Callable[[list[Tensor]], Any], parts: Sequence[Bound]) -> Bound:
+        """Return what `choose` makes of the parts' values, errors, ranges and sizes alike."""
+        span = terms = None
+        if any(x.span is not None for x in parts):
+            low, high = (choose([x.range[end] for x in parts]) for end in (0, 1))
+            span = low, high
+        if any(x.terms is not None for x in parts):
+            terms = choose([x.size for x in parts])
+        value, error = choose([x.value for x in parts]), choose([x.error for x in parts])
+        return Bound(self, value, error, span, terms)
 
     def maximum(self, x: Bound, y: Bound) -> Bound:
         """Return the larger of each pair."""
         y = x._like(y)
-        return Bound(self, torch.maximum(x.value, y.value), torch.maximum(x.error, y.error))
+        (low, high), (least, most) = x.range, y.range
+        # the one that is the smaller for certain has no say
+        error = torch.maximum(
+            x.error.masked_fill(high < least, 0), y.error.masked_fill(most < low, 0)
+        )
+        span = None
+        if x.span is not None or y.span is not None:
+            span = torch.maximum(low, least), torch.maximum(high, most)
+        terms = torch.maximum(x.size, y.size) if self.terms else None
+        return Bound(self, torch.maximum(x.value, y.value), error, span, terms)
 
     def minimum(self, x: Bound, y: Bound) -> Bound:
         """Return the smaller of each pair."""
-        y = x._like(y)
-        return Bound(self, torch.minimum(x.value, y.value), torch.maximum(x.error, y.error))
+        return -self.maximum(-x, -x._like(y))
 
     def amax(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
         """Return the largest along `dims`."""
         over = list(dims)
-        return Bound(self, x.value.amax(over, keepdim), x.error.amax(over, keepdim))
+        low, high = x.range
+        error = x.error.masked_fill(high < low.amax(over, True), 0)  # those are never the largest
+        span = None if x.span is None else (low.amax(over, keepdim), high.amax(over, keepdim))
+        return Bound(self, x.value.amax(over, keepdim), error.amax(over, keepdim), span)
 
     def sum(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
         """Return the sum over `dims`, all where there are none, in any order."""
@@ -240,9 +410,34 @@ class Bounds:
         terms = 1
         for dim in over:
             terms *= x.shape[dim]
-        value, error = x.value.sum(over, keepdim), x.error.sum(over, keepdim)
-        size = x.value.abs().sum(over, keepdim) + error
-        return self._round(value, error + self._sum_unit(terms) * size, 2.0)
+
+        def added(values: Tensor) -> Tensor:
+            return values.sum(over, keepdim)
+
+        value, error = added(x.value), added(x.error)
+        size = added(x.value.abs()) + error
+        gamma = self._sum_unit(terms)
+
+        def within() -> Range:
+            low, high = x.range
+            off = gamma * added(ranges.farthest(x.range)) + self._overflow(size)
+            # numbers of one sign add up to that sign, however they are rounded
+            most, least = (high <= 0).all(over, keepdim), (low >= 0).all(over, keepdim)
+            low, high = added(low), added(high)
+            return (
+                torch.where(least, (low - off).clamp_min(0), low - off),
+                torch.where(most, (high + off).clamp_max(0), high + off),
+            )
+
+        return self._round(
+            value,
+            error + self._overflow(size) + gamma * size,
+            2.0,
+            of=(x,),
+            within=within,
+            endless=lambda: value.isinf() & _sure(x).all(over, keepdim),
+            terms=lambda: added(x.size),
+        )
 
     def running(self, x: Bound, dim: int, product: bool) -> Bound:
         """Return the running sum, or the running product, along `dim`."""
@@ -254,7 +449,8 @@ class Bounds:
             return self._multiplied(x.value.cumprod(dim), size.cumprod(dim), x, dim, terms)
         relative = terms * self.unit
         gamma = torch.where(relative < 0.5, relative / (1 - relative), torch.inf)
-        error = x.error.cumsum(dim) + gamma * size.cumsum(dim)
+        sizes = size.cumsum(dim)
+        error = x.error.cumsum(dim) + gamma * sizes + self._overflow(sizes)
         return self._round(x.value.cumsum(dim), error)
 
     def product(self, x: Bound, dim: int) -> Bound:
@@ -267,7 +463,7 @@ class Bounds:
         """Bound a product in any order, of which a part may underflow and then grow again."""
         info = torch.finfo(self.dtype)
         grown = (x.value.abs() + x.error).clamp_min(1).prod(dim, keepdim=True)
-        lost = terms * info.smallest_normal * info.eps * grown
+        lost = terms * info.smallest_normal * info.eps * grown + self._overflow(grown, info.max)
         return self._round(value, size - value.abs() + 4 * terms * self.unit * size + lost)
 
     def matmul(self, x: Bound, y: Bound) -> Bound:
@@ -277,21 +473,22 @@ class Bounds:
         relative = self._sum_unit(x.shape[-1])
         if self.tf32_products and self.dtype == torch.float32:
             relative += 2 * 2.0**-10
-        return self._round(x.value @ y.value, inherited + relative * (a @ b), 2.0)
+        size = a @ b
+        return self._round(
+            x.value @ y.value,
+            inherited + self._overflow(size) + relative * size,
+            2.0,
+            terms=lambda: x.size @ y.size,
+        )
 
     def take(self, x: Bound, index: Tensor) -> Bound:
         """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
         zero = x.value.new_zeros(1)
-        value, error = (torch.cat([t.reshape(-1), zero])[index] for t in (x.value, x.error))
-        return Bound(self, value, error)
+        return self._each(lambda parts: torch.cat([parts[0].reshape(-1), zero])[index], (x,))
 
     def join(self, parts: Sequence[Bound]) -> Bound:
         """Return all elements in one row."""
-        return Bound(
-            self,
-            torch.cat([p.value.reshape(-1) for p in parts]),
-            torch.cat([p.error.reshape(-1) for p in parts]),
-        )
+        return self._each(lambda values: torch.cat([v.reshape(-1) for v in values]), parts)
 
     def scatter_add(self, x: Bound, index: Tensor, values: Bound) -> Bound:
         """Return x with `values` added at the flat `index`, in any order; -1 adds nowhere."""
@@ -306,12 +503,44 @@ class Bounds:
         value, error = added(x.value, values.value), added(x.error, values.error)
         size = added(x.value.abs() + x.error, values.value.abs() + values.error)
         # rounded to the dtype at every addition: no wider sum is held
-        return self._round(value, error + (terms + 1) * self.unit * size * 2)
+        error = error + self._overflow(size, torch.finfo(self.dtype).max)
+        return self._round(
+            value,
+            error + (terms + 1) * self.unit * size * 2,
+            terms=lambda: added(x.size, values.size),
+        )
 
     def rounded(self, x: Bound) -> Bound:
         """Return x after a rounding to the dtype."""
-        return self._round(x.value, x.error)
+        return self._round(
+            x.value,
+            x.error,
+            of=(x,),
+            within=lambda: x.range,
+            endless=lambda: x.endless,
+            terms=lambda: x.size,
+        )
 
     def shaped(self, x: Any, shape: Sequence[int]) -> Bound:
         """Return x in that shape, repeated where it has to be."""
-        return Bound(self, x.value.expand(tuple(shape)), x.error.expand(tuple(shape)))
+        return self._each(lambda parts: parts[0].expand(tuple(shape)), (x,))
+
+
+def _goes_on(x: Bound, y: Bound) -> Tensor:
+    """Where x is an infinity, exactly, and y no other one: adding y leaves x what it is."""
+    return x.endless & y.error.isfinite()
+
+
+def _not_zero(x: Bound) -> Tensor:
+    """Where x has a sign for certain."""
+    return ranges.nearest(x.range) > 0
+
+
+def _sure(x: Bound) -> Tensor:
+    """Where x is an infinity, exactly, or a number with a bound."""
+    return x.error.isfinite() & ~x.value.isnan()
+
+
+def _relative(value: Tensor, share: float | Tensor) -> Tensor:
+    """Return the error of a constant; an infinite one has none."""
+    return torch.where(value.isinf(), 0.0, value.abs() * share)

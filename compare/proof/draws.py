@@ -41,7 +41,7 @@ def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
 
 
 def hardly_beside(name: str, tensor: Tensor) -> Tensor:
-    """Return another input so close by that few branches go elsewhere: next floats, or 2^-20 off."""
+    """Return another input so close that few branches go elsewhere: a float, or 2^-20 off."""
     far = beside(name, tensor)
     if not tensor.is_floating_point():
         return far

@@ -473,6 +473,10 @@ def _in_narrow_sums(row: Callable[..., Any]) -> Callable[..., Any]:
     return inside
 
 
+def _log_of(n: Any, number: int) -> Any:
+    return n.function("log", n.exact(torch.tensor(float(number))))
+
+
 def _function(name: str) -> Callable[..., Any]:
     return lambda n, x: n.function(name, x)
 
@@ -493,9 +497,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "expm1": _function("expm1"),
     "log": _function("log"),
     "log1p": _function("log1p"),
-    "log2": lambda n, x: n.function("log", x) / n.function("log", x * 0 + 2),
-    "log10": lambda n, x: n.function("log", x) / n.function("log", x * 0 + 10),
-    "exp2": lambda n, x: n.function("exp", x * n.function("log", x * 0 + 2)),
+    "log2": lambda n, x: n.function("log", x) / _log_of(n, 2),
+    "log10": lambda n, x: n.function("log", x) / _log_of(n, 10),
+    "exp2": lambda n, x: n.function("exp", x * _log_of(n, 2)),
     "sigmoid": _function("sigmoid"),
     "tanh": _function("tanh"),
     "erf": _function("erf"),
