@@ -23,7 +23,7 @@ from compare.proof.formula import same_formula
 from compare.proof.lift import Lifted, Missing, Seen, lift
 from compare.proof.program import Key, Program
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
-from compare.proof.sizes import Sizes
+from compare.proof.rounding import bounds_for
 
 
 class Formulas:
@@ -94,8 +94,10 @@ class Formulas:
     @cached_property
     def _terms(self) -> dict[Key, Tensor | None]:
         """The largest terms that the reference adds up."""
-        found = lift(self.subject.reference, Sizes(), self.subject.pair.inputs)
+        pair = self.subject.pair
+        bounds = bounds_for(pair.reference, pair.inputs.values(), terms=True)
+        found = lift(self.subject.reference, bounds, pair.inputs)
         return {
-            name: value.numbers.error if isinstance(value.numbers, Bound) else None
+            name: value.numbers.size if isinstance(value.numbers, Bound) else None
             for name, value in found.items()
         }

@@ -8,7 +8,6 @@ Two questions, asked of the two programs:
    next, lifted (what is exact there) and with bounds (how far a float run may lie from it).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, operation
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
-from compare.proof.rounding import Side, share_of_rounding, sum_of_bounds
+from compare.proof.rounding import Side, largest, overflowed, share_of_rounding, sum_of_bounds
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
@@ -88,8 +87,8 @@ class _Judge:
             self.lifted.side(side, reading).get(name) for side in (self.e.hand, self.e.reference)
         )
         off: dict[str, Any] = {} if self.brief else {
-            "manual_error": hand and hand.error_in_ulps(manual),
-            "autograd_error": reference and reference.error_in_ulps(autograd),
+            "manual_error": hand and hand.error_in_ulps(manual, reference),
+            "autograd_error": reference and reference.error_in_ulps(autograd, reference),
         }  # fmt: skip
         if formula.same is False:
             kink = "" if self.brief else self._kink(name)
@@ -222,26 +221,32 @@ class _Judge:
         if not (hand.known and reference.known):
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
         manual, autograd = self.e.manual[name], self.e.autograd[name]
-        shares = [hand.share_of_bound(manual), reference.share_of_bound(autograd)]
-        share = max(shares)
-        if any(map(math.isnan, shares)):
-            return Proof(UNDECIDED, f"{text}; the bound on its rounding is not finite", **off)
-        if not shares[0] <= 1:
+        if bool((lost := overflowed(manual, autograd, hand.exact)).any()):
+            return Proof(WRONG, f"{text}, but by hand it overflows {self._at(lost)}", **off)
+        shares = [hand.shares_of_bound(manual), reference.shares_of_bound(autograd)]
+        mine, theirs = map(largest, shares)
+        share = max(mine, theirs)
+        if not mine <= 1:
             return Proof(
                 WRONG,
-                f"{text}, but by hand it is {shares[0]:.3g} times further from it than its own "
+                f"{text}, but by hand it is {mine:.3g} times further from it than its own "
                 "operations can round",
-                share=shares[0],
+                share=mine,
                 **off,
             )
-        if not shares[1] <= 1:
+        if not theirs <= 1:
             return Proof(
                 UNDECIDED,
-                f"{text}, but autograd's kernel is {shares[1]:.3g} times outside the bound of its "
+                f"{text}, but autograd's kernel is {theirs:.3g} times outside the bound of its "
                 "own operations",
-                share=shares[1],
+                share=theirs,
                 **off,
             )
+        # an element without a bound is shown where it has autograd's bits
+        loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
+        if bool(loose.any()):
+            why = f"the bound on its rounding is not finite {self._at(loose)}"
+            return Proof(UNDECIDED, f"{text}; {why}", **off)
         room = sum_of_bounds(hand, reference)
         unlifted = torch.from_numpy(pairs(_unknown, hand.exact, reference.exact)) == 1
         if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone
@@ -254,17 +259,28 @@ class _Judge:
 
     def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:
         """Judge a by-hand side that cannot be read, against the lifted reference."""
-        share = reference.share_of_bound(self.e.manual[name]) / OPAQUE_SLACK
-        error = reference.error_in_ulps(self.e.manual[name])
+        manual = self.e.manual[name]
+        shares = reference.shares_of_bound(manual) / OPAQUE_SLACK
+        share = largest(shares)
+        error = reference.error_in_ulps(manual, reference)
         theirs = off.get("autograd_error")
         numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(theirs)}"
         if theirs and error is not None:
             numbers += f" (ratio {error / theirs:.2g})"
         off = {**off, "manual_error": error}
-        if not math.isnan(share) and not share <= 1:
+        if bool((lost := overflowed(manual, self.e.autograd[name], reference.exact)).any()):
+            return Proof(WRONG, f"{numbers}: it overflows {self._at(lost)}; {text}", **off)
+        if not share <= 1:
             reach = f"outside {OPAQUE_SLACK:g} times the rounding that its shape allows"
             return Proof(WRONG, f"{numbers}: {reach}; {text}", share=share, **off)
+        if bool(shares.isnan().any()):
+            numbers += f", without a finite bound {self._at(shares.isnan())}"
         return Proof(UNDECIDED, f"{numbers}; not shown: the same formula ({text})", **off)
+
+    def _at(self, where: Tensor) -> str:
+        """Return in words where the first element of a mask stands, and how many there are."""
+        first = where.nonzero()[0].tolist()[int(self.e.networks) :]
+        return f"at {first} ({int(where.sum()):,} of {where.numel():,} elements)"
 
 
 def _unknown(a: Any, b: Any) -> bool:

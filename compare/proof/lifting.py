@@ -20,7 +20,6 @@ from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
 from compare.proof.rounding import Side, bounds_for
-from compare.proof.sizes import Sizes
 from compare.proof.tables import tables
 
 _Program = Any  # Program or Opaque
@@ -107,16 +106,17 @@ class Lifting:
         key = side is self.pair.hand, reading
         if key not in self.sides:
             exact = self.local(side, Balls(self.pair.entries, reading), reading)
-            bound = self.local(side, bounds_for(side, self._takes(side).values()), reading)
+            bounds = bounds_for(side, self._takes(side).values(), terms=True)
+            bound = self.local(side, bounds, reading)
             self.sides[key] = {n: Side(exact[n].numbers, bound[n].numbers) for n in exact}
         return self.sides[key]
 
     def terms(self, name: str) -> Tensor | None:
         """Return the largest terms that either side adds up to a quantity, None where unknown."""
         sides = self.pair.hand, self.pair.reference
-        found = [self.local(side, Sizes()).get(name) for side in sides]
-        sizes = [one.numbers.error for one in found if one and isinstance(one.numbers, Bound)]
-        return torch.maximum(*sizes) if len(sizes) == 2 else None
+        found = [self.side(side, AS_WRITTEN)[name].bound for side in sides]
+        mine, theirs = (bound.size if isinstance(bound, Bound) else None for bound in found)
+        return None if mine is None or theirs is None else torch.maximum(mine, theirs)
 
     def local(
         self, side: _Program, n: Balls | Bounds, reading: Reading = AS_WRITTEN

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import flint
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from compare.proof.bounds import Bound, Bounds
 from compare.proof.formula import pairs, size
 from compare.proof.lift import Missing
 from compare.proof.program import Opaque, Program
+
+_INFINITY = flint.arb("inf")
 
 
 @dataclass(frozen=True)
@@ -26,30 +29,56 @@ class Side:
         """Whether it could be lifted both ways."""
         return not isinstance(self.exact, Missing) and isinstance(self.bound, Bound)
 
-    def error_in_ulps(self, values: Tensor) -> float | None:
-        """Return the largest |values - exact|, in ulps of the larger of the two."""
+    def error_in_ulps(self, values: Tensor, beside: "Side | None" = None) -> float | None:
+        """Return the largest |values - exact|, in ulps of the largest of what stands there.
+
+        That is the value, the exact one, or what was added up to it `beside`, by the reference:
+        where terms cancel to 0, no float is close to it in ulps of itself.
+        """
         if isinstance(self.exact, Missing) or not values.numel():
             return None
+        floats = values.detach().double().cpu()
         exact = torch.from_numpy(pairs(lambda a, _b: size(a), self.exact, self.exact))
-        larger = torch.maximum(values.detach().double().cpu().abs(), exact)
+        larger = torch.maximum(floats.abs(), exact)
+        if (
+            beside is not None
+            and isinstance(beside.bound, Bound)
+            and beside.bound.terms is not None
+        ):
+            larger = larger.maximum(beside.bound.terms.nan_to_num(0.0, 0.0, 0.0))
         errors = _distance(values, self.exact) / _ulp(larger, values.dtype)
+        # an overflow counts as the number that would be the next after the largest
+        info = torch.finfo(values.dtype)
+        errors = torch.where(errors.isinf(), (2 - exact / info.max) / info.eps, errors)
         errors = errors[errors.isfinite()]
         return float(errors.max()) if errors.numel() else None
 
-    def share_of_bound(self, values: Tensor) -> float:
-        """Return the largest |values - exact| / bound, NaN where a bound says nothing."""
-        if not values.numel():
-            return 0.0
-        bound = self.bound.error.cpu()
-        distance = _distance(values, self.exact)
-        lifted = ~distance.isnan()  # the others of a sampled product are not judged
-        bound, distance = bound[lifted], distance[lifted]
-        if not distance.numel():
-            return math.nan
-        if not bound.isfinite().all() and not bool((distance == 0)[~bound.isfinite()].all()):
-            return math.nan
-        share = torch.where(distance == 0, 0.0, distance / bound)
-        return float(share.max())
+    def shares_of_bound(self, values: Tensor) -> Tensor:
+        """Return each |values - exact| / bound, NaN where nothing bounds it.
+
+        Of a sampled product what was not lifted is 0 here: it is judged otherwise.
+        """
+        bound, distance = self.bound.error.cpu(), _distance(values, self.exact)
+        share = torch.where(bound.isfinite(), distance / bound, torch.nan)
+        share = torch.where(distance == 0, 0.0, share)
+        unlifted = distance.isnan()
+        return share if bool(unlifted.all()) else share.masked_fill(unlifted, 0.0)
+
+
+def largest(shares: Tensor) -> float:
+    """Return the largest share, of the elements that have one."""
+    return float(shares.nan_to_num(nan=0.0, posinf=math.inf).max()) if shares.numel() else 0.0
+
+
+def overflowed(manual: Tensor, autograd: Tensor, exact: Array) -> Tensor:
+    """Return where by hand it is an infinity and autograd has the ordinary number that it is."""
+    if not bool(manual.isinf().any()):
+        return torch.zeros(manual.shape, dtype=torch.bool)
+    info = torch.finfo(manual.dtype)
+    ordinary = pairs(
+        lambda a, _b: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact, exact
+    )
+    return manual.isinf().cpu() & autograd.isfinite().cpu() & (torch.from_numpy(ordinary) == 1)
 
 
 def sum_of_bounds(*sides: Side | None) -> Tensor | None:
@@ -74,7 +103,7 @@ def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -
     return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
-def bounds_for(program: Program | Opaque, floats: Any) -> Bounds:
+def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -> Bounds:
     """Return bounds for the precision that torch's flags and fused kernels allow."""
     if isinstance(program, Opaque):
         return Bounds()
@@ -88,7 +117,7 @@ def bounds_for(program: Program | Opaque, floats: Any) -> Bounds:
     narrow_sums = cuda and (
         flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
     )
-    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums)
+    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums, terms=terms)
 
 
 def _distance(values: Tensor, exact: Array) -> Tensor:
@@ -97,6 +126,8 @@ def _distance(values: Tensor, exact: Array) -> Tensor:
     largest = torch.finfo(values.dtype).max
 
     def upper(value: float, ball: Any) -> float:
+        if abs(ball) == _INFINITY:
+            return 0.0 if bool(ball == value) else math.inf
         if not ball.is_finite():
             return math.nan  # not lifted
         if math.isinf(value):
