@@ -16,6 +16,7 @@ from typing import Any
 import flint
 import numpy as np
 import torch
+from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import same_bits
