@@ -95,14 +95,14 @@ def test_autograd_outside_the_bound_of_its_own_operations_decides_nothing(
 
 
 def _loose(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-    far = 2.0**220  # more than the digits of the exact values reach
-    return (grad_output * torch.exp((x + far) - far),)
+    far = 2.0**1020  # more than the digits of the exact values reach
+    return (grad_output * torch.cos((x + far) - far),)
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(1.0, "UNDECIDED"), (1e-30, "EXACT")])
 def test_an_exact_value_that_is_not_known_shows_no_formula(size: float, verdict: str) -> None:
     """Though two numbers known to within anything are not shown to differ; nor where bits agree."""
-    report = compare.check(_loose, lambda x: torch.exp(x), (drawn(3, 4) * size,))
+    report = compare.check(_loose, lambda x: torch.sin(x), (drawn(3, 4) * size,))
     assert report.verdict == verdict, str(report)
     proof = proof_of(report)
     assert not proof.lifted
@@ -121,7 +121,7 @@ def test_a_bound_that_is_not_finite_is_no_pass() -> None:
     report = compare.check(divided, lambda x: torch.log(x), (whole,))
     assert report.quantities["x"].equal < 29
     assert report.verdict == "UNDECIDED", str(report)
-    assert proof_of(report).text.endswith("; the bound on its rounding is not finite")
+    assert "; the bound on its rounding is not finite at [" in proof_of(report).text
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -98,6 +98,6 @@ class Formulas:
         bounds = bounds_for(pair.reference, pair.inputs.values(), terms=True)
         found = lift(self.subject.reference, bounds, pair.inputs)
         return {
-            name: value.numbers.size if isinstance(value.numbers, Bound) else None
+            name: value.numbers.largest_term if isinstance(value.numbers, Bound) else None
             for name, value in found.items()
         }

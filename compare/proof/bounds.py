@@ -61,8 +61,18 @@ class Bound:
 
     @property
     def size(self) -> Tensor:
-        """How large it is, or what was added up to it."""
-        return self.value.abs() if self.terms is None else self.terms
+        """How large it is, or where next to nothing is left of what was added up to it, that.
+
+        Sizes of terms that are not lost would be multiplied through a deep network to any number.
+        """
+        if self.terms is None:
+            return self.value.abs()
+        return torch.where(self.value.abs() < self.terms * 2.0**-20, self.terms, self.value.abs())
+
+    @property
+    def largest_term(self) -> Tensor:
+        """How large the largest term added up to it is, its own size where there are none."""
+        return self.value.abs() if self.terms is None else self.value.abs().maximum(self.terms)
 
     @property
     def shape(self) -> torch.Size:

@@ -18,11 +18,17 @@ def generator(*what: object) -> torch.Generator:
 
 
 def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
-    """Return what stands above an output: uniform in +-[0.5, 1.5], in its shape and dtype."""
+    """Return what stands above an output: uniform in +-[0.5, 1.5], in its shape and dtype.
+
+    The first, of a scalar the only one, is below -1: neither its size nor what a clamp leaves of it
+    will do for it.
+    """
     chance = generator("cotangent", label, tuple(like.shape), seed)
     size = torch.rand(like.shape, generator=chance, dtype=torch.float64) + 0.5
     sign = torch.randint(2, like.shape, generator=chance) * 2 - 1
-    return (size * sign).to(like)
+    found = (size * sign).flatten()
+    found[:1] = -(1 + found[:1].abs() / 3)
+    return found.reshape(like.shape).to(like)
 
 
 def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:

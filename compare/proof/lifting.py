@@ -115,7 +115,7 @@ class Lifting:
         """Return the largest terms that either side adds up to a quantity, None where unknown."""
         sides = self.pair.hand, self.pair.reference
         found = [self.side(side, AS_WRITTEN)[name].bound for side in sides]
-        mine, theirs = (bound.size if isinstance(bound, Bound) else None for bound in found)
+        mine, theirs = (b.largest_term if isinstance(b, Bound) else None for b in found)
         return None if mine is None or theirs is None else torch.maximum(mine, theirs)
 
     def local(

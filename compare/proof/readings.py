@@ -46,7 +46,7 @@ class Literal:
         if way == ANY:
             return reduce(lambda a, b: a.union(b), (self._read(number, w) for w in _EACH))
         if way == WORKED_OUT and self._is_worked_out(number):
-            return flint.arb(number, abs(number) * 2.0**-_FLOAT64)
+            return flint.arb(number, abs(number) * 2.0 ** (2 - _FLOAT64))  # some roundings
         return written(number, self._bits)
 
     @property
@@ -108,7 +108,7 @@ class Reading:
             return ", some numbers of the code as written and some as their dtype holds them"
         if self.way == HELD:
             return ", the numbers of the code as their dtype holds them"
-        return ", the numbers that Python worked out to within an ulp" * (self.way == WORKED_OUT)
+        return ", the numbers that Python worked out to within 2 ulps" * (self.way == WORKED_OUT)
 
 
 AS_WRITTEN, IN_ANY_WAY = Reading(), Reading(ANY, tables=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import flint
 import numpy as np
 import torch
 from torch import Tensor, fx
@@ -18,6 +19,7 @@ from compare.proof.bits import same_bits
 from compare.proof.lift import Missing, call, constant
 from compare.proof.operations import MOVES
 from compare.proof.program import Opaque, Program, operation
+from compare.proof.readings import ANY, AS_WRITTEN
 
 LARGEST = 100_000  # elements of a table that is looked for
 FEW = 1_000  # elements that may each stand for a number in the code
@@ -43,12 +45,16 @@ def tables(one: Program | Opaque, other: Program | Opaque, n: Balls) -> dict[fx.
     held = [table for table in _constants(one, n) if table.held]
     if not held:
         return {}
-    worked_out = [table for table in _constants(other, n) if not table.held]
+    worked_out = {table.node: table for table in _constants(other, n) if not table.held}
+    looked_at = worked_out
+    if n.reading.way == ANY:  # too wide to tell what rounds to what
+        plain = Balls(None, AS_WRITTEN, n.precision)
+        looked_at = {table.node: table for table in _constants(other, plain) if not table.held}
     numbers = [(x, n.constant(x, torch.float64).item()) for x in _numbers(other)]
     found: dict[fx.Node, Any] = {}
     for table in held:
-        match = next((w.numbers for w in worked_out if _stands_for(table, w)), None)
-        match = _written_there(table, numbers) if match is None else match
+        at = next((node for node, w in looked_at.items() if _stands_for(table, w)), None)
+        match = _written_there(table, numbers) if at is None else worked_out[at].numbers
         if match is not None:
             found[table.node] = np.asarray(match, dtype=object).reshape(table.numbers.shape)
     return found
@@ -59,7 +65,7 @@ def _numbers(program: Program) -> set[float]:
     found: set[float] = set()
 
     def note(value: Any) -> Any:
-        if isinstance(value, float) and math.isfinite(value):
+        if isinstance(value, float) and value and math.isfinite(value):
             found.add(value)
         return value
 
@@ -70,15 +76,24 @@ def _numbers(program: Program) -> set[float]:
 
 
 def _written_there(held: _Table, numbers: list[tuple[float, Any]]) -> list[Any] | None:
-    """Return the other side's numbers that a held tensor is the rounding of, each of it of one."""
+    """Return the numbers of a held tensor, those that are a rounding of the other side's as these.
+
+    None if there are none, or so many elements that nobody wrote them.
+    """
+    elements = held.floats.double().flatten().tolist()
+    if len(elements) > FEW:
+        return None
     known: dict[float, Any] = {}
     for x, ball in numbers:
-        known[float(torch.tensor(x, dtype=torch.float64).to(held.floats.dtype))] = ball
-    elements = held.floats.double().flatten().tolist()
-    if len(elements) > FEW or not all(x in known for x in elements):
-        return None
-    found = [known[x] for x in elements]
-    return None if all(_is(ball, x) for x, ball in zip(elements, found, strict=True)) else found
+        for value, meant in ((x, ball), (1 / x, 1 / ball)):  # x / 3 for x * 0.3333
+            at = _held(value, held.floats.dtype)
+            known[at] = meant.union(known[at]) if at in known else meant
+    found = [known.get(x, flint.arb(x)) for x in elements]
+    return None if all(map(_is, found, elements)) else found
+
+
+def _held(x: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(x, dtype=torch.float64).to(dtype))
 
 
 def _is(ball: Any, x: float) -> bool:
