@@ -38,6 +38,7 @@ PRECISIONS = PRECISION, 5 * PRECISION
 # Two values are apart in every reading of the code's numbers where they are this many times
 # further apart than the reading moves them.
 FAR = 2.0**10
+FAR_EACH = 4.0  # where it is known what each number moves
 
 
 def judge(pair: Pair, order: Sequence[str], *, brief: bool = False) -> dict[str, Proof]:
@@ -141,15 +142,17 @@ class _Judge:
             return written, AS_WRITTEN
         if self._compared(name, IN_ANY_WAY).same is False:
             return written, AS_WRITTEN
-        told = True
+        told, flipped = True, 0
         for reading in others:
-            if reading.but and self._far(name, written.at, others):
-                return written, AS_WRITTEN
+            if len(reading.but) > flipped:  # all with fewer of them have been tried
+                if self._far(name, written.at, [o for o in others if len(o.but) <= flipped]):
+                    return written, AS_WRITTEN
+                flipped = len(reading.but)
             found = self._compared(name, reading)
             if found.same:
                 return replace(found, text=f"{found.text}{reading.text}"), reading
             told = told and found.same is False
-        if (told and complete) or self._far(name, written.at, others):
+        if told and complete:
             return written, AS_WRITTEN
         return Formula(
             None, f"it depends on how the numbers in the code are read, and in none of the "
@@ -184,17 +187,18 @@ class _Judge:
         return self.e.went_on_from(self.wrong & self.above.get(name, set()))
 
     def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
-        """Whether the two are much further apart than other readings can move them."""
+        """Whether the two are much further apart than these readings move them."""
 
         def both(reading: Reading) -> list[Any]:
             wrong = self._wrong_above(name)
             return [side[at] for side in self.lifted.both(name, reading, PRECISION, wrong)]
 
         written, moved = both(AS_WRITTEN), 0.0
-        for reading in (one for one in others if not one.but):
+        for reading in others:
             for was, now in zip(written, both(reading), strict=True):
                 moved += size(was - now) + float(now.rad())
-        return size(written[0] - written[1]) > FAR * moved  # not where one is not finite
+        each = any(len(reading.but) == 1 for reading in others)  # what each moves is in the sum
+        return size(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
 
     def _kink(self, name: str) -> str:
         """Return a remark where the two formulas part at these very inputs and not beside them."""

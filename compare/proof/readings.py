@@ -7,6 +7,7 @@ the errors in between.
 """
 
 import itertools
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -21,7 +22,7 @@ from compare.proof.constants import is_exact, significant_bits, spelling, writte
 # and as a ball around all of those, which shows that two formulas are the same in none of them.
 WRITTEN, HELD, WORKED_OUT, ANY = "written", "held", "worked out", "any"
 _OTHER = {WRITTEN: HELD, HELD: WRITTEN}
-MOST = 64  # readings that are tried
+MOST = 64  # readings of some literals by themselves that are tried
 _FLOAT64 = 53  # significant bits
 
 
@@ -64,7 +65,8 @@ class Literal:
         return held if spelling(held) in (None, spelling(number)) else number
 
     def _is_worked_out(self, number: float) -> bool:
-        return not self.tensor and number != 0 and spelling(number) is None
+        known = number == 0 or not math.isfinite(number) or spelling(number) is not None
+        return not (self.tensor or known)
 
     @cached_property
     def plain(self) -> bool:
@@ -121,7 +123,7 @@ def readings(literals: Collection[Literal], *, tables: bool) -> tuple[list[Readi
     found = [Reading(way, tables=also) for also in (False, True)[: 1 + tables] for way in ways]
     for count in range(1, len(unsure)):
         for but in itertools.combinations(unsure, count):
-            if len(found) >= MOST:
+            if len(found) >= len(ways) + MOST:
                 return found, False
             found += [Reading(WRITTEN, frozenset(but), t) for t in (False, True)[: 1 + tables]]
     return found, True
