@@ -32,6 +32,7 @@ class Lifting:
         self.pair = pair
         self.lifts: dict[tuple[Any, ...], Lift] = {}
         self.sides: dict[tuple[bool, Reading], dict[Key, Side]] = {}
+        self.sizes: dict[bool, Mapping[Key, Lifted]] = {}
 
     # -- from the inputs on
 
@@ -112,11 +113,24 @@ class Lifting:
         return self.sides[key]
 
     def terms(self, name: str) -> Tensor | None:
-        """Return the largest terms that either side adds up to a quantity, None where unknown."""
-        sides = self.pair.hand, self.pair.reference
-        found = [self.side(side, AS_WRITTEN)[name].bound for side in sides]
-        mine, theirs = (b.largest_term if isinstance(b, Bound) else None for b in found)
+        """Return the largest terms that either side adds up to a quantity, None where unknown.
+
+        From the inputs on, as the balls are lifted: what was lost above a named value counts too.
+        """
+        found = [self._terms(side).get(name) for side in (self.pair.hand, self.pair.reference)]
+        mine, theirs = (
+            one.numbers.largest_term if one and isinstance(one.numbers, Bound) else None
+            for one in found
+        )
         return None if mine is None or theirs is None else torch.maximum(mine, theirs)
+
+    def _terms(self, side: _Program) -> Mapping[Key, Lifted]:
+        takes = self._takes(side)
+        key = side is self.pair.hand
+        if key not in self.sizes:
+            bounds = bounds_for(side, takes.values(), terms=True)
+            self.sizes[key] = {} if isinstance(side, Opaque) else lift(side, bounds, takes)
+        return self.sizes[key]
 
     def local(
         self, side: _Program, n: Balls | Bounds, reading: Reading = AS_WRITTEN
