@@ -16,7 +16,7 @@ from compare.cases import CASES, Case, Network
 from compare.errors import BadInput
 from compare.proof.rounding import share_of_rounding
 from compare.report import Report
-from compare.training.batch import plan
+from compare.training.batch import VECTOR_BYTES, plan
 from compare.training.chunk import Chunk
 from compare.training.given import DTYPES
 from compare.training.harness import Run, run
@@ -439,16 +439,28 @@ def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in table.tolist())
 
 
-@pytest.mark.parametrize("name", ["three_layer", "dropout", "momentum"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((n, "float64") for n in ("three_layer", "dropout", "momentum", "adam", "batch_norm")),
+        *((n, "float32") for n in ("two_layer", "bias", "mini_batches", "dropout_as_published")),
+        ("everything", "bfloat16"),
+    ],
+)
 def test_a_population_in_parts_is_the_whole_population(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
 ) -> None:
-    """As many networks at a time as the memory for a chunk allows, and the same report."""
-    whole = Run(CASES[name], steps=40, population=7)
+    """As many networks at a time as the memory for a chunk allows, and the same report.
+
+    A part's tensors fill whole vectors: what stands in the rest of one has other last bits.
+    """
+    whole = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
     assert len(whole.parts) == 1
     monkeypatch.setattr("compare.training.batch.GRAIN", 64)  # values of one quantity
-    parted = Run(CASES[name], steps=40, population=7)
+    parted = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
     assert len(parted.parts) > 1
+    for value in (value for part in parted.parts for value in part.state.values()):
+        assert value.nbytes % VECTOR_BYTES == 0
     chunks: list[Chunk] = []
     one, other = whole.train(), parted.train([chunks.append])
     assert [(c.start, c.networks) for c in chunks] == [(k, 7) for k in range(len(chunks))]

@@ -33,8 +33,9 @@ STEPS = 512
 class Plan:
     """How a run is cut into chunks: `steps` of `members` networks go ahead, then are judged.
 
-    `together` in one batch of autograd, else one by one; with the number of networks in a batch a
-    multiple of `multiple`, so that every tensor fills whole vectors.
+    `together` in one batch of autograd, else one by one; with the number of networks in hand a
+    multiple of `multiple`, so that every tensor fills whole vectors: whatever number stand beside
+    it, a network then has the same bits. Not so of large networks, whose products are MKL's.
     """
 
     steps: int
@@ -61,10 +62,11 @@ def plan(
     steps = max(1, min(STEPS, GRAIN // (members * largest)))
     small = max(rows * i * o for i, o in pairs) < OWN_LOOP
     alike = network.optimizer == "sgd"  # torch.optim.Adam has one number of steps for all weights
-    if device.type != "cpu" or not small or not alike or steps == 1:
+    if device.type != "cpu" or not small:
         return Plan(steps, members, together=False, multiple=1)
     lanes = VECTOR_BYTES // dtype.itemsize
-    return Plan(steps, members, together=True, multiple=lanes // math.gcd(lanes, *values))
+    multiple = lanes // math.gcd(lanes, *values)
+    return Plan(steps, members, together=alike and steps > 1, multiple=multiple)
 
 
 def fill(tensor: Tensor, multiple: int) -> Tensor:
