@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from compare.proof.bits import compare_bits, same_bits, ulps
 
+pytestmark = pytest.mark.bits
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

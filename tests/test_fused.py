@@ -10,6 +10,8 @@ from compare.training.harness import run
 from manual.fused import Fused, step
 from manual.three_layer import step as listing
 
+pytestmark = pytest.mark.bits
+
 SIZES = (5, 7, 3)
 
 

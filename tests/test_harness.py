@@ -26,6 +26,8 @@ from compare.training.sides import by_hand
 from compare.training.tally import Tally
 from tests.conftest import Plant, one_ulp, planted
 
+pytestmark = pytest.mark.bits
+
 THREE_LAYER = CASES["three_layer"]
 LISTINGS = [name for name, case in CASES.items() if case.by_hand != "network"]
 PIECES = [name for name in CASES if name not in (*LISTINGS, "deep", "alpha", "network")]

@@ -18,6 +18,8 @@ from manual.sigmoid import GROUPINGS
 from tests.conftest import Curves, run_with_curves
 from torch_ref import Trainer
 
+pytestmark = pytest.mark.bits
+
 # As the blog prints them: str() of a float in Python 2, twelve digits.
 BLOG_ERRORS = {
     0: "0.496410031903",

@@ -9,6 +9,8 @@ from torch import Tensor
 from compare.proof.bits import compare_bits
 from manual.optimizers import MOMENTS, adam, sgd
 
+pytestmark = pytest.mark.bits
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SIZE = 23  # no whole number of vectors: a tail goes through scalar code
 

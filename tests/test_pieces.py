@@ -20,6 +20,8 @@ from manual.losses import LOSSES
 from manual.regularization import penalty_update
 from torch_ref import losses
 
+pytestmark = pytest.mark.bits
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-5
 

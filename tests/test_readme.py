@@ -58,7 +58,7 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
         "pip install -e . && python -m compare",
         "pip install -e '.[dev]' && python -m pytest -n auto",
     ]
-    ci = (ROOT / ".ci/run").read_text()
+    ci = (ROOT / ".ci/prepare").read_text()  # which .ci/run and .ci/long begin with
     assert "readme 'python -m pytest -n auto'" in ci
     assert "readme 'python -m compare'" in ci
 
