@@ -34,7 +34,7 @@ def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
 def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     """Return another input close by: each float moved by a `share` of it or so, zeros off zero too.
 
-    Seeded by the name, so that equal inputs move apart.
+    Seeded by the name, so that equal inputs move apart. An infinity stays, as in a mask.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor.clone()
@@ -43,7 +43,8 @@ def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     size = tensor.detach().double().abs()
     largest = size[size.isfinite()].max() if bool(size.isfinite().any()) else size.new_zeros(())
     scale = torch.where(size == 0, largest.clamp_min(2.0**-10), size)
-    return (tensor.detach().double() + scale * (noise + 0.25) * share).to(tensor.dtype)
+    moved = (tensor.detach().double() + scale * (noise + 0.25) * share).to(tensor.dtype)
+    return torch.where(tensor.isfinite(), moved, tensor.detach())
 
 
 def hardly_beside(name: str, tensor: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ def hardly_beside(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return far
     near = tensor + (far - tensor) * 2.0**-14
-    return torch.where(near == tensor, torch.nextafter(tensor, far), near)
+    near = torch.where(near == tensor, torch.nextafter(tensor, far), near)
+    return torch.where(tensor.isfinite(), near, tensor)
 
 
 def elsewhere(name: str, tensor: Tensor) -> Tensor:
