@@ -275,6 +275,92 @@ def test_every_kernel_at_its_ends(name: str, dtype: torch.dtype) -> None:
         assert not ways.bound[endless].any(), "an infinite operand has no error"
 
 
+def _holds(run: Callable[..., Tensor], **inputs: Tensor) -> Ways:
+    """Return one function three ways, its floats being in their bounds and ranges."""
+    _, found = three_ways(named(lambda **given: run(*given.values())), inputs)
+    ways = found["out0"]
+    assert isinstance(ways, Ways)
+    assert not ((ways.outside | ways.outside_range) & ways.told).any()
+    return ways
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("piece", TWOS[:5], ids=lambda piece: piece.name)
+def test_every_pair_of_ends(piece: Piece, dtype: torch.dtype) -> None:
+    """As they are, and after an operation that rounds; what goes on from the result holds too."""
+    info = torch.finfo(dtype)
+    sizes = [0.0, info.smallest_normal * info.eps, info.smallest_normal, 0.7, info.max, math.inf]
+    ends = torch.tensor([s * x for x in sizes for s in (1, -1)], dtype=torch.float64).to(dtype)
+    x, y = (part.reshape(-1).clone() for part in torch.meshgrid(ends, ends, indexing="ij"))
+    # the sum of no more than itself: a result that is given as an infinity is one
+    for run in (
+        piece.run,
+        lambda x, y: piece.run(0.3 * x, y * 1.7),
+        lambda x, y: 1 / piece.run(x, y),
+    ):
+        ways = _holds(run, x=x, y=y)
+        certain = ways.told & (ways.bound == 0) & ways.floats.isinf()
+        assert (ways.truth[certain].isinf()).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_largest_of_numbers_that_rounding_may_exchange(dtype: torch.dtype) -> None:
+    """Which one is larger is not asked of the bound's own float64."""
+    x = torch.linspace(0.1, 9, 400, dtype=torch.float64).to(dtype)
+
+    def there_and_back(x: Tensor) -> Tensor:
+        return x * 0.3 / 0.3 * 0.7 / 0.7
+
+    def grown(x: Tensor) -> Tensor:
+        back = there_and_back(x)
+        return back - torch.maximum(back, torch.cat([x[200:], x[:200]]) - 0.01)
+
+    ways = _holds(grown, x=x)
+    assert not ways.bound[300:].any(), "x - max(x, z) is 0 where x is the larger for certain"
+    assert ways.bound[:100].all()
+    for way in (1, -1):
+        _holds(lambda x, way=way: torch.maximum(way * there_and_back(x), way * x), x=x)
+        _holds(lambda x, way=way: torch.minimum(way * there_and_back(x), way * x), x=x)
+        _holds(lambda x, way=way: torch.stack([way * there_and_back(x), way * x]).amax(0), x=x)
+        _holds(lambda x, way=way: there_and_back(x) - torch.maximum(there_and_back(x), x), x=x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_sum_that_may_overflow_on_the_way_has_no_bound(dtype: torch.dtype) -> None:
+    """Whatever it comes to, where it is held in its own dtype."""
+    most = torch.finfo(dtype).max
+    x = torch.tensor([[most, most, -most, -most], [1, 2, 3, 4]], dtype=dtype)
+    held = dtype.itemsize >= 4 or dtype == torch.bfloat16
+    for run in (
+        lambda x: x.sum(1),
+        lambda x: (x @ torch.ones(4, 1, dtype=x.dtype)).squeeze(1),
+        lambda x: x.cumsum(1)[:, -1],
+    ):
+        ways = _holds(run, x=x)
+        assert ways.bound[0].isinf() or not held
+        assert ways.bound[1].isfinite()
+    product = _holds(lambda x: x.prod(1), x=torch.tensor([[most, 2, 0.5, 1 / most]], dtype=dtype))
+    assert product.bound.isinf().all()
+
+
+@pytest.mark.parametrize("far", [1e7, 3e7, 3e9])
+@pytest.mark.parametrize("name", ["exp", "expm1", "sigmoid", "tanh", "erfc", "atan"])
+def test_a_function_of_what_rounding_moved_far(name: str, far: float) -> None:
+    """Its slope is that of the steepest place within the error, or its whole range."""
+    x = torch.linspace(-3, 3, 61, dtype=torch.float32)
+    _holds(lambda x: _KERNELS[name]((x + far) - far), x=x)
+
+
+def test_a_range_goes_on_where_an_error_cannot() -> None:
+    """The sum of squares is not below 0, exp not either, and 1 + exp(...) not below 1."""
+    x = torch.linspace(-1, 1, 6, dtype=torch.float32)
+    large = _holds(lambda x: 1 / (1 + torch.exp(x * 1e6)), x=x)
+    assert (large.bound <= 1.001).all()
+    assert (_holds(lambda x: torch.sqrt((x - x) ** 2 + 1e-5), x=x).bound < 1e-4).all()
+    far = _holds(lambda x: torch.rsqrt((x + 1e8 - 1e8).var() + 1e-5), x=x)
+    assert far.bound <= 317  # 1 / sqrt(1e-5)
+
+
 NARROW = [
     p
     for p in MASKED

@@ -308,7 +308,13 @@ def test_a_path_with_an_infinite_border(case: Path) -> None:
         return case.costs(cost)[ROWS, COLUMNS]
 
     cost = _inputs("c", DTYPES[case.dtype], ROWS, COLUMNS)["c"].abs()
-    _expect(compare.check(backward, forward, {"cost": cost}), case.bug)
+    report = compare.check(backward, forward, {"cost": cost})
+    if (case.least, case.dtype, case.bug) == ("soft", "bfloat16", "right"):
+        # each soft least is bounded from those before it: at the far end that is all of its value
+        assert report.verdict == UNDECIDED
+        assert "the bound on its rounding is not finite" in _told(report)
+    else:
+        _expect(report, case.bug)
 
 
 # -- what cannot be read, and what is said

@@ -44,6 +44,8 @@ class Bound:
     span: Range | None = None
     # How large what was added up to it is, None where that is just the value's size.
     terms: Tensor | None = None
+    # The two numbers that it is the larger of, where it is made so.
+    of: "tuple[Bound, ...]" = ()
 
     @property
     def range(self) -> Range:
@@ -101,6 +103,7 @@ class Bound:
             return self
         low, high = self.span
         narrow = torch.minimum(self.value - low, high - self.value) < 0.99 * self.error
+        narrow |= self.error.isinf() & (low.isfinite() | high.isfinite())
         return self if bool(narrow.any()) else replace(self, span=None)
 
     def __add__(self, other: "Bound | float") -> "Bound":
@@ -293,7 +296,13 @@ class Bounds:
 
     def subtract(self, x: Bound, y: Bound) -> Bound:
         """Return x - y."""
-        return self.add(x, -y)
+        found = self.add(x, -y)
+        other = next((one for one in y.of if one is not x), x)
+        if not any(one is x for one in y.of) or other is x:
+            return found
+        # x - max(x, z), as online softmax has it: where x is the larger for certain it is 0
+        sure = (x.range[0] >= other.range[1]) & (found.value == 0) & x.value.isfinite()
+        return found.exactly(sure)
 
     def multiply(self, x: Bound, y: Bound) -> Bound:
         """Return x * y."""
@@ -400,7 +409,7 @@ class Bounds:
         if x.span is not None or y.span is not None:
             span = torch.maximum(low, least), torch.maximum(high, most)
         terms = torch.maximum(x.size, y.size) if self.terms else None
-        return Bound(self, torch.maximum(x.value, y.value), error, span, terms)
+        return Bound(self, torch.maximum(x.value, y.value), error, span, terms, (x, y))
 
     def minimum(self, x: Bound, y: Bound) -> Bound:
         """Return the smaller of each pair."""
@@ -445,7 +454,7 @@ class Bounds:
             2.0,
             of=(x,),
             within=within,
-            endless=lambda: value.isinf() & _sure(x).all(over, keepdim),
+            endless=lambda: x.endless.any(over, keepdim) & _sure(x).all(over, keepdim),
             terms=lambda: added(x.size),
         )
 
@@ -531,8 +540,10 @@ class Bounds:
             terms=lambda: x.size,
         )
 
-    def shaped(self, x: Any, shape: Sequence[int]) -> Bound:
+    def shaped(self, x: Bound, shape: Sequence[int]) -> Bound:
         """Return x in that shape, repeated where it has to be."""
+        if x.shape == tuple(shape):
+            return x
         return self._each(lambda parts: parts[0].expand(tuple(shape)), (x,))
 
 
@@ -547,7 +558,7 @@ def _not_zero(x: Bound) -> Tensor:
 
 
 def _sure(x: Bound) -> Tensor:
-    """Where x is an infinity, exactly, or a number with a bound."""
+    """Where x has a bound."""
     return x.error.isfinite() & ~x.value.isnan()
 
 

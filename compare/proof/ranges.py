@@ -56,15 +56,21 @@ def square(x: Range) -> Range:
 
 def product(x: Range, y: Range) -> Range:
     """Return the range of x * y."""
+    return _corners(torch.mul, x, y)
+
+
+def _corners(operation: Callable[[Tensor, Tensor], Tensor], x: Range, y: Range) -> Range:
+    """Return what an operation that rises or falls in each operand takes x and y to."""
     inf = float("inf")
-    # 0 times an end that is infinite is 0: what lies before the end is finite
-    corners = torch.stack([(a * b).nan_to_num(0.0, inf, -inf) for a in x for b in y])
+    # 0 times an end that is infinite is 0, as is infinity over infinity beside the other corners:
+    # what lies before such an end is finite
+    corners = torch.stack([operation(a, b).nan_to_num(0.0, inf, -inf) for a in x for b in y])
     return corners.amin(0), corners.amax(0)
 
 
 def quotient(x: Range, y: Range) -> Range:
     """Return the range of x / y, everything where y may be 0."""
-    low, high = product(x, (1 / y[1], 1 / y[0]))
+    low, high = _corners(torch.div, x, y)
     pole = nearest(y) == 0
     return low.masked_fill(pole, -float("inf")), high.masked_fill(pole, float("inf"))
 
