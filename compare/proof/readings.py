@@ -42,8 +42,8 @@ class Literal:
         return [self._read(number, way) for number in self.numbers]
 
     def _read(self, number: float, way: str) -> Any:
-        if way == HELD and (held := self._held(number)) != number:
-            return flint.arb(held)
+        if way == HELD:
+            return flint.arb(self._held(number))
         if way == ANY:
             return reduce(lambda a, b: a.union(b), (self._read(number, w) for w in _EACH))
         if way == WORKED_OUT and self._is_worked_out(number):

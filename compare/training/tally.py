@@ -108,9 +108,14 @@ class Tally:
             self.proofs.setdefault(name, []).append((step, proof))
 
     def bound(self, name: str, share: float | None, step: int) -> None:
-        """Keep the largest share that a difference has of what both sides may round."""
+        """Keep the largest share that a difference has of what both sides may round.
+
+        None, where there is no bound, and NaN are kept before any number.
+        """
         known, _ = self.bounds.get(name, (-1.0, step))
-        if known is not None and (share is None or not share <= known):
+        if known is None or math.isnan(known):
+            return
+        if share is None or not share <= known:
             self.bounds[name] = (share, step)
 
     def conclude(self) -> None:

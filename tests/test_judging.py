@@ -1,0 +1,130 @@
+"""Which steps of a run are lifted, and what is kept of all the others."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare.cases import CASES
+from compare.proof.bits import compare_bits
+from compare.proof.verdict import ROUNDING, Proof
+from compare.report import Report
+from compare.training.harness import Run
+from compare.training.sides import Named, Step, by_hand
+from compare.training.tally import Tally
+from tests.conftest import planted
+
+THREE_LAYER = CASES["three_layer"]
+BLOG = CASES["three_layer_blog_grouping"]  # l2_delta and l1_delta have other bits in every chunk
+
+
+@pytest.fixture(autouse=True)
+def _ten_steps_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compare.training.batch.STEPS", 10)
+
+
+def _lifted(run: Run) -> list[int]:
+    return [step for step, _ in run.tally.proofs["l1_delta"]]
+
+
+def test_first_and_last_step_are_lifted() -> None:
+    """Of equal ones no others."""
+    run = Run(THREE_LAYER, steps=45)
+    assert run.train().verdict == "EXACT"
+    assert _lifted(run) == [0, 44]
+
+
+def test_a_step_of_the_1st_2nd_4th_8th_unequal_chunk_is_lifted() -> None:
+    run = Run(BLOG, steps=95)
+    assert run.train().verdict == "ROUNDING"
+    assert run.report.quantities["l2_delta"].max_ulp > 0  # or nothing would be unequal
+    assert sorted({step // 10 for step in _lifted(run)}) == [0, 1, 3, 7, 9]
+    assert _lifted(run)[-1] == 94
+
+
+def test_another_formula_that_hides_within_rounding_is_seen_where_it_is_first_unequal() -> None:
+    """Some ulps, on purpose, in the middle of a run: within its bound."""
+    base = by_hand(THREE_LAYER)
+    run = Run(THREE_LAYER, steps=45, step=_branching_at(base, _first_weight(base, at=25)))
+    report = run.train()
+    row = report.quantities["l1_delta"]
+    assert (row.verdict, row.first_unequal) == ("WRONG", 25), str(report)
+    assert row.max_ulp <= 6
+    assert row.worst is not None
+    assert row.worst.step == 25
+    assert 25 in _lifted(run)
+
+
+def _first_weight(step: Step, at: int) -> Tensor:
+    """Return a weight of syn0 after one step of the run."""
+    weights: list[Tensor] = []
+
+    def noted(**given: Tensor) -> Named:
+        values = step(**given)
+        if torch.is_inference_mode_enabled():
+            weights.append(values["syn0"][0, 2, 1])
+        return values
+
+    Run(THREE_LAYER, steps=at + 1, step=noted, lift="none").train()
+    return weights[at]
+
+
+def _branching_at(step: Step, weight: Tensor) -> Step:
+    def branching(**given: Tensor) -> Named:
+        values = dict(step(**given))
+        if (values["syn0"][0, 2, 1] - weight).abs() < 1e-4:
+            values["l1_delta"] = values["l1_delta"] * (1 + 3 * 2.0**-52)
+        return values
+
+    return branching
+
+
+def test_a_step_outside_its_bound_is_lifted_wherever_it_is() -> None:
+    """Its formula is the same and its chunk the third unequal one: nothing else asks for it."""
+
+    def off(values: Named) -> None:
+        values["l1_delta"] = values["l1_delta"] * (1 + 1e-13)
+
+    run = Run(BLOG, steps=45, step=planted(BLOG, off, at=26))
+    report = run.train()
+    row = report.quantities["l1_delta"]
+    assert 26 in _lifted(run)
+    assert row.verdict == "WRONG", str(report)
+    assert row.proof is not None
+    assert row.proof.text.startswith("at step 26: the same real number")
+    assert "times further from it than its own operations can round" in row.proof.text
+
+
+def _tally(total: int = 4) -> Tally:
+    """Return a tally of one quantity that differs by an ulp, lifted as the same formula."""
+    tally = Tally(Report("", {}), seed=1)
+    mine = torch.ones(1, 1, total)
+    tally.open({"l1": mine[0]}, {"l1": mine[0]})
+    tally.add("l1", 0, compare_bits(mine, mine.nextafter(mine * 2)))
+    tally.prove(0, {"l1": Proof(ROUNDING, "the same", lifted=True)})
+    return tally
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.25), (0.25, 0.5), (0.1, 0.5, 0.2)])
+def test_the_largest_share_of_the_bound_is_kept(shares: tuple[float, ...]) -> None:
+    tally = _tally()
+    for step, share in enumerate(shares):
+        tally.bound("l1", share, step)
+    tally.conclude()
+    assert tally.bounds["l1"] == (0.5, shares.index(0.5))
+    row = tally.report.quantities["l1"]
+    assert (row.verdict, row.proof and row.proof.share) == ("ROUNDING", 0.5)
+
+
+@pytest.mark.parametrize("worst", [None, math.nan, math.inf, 1.5])
+def test_one_step_without_a_bound_or_outside_it_is_no_pass(worst: float | None) -> None:
+    """Whatever is seen before and after it."""
+    tally = _tally()
+    for step, share in enumerate((0.5, worst, 0.25)):
+        tally.bound("l1", share, step)
+    tally.conclude()
+    row = tally.report.quantities["l1"]
+    assert row.verdict == "UNDECIDED"
+    assert row.proof is not None
+    assert "at step 1" in row.proof.text
