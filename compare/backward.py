@@ -60,7 +60,7 @@ class BackwardPass:
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
         return {label: value.detach().clone() for label, value in found.items()}
 
-    def __call__(self, **given: Any) -> dict[str, Tensor]:
+    def __call__(self, /, **given: Any) -> dict[str, Tensor]:
         """Run it on exactly what it asks for; return its gradients by name."""
         found = self._apply(given) if self.is_function else self._call(given)
         like = {**tensors(self.forward.inputs), **self.forward.values}

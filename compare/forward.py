@@ -127,7 +127,7 @@ class ForwardPass:
                 )
         return [output for output in outputs if output.requires_grad], named
 
-    def reference(self, **given: Any) -> dict[Key, Tensor]:
+    def reference(self, /, **given: Any) -> dict[Key, Tensor]:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self.fresh({label: given[label] for label in self.inputs})
         outputs, named = self._run(fresh)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compare.proof import lift as lifting
-from compare.proof.balls import Balls
+from compare.proof.balls import _FUNCTIONS, Balls
 from compare.proof.bounds import _KERNELS, Bounds
 from compare.proof.lift import Lifted, lift
 from compare.proof.program import trace
@@ -275,6 +275,20 @@ def test_every_kernel_at_its_ends(name: str, dtype: torch.dtype) -> None:
         assert not ways.bound[endless].any(), "an infinite operand has no error"
 
 
+def test_balls_at_infinities() -> None:
+    """As floats have it, also where arb has no number."""
+    ends = Balls().exact(torch.tensor([0.0, -1.0, math.inf, -math.inf], dtype=torch.float64))
+    zero, minus_one, most, least = ends
+    for name, x, y in (
+        ("exp", least, 0), ("sigmoid", least, 0), ("log", zero, least), ("log1p", minus_one, least),
+        ("log", most, most), ("erf", most, 1), ("erf", least, -1), ("erfc", most, 0),
+        ("erfc", least, 2), ("tanh", least, -1), ("rsqrt", most, 0),
+    ):  # fmt: skip
+        assert _FUNCTIONS[name](x) == y, name
+    assert not _FUNCTIONS["log"](flint.arb(0, 1)).is_finite()
+    assert not _FUNCTIONS["erf"](flint.arb("nan")).is_finite()
+
+
 def _holds(run: Callable[..., Tensor], **inputs: Tensor) -> Ways:
     """Return one function three ways, its floats being in their bounds and ranges."""
     _, found = three_ways(named(lambda **given: run(*given.values())), inputs)
@@ -311,6 +325,9 @@ def test_the_largest_of_numbers_that_rounding_may_exchange(dtype: torch.dtype) -
     def there_and_back(x: Tensor) -> Tensor:
         return x * 0.3 / 0.3 * 0.7 / 0.7
 
+    def beside_the_larger(back: Tensor, x: Tensor) -> Tensor:
+        return back - torch.maximum(back, x)
+
     def grown(x: Tensor) -> Tensor:
         back = there_and_back(x)
         return back - torch.maximum(back, torch.cat([x[200:], x[:200]]) - 0.01)
@@ -322,7 +339,7 @@ def test_the_largest_of_numbers_that_rounding_may_exchange(dtype: torch.dtype) -
         _holds(lambda x, way=way: torch.maximum(way * there_and_back(x), way * x), x=x)
         _holds(lambda x, way=way: torch.minimum(way * there_and_back(x), way * x), x=x)
         _holds(lambda x, way=way: torch.stack([way * there_and_back(x), way * x]).amax(0), x=x)
-        _holds(lambda x, way=way: there_and_back(x) - torch.maximum(there_and_back(x), x), x=x)
+        _holds(lambda x, way=way: beside_the_larger(way * there_and_back(x), way * x), x=x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

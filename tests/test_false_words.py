@@ -553,6 +553,33 @@ def test_numbers_written_in_a_tensor_and_in_code_are_one(row: Row) -> None:
     meets(row)
 
 
+def _data_of_the_same_bits(dtype: torch.dtype) -> Iterator[Row]:
+    """Yield passes that write a number which the other side is given as data."""
+    w = torch.tensor([0.1, 0.3], dtype=dtype)
+    given = {"x": drawn(2, dtype=dtype).requires_grad_(), "w": w}
+    for off in (1, 1.01):
+        tenths = [0.1 * off, 0.3 * off]
+        yield Row(
+            f"a tensor made inside, {short(dtype)}, times {off}", lambda x, w: x * w,
+            lambda grad_output, t=tenths: {"x": grad_output * torch.tensor(t, dtype=dtype)},
+            given, RIGHT if off == 1 else WRONG,
+        )  # fmt: skip
+        if dtype.itemsize >= 4:  # half precision reckons with numbers in float32
+            yield Row(
+                f"a number, {short(dtype)}, times {off}", lambda x, w: x * w[0],
+                lambda grad_output, t=tenths: {"x": grad_output * t[0]},
+                given, RIGHT if off == 1 else WRONG,
+            )  # fmt: skip
+
+
+@params([row for dtype in DTYPES for row in _data_of_the_same_bits(dtype)])
+def test_a_number_written_where_the_other_side_has_data_is_also_what_its_dtype_holds(
+    row: Row,
+) -> None:
+    """In float64 and in tensors no less than in float32 code."""
+    meets(row)
+
+
 # -- a formula that widens what is known
 
 

@@ -91,7 +91,8 @@ class Lifting:
             return {}
         other = self.pair.reference if side is self.pair.hand else self.pair.hand
         with flint.ctx.workprec(precision):
-            found = tables(side, other, Balls(None, reading, precision))
+            leads = side is not self.pair.hand
+            found = tables(side, other, Balls(None, reading, precision), leads=leads)
             if reading != IN_ANY_WAY:
                 return found
             held = {

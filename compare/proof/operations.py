@@ -454,6 +454,7 @@ def _pow(n: Any, x: Any, y: Any) -> Any:
     exponent = n.scalar(y)
     if exponent is not None:
         return n.power(x, exponent, n.dtype)
+    x = n.number(float(x)) if isinstance(x, int) else x  # 2 ** x
     logarithm = n.function("log", x)  # of a positive base; other bases are not lifted
     return n.function("exp", y * logarithm)
 

@@ -32,31 +32,43 @@ class _Table:
     floats: Tensor
     numbers: Any
     held: bool  # or worked out
+    made: bool  # of nothing that was there before the code ran
 
 
-def tables(one: Program | Opaque, other: Program | Opaque, n: Balls) -> dict[fx.Node, Any]:
+def tables(
+    one: Program | Opaque, other: Program | Opaque, n: Balls, *, leads: bool = True
+) -> dict[fx.Node, Any]:
     """Return, for tensors that one side holds, the numbers that the other has for them.
 
-    Those are what it works out, or writes as numbers in its code: they have the held tensor's bits,
-    or round to it.
+    Those are what it makes of nothing, or writes as numbers in its code: they have the held
+    tensor's bits, or round to it. What it makes of a tensor that was there before, a weight times
+    1.001, is never what that stands for. Of tensors that both sides make only those of the one that
+    does not `lead` are taken for the other's.
     """
     if isinstance(one, Opaque) or isinstance(other, Opaque):
         return {}
     held = [table for table in _constants(one, n) if table.held]
     if not held:
         return {}
-    worked_out = {table.node: table for table in _constants(other, n) if not table.held}
+    worked_out = {table.node: table for table in _constants(other, n) if table.made}
     looked_at = worked_out
     if n.reading.way == ANY:  # too wide to tell what rounds to what
         plain = Balls(None, AS_WRITTEN, n.precision)
-        looked_at = {table.node: table for table in _constants(other, plain) if not table.held}
+        looked_at = {table.node: table for table in _constants(other, plain) if table.made}
     numbers = [(x, n.constant(x, torch.float64).item()) for x in _numbers(other)]
     found: dict[fx.Node, Any] = {}
     for table in held:
-        at = next((node for node, w in looked_at.items() if _stands_for(table, w)), None)
+        at = next(
+            (
+                node
+                for node, w in looked_at.items()
+                if not (leads and table.made and w.held) and _stands_for(table, w)
+            ),
+            None,
+        )
         match = _written_there(table, numbers) if at is None else worked_out[at].numbers
         if match is not None:
-            found[table.node] = np.asarray(match, dtype=object).reshape(table.numbers.shape)
+            found[table.node] = _spread(match, table).reshape(table.numbers.shape)
     return found
 
 
@@ -105,6 +117,7 @@ def _constants(program: Program, n: Balls) -> Iterator[_Table]:
     floats: dict[fx.Node, Any] = {}
     values: dict[fx.Node, Any] = {}
     held: dict[fx.Node, bool] = {}
+    made: dict[fx.Node, bool] = {}
     for node in program.graph.nodes:
         sources = node.all_input_nodes
         if node.op in ("placeholder", "output") or any(source not in held for source in sources):
@@ -118,20 +131,33 @@ def _constants(program: Program, n: Balls) -> Iterator[_Table]:
             floats[node], values[node] = call(n, node, floats, values)
         hands_on = node.op == "get_attr" or operation(node) in _HANDS_ON
         held[node] = hands_on and all(held[source] for source in sources)
+        made[node] = all(made[source] for source in sources) and node.meta.get("made", True)
         known = isinstance(floats[node], Tensor) and floats[node].is_floating_point()
         if known and floats[node].numel() and not isinstance(values[node], Missing):
-            yield _Table(node, floats[node], values[node], held[node])
+            yield _Table(node, floats[node], values[node], held[node], made[node])
 
 
 def _stands_for(held: _Table, worked: _Table) -> bool:
     """Whether a held tensor is what the other side works out, rounded, and not just that."""
-    if held.floats.numel() != worked.floats.numel():
+    one = worked.floats.flatten()[:1]
+    if bool((worked.floats == one).all()):  # a number is one however often it stands there
+        theirs_floats = one.expand(held.floats.numel())
+    elif held.floats.numel() == worked.floats.numel():
+        theirs_floats = worked.floats.flatten()
+    else:
         return False
-    mine, theirs = held.floats.flatten(), np.asarray(worked.numbers, dtype=object).ravel()
+    mine, theirs = held.floats.flatten(), _spread(worked.numbers, held)
     if all(_is(ball, x) for x, ball in zip(mine.double().tolist(), theirs, strict=True)):
         return False
-    same = mine.dtype == worked.floats.dtype and same_bits(mine, worked.floats.flatten())
+    same = mine.dtype == theirs_floats.dtype and same_bits(mine, theirs_floats.contiguous())
     return same or _rounds_to(mine, theirs)
+
+
+def _spread(numbers: Any, like: _Table) -> Any:
+    """Return as many numbers as a table has, the first of all again where there are others."""
+    flat = np.asarray(numbers, dtype=object).ravel()
+    count = like.floats.numel()
+    return flat if flat.size == count else np.repeat(flat[:1], count)
 
 
 def _rounds_to(floats: Tensor, balls: Any) -> bool:

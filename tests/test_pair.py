@@ -1,0 +1,82 @@
+"""A pass and its reference at some inputs, lifted once each way, and again at other inputs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compare.checking import Check, _read
+from compare.proof.draws import beside
+from compare.proof.pair import Pair
+from compare.proof.readings import AS_WRITTEN, HELD, Reading
+from compare.training.prove import Prover
+from compare.training.sides import Named
+
+X = torch.tensor([[1.5, -2.0], [0.25, 3.0]])
+
+
+def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (2 * x * 0.1 * grad_output,)
+
+
+def pair() -> Pair:
+    """Return the pair of a check, as check itself makes it."""
+    check = Check(backward, lambda x: x * x * 0.1, {"x": X}, 0)
+    forward, hand = check.forward, check.backward
+    manual = hand.run()
+    programs = _read(hand, hand.given), _read(forward.reference, forward.given)
+    return check.pair(manual, check._autograd(manual), *programs, None)
+
+
+def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:
+    """And is lifted once; with a start or a table it is of one pass and nobody else's."""
+    one = pair()
+    lifts = [one.lifted_reference(reading, precision) for reading in (AS_WRITTEN, Reading(HELD))
+             for precision in (200, 1000)]  # fmt: skip
+    assert len({id(lift) for lift in lifts}) == 4
+    assert one.lifted_reference() is lifts[0]
+    written, held = (lift.outputs["x"].numbers[0, 0] for lift in (lifts[0], lifts[2]))
+    assert not written.overlaps(held)
+    alone = one.lifted_reference(instead={})
+    assert alone is not lifts[0]
+    assert one.lifted_reference() is lifts[0]
+
+
+def test_a_check_is_made_again_at_other_inputs() -> None:
+    one = pair()
+    moved = {name: beside(name, value) for name, value in one.inputs.items()}
+    other = one.at(moved)
+    above = other.inputs["grad_output"]
+    assert torch.equal(other.inputs["x"], moved["x"])
+    assert torch.equal(other.floats["x"], moved["x"])
+    assert not torch.equal(above, one.inputs["grad_output"])
+    (by_hand,) = backward(moved["x"], above)
+    assert torch.equal(other.manual["x"], by_hand)
+    torch.testing.assert_close(other.autograd["x"], by_hand)
+    assert (other.hand, other.reference) == (one.hand, one.reference)
+    assert other.shared is not one.shared
+    with pytest.raises(AssertionError, match="nobody said how"):
+        Pair(one.hand, one.reference, {}, {}, {}, {}).at({})
+
+
+def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> None:
+    def hand(X: Tensor) -> Named:
+        a = X * 3  # wrong
+        return {"a": a, "b": a + 1}
+
+    def judged(manual: Named, X: Tensor) -> Named:
+        return {"a": X * 2, "b": manual["a"] + 1}
+
+    def reference(X: Tensor) -> Named:
+        return {"a": X * 2, "b": X * 2 + 1}
+
+    made: Any = Prover(hand, reference, None, None, judged=judged)
+    one = made._pair({"X": X}, hand(X), judged(hand(X), X))
+    other = one.at({"X": X + 1})
+    assert torch.equal(other.inputs["X"], X + 1)
+    assert torch.equal(other.manual["a"], (X + 1) * 3)
+    assert torch.equal(other.autograd["a"], (X + 1) * 2)
+    assert torch.equal(other.autograd["b"], other.manual["b"])
+    alone: Any = Prover(hand, reference, None, None)
+    assert alone._pair({"X": X}, hand(X), judged(hand(X), X)).maker is None
