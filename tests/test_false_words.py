@@ -580,6 +580,45 @@ def test_a_number_written_where_the_other_side_has_data_is_also_what_its_dtype_h
     meets(row)
 
 
+# -- what a held tensor stands for, and what it does not
+
+WEIGHT = drawn(4, 4, seed=9, dtype=torch.bfloat16)
+TENTH = torch.full((2,), 0.1, dtype=torch.bfloat16)
+SINGLE = float(torch.tensor(0.1))  # rounded to float32
+TWO = {"x": drawn(2, 2, dtype=torch.bfloat16)}
+DOUBLE = {"x": drawn(2, 3, dtype=torch.float64)}
+
+
+@params(
+    [
+        Row("a weight off by less than its dtype shows", lambda x: x @ WEIGHT,
+            lambda grad_output: (grad_output @ (WEIGHT * 1.001).mT,),
+            {"x": drawn(3, 4, dtype=torch.bfloat16)}, WRONG),
+        Row("a weight off in forward", lambda x: x @ (WEIGHT * 1.001),
+            lambda grad_output: (grad_output @ WEIGHT.mT,),
+            {"x": drawn(3, 4, dtype=torch.bfloat16)}, WRONG),
+        Row("a number rounded to float32 in float64", lambda x: x * 0.1,
+            lambda grad_output: (grad_output * SINGLE,), DOUBLE, WRONG),
+        Row("a number made and cast", lambda x: x * TENTH,
+            lambda grad_output: (grad_output * torch.tensor(0.1).bfloat16(),), TWO, RIGHT),
+        Row("made in one dtype and in another", lambda x: x * torch.tensor(0.1234).bfloat16(),
+            lambda grad_output: (grad_output * torch.tensor(0.1234, dtype=torch.bfloat16),),
+            TWO, RIGHT),
+        Row("another number made and cast", lambda x: x * torch.tensor(0.1234).bfloat16(),
+            lambda grad_output: (grad_output * torch.tensor(0.125, dtype=torch.bfloat16),),
+            TWO, WRONG),
+        Row("a power that Python took", lambda x: x * 0.9**7,
+            lambda grad_output: (grad_output * 0.4782969,), DOUBLE, RIGHT),
+        Row("a whole number to a power", lambda x: 2**x,
+            lambda grad_output, output: (grad_output * output * math.log(2),), DOUBLE, RIGHT),
+        Row("a whole number to a power, off", lambda x: 2**x,
+            lambda grad_output, output: (grad_output * output * math.log(2) * 1.001,), TWO, WRONG),
+    ]
+)  # fmt: skip
+def test_a_held_tensor_stands_for_what_rounds_to_it_and_for_no_more(row: Row) -> None:
+    meets(row)
+
+
 # -- a formula that widens what is known
 
 
@@ -640,7 +679,17 @@ def test_a_bug_at_the_end_of_a_transformer_is_found(row: Row) -> None:
 
 @pytest.mark.parametrize(
     "label",
-    ["w", "the value of z", "the value of w", "manual", "arg0", "x of z", "z.1", "constant"],
+    [
+        "w",
+        "the value of z",
+        "the value of w",
+        "manual",
+        "arg0",
+        "x of z",
+        "z.1",
+        "constant",
+        "self",
+    ],
 )
 def test_any_name_of_an_intermediate_is_as_good_as_another(label: str) -> None:
     def forward(x: Tensor) -> Tensor:
