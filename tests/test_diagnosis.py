@@ -474,11 +474,11 @@ def test_a_place_is_told_without_the_dimension_of_the_networks() -> None:
 
 
 def test_no_factor_of_1_is_told() -> None:
-    """So many numbers in a tensor nobody wrote: 0.1 as a float has it, and the code's is 1/10."""
+    """Though the two are so close that their quotient is 1 to 14 digits."""
     tenths = torch.tensor([0.1, -0.1] * 501, dtype=torch.float64)
     signs = tenths.sign()
     report = check(
-        lambda grad_output: (grad_output * signs * 0.1,), lambda x: x * tenths,
+        lambda grad_output: (grad_output * signs * 0.100000000000001,), lambda x: x * tenths,
         {"x": torch.ones(1_002, dtype=torch.float64)},
     )  # fmt: skip
     told = report.quantities["x"].diagnosis
