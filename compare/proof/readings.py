@@ -106,18 +106,24 @@ class Reading:
     @property
     def text(self) -> str:
         """The remark that a report has on it, empty where all is read as it was written."""
+        found = ", a tensor that one side holds as what the other has for it" * self.tables
         if self.but:
-            return ", some numbers of the code as written and some as their dtype holds them"
-        if self.way == HELD:
-            return ", the numbers of the code as their dtype holds them"
-        return ", the numbers that Python worked out to within 2 ulps" * (self.way == WORKED_OUT)
+            found += ", some numbers of the code as written and some as their dtype holds them"
+        elif self.way == HELD:
+            found += ", the numbers of the code as their dtype holds them"
+        elif self.way == WORKED_OUT:
+            found += ", the numbers that Python worked out to within 2 ulps"
+        return found
 
 
 AS_WRITTEN, IN_ANY_WAY = Reading(), Reading(ANY, tables=True)
 
 
 def readings(literals: Collection[Literal], *, tables: bool) -> tuple[list[Reading], bool]:
-    """Return the readings, the likeliest first, at most MOST of them, and whether those are all."""
+    """Return the readings, the likeliest first, and whether those are all that there are.
+
+    Of those that read some literals by themselves no more than MOST are given.
+    """
     unsure = sorted((one for one in set(literals) if not one.plain), key=repr)
     ways = _EACH if unsure or tables else (WRITTEN,)
     found = [Reading(way, tables=also) for also in (False, True)[: 1 + tables] for way in ways]
