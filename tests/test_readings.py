@@ -165,8 +165,6 @@ def test_of_many_numbers_some_readings_are_tried_and_that_is_said() -> None:
 def test_a_remark_says_how_the_numbers_were_read() -> None:
     assert AS_WRITTEN.text == ""
     assert "that one side holds as what the other has for it" in Reading(tables=True).text
-        Reading(tables=True).text == ", a tensor that one side holds as what the other has for it"
-    )
     assert Reading(HELD).text == ", the numbers of the code as their dtype holds them"
     assert "that Python worked out to within 2 ulps" in Reading(WORKED_OUT).text
     some = Reading(WRITTEN, frozenset(_literals(1)))
