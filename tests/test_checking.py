@@ -566,3 +566,30 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(
     file.write_bytes(b"x = 1\n\0\0")
     assert main([command, str(file)]) == 2
     assert capsys.readouterr().err == f"compare: {file} is no Python file: it holds bytes of 0\n"
+
+
+def test_a_pass_for_a_gradient_of_1_says_so_wherever_it_is_told() -> None:
+    """It takes everything and reads no grad_output; what the code reads, numpy too, is drawn."""
+
+    def square(x: Tensor) -> Tensor:
+        return (x * x).sum()
+
+    report = compare.check(lambda **given: {"x": 2 * given["x"]}, square, {"x": torch.ones(3)})
+    assert report.conditions == ("grad_output = 1",)
+    assert report.to_dict()["conditions"] == ["grad_output = 1"]
+    assert "for grad_output = 1" in report.markdown().splitlines()[0]
+    assert "for grad_output = 1" in str(report)
+
+    def by_numpy(**given: Any) -> dict[str, Tensor]:
+        x, above = given["x"].detach().numpy(), given["grad_output"].numpy()
+        return {"x": torch.from_numpy(2 * x * above)}
+
+    for asks in (lambda **given: {"x": 2 * given["x"] * given["grad_output"]}, by_numpy):
+        report = compare.check(asks, square, {"x": torch.ones(3)})
+        assert (report.verdict, report.conditions) == ("EXACT", ())
+
+
+def test_a_pass_that_forgets_the_gradient_above_many_outputs_is_wrong() -> None:
+    """1 stands above scalars alone, where nobody asks."""
+    report = compare.check(lambda x: {"x": 2 * x}, lambda x: x * x, {"x": torch.ones(3)})
+    assert (report.verdict, report.conditions) == ("WRONG", ())

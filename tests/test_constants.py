@@ -7,8 +7,9 @@ from typing import Any
 
 import flint
 import pytest
+import torch
 
-from compare.proof.constants import Spelling, is_exact, spelling, written
+from compare.proof.constants import Spelling, is_exact, misspelled, spelling, written
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,11 @@ def test_a_large_number_is_the_decimal_that_was_written(number: float) -> None:
         (math.e, flint.arb.const_e), (math.log(10), lambda: flint.arb(10).log()),
         (1 / math.log(2), lambda: 1 / flint.arb(2).log()),
         (math.log2(3), lambda: flint.arb(3).log() / flint.arb(2).log()),
+        (math.sqrt(1 / math.sqrt(5)), lambda: (1 / flint.arb(5)).sqrt().sqrt()),
+        (math.sqrt(3 * math.pi), lambda: (3 * flint.arb.pi()).sqrt()),
+        (2 / math.e, lambda: 2 / flint.arb.const_e()),
+        (0.044715 * math.sqrt(2 / math.pi),
+         lambda: (2 / flint.arb.pi()).sqrt() * 44715 / 1_000_000),
     ],
 )  # fmt: skip
 def test_a_known_irrational_number_is_that_number(number: float, stands_for: Any) -> None:
@@ -98,3 +104,15 @@ def test_only_what_binary_holds_is_exact() -> None:
     assert is_exact(12345.0)
     assert not is_exact(0.1)
     assert not is_exact(1 / 3)
+
+
+def test_pi_in_float32_is_not_355_over_113() -> None:
+    """Which is as near, and not as simple."""
+    assert spelling(float(torch.tensor(math.pi)), 24) == Spelling(Fraction(1), "times pi")
+
+
+def test_what_python_worked_out_is_as_far_off_as_it_is() -> None:
+    """And what was rounded to float32 is further off than any rounding in Python."""
+    assert misspelled(0.1) <= 1e-17
+    assert abs(1 - 0.999 - 0.001) <= misspelled(1 - 0.999) <= 1e-18
+    assert misspelled(float(torch.tensor(0.1))) == 0

@@ -169,3 +169,13 @@ def test_a_remark_says_how_the_numbers_were_read() -> None:
     assert "that Python worked out to within 2 ulps" in Reading(WORKED_OUT).text
     some = Reading(WRITTEN, frozenset(_literals(1)))
     assert some.text.endswith("some as their dtype holds them")
+
+
+def test_an_exponent_is_read_like_any_other_number() -> None:
+    """As held: pow in float32 has float32's exponent."""
+    held = float(torch.tensor(2.2))
+    for reading, exponent in ((AS_WRITTEN, flint.arb(22) / 10), (Reading(HELD), flint.arb(held))):
+        n = Balls(reading=reading)
+        (found,) = n.power(n.exact(torch.tensor([2.0])), 2.2, torch.float32)
+        assert found.overlaps(flint.arb(2) ** exponent)
+        assert not found.overlaps(flint.arb(2) ** (exponent + 1e-9))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
+from compare.proof.balls import Balls
+from compare.proof.lift import lift
 from compare.proof.program import Opaque, _Replay, line_of, trace
 from compare.proof.recorder import FloatRead, Recorder
 
@@ -130,3 +132,10 @@ def test_what_is_written_outside_torch_is_missed_and_said(
     """Recorded twice it has the same operations, which do not give what it gave."""
     with pytest.raises(Opaque, match="do not give its own numbers"):
         trace(function, {"x": X})
+
+
+def test_one_tensor_under_two_names_is_two_inputs() -> None:
+    """A recording tells tensors by what they are, and here both names are of one."""
+    program = trace(lambda x, y: {"out": x - 3 * y}, {"x": X, "y": X})
+    found = lift(program, Balls(), {"x": X, "y": X + 1})["out"]
+    assert torch.equal(found.floats, X - 3 * (X + 1))

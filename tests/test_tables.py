@@ -93,3 +93,14 @@ def test_of_many_elements_none_is_taken_for_a_number_in_the_code(size: int, is_o
     held[1] = 1 / 3
     assert bool(found(lambda x: x * held, lambda x: x * (1 / 3), size)) is is_one
     assert FEW == 1_000
+
+
+def test_of_what_both_sides_make_only_one_is_taken_for_the_others() -> None:
+    """Else each would be what the other was, and they as far apart as before."""
+    sides = [
+        program(lambda x: x * torch.tensor(0.1234).bfloat16()),
+        program(lambda x: x * torch.tensor(0.1234, dtype=torch.bfloat16)),
+    ]
+    for one, other in (sides, sides[::-1]):
+        assert tables(one, other, Balls(), leads=False)
+        assert not tables(one, other, Balls(), leads=True)

@@ -97,7 +97,8 @@ def misspelled(number: float) -> float:
 
     One that was rounded to float32 lies further off, and no rounding of float64 code explains that.
     """
-    off = 0.0 if is_exact(number) else float(abs(written(number) - number).upper())
+    with flint.ctx.workprec(4 * _FLOAT64):
+        off = 0.0 if is_exact(number) else float(abs(written(number) - number).upper())
     return off if off <= abs(number) * 2.0**-30 else 0.0
 
 

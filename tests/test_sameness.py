@@ -1,0 +1,109 @@
+"""Which reading of the code's numbers makes two passes one, and when none does."""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import compare
+from compare.mutants.formulas import Formulas
+from compare.mutants.mutate import mutants
+from compare.mutants.of_check import OfCheck
+from compare.proof.verdict import Proof
+
+NUMBERS = (0.1, 0.2, 0.7, 0.9, 1.1, 1.3, 0.6)
+TENTH, THREE_TENTHS = torch.tensor(0.1), torch.tensor(0.3)  # as float32 has them
+RIGHT = ("EXACT", "ROUNDING")
+
+
+def drawn(*shape: int, seed: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=chance, dtype=torch.float64).to(dtype)
+
+
+def proof(report: compare.Report, name: str = "x") -> Proof:
+    found = report.quantities[name].proof
+    assert found is not None
+    return found
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Multiply by so many numbers that not every way to read each can be tried."""
+    return reduce(torch.mul, NUMBERS, x)  # type: ignore[arg-type]
+
+
+def judged(backward: Callable[..., Any], forward: Callable[..., Any], **inputs: Tensor) -> Any:
+    inputs["x"] = inputs.get("x", drawn(3, 4)).requires_grad_()
+    return compare.check(backward, forward, inputs)
+
+
+def test_one_number_is_read_as_held_and_another_as_written() -> None:
+    """The data are 0.1 as float32 has it; the third is one of real numbers."""
+    report = judged(
+        lambda grad_output, w: {"x": grad_output * w * (1 / 3)}, lambda x, w: x * 0.1 / 3, w=TENTH
+    )
+    assert report.verdict in RIGHT, str(report)
+    assert "some numbers of the code as written and some as" in proof(report).text
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(1.001, "WRONG"), (1 + 2e-8, "UNDECIDED")])
+def test_of_many_numbers_it_counts_what_each_can_move(off: float, verdict: str) -> None:
+    """Where no one ball shows it, for what cancels in every reading: 30,000 x - 30,000 x."""
+
+    def forward(x: Tensor) -> Tensor:
+        return x * 0.3 * 1e5 - x * 0.3 * 1e5 + scaled(x)
+
+    report = judged(lambda grad_output: {"x": scaled(grad_output) * off}, forward)
+    assert report.verdict == verdict, str(report)
+    undecided = "it depends on how the numbers in the code are read" in proof(report).text
+    assert undecided == (verdict == "UNDECIDED")
+    right = judged(lambda grad_output: {"x": scaled(grad_output)}, forward)
+    assert right.verdict in RIGHT, str(right)
+
+
+def test_a_table_may_be_just_what_it_holds() -> None:
+    """The 0.3 that the other side writes is not the 0.3 that this one holds, but float32's."""
+    x, y = drawn(3, 4).requires_grad_(), drawn(3, 4, seed=5).requires_grad_()
+    report = compare.check(
+        lambda grad_output, v, w: {
+            "x": grad_output[0] * THREE_TENTHS * w, "y": grad_output[1] * v,
+        },
+        lambda x, y, v, w: (x * THREE_TENTHS * 0.1, y * 0.3),
+        {"x": x, "y": y, "v": THREE_TENTHS.clone(), "w": TENTH.clone()},
+    )  # fmt: skip
+    assert report.verdict in RIGHT, str(report)
+
+
+def test_what_is_deep_is_lifted_with_more_digits() -> None:
+    """Each step of the map doubles what is not known, 200 bits are lost in 200 of them."""
+
+    def values(x: Tensor) -> list[Tensor]:
+        found = [x]
+        for _ in range(220):
+            found.append(3.75 * found[-1] * (1 - found[-1]))
+        return found
+
+    def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        for value in reversed(values(x)[:-1]):
+            grad_output = grad_output * (3.75 - 7.5 * value)
+        return (grad_output,)
+
+    x = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    report = compare.check(backward, lambda x: values(x)[-1], (x,))
+    assert proof(report).text.startswith("the same real number to"), str(report)
+
+
+def test_a_mutant_that_is_right_in_another_reading_is_not_called_wrong() -> None:
+    """By hand the tenth is data, and a product with 1 becomes a quotient."""
+    inputs = {"x": drawn(3, 4).requires_grad_(), "w": TENTH, "one": torch.ones(())}
+    subject = OfCheck(
+        lambda grad_output, w, one: {"x": grad_output * w * one},
+        lambda x, w, one: x * 0.1 * one, inputs,
+    )  # fmt: skip
+    formulas = Formulas(subject, ["x"])
+    quotient = [m for m in mutants(subject.hand, subject.given) if "div" in m.what][-1]
+    same, _ = formulas.same(quotient)
+    assert same is not False
