@@ -14,6 +14,7 @@ from torch import Tensor
 from compare.cases import CASES
 from compare.cli import main
 from compare.proof.bits import same_bits
+from compare.training.chunk import Chunk
 from compare.training.harness import Run
 from compare.training.judging import Judging
 from compare.training.sides import by_hand
@@ -144,6 +145,20 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_chunk_in_hand(
     first = Run(case, steps=training.plan.steps, population=3)
     first.train()
     assert all(same_bits(training.state[n], v) for n, v in first.state.items())
+
+
+def test_no_ctrl_c_cuts_what_is_being_written() -> None:
+    """A record or an import that an exception leaves half done is worse than a short wait."""
+    seen = []
+
+    def watcher(chunk: Chunk) -> None:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        seen.append(chunk.steps)
+
+    training = Run(CASES["three_layer"], steps=100_000)
+    report = training.train([watcher])
+    assert (report.interrupted, seen) == (True, [report.steps])
 
 
 KILLS = """

@@ -23,7 +23,7 @@ from compare.training.buckets import Buckets
 from compare.training.chunk import Bucket, Chunk, merged
 from compare.training.evaluation import Evaluation
 from compare.training.given import device_named, draw, dtype_named
-from compare.training.interrupt import requests, stopping
+from compare.training.interrupt import cut_short, requests, stopping
 from compare.training.judging import Judging
 from compare.training.parts import Part
 from compare.training.prove import Prover
@@ -142,9 +142,8 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
         report = self.report
         self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
-        with requests() as asked:
+        with requests():
             try:
-                asked.working = True
                 self.stopping = self.ranks.any(stopping())
                 self._keep()
                 while report.steps < self.steps and self.regular and not self.stopping:
@@ -155,8 +154,6 @@ class Run:
                     raise  # the other ranks may be anywhere
                 self._go_back()  # without the chunk in hand
                 report.interrupted = True
-            finally:
-                asked.working = False
         if not report.interrupted and self.regular:
             self._evaluate()
         if self.last_output is not None and self.last_output.numel() <= MOST_OUTPUT:
@@ -178,14 +175,15 @@ class Run:
         }
 
     def _advance(self, watchers: Sequence[Watcher]) -> None:
-        """Take and judge a chunk of steps, and tell the watchers."""
-        chunk = self._chunk()
+        """Take and judge a chunk of steps, and tell the watchers, whose writing nothing cuts."""
+        with cut_short():
+            chunk = self._chunk()
+            self.stopping = self.ranks.any(stopping())
         self._keep()
         if chunk is None:
             return
         chunk.buckets = list(self.buckets.add(chunk))
         self.curves += chunk.buckets
-        self.stopping = self.ranks.any(stopping())
         for watcher in watchers:
             watcher(chunk)
 

@@ -17,13 +17,15 @@ class Requests:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.installed = False
+        self.again = False  # and once more
         self.working = False  # on a chunk, which a second Ctrl-C cuts short
 
     def note(self, _number: int, _frame: FrameType | None) -> None:
         """Handle the signal."""
-        if self.stop.is_set() and self.working:
-            raise KeyboardInterrupt
+        self.again = self.stop.is_set()
         self.stop.set()
+        if self.again and self.working:
+            raise KeyboardInterrupt
 
 
 _requests = Requests()  # signals are the whole process's
@@ -35,6 +37,21 @@ def stopping() -> bool:
 
 
 @contextmanager
+def cut_short() -> Iterator[None]:
+    """Have a second Ctrl-C raise KeyboardInterrupt within: around work that can be thrown away.
+
+    One that came before this work raises as soon as it begins.
+    """
+    _requests.working = True
+    try:
+        if _requests.again:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _requests.working = False
+
+
+@contextmanager
 def requests() -> Iterator[Requests]:
     """Have Ctrl-C noted within. Nested use shares it; an ignored signal stays ignored."""
     usual = signal.getsignal(signal.SIGINT)
@@ -43,6 +60,7 @@ def requests() -> Iterator[Requests]:
         yield _requests
         return
     _requests.stop.clear()
+    _requests.again = False
     _requests.installed = True
     signal.signal(signal.SIGINT, _requests.note)
     try:
