@@ -180,7 +180,7 @@ class Report:
             return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
         if not odd:
             return "what the ranks add is not what one process finds"
-        word = "wrong" if self.verdict == WRONG else "undecided"
+        word = self.verdict.lower()
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
         return f"{first.name} is the first {word} quantity{at}"

@@ -62,6 +62,9 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
                 "",
                 "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
             )
+        if q.proof.manual_bits is not None and q.proof.autograd_bits is not None:
+            of = q.proof.manual_bits, q.proof.autograd_bits
+            yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of)
     yield from _remedies(q)
 
 

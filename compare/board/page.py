@@ -3,7 +3,13 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_COLOURS = {"EXACT": "#1a7f37", "ROUNDING": "#0a6c8a", "WRONG": "#cf222e", "UNDECIDED": "#9a6700"}
+_COLOURS = {
+    "EXACT": "#1a7f37",
+    "ROUNDING": "#0a6c8a",
+    "UNDECIDED": "#9a6700",
+    "INACCURATE": "#8250df",
+    "WRONG": "#cf222e",
+}
 _STYLE = """
 .dc { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem;
       color: #1f2328; background: #fff; }

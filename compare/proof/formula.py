@@ -22,6 +22,7 @@ NARROW = 2.0**-20
 
 # Half the least subnormal of float64: what is less than this apart is apart in no dtype.
 UNHELD = flint.arb(2) ** -1075
+_ZERO = flint.arb(0)
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,29 @@ class Formula:
 
 def same_formula(
     mine: Array, theirs: Array, dtype: torch.dtype, *,
-    terms: Callable[[], Tensor | None] = lambda: None, sampled: bool = False, skip: int = 0,
+    terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
+    sampled: bool = False, skip: int = 0,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors of a quantity of this dtype; of sampled ones what is known.
 
-    `terms` gives, where it matters, the largest term that was added up to each element. Places are
-    told without the first `skip` dimensions.
+    `terms` gives, where it matters, the largest term that was added up to each element. Where both
+    sides' floats are one `infinite` number no finite exact value is asked for. Places are told
+    without the first `skip` dimensions.
     """
     known = pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
+    if (poles := np.asarray(infinite) & ~known).any() and not poles.all():
+        share = f"; {int(poles.sum()):,} of {known.size:,} elements are infinite on both sides"
+        mine, theirs = mine.copy(), theirs.copy()
+        mine[poles] = theirs[poles] = _ZERO
+        known = known | poles
     if sampled and known.size and not known.any():
         return Formula(
             None, "it depends on entries of a large product that were not lifted: use lift all"
         )
     chosen: Any = ...
     if sampled and known.any() and not known.all():
-        share = f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
+        share += f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
         chosen = known
         mine, theirs = mine[known], theirs[known]
     distinct = ~pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)

@@ -27,8 +27,15 @@ from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, operation
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
-from compare.proof.rounding import Side, largest, overflowed, share_of_rounding, sum_of_bounds
-from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.proof.rounding import (
+    Accuracy,
+    Side,
+    largest,
+    overflowed,
+    share_of_rounding,
+    sum_of_bounds,
+)
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
 # numbers are WRONG only outside this many times the reference's own bound.
@@ -126,7 +133,8 @@ class _Judge:
                 return f"{side}, {values[name].numbers}"
         mine = np.asarray(self.by_hand[name].numbers, dtype=object)
         skipped = self.lifted.hand().n.skipped
-        if not skipped and not all(ball.is_finite() for ball in mine.ravel()):
+        poles = [not ball.is_finite() for ball in mine.ravel()]
+        if not skipped and any(poles) and not bool(self._infinite(name).ravel()[poles].all()):
             return "by hand it has no finite value in exact arithmetic (a division by zero, a pole)"
         return None
 
@@ -175,12 +183,18 @@ class _Judge:
                     theirs,
                     self.e.manual[name].dtype,
                     terms=lambda: self.lifted.terms(name),
+                    infinite=self._infinite(name),
                     sampled=self.e.entries is not None,
                     skip=int(self.e.networks),
                 )
             if found.same is not None or found.at is None or reading == IN_ANY_WAY:
                 break
         return found
+
+    def _infinite(self, name: str) -> Any:
+        """Where both sides have the same infinity: a mask's, a pole's, or an overflow."""
+        manual, autograd = self.e.manual[name], self.e.autograd[name]
+        return (manual.isinf() & (manual == autograd)).cpu().numpy()
 
     def _wrong_above(self, name: str) -> frozenset[str]:
         """Return the WRONG quantities that a quantity goes on from, on both sides."""
@@ -227,7 +241,7 @@ class _Judge:
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         if bool((lost := overflowed(manual, autograd, hand.exact)).any()):
-            return Proof(WRONG, f"{text}, but by hand it overflows {self._at(lost)}", **off)
+            return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **off)
         shares = [hand.shares_of_bound(manual), reference.shares_of_bound(autograd)]
         mine, theirs = map(largest, shares)
         share = max(mine, theirs)
@@ -247,11 +261,21 @@ class _Judge:
                 share=theirs,
                 **off,
             )
+        accuracy = Accuracy.of(hand, manual, reference, autograd)
+        if accuracy is not None:
+            off |= {"manual_bits": accuracy.manual, "autograd_bits": accuracy.autograd}
+            if accuracy.lost:
+                lost_bits = (
+                    f"{accuracy.manual:.1f} of autograd's {accuracy.autograd:.1f} right bits"
+                )
+                return Proof(INACCURATE, f"{text}, but by hand it keeps {lost_bits}", **off)
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):
             why = f"the bound on its rounding is not finite {self._at(loose)}"
-            return Proof(UNDECIDED, f"{text}; {why}", **off)
+            if accuracy is None:
+                return Proof(UNDECIDED, f"{text}; {why}", **off)
+            text = f"{text}; {why}, so that it is known by its right bits alone"
         room = sum_of_bounds(hand, reference)
         unlifted = torch.from_numpy(pairs(_unknown, hand.exact, reference.exact)) == 1
         if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone

@@ -15,6 +15,9 @@ from compare.proof.lift import Missing
 from compare.proof.program import Opaque, Program
 
 _INFINITY = flint.arb("inf")
+# How many times autograd's error is a loss rather than another way to add: with fewer than half of
+# its bits: right forms in other algebras stay within 4.
+WORSE = 16.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,49 @@ class Side:
         share = torch.where(distance == 0, 0.0, share)
         unlifted = distance.isnan()
         return share if bool(unlifted.all()) else share.masked_fill(unlifted, 0.0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """To how many bits two sides' numbers are right, and whether one has lost what the other kept.
+
+    Bits are log2(size / error), of all elements together: the norm of the exact values, or of what
+    the reference adds up to them where that is larger, over that of their errors. Nobody is
+    credited with more than numbers that are rounded once.
+    """
+
+    manual: float
+    autograd: float
+    lost: bool  # by hand, where autograd kept it
+
+    @classmethod
+    def of(cls, hand: Side, manual: Tensor, reference: Side, autograd: Tensor) -> "Accuracy | None":
+        """Measure both sides; None where there are no exact values, or nothing but zeros."""
+        sizes = torch.from_numpy(pairs(lambda a, _b: size(a), reference.exact, hand.exact))
+        terms = reference.bound.terms if isinstance(reference.bound, Bound) else None
+        whole = sizes if terms is None else sizes.maximum(terms.nan_to_num(0.0, 0.0, 0.0))
+        errors = [_distance(manual, hand.exact), _distance(autograd, reference.exact)]
+        counts = _counted(manual, autograd, sizes) & sizes.isfinite()
+        counts &= ~(errors[0].isnan() | errors[1].isnan())
+        if not bool((whole[counts] > 0).any()):
+            return None
+        total = float(whole[counts].norm())
+        once = float((_ulp(whole, manual.dtype) / 2)[counts].norm())
+        mine, theirs = (max(float(error[counts].norm()), once) for error in errors)
+        ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
+        return cls(ours, autograds, ours < autograds / 2 and mine > WORSE * theirs)
+
+
+def _counted(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
+    """Where the numbers say how accurate a side is.
+
+    An infinity, or a zero for what is none, does where the exact value is a normal number of the
+    dtype and autograd has neither.
+    """
+    info = torch.finfo(manual.dtype)
+    normal = (exact >= info.smallest_normal) & (exact <= info.max)
+    mine, theirs = (((v == 0) & (exact > 0) | v.isinf()).cpu() for v in (manual, autograd))
+    return ~theirs & (~mine | normal)
 
 
 def largest(shares: Tensor) -> float:

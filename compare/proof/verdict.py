@@ -1,13 +1,20 @@
-"""The four verdicts, and what stands behind one."""
+"""The verdicts, and what stands behind one."""
 
 from dataclasses import dataclass
 from typing import Any
 
-EXACT, ROUNDING, WRONG, UNDECIDED = "EXACT", "ROUNDING", "WRONG", "UNDECIDED"
+EXACT, ROUNDING, UNDECIDED = "EXACT", "ROUNDING", "UNDECIDED"
+INACCURATE, WRONG = "INACCURATE", "WRONG"
 #: From the verdict that outweighs all others to the one that needs all quantities to agree.
-WEIGHT = (WRONG, UNDECIDED, ROUNDING, EXACT)
-#: How rich prints each; the four colours are legible on dark and on light.
-STYLE = {EXACT: "bold green", ROUNDING: "bold cyan", WRONG: "bold red", UNDECIDED: "bold yellow"}
+WEIGHT = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
+#: How rich prints each; the colours are legible on dark and on light.
+STYLE = {
+    EXACT: "bold green",
+    ROUNDING: "bold cyan",
+    UNDECIDED: "bold yellow",
+    INACCURATE: "bold magenta",
+    WRONG: "bold red",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Proof:
     lifted: bool = False  # whether both formulas were seen to be the same in exact arithmetic
     manual_error: float | None = None  # from the exact value, in ulps, the largest element's
     autograd_error: float | None = None
+    manual_bits: float | None = None  # that are right, of all elements together
+    autograd_bits: float | None = None
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
     diagnosis: Diagnosis | None = None  # None: nothing was looked for
@@ -48,6 +57,8 @@ class Proof:
             "lifted": self.lifted,
             "manual_error_ulp": self.manual_error,
             "autograd_error_ulp": self.autograd_error,
+            "manual_bits": self.manual_bits,
+            "autograd_bits": self.autograd_bits,
             "share_of_bound": self.share,
             "at": None if self.at is None else list(self.at),
             "line": self.line or None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.bits import Difference, Kind, kind, mismatch
-from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.training.sides import Named
@@ -130,9 +130,14 @@ class Tally:
             side: max((e for _, p in proofs if (e := getattr(p, side)) is not None), default=None)
             for side in ("manual_error", "autograd_error")
         }
-        for step, proof in proofs:
-            if proof.verdict == WRONG:
-                return replace(proof, text=f"at step {step}: {proof.text}", **errors)
+        known = [p for _, p in proofs if p.manual_bits is not None]
+        if known:
+            least = min(known, key=attrgetter("manual_bits"))
+            errors |= {n: getattr(least, n) for n in ("manual_bits", "autograd_bits")}
+        for verdict in (WRONG, INACCURATE):
+            for step, proof in proofs:
+                if proof.verdict == verdict:
+                    return replace(proof, text=f"at step {step}: {proof.text}", **errors)
         sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
         unread = next(((step, p) for step, p in proofs if not p.lifted), None)
         lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")

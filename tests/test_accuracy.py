@@ -1,0 +1,247 @@
+"""Numbers that are lost: the same formula with fewer right bits than autograd's is INACCURATE."""
+
+import math
+from collections.abc import Callable
+
+import flint
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import compare
+from compare.proof.bounds import Bound, Bounds
+from compare.proof.rounding import Accuracy, Side
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG
+from compare.report import Report
+
+HALF = torch.float16, torch.bfloat16
+ALL = *HALF, torch.float32, torch.float64
+
+
+def _drawn(dtype: torch.dtype, *shape: int, mean: float = 0.0) -> Tensor:
+    chance = torch.Generator().manual_seed(sum(shape))
+    return (torch.randn(shape, generator=chance, dtype=torch.float64) + mean).to(dtype)
+
+
+def _side(values: list[float], terms: list[float] | None = None) -> Side:
+    exact = np.array([flint.arb(x) for x in values], dtype=object)
+    sizes = None if terms is None else torch.tensor(terms, dtype=torch.float64)
+    value = torch.tensor(values, dtype=torch.float64)
+    return Side(exact, Bound(Bounds(), value, torch.zeros_like(value), None, sizes))
+
+
+def _accuracy(
+    exact: list[float], manual: list[float], autograd: list[float],
+    terms: list[float] | None = None, dtype: torch.dtype = torch.float32,
+) -> Accuracy:  # fmt: skip
+    side = _side(exact, terms)
+    hand, other = torch.tensor(manual, dtype=dtype), torch.tensor(autograd, dtype=dtype)
+    found = Accuracy.of(side, hand, side, other)
+    assert found is not None
+    return found
+
+
+# -- the rule
+
+
+def test_bits_are_of_all_elements_together_and_no_more_than_the_dtype_has() -> None:
+    found = _accuracy([3.0, 4.0], [3.0, 4.0 + 5 / 16], [3.0, 4.0])
+    assert found.manual == 4
+    once = math.hypot(2**-23, 2**-22)  # half an ulp of 3 and of 4
+    assert found.autograd == pytest.approx(math.log2(5 / once))
+
+
+@pytest.mark.parametrize(
+    ("error", "autograds", "lost"),
+    [
+        (2.0**-9, 2.0**-20, True),  # 9 of 20 bits
+        (2.0**-11, 2.0**-20, False),  # 11 of 20: more than half
+        (2.0**-1, 2.0**-4, False),  # 1 of 4, and 8 times autograd's error
+        (2.0**-1, 2.0**-6, True),  # 1 of 6, and 32 times
+    ],
+)
+def test_half_the_bits_and_sixteen_times_the_error(
+    error: float, autograds: float, lost: bool
+) -> None:
+    assert _accuracy([1.0], [1 + error], [1 + autograds]).lost == lost
+
+
+def test_an_exact_zero_is_measured_beside_what_was_added_up_to_it() -> None:
+    assert not _accuracy([0.0], [1e-7], [0.0], [1.0]).lost
+    assert _accuracy([0.0], [1e-3], [0.0], [1.0]).lost
+    side = _side([0.0])
+    nothing = torch.tensor([1e-3]), torch.tensor([0.0])
+    assert Accuracy.of(side, nothing[0], side, nothing[1]) is None
+
+
+@pytest.mark.parametrize("odd", [0.0, math.inf])
+def test_zeros_and_infinities_count_where_autograd_has_a_number(odd: float) -> None:
+    assert _accuracy([1.0, 2.0], [1.0, odd], [1.0, 2.0]).lost
+    assert not _accuracy([1.0, 2.0], [1.0, odd], [1.0, odd]).lost
+    assert not _accuracy([1.0, 2.0], [1.0, 2.0], [1.0, odd]).lost
+
+
+def test_what_is_no_normal_number_may_underflow() -> None:
+    side = _side([1e-40])
+    assert Accuracy.of(side, torch.tensor([0.0]), side, torch.tensor([1e-40])) is None
+
+
+# -- the verdict
+
+
+def _norm(one_pass: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    def backward(grad_output: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(-1, keepdim=True)
+        if one_pass:
+            variance = (x * x).mean(-1, keepdim=True) - mean * mean
+        else:
+            variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+        rstd = (variance + 1e-5).rsqrt()
+        out, g = (x - mean) * rstd, grad_output * w
+        slope = g - g.mean(-1, keepdim=True) - out * (g * out).mean(-1, keepdim=True)
+        return slope * rstd, (grad_output * out).sum(0)
+
+    return backward
+
+
+def _layer_norm(x: Tensor, w: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], w)
+
+
+def _of_norm(dtype: torch.dtype, mean: float, *, one_pass: bool) -> Report:
+    x, w = _drawn(dtype, 4, 16, mean=mean), _drawn(dtype, 16)
+    return compare.check(_norm(one_pass), _layer_norm, (x, w))
+
+
+@pytest.mark.parametrize("mean", [0.0, 5.0, 30.0, 300.0, 1000.0, 1e4])
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_a_norm_in_two_passes_is_right_wherever_its_mean(dtype: torch.dtype, mean: float) -> None:
+    report = _of_norm(dtype, mean, one_pass=False)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "verdict"),
+    [
+        (torch.float32, 5.0, ROUNDING),
+        (torch.float32, 1000.0, INACCURATE),
+        (torch.bfloat16, 30.0, INACCURATE),
+        (torch.float16, 30.0, INACCURATE),
+        (torch.float64, 300.0, ROUNDING),
+    ],
+    ids=str,
+)
+def test_a_variance_in_one_pass_loses_its_bits_far_from_0(
+    dtype: torch.dtype, mean: float, verdict: str
+) -> None:
+    report = _of_norm(dtype, mean, one_pass=True)
+    assert report.verdict == verdict, str(report)
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    assert proof.manual_bits is not None
+    assert proof.autograd_bits is not None
+    assert proof.manual_bits < proof.autograd_bits
+    assert f"right to {proof.manual_bits:.1f} bits by hand, {proof.autograd_bits:.1f}" in str(
+        report
+    )
+    assert ("right bits" in proof.text) == (verdict == INACCURATE)
+
+
+def test_it_is_no_pass_and_is_told() -> None:
+    report = _of_norm(torch.float32, 1000.0, one_pass=True)
+    assert (report.ok, report.first_wrong) == (False, None)
+    assert "x is the first inaccurate quantity" in str(report)
+    assert report.to_dict()["quantities"][0]["proof"]["manual_bits"] < 10
+    assert "INACCURATE" in report._repr_html_()
+    assert "INACCURATE" in report.markdown()
+    x, w = _drawn(torch.float32, 4, 16, mean=1000.0), _drawn(torch.float32, 16)
+    with pytest.raises(AssertionError, match="INACCURATE"):
+        compare.assert_same(_norm(True), _layer_norm, (x, w))
+
+
+def test_wrong_outweighs_it() -> None:
+    def backward(grad_output: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        dx, dw = _norm(True)(grad_output, x, w)
+        return dx, dw * 1.01
+
+    x, w = _drawn(torch.float32, 4, 16, mean=1000.0), _drawn(torch.float32, 16)
+    report = compare.check(backward, _layer_norm, (x, w))
+    assert report.quantities["x"].verdict == INACCURATE
+    assert (report.verdict, report.first_wrong) == (WRONG, "w")
+
+
+# -- where no bound on the rounding is finite
+
+
+def _six_layers(x: Tensor, w: Tensor) -> Tensor:
+    for k in range(6):
+        x = F.gelu(F.layer_norm(x, x.shape[-1:]) @ w[k])
+    return x
+
+
+def _six_layers_by_hand(
+    times: float = 1.0, *, narrow: torch.dtype | None = None
+) -> Callable[..., dict[str, Tensor]]:
+    def backward(grad_output: Tensor, x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        kept = []
+        for k in range(6):
+            middle = x - x.mean(-1, keepdim=True)
+            rstd = ((middle * middle).mean(-1, keepdim=True) + 1e-5).rsqrt()
+            n = middle * rstd
+            z = n @ w[k]
+            kept.append((n, rstd, z))
+            x = 0.5 * z * (1 + torch.erf(z / math.sqrt(2)))
+        g, dw = grad_output, []
+        for k, (n, rstd, z) in reversed(list(enumerate(kept))):
+            slope = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+            slope = slope + z * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+            g = g * slope
+            if narrow:
+                g = g.to(narrow).to(slope.dtype)
+            dw.append(n.mT @ g)
+            g = g @ w[k].mT
+            g = g - g.mean(-1, keepdim=True) - n * (g * n).mean(-1, keepdim=True)
+            g = g * rstd
+        return {"x": g * times, "w": torch.stack(dw[::-1])}
+
+    return backward
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("times", [1.0, 1 + 2.0**-6, -1.0, 0.0])
+def test_six_layers_without_a_name(dtype: torch.dtype, times: float) -> None:
+    """In half precision nothing bounds what six layers may round: the right bits are counted."""
+    x, w = _drawn(dtype, 3, 8), _drawn(dtype, 6, 8, 8)
+    report = compare.check(_six_layers_by_hand(times), _six_layers, {"x": x, "w": w})
+    assert report.quantities["w"].verdict in (EXACT, ROUNDING), str(report)
+    assert report.quantities["x"].verdict == (ROUNDING if times == 1 else WRONG), str(report)
+
+
+# -- infinities on both sides
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_a_pole_does_not_hide_the_other_elements(dtype: torch.dtype) -> None:
+    """The slope of sqrt at 0 is infinite on both sides: the others are judged."""
+    x = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=dtype)
+
+    def backward(times: float) -> Callable[..., dict[str, Tensor]]:
+        return lambda grad_output, x: {"x": times * grad_output * x.rsqrt()}
+
+    right = compare.check(backward(0.5), lambda x: x.sqrt(), {"x": x})
+    assert right.ok, str(right)
+    proof = right.quantities["x"].proof
+    assert proof is not None
+    assert "1 of 4 elements are infinite on both sides" in proof.text
+    assert compare.check(backward(0.5 + 2**-7), lambda x: x.sqrt(), {"x": x}).verdict == WRONG
+
+
+def test_a_number_for_a_pole_is_no_pass() -> None:
+    x = torch.tensor([0.0, 1.0])
+    report = compare.check(
+        lambda grad_output, x: {"x": torch.where(x > 0, 0.5 * grad_output / x.sqrt(), 7.0)},
+        lambda x: x.sqrt(), {"x": x},
+    )  # fmt: skip
+    assert report.verdict in (WRONG, UNDECIDED)
