@@ -170,7 +170,9 @@ class _Judge:
     @cached_property
     def _others(self) -> tuple[list[Reading], bool]:
         """The readings but for the first, as written; and whether those are all there are."""
-        found, complete = readings(self.lifted.literals, tables=self.lifted.has_tables)
+        found, complete = readings(
+            self.lifted.literals, tables=self.lifted.has_tables, exactly=bool(self.e.kinds)
+        )
         return found[1:], complete
 
     def _compared(self, name: str, reading: Reading) -> Formula:

@@ -50,7 +50,9 @@ class Lifting:
             given = self.reference(reading, precision).outputs
             n = Balls(self.pair.entries, reading, precision)
             instead = self.tables(self.pair.hand, reading, precision)
-            found = Lift.of(self.pair.hand, n, *self.pair.handed(given), instead=instead)
+            found = Lift.of(
+                self.pair.hand, n, *self.pair.handed(given, reading=reading), instead=instead
+            )
             self.lifts[key] = found
         return self.lifts[key]
 

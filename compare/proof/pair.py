@@ -6,14 +6,17 @@ are ways to make one. It can make itself again at other inputs.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
+from compare.proof.kinds import Symmetric, Unit, but_for_rounding
 from compare.proof.lift import Lifted, lift
 from compare.proof.program import Key, Opaque, Program
-from compare.proof.readings import AS_WRITTEN, Reading
+from compare.proof.readings import ANY, AS_WRITTEN, Reading
 
 Maker = Callable[[Mapping[str, Tensor]], "Pair"]
 
@@ -60,7 +63,10 @@ class Pair:
         return {name: value for name, (value, _) in self.given.items()}
 
     def handed(
-        self, reference: Mapping[Key, Lifted], inputs: Mapping[str, Tensor] | None = None
+        self,
+        reference: Mapping[Key, Lifted],
+        inputs: Mapping[str, Tensor] | None = None,
+        reading: Reading = AS_WRITTEN,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what the by-hand program is given, in floats and what of it is lifted.
 
@@ -70,9 +76,26 @@ class Pair:
         keys = {name: key for name, (_, key) in self.given.items() if key is not None}
         lifted = {name: reference[key].numbers for name, key in keys.items() if key in reference}
         if inputs is None:
+            if reading.exactly:
+                own = [n for n in self.kinds if n in self.given and n not in keys]
+                lifted |= {n: self._exactly(n, reading) for n in own}
             return self.floats, lifted
         floats = {n: reference[keys[n]].floats if n in keys else inputs[n] for n in self.given}
         return floats, lifted
+
+    @cached_property
+    def kinds(self) -> dict[str, Unit | Symmetric]:
+        """What the inputs are but for rounding, those that are something."""
+        found = {name: but_for_rounding(value) for name, value in self.inputs.items()}
+        return {name: kind for name, kind in found.items() if kind is not None}
+
+    def _exactly(self, name: str, reading: Reading) -> Any:
+        """Return one of those inputs lifted, in a reading as what it is without rounding."""
+        held = Balls().exact(self.inputs[name])
+        found = self.kinds[name].exactly(held)
+        if reading.way != ANY:
+            return found
+        return np.frompyfunc(lambda a, b: a.union(b), 2, 1)(held, found)
 
     def lifted_reference(
         self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **how: Any
@@ -80,7 +103,8 @@ class Pair:
         """Return the reference lifted from its inputs; `how` as `lift` has it is for one pass."""
         key = reading, precision
         if key not in self.shared or how:
-            found = Lift.of(self.reference, Balls(self.entries, *key), self.inputs, **how)
+            lifted = {n: self._exactly(n, reading) for n in self.kinds} if reading.exactly else {}
+            found = Lift.of(self.reference, Balls(self.entries, *key), self.inputs, lifted, **how)
             if how:
                 return found
             self.shared[key] = found

@@ -92,12 +92,14 @@ def number(value: float, dtype: torch.dtype) -> Literal:
 class Reading:
     """All literals read in one `way`, `but` for some in the other; ANY is for all that there are.
 
-    With `tables` a tensor that one side holds, and the other works out, is what that works out.
+    With `tables` a tensor that one side holds, and the other works out, is what that works out;
+    with `exactly` an input that sums to 1 but for rounding does so without.
     """
 
     way: str = WRITTEN
     but: frozenset[Literal] = frozenset()
     tables: bool = False
+    exactly: bool = False
 
     def of(self, literal: Literal) -> list[Any]:
         """Return the ball of each of a literal's numbers."""
@@ -107,6 +109,7 @@ class Reading:
     def text(self) -> str:
         """The remark that a report has on it, empty where all is read as it was written."""
         found = ", a tensor that one side holds as what the other has for it" * self.tables
+        found += ", inputs without the rounding of their sums, lengths or symmetry" * self.exactly
         if self.but:
             found += ", some numbers of the code as written and some as their dtype holds them"
         elif self.way == HELD:
@@ -116,20 +119,23 @@ class Reading:
         return found
 
 
-AS_WRITTEN, IN_ANY_WAY = Reading(), Reading(ANY, tables=True)
+AS_WRITTEN, IN_ANY_WAY = Reading(), Reading(ANY, tables=True, exactly=True)
 
 
-def readings(literals: Collection[Literal], *, tables: bool) -> tuple[list[Reading], bool]:
+def readings(
+    literals: Collection[Literal], *, tables: bool, exactly: bool = False
+) -> tuple[list[Reading], bool]:
     """Return the readings, the likeliest first, and whether those are all that there are.
 
     Of those that read some literals by themselves no more than MOST are given.
     """
     unsure = sorted((one for one in set(literals) if not one.plain), key=repr)
     ways = _EACH if unsure or tables else (WRITTEN,)
-    found = [Reading(way, tables=also) for also in (False, True)[: 1 + tables] for way in ways]
+    also = [*itertools.product((False, True)[: 1 + exactly], (False, True)[: 1 + tables])]
+    found = [Reading(way, tables=t, exactly=e) for e, t in also for way in ways]
     for count in range(1, len(unsure)):
         for but in itertools.combinations(unsure, count):
             if len(found) >= len(ways) + MOST:
                 return found, False
-            found += [Reading(WRITTEN, frozenset(but), t) for t in (False, True)[: 1 + tables]]
+            found += [Reading(WRITTEN, frozenset(but), t, e) for e, t in also]
     return found, True
