@@ -63,7 +63,8 @@ class BackwardPass:
     def __call__(self, /, **given: Any) -> dict[str, Tensor]:
         """Run it on exactly what it asks for; return its gradients by name."""
         found = self._apply(given) if self.is_function else self._call(given)
-        like = {**tensors(self.forward.inputs), **self.forward.values}
+        forward = self.forward
+        like = {**forward.parameters, **tensors(forward.inputs), **forward.values}
         return {
             label: torch.zeros_like(like[label]) if value is None else value
             for label, value in found.items()
@@ -96,8 +97,9 @@ class BackwardPass:
                     f"backward returns a gradient for {label!r}, and none flows through it "
                     "(detached, or integers): leave it out"
                 )
-            if label not in forward.leaves and label not in forward.values:
-                raise unknown("gradient", str(label), [*forward.leaves, *forward.values])
+            known = [*forward.leaves, *forward.values, *forward.parameters]
+            if label not in known:
+                raise unknown("gradient", str(label), known)
             if value is not None and not isinstance(value, Tensor):
                 raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
         return found

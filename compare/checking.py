@@ -1,6 +1,6 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,15 @@ from compare.environment import environment
 from compare.errors import unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import compare_bits, mismatch
+from compare.proof.following import following
 from compare.proof.judge import judge
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Opaque, Program, trace
 from compare.proof.readings import Reading
+from compare.proof.verdict import WRONG
 from compare.quantity import Place, Quantity
 from compare.report import Report
+from compare.second_inputs import SecondInputs
 
 Forward = Callable[..., Any]
 
@@ -31,6 +34,7 @@ def check(
     *,
     seed: int = 0,
     lift: str | int = "auto",
+    hold: Collection[str] = (),
 ) -> Report:
     """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
 
@@ -46,9 +50,12 @@ def check(
     lift nothing, or "auto": SAMPLE entries of those that would take seconds, and nothing of inputs
     with more than TOO_MANY elements.
 
+    What is right is judged once more at inputs beside these, where the code is run and read again,
+    so that it runs twice as often as for one judgement: those in `hold` stay what they are.
+
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
     """
-    return Check(backward, forward, inputs, seed).report(lift)
+    return Check(backward, forward, inputs, seed, hold=hold).report(lift)
 
 
 def assert_same(
@@ -59,6 +66,7 @@ def assert_same(
     demand: str = "rounding",
     seed: int = 0,
     lift: str | int = "auto",
+    hold: Collection[str] = (),
 ) -> None:
     """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
 
@@ -67,7 +75,7 @@ def assert_same(
     __tracebackhide__ = True
     if demand not in ("exact", "rounding"):
         raise unknown("demand", demand, ("exact", "rounding"))
-    report = check(backward, forward, inputs, seed=seed, lift=lift)
+    report = check(backward, forward, inputs, seed=seed, lift=lift, hold=hold)
     if not report.meets(demand):
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
@@ -82,9 +90,14 @@ class Check:
         inputs: Mapping[str, Any] | Sequence[Any],
         seed: int,
         grads: Sequence[Tensor] | None = None,
+        hold: Collection[str] = (),
     ) -> None:
         self.seed = seed
         self.forward = ForwardPass(forward, inputs, seed, grads)
+        self.hold = frozenset(hold)
+        known = [*self.forward.inputs, *self.forward.parameters]
+        for label in self.hold - {*known}:
+            raise unknown("input to hold", label, known)
         self.backward = BackwardPass(backward, self.forward)
         self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
 
@@ -93,9 +106,24 @@ class Check:
         forward, backward = self.forward, self.backward
         off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
         manual = backward.run()
+        forward.judged = [label for label in forward.parameters if label in manual]
         hand = off or _read(backward, backward.given)
         reference = off or _read(forward.reference, forward.given)
-        return self.compared(manual, hand, reference, entries)
+        return self.compared(manual, hand, reference, entries, beside=not off)
+
+    def pair_read(self, entries: int | None) -> Pair:
+        """Run both sides and read both as programs."""
+        manual = self.backward.run()
+        self.forward.judged = [label for label in self.forward.parameters if label in manual]
+        hand = _read(self.backward, self.backward.given)
+        reference = _read(self.forward.reference, self.forward.given)
+        return self.pair(manual, self._autograd(manual), hand, reference, entries)
+
+    def anew(self, inputs: Mapping[str, Any]) -> "Check":
+        """Return the same check at other inputs."""
+        return Check(
+            self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold
+        )
 
     def compared(
         self,
@@ -105,10 +133,12 @@ class Check:
         entries: int | None,
         *,
         brief: bool = False,
+        beside: bool = False,
     ) -> Report:
         """Judge what the by-hand side gave, `manual`, with both programs; `brief` as judge has it.
 
-        No remedy is looked for then, where nobody reads of it.
+        No remedy is looked for then, where nobody reads of it. What is right is judged `beside`
+        the inputs too.
         """
         forward = self.forward
         autograd = self._autograd(manual)
@@ -116,6 +146,7 @@ class Check:
         for label, value in autograd.items():
             report.quantities[label] = quantity(label, manual.get(label), value)
         report.conditions = tuple(f"{label} = 1" for label in self.backward.ones)
+        report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
         report.unnamed = tuple(label for label in forward.values if label not in manual)
         report.steps = 1
         report.follows = hand.follows() if isinstance(hand, Program) else {}
@@ -126,6 +157,10 @@ class Check:
             proofs = rewritten(pair, diagnose(pair, proofs, odd))
         for label, proof in proofs.items():
             report.quantities[label].proof = proof
+        if beside and report.verdict != WRONG:
+            proofs, report.beside = SecondInputs(self, pair).judged(proofs)
+            for label, proof in proofs.items():
+                report.quantities[label].proof = proof
         return report
 
     def pair(
@@ -143,7 +178,7 @@ class Check:
             for label, value in autograd.items()
             if label in manual and mismatch(manual[label], value) is None
         ]
-        return Pair(
+        pair = Pair(
             hand=hand,
             reference=reference,
             entries=entries,
@@ -157,6 +192,7 @@ class Check:
             maker=partial(self._at, hand, reference, entries),
             shared=self.shared,
         )
+        return following(pair)
 
     def _autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first."""

@@ -1,12 +1,13 @@
 """The forward pass that `check` is given, and what autograd makes of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compare.arguments import by_name, cotangents, differentiable, kind_of, numbered
 from compare.errors import BadInput
@@ -52,7 +53,12 @@ class ForwardPass:
         self.function = function
         self.inputs = by_name(function, inputs)
         self.leaves = differentiable(self.inputs)
-        first, values = self.at(self.inputs)
+        leaves = self.fresh(self.inputs)
+        first, values = self._run(leaves)
+        #: Tensors that need a gradient and are no input: a module's weights, a closure's.
+        self.parameters = parameters(function, first, leaves)
+        #: Those whose gradients the by-hand side gives.
+        self.judged: list[str] = []
         second, again = self.at(self.inputs)
         for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
             if mismatch(one, other) or not same_bits(one, other):
@@ -131,7 +137,7 @@ class ForwardPass:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self.fresh({label: given[label] for label in self.inputs})
         outputs, named = self._run(fresh)
-        wanted = {**named, **{label: fresh[label] for label in self.leaves}}
+        wanted = {**named, **self._leaves(fresh)}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
         grads = [given[key] for key in numbered("grad_output", outputs)]
         gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
@@ -144,6 +150,11 @@ class ForwardPass:
                 for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
             },
         }
+
+    def _leaves(self, fresh: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what gradients are asked of: the inputs' leaves, and parameters by hand too."""
+        own = {label: fresh[label] for label in self.leaves}
+        return own | {label: self.parameters[label] for label in self.judged}
 
     def gradients(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return autograd's gradients in the order of computation, going on from by-hand ones.
@@ -165,23 +176,69 @@ class ForwardPass:
             return mine.clone() if fits and mine is not None else None
 
         judged = {label: named[label] for label in replaced}
-        judged |= {label: fresh[label] for label in self.leaves}
+        judged |= self._leaves(fresh)
         hooks = [
             tensor.register_hook(partial(note, label))
             for label, tensor in judged.items()
             if tensor.requires_grad
         ]
         try:
+            leaves = self._leaves(fresh)
             gradients = torch.autograd.grad(
-                outputs, [fresh[label] for label in self.leaves], self.grads, allow_unused=True
+                outputs, [*leaves.values()], self.grads, allow_unused=True
             )
         finally:  # the user's own code may hold on to the graph, and run it again
             for hook in hooks:
                 hook.remove()
-        for label, gradient in zip(self.leaves, gradients, strict=True):
-            found.setdefault(
-                label, torch.zeros_like(fresh[label]) if gradient is None else gradient
-            )
+        for (label, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            found.setdefault(label, torch.zeros_like(leaf) if gradient is None else gradient)
         for label, tensor in judged.items():
             found.setdefault(label, torch.zeros_like(tensor))
         return {label: value.detach() for label, value in found.items()}
+
+
+def parameters(
+    function: Callable[..., Any], outputs: Sequence[Tensor], inputs: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return the leaves of autograd's graph that are no inputs, a module's by its own names.
+
+    One that nobody has a name for is called by its shape.
+    """
+    own = {id(tensor) for tensor in inputs.values()}
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    left = [output.grad_fn for output in outputs]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)  # of what accumulates a leaf's gradient
+        if isinstance(variable, Tensor) and id(variable) not in own:
+            found[id(variable)] = variable
+        left += [source for source, _ in node.next_functions]
+    names = {id(value): label for label, value in _named_tensors(function)}
+    labels: dict[str, Tensor] = {}
+    for value in found.values():
+        label = names.get(id(value), f"a tensor of shape {tuple(value.shape)}")
+        while label in labels or label in inputs:
+            label += "'"
+        labels[label] = value
+    return labels
+
+
+def _named_tensors(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that a function holds, under its names for them."""
+    if isinstance(function, nn.Module):
+        yield from function.named_parameters()
+        return
+    try:
+        held = inspect.getclosurevars(function)
+    except TypeError:
+        return
+    for label, value in {**held.globals, **held.nonlocals}.items():
+        if isinstance(value, Tensor):
+            yield label, value
+        elif isinstance(value, nn.Module):
+            for name, tensor in value.named_parameters():
+                yield f"{label}.{name}", tensor

@@ -21,6 +21,7 @@ from compare.proof.verdict import (
     UNDECIDED,
     WEIGHT,
     WRONG,
+    Beside,
 )
 from compare.quantity import Quantity
 from compare.telling import LABEL, cells, line, lines, plural, table
@@ -34,6 +35,8 @@ class Report:
     case: str
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
     unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
+    not_judged: tuple[str, ...] = ()  # parameters that forward reaches and by hand has none for
+    beside: Beside | None = None  # of a check: at other inputs; None where nothing was asked there
     conditions: tuple[str, ...] = ()  # for which alone the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
@@ -83,7 +86,9 @@ class Report:
             "interrupted": self.interrupted,
             **self.settings,
             "unnamed": list(self.unnamed),
+            "not_judged": list(self.not_judged),
             "conditions": list(self.conditions),
+            "beside": None if self.beside is None else self.beside.to_dict(),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
@@ -158,7 +163,8 @@ class Report:
         return line
 
     def _only_for(self) -> str:
-        return f", for {', '.join(self.conditions)}" if self.conditions else ""
+        only = f", for {', '.join(self.conditions)}" if self.conditions else ""
+        return only + (f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else "")
 
     def _claim(self) -> str:
         """Return what the verdict rests on, in one line."""
@@ -176,6 +182,7 @@ class Report:
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
+            shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
             at_all = "" if self.case == "check" else " at every step"
             return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
         if not odd:
@@ -204,6 +211,8 @@ class Report:
                 unread.setdefault(q.proof.text.removeprefix("not lifted: "), []).append(q.name)
         for why, names in unread.items():
             yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
+        if self.beside and self.beside.text:
+            yield "beside", self.beside.text
         if self.one_process:
             yield "one process", self.one_process.text
         if self.unnamed:

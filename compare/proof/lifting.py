@@ -143,7 +143,11 @@ class Lifting:
             return {}
         forward: dict[Key, Tensor] = {}
         if side is not self.pair.hand:
-            forward = {key: value for value, key in self.pair.given.values() if key is not None}
+            forward = {  # an input that follows the others is no value that the reference had
+                key: value
+                for name, (value, key) in self.pair.given.items()
+                if key is not None and name not in self.pair.inputs
+            }
         replaced = {k: self.pair.manual[k] for k in self.pair.went_on_from(self.pair.manual)}
         starts = {k: Start(v, n.exact(v)) for k, v in (forward | replaced).items()}
         instead = self.tables(side, reading)

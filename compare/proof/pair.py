@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.kinds import Symmetric, Unit, but_for_rounding
+from compare.proof.kinds import Lines, Turned, but_for_rounding
 from compare.proof.lift import Lifted, lift
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.readings import ANY, AS_WRITTEN, Reading
@@ -84,7 +84,7 @@ class Pair:
         return floats, lifted
 
     @cached_property
-    def kinds(self) -> dict[str, Unit | Symmetric]:
+    def kinds(self) -> dict[str, Lines | Turned]:
         """What the inputs are but for rounding, those that are something."""
         found = {name: but_for_rounding(value) for name, value in self.inputs.items()}
         return {name: kind for name, kind in found.items() if kind is not None}

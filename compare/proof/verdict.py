@@ -35,6 +35,18 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Whether the formulas were judged beside the given inputs too, and what is said of that."""
+
+    tried: bool = False
+    text: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"tried": self.tried, "text": self.text}
+
+
+@dataclass(frozen=True)
 class Proof:
     """What decided a verdict beyond the bits."""
 

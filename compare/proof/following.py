@@ -1,0 +1,72 @@
+"""Inputs that follow the others: a statistic that forward computes, handed to the pass beside x.
+
+Forward does not read such an input, and the pass does. It is a value on forward's way, to that
+value's own rounding; as an input with a value of its own it would make a right pass wrong.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compare.proof.bounds import Bound
+from compare.proof.lift import Seen, lift
+from compare.proof.pair import Pair
+from compare.proof.program import Opaque, Program, ValueOf
+from compare.proof.rounding import bounds_for
+
+
+def by_hand_alone(pair: Pair) -> list[str]:
+    """Return the inputs of floats that by hand are read and by the reference are not."""
+    if isinstance(pair.reference, Opaque):
+        return []
+    read = pair.hand.read() if isinstance(pair.hand, Program) else [*pair.given]
+    theirs = pair.reference.read()
+    return [
+        name
+        for name in read
+        if name in pair.inputs and pair.inputs[name].is_floating_point() and name not in theirs
+    ]
+
+
+def following(pair: Pair) -> Pair:
+    """Return the pair with those of them that follow as outputs of the reference, not as inputs."""
+    alone = by_hand_alone(pair)
+    if not alone:
+        return pair
+    assert isinstance(pair.reference, Program)
+    seen: Seen = {}
+    lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, seen=seen)
+    found: dict[str, fx.Node] = {}
+    for name in alone:
+        gaps = [
+            (gap, k, node)
+            for k, (node, (_, bound)) in enumerate(seen.items())
+            if node.op == "call_function"
+            and (gap := _gap(pair.inputs[name], bound)) is not None
+        ]  # fmt: skip
+        if gaps:
+            found[name] = min(gaps)[2]
+    outputs = {ValueOf(name): node for name, node in found.items()}
+    return replace(
+        pair,
+        reference=replace(pair.reference, outputs={**outputs, **pair.reference.outputs}),
+        given={
+            name: (value, ValueOf(name) if name in found else key)
+            for name, (value, key) in pair.given.items()
+        },
+        shared={} if found else pair.shared,
+    )
+
+
+def _gap(values: Tensor, bound: Any) -> float | None:
+    """Return how far values are from numbers known to within a bound; None outside of that."""
+    if not isinstance(bound, Bound) or [n for n in bound.shape if n != 1] != [
+        n for n in values.shape if n != 1
+    ]:
+        return None
+    floats = values.detach().double().cpu().reshape(bound.shape)
+    room = bound.error + floats.abs() * torch.finfo(values.dtype).eps
+    gap = (floats - bound.value).abs()
+    return float(gap.sum()) if bool(((gap <= room) & room.isfinite()).all()) else None

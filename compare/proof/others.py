@@ -1,0 +1,167 @@
+"""Other inputs of the kind of the given ones, for a second judgement beside these.
+
+Inputs are often of a kind that a pass may rely on: rows that sum to 1, a symmetric matrix, one-hot
+rows, a mask, sorted numbers, zeros that were pruned. So another input is made of the given one's
+own rows, each mixed with another: a mixture has the range, the sums, the signs and the empty
+columns of what it is mixed from.
+"""
+
+import torch
+from torch import Tensor
+
+from compare.proof.draws import generator
+from compare.proof.kinds import kind_of, lines, turned
+
+NEAREST, FURTHEST = 1 / 64, 1 / 8  # how much of another row is mixed in
+_SUMS = "sums of 1", "sums of 0"
+
+
+def other(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
+    """Return another input of the same kind; a `leaf` is one whose gradient is asked for.
+
+    Each row becomes a mixture with another one, of which it takes 1/64 to 1/8 times `share`; what
+    is the same number everywhere is scaled, element by element, zeros alone become small numbers.
+    Seeded by the name and the number of the draw. Infinities, and zeros among other numbers, stay
+    where they are; so do whole numbers (counts, classes) that are no leaf.
+    """
+    if not values.is_floating_point() or not values.numel():
+        return values.detach().clone()
+    found = _Mix(name, values.detach(), leaf, share, draw).found()
+    return torch.where(values.isfinite(), found.to(values), values.detach())
+
+
+def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tensor:
+    """Return a parameter with each of its numbers scaled, of zeros alone small numbers.
+
+    Zeros among other numbers stay: they may have been pruned.
+    """
+    if not values.is_floating_point() or not values.numel():
+        return values.detach().clone()
+    found = _Mix(name, values.detach(), True, share, draw).scaled()
+    return torch.where(values.isfinite(), found.to(values), values.detach())
+
+
+class _Mix:
+    """One input, in float64, and what is drawn for it."""
+
+    def __init__(self, name: str, values: Tensor, leaf: bool, share: float, draw: int) -> None:
+        self.given, self.leaf, self.share = values, leaf, share
+        self.x = values.double().cpu()
+        self.chance = generator("other", name, tuple(values.shape), draw)
+
+    def found(self) -> Tensor:
+        """Return the other input."""
+        x = self.x
+        kinds = x.unique()
+        kind = kind_of(self.given)
+        if len(kinds) == 1:
+            return kind.normalised(self.scaled()) if kind else self.scaled()
+        if len(kinds) == 2 and x.numel() > 2:
+            return self._codes()
+        whole = not self.leaf and bool((x == x.round())[x.isfinite()].all())
+        if whole or _orthonormal(self.given) or _along_diagonals(x):
+            return x
+        mixed = torch.where(x == 0, 0.0, self._mixed())
+        if kind is None:
+            alike = torch.equal(mixed, x) and turned(self.given) is None
+            return self.scaled() if alike else mixed
+        if kind.dim != x.ndim - 1 or self._columns() not in _SUMS:
+            return kind.normalised(mixed)
+        return x if bool((x == 0).any()) else mixed  # rows and columns have their sums
+
+    def scaled(self) -> Tensor:
+        """Scale the numbers one by one."""
+        shares = self._shares(*self.x.shape)
+        return shares if bool((self.x == 0).all()) else self.x * (1 + shares)
+
+    def _shares(self, *shape: int) -> Tensor:
+        drawn = torch.rand(shape, generator=self.chance, dtype=torch.float64)
+        return (NEAREST + (FURTHEST - NEAREST) * drawn) * self.share
+
+    def _codes(self) -> Tensor:
+        """Shuffle the rows of what has two values, a mask or classes; a causal mask stays."""
+        x = self.x
+        if turned(x) == 1:
+            return self._reordered()
+        if x.ndim > 1 and _triangular(x):
+            return x
+        rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
+        return rows[torch.randperm(len(rows), generator=self.chance)].reshape(x.shape)
+
+    def _reordered(self) -> Tensor:
+        """Shuffle rows and columns alike."""
+        order = self._shuffle(self.x.shape[-1])
+        return self.x[..., order, :][..., order]
+
+    def _mixed(self) -> Tensor:
+        x = self.x
+        if turned(self.given) is not None:
+            return x + self._shares(1) * (self._reordered() - x)
+        if not x.ndim or x.numel() == x.shape[-1]:
+            return self._row(x.flatten()).reshape(x.shape)
+        columns = self._columns()
+        if columns is not None and columns not in _SUMS:
+            return self._rows(x.mT).mT
+        return self._rows(x, together=columns is not None)
+
+    def _columns(self) -> str | None:
+        if self.x.ndim < 2 or not bool(self.x.isfinite().all()):
+            return None
+        return lines(self.given, self.x.ndim - 2)
+
+    def _row(self, x: Tensor) -> Tensor:
+        """Mix the elements of one row, all by one share: its sum stays, or its order."""
+        free = x.isfinite() & (x != 0)
+        some = x[free]
+        if len(some) < 2:
+            return x * (1 + self._shares(*x.shape))
+        found = x.clone()
+        found[free] = some + self._shares(1) * (self._beside(some) - some)
+        return found
+
+    def _rows(self, x: Tensor, *, together: bool = False) -> Tensor:
+        """Mix each row with another one, all by one share where the columns' sums stay too."""
+        rows = x.reshape(-1, x.shape[-1])
+        beside = self._beside(rows)
+        mixed = rows + self._shares(1 if together else len(rows), 1) * (beside - rows)
+        return torch.where(beside.isfinite(), mixed, rows).reshape(x.shape)
+
+    def _beside(self, rows: Tensor) -> Tensor:
+        """Return another row for each: the next one where they are sorted, else a shuffled one."""
+        steps = rows[1:] - rows[:-1]
+        if len(rows) > 2 and bool(((steps >= 0).all(0) | (steps <= 0).all(0)).all()):
+            return torch.cat([rows[1:], rows[-1:]])
+        return rows[self._shuffle(len(rows))]
+
+    def _shuffle(self, count: int) -> Tensor:
+        """Draw an order in which none stays in its place."""
+        order = torch.randperm(count, generator=self.chance)
+        found = torch.empty_like(order)
+        found[order] = order.roll(1)
+        return found
+
+
+def _triangular(x: Tensor) -> bool:
+    """Whether one of two values is what stands on one side of the diagonal.
+
+    Such is a causal mask: its order says which row comes first.
+    """
+    mark = x == x[..., :1, :1]
+    sides = torch.ones_like(mark).triu(1), torch.ones_like(mark).tril(-1)
+    return any(bool((mark != side).all()) for side in sides)
+
+
+def _orthonormal(values: Tensor) -> bool:
+    """Whether its rows have length 1 and stand at right angles, to rounding, as of a rotation."""
+    if values.ndim < 2 or not 1 < values.shape[-2] <= values.shape[-1]:
+        return False
+    x = values.double()
+    off = (x @ x.mT - torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)).abs()
+    return bool((off <= 8 * torch.finfo(values.dtype).eps).all())
+
+
+def _along_diagonals(x: Tensor) -> bool:
+    """Whether each diagonal is one number, as of a convolution written as a matrix."""
+    if x.ndim < 2 or min(x.shape[-2:]) < 3:
+        return False
+    return bool((x[..., 1:, 1:] == x[..., :-1, :-1]).all())
