@@ -71,8 +71,11 @@ def by_name(
         else:
             found[label] = value
     for label, value in tensors(found).items():
-        if value.layout != torch.strided:
-            raise BadInput(f"input {label!r} is sparse: give a dense tensor")
+        if value.is_nested or value.layout != torch.strided:
+            form = "nested" if value.is_nested else "sparse"
+            raise BadInput(f"input {label!r} is {form}: give a dense tensor")
+        if value.is_meta:
+            raise BadInput(f"input {label!r} is on the meta device and has no numbers: give some")
     for label in ("grad_output", "output"):
         if label in found:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
@@ -101,7 +104,13 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
 def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
     """Return what stands above each output, drawn with `seed`: of a scalar too."""
     if not outputs:
-        raise BadInput("no output of forward depends on a differentiable input: nothing to judge")
+        why = ""
+        if torch.is_inference_mode_enabled():
+            why = "torch.inference_mode is on; leave it"
+        raise BadInput(
+            "no output of forward depends on a differentiable input: nothing to judge "
+            f"({why or 'does it run under torch.no_grad or inference_mode, or detach?'})"
+        )
     labels = numbered("grad_output", outputs)
     return [cotangent(label, out, seed) for label, out in zip(labels, outputs, strict=True)]
 

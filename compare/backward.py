@@ -27,6 +27,11 @@ class BackwardPass:
             function, torch.autograd.Function
         )
         self.asked = [*forward.inputs] if self.is_function else asked(function, forward.offer)
+        #: Whether it asks for its own inputs by identity, as torch.autograd.grad(f(x), params)
+        #: does, so that it has to be run on the very tensors that were given.
+        self.by_identity = False
+        #: The inputs that it gives None for, where 0 is meant.
+        self.nones: list[str] = []
         #: The scalar outputs above which 1 stands, where it does not ask what stands there.
         self.ones = () if self._reads_grad_output() else forward.take_scalars_as_one()
 
@@ -54,11 +59,59 @@ class BackwardPass:
     def run(self) -> dict[str, Tensor]:
         """Return what it gives, having seen that it left its inputs alone."""
         given = _copies(self.given)
-        found = self(**given)
+        found = self._first(given)
         for key, value in tensors(self.given).items():
             if mismatch(value, given[key]) or not same_bits(value, given[key]):
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
         return {label: value.detach().clone() for label, value in found.items()}
+
+    def _first(self, given: dict[str, Any]) -> dict[str, Tensor]:
+        """Run it for the first time: then it shows whether copies will do."""
+        if not self.is_function:
+            return self(**given)
+        name = self.function.__name__
+        try:
+            raw = self._apply(given)
+        except BadInput:
+            raise
+        except Exception as error:
+            if self.own_leaves() and "not have been used in the graph" in str(error):
+                self.by_identity = True
+                return self(**given)
+            if self._takes_ones(given):
+                first = (str(error).strip().splitlines() or [""])[0]
+                raise BadInput(
+                    f"{name} takes a grad_output of ones and refuses other numbers "
+                    f"({type(error).__name__}: {first}): autograd may hand it any"
+                ) from None
+            raise
+        leaves = self.forward.leaves
+        if all(raw[label] is None for label in leaves):
+            raise BadInput(
+                f"{name} returns None for each of {', '.join(leaves)}: return their gradients"
+            )
+        if self.own_leaves() and any(raw[label] is None for label in leaves):
+            self.by_identity = True
+            again = self._apply(given)
+            self.by_identity = any(
+                raw[label] is None and again[label] is not None for label in leaves
+            )
+        self.nones = [label for label in leaves if raw[label] is None]
+        return self(**given)
+
+    def own_leaves(self) -> dict[str, Tensor]:
+        """Return the inputs that were given as leaves of autograd's graph, like parameters."""
+        inputs = tensors(self.forward.inputs)
+        return {k: v for k, v in inputs.items() if v.is_leaf and v.requires_grad}
+
+    def _takes_ones(self, given: Mapping[str, Any]) -> bool:
+        """Whether it runs with ones above its outputs."""
+        ones = {k: torch.ones_like(v) for k, v in given.items() if k.split("[")[0] == "grad_output"}
+        try:
+            self._apply({**given, **ones})
+        except Exception:
+            return False
+        return True
 
     def __call__(self, /, **given: Any) -> dict[str, Tensor]:
         """Run it on exactly what it asks for; return its gradients by name."""
@@ -102,6 +155,10 @@ class BackwardPass:
                 raise unknown("gradient", str(label), known)
             if value is not None and not isinstance(value, Tensor):
                 raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
+            if value is not None and value.layout != torch.strided:
+                raise BadInput(
+                    f"backward returns a sparse gradient for {label!r}: return a dense one"
+                )
         return found
 
     def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
@@ -110,7 +167,15 @@ class BackwardPass:
         # not the leaves themselves: the Function may write into what it is given
         with torch.enable_grad():
             own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in fresh.items()}
+            if self.by_identity:
+                fresh |= self.own_leaves()
+                own |= self.own_leaves()
             found = self.function.apply(*own.values())  # type: ignore[union-attr]
+        if not isinstance(found, Tensor | tuple | list):
+            raise BadInput(
+                f"{self.function.__name__}'s forward returns {kind_of(found)}: return a tensor or "
+                "a tuple of tensors"
+            )
         outputs = [found] if isinstance(found, Tensor) else list(found)
         outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
         if len(outputs) != len(self.forward.outputs):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compare.arguments import how_much, numbered, tensors
@@ -107,7 +108,7 @@ class Check:
         off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
         manual = backward.run()
         forward.judged = [label for label in forward.parameters if label in manual]
-        hand = off or _read(backward, backward.given)
+        hand = off or self._hand()
         reference = off or _read(forward.reference, forward.given)
         return self.compared(manual, hand, reference, entries, beside=not off)
 
@@ -115,9 +116,18 @@ class Check:
         """Run both sides and read both as programs."""
         manual = self.backward.run()
         self.forward.judged = [label for label in self.forward.parameters if label in manual]
-        hand = _read(self.backward, self.backward.given)
+        hand = self._hand()
         reference = _read(self.forward.reference, self.forward.given)
         return self.pair(manual, self._autograd(manual), hand, reference, entries)
+
+    def _hand(self) -> Program | Opaque:
+        """Read the by-hand side as a program."""
+        if self.backward.by_identity:
+            return Opaque(
+                "it asks for the gradients of its own inputs by identity, so that no copies of "
+                "them can be put in their place"
+            )
+        return _read(self.backward, self.backward.given)
 
     def anew(self, inputs: Mapping[str, Any]) -> "Check":
         """Return the same check at other inputs."""
@@ -145,7 +155,7 @@ class Check:
         report = Report("check", {}, environment=environment(forward.outputs[0].device))
         for label, value in autograd.items():
             report.quantities[label] = quantity(label, manual.get(label), value)
-        report.conditions = tuple(f"{label} = 1" for label in self.backward.ones)
+        report.conditions = tuple(f"{label} = 1" for label in self.backward.ones) + autocast()
         report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
         report.unnamed = tuple(label for label in forward.values if label not in manual)
         report.steps = 1
@@ -215,6 +225,13 @@ class Check:
         other = Check(self.backward.function, forward.function, moved, self.seed + 1)
         manual = other.backward.run()
         return other.pair(manual, other._autograd(manual), hand, reference, entries)
+
+
+def autocast() -> tuple[str, ...]:
+    """Return the dtype that torch.autocast rounds to where it is on, for the report."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    dtypes = [str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in kinds]
+    return tuple(f"torch.autocast to {dtype}" for dtype in dict.fromkeys(dtypes))
 
 
 def _read(

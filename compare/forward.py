@@ -51,6 +51,10 @@ class ForwardPass:
         grads: Sequence[Tensor] | None = None,
     ) -> None:
         self.function = function
+        if isinstance(function, nn.Module):
+            for label, value in function.named_parameters():
+                if value.is_meta:
+                    raise BadInput(f"forward's {label} is on the meta device: give it numbers")
         self.inputs = by_name(function, inputs)
         self.leaves = differentiable(self.inputs)
         leaves = self.fresh(self.inputs)
@@ -123,6 +127,12 @@ class ForwardPass:
         try:
             with torch.enable_grad():
                 found = self.function(**arguments)
+        except RuntimeError as error:
+            if "Inference tensors cannot" not in str(error):
+                raise
+            raise BadInput(
+                "forward uses a tensor that was made under torch.inference_mode: make it outside"
+            ) from None
         finally:
             _named.reset(token)
         outputs = list(found) if isinstance(found, tuple | list) else [found]
