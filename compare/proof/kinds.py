@@ -4,7 +4,7 @@ A pass may rely on that, and floats have it only to rounding, so that a right pa
 formula by the last digit. What it is exactly is a second reading of such an input.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import flint
@@ -45,7 +45,19 @@ class _Line:
 
     off: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     floats: Callable[[Tensor, int], Tensor]
-    balls: Callable[[list[flint.arb]], list[flint.arb]]
+    balls: Callable[[list[flint.arb]], Callable[[flint.arb], flint.arb]]
+
+
+def _sum(numbers: Iterable[flint.arb]) -> flint.arb:
+    return sum(numbers, flint.arb(0))
+
+
+def _divided(by: flint.arb) -> Callable[[flint.arb], flint.arb]:
+    return lambda x: x / by
+
+
+def _less(what: flint.arb) -> Callable[[flint.arb], flint.arb]:
+    return lambda x: x - what
 
 
 def _shifted(x: Tensor, dim: int) -> Tensor:
@@ -57,22 +69,22 @@ _LINES = {
     "sums of 1": _Line(
         _to_1,
         lambda x, d: x / x.sum(d, keepdim=True),
-        lambda row: [x / sum(row, flint.arb(0)) for x in row],
+        lambda row: _divided(_sum(row)),
     ),
     "lengths of 1": _Line(
         _length_1,
         lambda x, d: x / x.square().sum(d, keepdim=True).sqrt(),
-        lambda row: [x / sum((y * y for y in row), flint.arb(0)).sqrt() for x in row],
+        lambda row: _divided(_sum(y * y for y in row).sqrt()),
     ),
     "sums of 0": _Line(
         _to_0,
         _shifted,
-        lambda row: [x - (x != 0) * sum(row, flint.arb(0)) / max(1, _free(row)) for x in row],
+        lambda row: _less(_sum(row) / max(1, _free(row))),
     ),
     "logarithms of shares": _Line(
         _logs,
         lambda x, d: x - x.logsumexp(d, keepdim=True),
-        lambda row: [x - sum((y.exp() for y in row), flint.arb(0)).log() for x in row],
+        lambda row: _less(_sum(y.exp() for y in row).log()),
     ),
 }
 
@@ -99,7 +111,8 @@ class Lines:
         found = np.empty_like(moved)
         for at in np.ndindex(moved.shape[:-1]):
             row = list(moved[at])
-            found[at] = _LINES[self.kind].balls(row) if _free(row) else row
+            change = _LINES[self.kind].balls(row)
+            found[at] = [change(x) if x != 0 else x for x in row]
         return (found if self.dim is None else np.moveaxis(found, -1, self.dim)).reshape(
             values.shape
         )
