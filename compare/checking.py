@@ -1,6 +1,7 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from compare.arguments import how_much, numbered, tensors
 from compare.backward import Backward, BackwardPass
+from compare.contract.ask import Contract
+from compare.contract.line import left_out
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
@@ -36,6 +39,7 @@ def check(
     seed: int = 0,
     lift: str | int = "auto",
     hold: Collection[str] = (),
+    contract: Mapping[str, bool] | None = None,
 ) -> Report:
     """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
 
@@ -54,9 +58,19 @@ def check(
     What is right is judged once more at inputs beside these, where the code is run and read again,
     so that it runs twice as often as for one judgement: those in `hold` stay what they are.
 
-    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    What is not WRONG is called in other ways, a line of the report each (`report.contract`):
+    cotangents of stride 0, transposed, zero and missing, twice on one graph, the inputs' own
+    strides, some inputs alone, inputs and other outputs looked at. `contract={"twice": False}`
+    names lines that are not asked. A Function's forward pass is called 7 times for it and its
+    backward pass 8 times, both once more for each of several outputs and each subset of up to 3
+    inputs (of more inputs for each), and once and twice more where backward gives other bits the
+    second time; another function 5 times at most. Nothing is lifted where the numbers are those of
+    an equal call.
+
+    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through, but
+    for those in the calls for the contract, which are told in its lines.
     """
-    return Check(backward, forward, inputs, seed, hold=hold).report(lift)
+    return Check(backward, forward, inputs, seed, hold=hold).report(lift, contract)
 
 
 def assert_same(
@@ -68,15 +82,16 @@ def assert_same(
     seed: int = 0,
     lift: str | int = "auto",
     hold: Collection[str] = (),
+    contract: Mapping[str, bool] | None = None,
 ) -> None:
     """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
 
-    `demand="exact"` insists on autograd's bits.
+    `demand="exact"` insists on autograd's bits; `contract` is as `check` has it.
     """
     __tracebackhide__ = True
     if demand not in ("exact", "rounding"):
         raise unknown("demand", demand, ("exact", "rounding"))
-    report = check(backward, forward, inputs, seed=seed, lift=lift, hold=hold)
+    report = check(backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract)
     if not report.meets(demand):
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
@@ -102,15 +117,28 @@ class Check:
         self.backward = BackwardPass(backward, self.forward)
         self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
 
-    def report(self, lift: str | int) -> Report:
+    def report(self, lift: str | int, contract: Mapping[str, bool] | None = None) -> Report:
         """Run both sides, read both as programs, judge, and put it all together."""
+        not_asked = left_out(contract)
         forward, backward = self.forward, self.backward
         off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
         manual = backward.run()
         forward.judged = [label for label in forward.parameters if label in manual]
         hand = off or self._hand()
         reference = off or _read(forward.reference, forward.given)
-        return self.compared(manual, hand, reference, entries, beside=not off)
+        report = self.compared(manual, hand, reference, entries, beside=not off)
+        if report.verdict != WRONG:
+            kept = Contract(self, manual, hand, reference, entries)
+            report.contract = kept.lines(not_asked)
+        return report
+
+    def under(self, grads: Sequence[Tensor]) -> "Check":
+        """Return the same passes at the same inputs with other numbers above the outputs."""
+        other = copy(self)
+        other.forward, other.backward = copy(self.forward), copy(self.backward)
+        other.forward.grads, other.backward.forward = [*grads], other.forward
+        other.shared = {}
+        return other
 
     def pair_read(self, entries: int | None) -> Pair:
         """Run both sides and read both as programs."""

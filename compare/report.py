@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
+from compare.contract.line import Line, broken, refusals, told
 from compare.errors import BadInput
 from compare.files import save
 from compare.one_process import OneProcess
@@ -51,6 +52,7 @@ class Report:
     interrupted: bool = False
     curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
     command: str | None = None  # what shows the same again, where a command does
+    contract: tuple[Line, ...] = ()  # of check: what other calls of the by-hand side gave
     one_process: OneProcess | None = None  # beside it, where several ranks share the rows
 
     @property
@@ -58,6 +60,8 @@ class Report:
         """The weightiest verdict of any quantity; UNDECIDED where nothing was compared."""
         found = {quantity.verdict for quantity in self.quantities.values()} or {UNDECIDED}
         if self.one_process and self.one_process.verdict == WRONG:
+            found.add(WRONG)
+        if broken(self.contract):
             found.add(WRONG)
         return next(verdict for verdict in WEIGHT if verdict in found)
 
@@ -89,6 +93,7 @@ class Report:
             "not_judged": list(self.not_judged),
             "conditions": list(self.conditions),
             "beside": None if self.beside is None else self.beside.to_dict(),
+            "contract": [line.to_dict() for line in self.contract],
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
@@ -163,8 +168,10 @@ class Report:
         return line
 
     def _only_for(self) -> str:
+        """Return what the claim holds for alone, what is not judged, and what is refused."""
         only = f", for {', '.join(self.conditions)}" if self.conditions else ""
-        return only + (f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else "")
+        only += f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else ""
+        return only + refusals(self.contract)
 
     def _claim(self) -> str:
         """Return what the verdict rests on, in one line."""
@@ -185,6 +192,8 @@ class Report:
             shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
             at_all = "" if self.case == "check" else " at every step"
             return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
+        if not odd and broken(self.contract):
+            return broken(self.contract)
         if not odd:
             return "what the ranks add is not what one process finds"
         word = self.verdict.lower()
@@ -213,6 +222,7 @@ class Report:
             yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
         if self.beside and self.beside.text:
             yield "beside", self.beside.text
+        yield from told(self.contract)
         if self.one_process:
             yield "one process", self.one_process.text
         if self.unnamed:

@@ -1,0 +1,226 @@
+"""Which calls are made for each line of the contract, and what they are compared with.
+
+A Function, or a function that asks for `grad_output`, is called in other layouts and with
+gradients of zero; a Function also with missing ones, twice on one graph, and with fewer inputs that
+need a gradient. Its inputs and its other outputs are looked at. Whatever it raises is a refusal.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.contract.calls import Graph, called
+from compare.contract.layouts import keeps_layout, spread, transposed
+from compare.contract.line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
+from compare.contract.others import compare_others
+from compare.contract.settle import Broken, NotShown, Settled, Values, first_line, place, worst
+from compare.proof.bits import same_bits
+
+EACH = 3  # inputs, of which every subset is asked; of more each alone
+_CHANCE = "two equal calls give other bits: the code is not deterministic"
+
+
+class _Refused(Exception):
+    """Their code raised something; the message says what."""
+
+
+@contextmanager
+def _theirs() -> Iterator[None]:
+    """Take what their own code raises for a refusal; a fault of this program is none."""
+    try:
+        yield
+    except Exception as error:
+        raise _Refused(first_line(error)) from error
+
+
+@dataclass(frozen=True)
+class Contract(Settled):
+    """A check that is not WRONG, and what can be asked of it."""
+
+    def lines(self, left_out: Collection[str] = ()) -> tuple[Line, ...]:
+        """Ask every line that applies, but for what is `left_out`, and say what came of it."""
+        backward = self.passes.backward
+        asks: dict[str, Callable[[], str | None]] = {"strides": self._strides}
+        if backward.is_function or ("grad_output" in backward.asked and not backward.ones):
+            asks |= {"stride 0": self._spread, "transposed": self._transposed, "zero": self._zero}
+        if backward.is_function:
+            asks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
+            asks |= {"inputs untouched": self._untouched, "other outputs": self._others}
+        found: list[Line | None] = []
+        for name in LINES:
+            if name in left_out:
+                found.append(Line(name, NOT_ASKED))
+            elif name in asks:
+                found.append(_line(name, asks[name]))
+        return tuple(line for line in found if line is not None)
+
+    @property
+    def _grads(self) -> list[Tensor]:
+        """What stands above the outputs, copies: the code may write into what it is given."""
+        return [grad.clone() for grad in self.passes.forward.grads]
+
+    def _call(
+        self, grads: Iterable[Tensor | None], **how: Any
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        with _theirs():
+            found, none = called(self.passes.backward, list(grads), **how)
+        if not self.passes.backward.is_function and (lost := self.manual.keys() - found.keys()):
+            raise Broken(f"no gradient for {', '.join(sorted(lost))}")
+        return found, none
+
+    # -- other gradients above the outputs
+
+    def _spread(self) -> str | None:
+        grads = [spread(grad) for grad in self._grads]
+        if all(0 not in grad.stride() for grad in grads):
+            return None
+        dense = [grad.contiguous() for grad in grads]
+        equal, _ = self._call(grad.clone() for grad in dense)
+        found, _ = self._call(grads)
+        return self.settle(found, equal, dense)
+
+    def _transposed(self) -> str | None:
+        grads = [transposed(grad) for grad in self._grads]
+        if all(grad.is_contiguous() for grad in grads):
+            return None
+        found, _ = self._call(grads)
+        return self.settle(found, self.manual)
+
+    def _zero(self) -> str | None:
+        zeros = [torch.zeros_like(grad) for grad in self._grads]
+        if not any(grad.numel() for grad in zeros):
+            return None
+        found, _ = self._call(grad.clone() for grad in zeros)
+        return self.settle(found, None, zeros)
+
+    def _missing(self) -> str | None:
+        count = len(self.passes.forward.outputs)
+        if count < 2:
+            return None
+
+        def without(k: int) -> str:
+            found, none = self._call(None if i == k else g for i, g in enumerate(self._grads))
+            above = [torch.zeros_like(g) if i == k else g for i, g in enumerate(self._grads)]
+            return self.settle(found, None, above, none)
+
+        return _each(range(count), lambda k: f"with none above output[{k}]", without)
+
+    # -- once more, in the inputs' own strides, with fewer leaves
+
+    def _twice(self) -> str:
+        """Ask for the bits of the first time, of code that two fresh calls show to have them."""
+        once, again = self._on_one_graph()
+        if not _same(once, {key: self.manual[key] for key in once}):
+            raise NotShown(_CHANCE)
+        if _same(again, once):
+            return ""
+        if not all(map(_same, self._on_one_graph(), (once, again))):
+            raise NotShown(_CHANCE)
+        odd = next(key for key in once if not same_bits(again[key], once[key]))
+        two, one, index = worst(again[odd], once[odd])
+        raise Broken(f"{odd} is another value{place(index)} ({one}, then {two})")
+
+    def _on_one_graph(self) -> tuple[Values, Values]:
+        graph = self._graph()
+        return self._gradients(graph, again=True), self._gradients(graph, again=True)
+
+    def _strides(self) -> str | None:
+        backward = self.passes.backward
+        taken = (v for k, v in backward.given.items() if k in self.passes.forward.inputs)
+        if all(keeps_layout(value) for value in taken if isinstance(value, Tensor)):
+            return None
+        found, _ = self._call(self._grads, strided=True)
+        return self.settle(found, self.manual)
+
+    def _subsets(self) -> str | None:
+        leaves = self.passes.forward.leaves
+        if len(leaves) < 2:
+            return None
+        sizes = range(1, len(leaves)) if len(leaves) <= EACH else [1]
+        subsets = [subset for size in sizes for subset in combinations(leaves, size)]
+
+        def alone(subset: Collection[str]) -> str:
+            found, none = self._call(self._grads, leaves=subset)
+            return self.settle(found, self.manual, none=none)
+
+        return _each(subsets, lambda subset: f"for {' and '.join(subset)} alone", alone)
+
+    # -- what a Function does besides
+
+    def _untouched(self) -> str:
+        graph, forward = self._called, self.passes.forward
+        written = graph.written(forward.inputs)
+        if written:  # the reference may do so too: running statistics
+            fresh = forward.fresh(forward.inputs)
+            with torch.enable_grad():
+                forward.function(**fresh)
+            if odd := [key for key in written if not same_bits(fresh[key], graph.own[key])]:
+                raise Broken(f"forward writes into {', '.join(odd)} without ctx.mark_dirty")
+        self._gradients(graph)
+        if odd := [key for key in graph.written(forward.inputs) if key not in written]:
+            raise Broken(f"backward writes into {', '.join(odd)}")
+        return ""
+
+    def _others(self) -> str | None:
+        """Compare the outputs that need no gradient."""
+        return compare_others(self, self._called)
+
+    @cached_property
+    def _called(self) -> Graph:
+        """One call more, to look at what it did besides."""
+        return self._graph()
+
+    def _graph(self) -> Graph:
+        forward = self.passes.forward
+        with _theirs():
+            return Graph(self.passes.backward, forward.inputs, leaves=forward.leaves)
+
+    def _gradients(self, graph: Graph, *, again: bool = False) -> Values:
+        with _theirs():
+            above = dict(zip(graph.differentiable(), self._grads, strict=True))
+            return graph.values(graph.gradients(above, again=again))
+
+
+def _line(name: str, ask: Callable[[], str | None]) -> Line | None:
+    """Ask one line; None where it does not apply."""
+    try:
+        text = ask()
+    except Broken as found:
+        return Line(name, BROKEN, str(found))
+    except NotShown as found:
+        return Line(name, NOT_SHOWN, str(found))
+    except _Refused as found:
+        return Line(name, REFUSED, str(found))
+    return None if text is None else Line(name, KEPT, text)
+
+
+def _each(ways: Iterable[Any], where: Callable[[Any], str], ask: Callable[[Any], str]) -> str:
+    """Ask several calls of one line: what is broken outweighs a refusal, that what is not shown."""
+    kept: list[str] = []
+    refused: list[str] = []
+    not_shown: list[str] = []
+    for way in ways:
+        try:
+            kept += [f"{where(way)}: {text}" for text in [ask(way)] if text]
+        except Broken as found:
+            raise Broken(f"{where(way)}: {found}") from None
+        except NotShown as found:
+            not_shown.append(f"{where(way)}: {found}")
+        except _Refused as found:
+            refused.append(f"{where(way)}: {found}")
+    if refused:
+        raise _Refused("; ".join(refused))
+    if not_shown:
+        raise NotShown("; ".join(not_shown))
+    return "; ".join(kept)
+
+
+def _same(one: Values, other: Values) -> bool:
+    """Whether two calls gave the same bits."""
+    return all(same_bits(value, other[key]) for key, value in one.items())

@@ -1,0 +1,144 @@
+"""A backward pass called otherwise than `check` calls it: other layouts, one graph, fewer leaves.
+
+Whatever it is handed is a copy, so that nobody's tensors change.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.arguments import numbered, tensors
+from compare.backward import BackwardPass
+from compare.contract.layouts import as_it_lies
+from compare.proof.bits import same_bits
+
+Values = dict[str, Tensor]
+
+
+class _Handed(torch.autograd.Function):
+    """A leaf handed on in its own strides, no leaf any more: a Function may write into it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        return as_it_lies(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return grads[0]
+
+
+class Graph:
+    """One call of a Function's forward pass: what it took, what it gave, and what hangs on it."""
+
+    def __init__(
+        self,
+        backward: BackwardPass,
+        inputs: Mapping[str, Any],
+        *,
+        leaves: Collection[str],
+        strided: bool = False,
+    ) -> None:
+        handed: Callable[[Tensor], Tensor] = _Handed.apply if strided else torch.clone
+        self.leaves: Values = {}
+        self.own: dict[str, Any] = dict(inputs)
+        for label, value in tensors(inputs).items():  # what is handed over is a copy of the leaf
+            self.leaves[label] = value.detach().requires_grad_(label in leaves)
+            with torch.enable_grad():
+                self.own[label] = handed(self.leaves[label])
+        with torch.enable_grad():
+            found = backward.function.apply(*self.own.values())  # type: ignore[union-attr]
+        self.returned: list[Any] = [found] if isinstance(found, Tensor) else list(found)
+        self.asked = [label for label in self.leaves if label in leaves]
+
+    def differentiable(self) -> list[int]:
+        """Return the places of the outputs that need a gradient."""
+        return [
+            k
+            for k, output in enumerate(self.returned)
+            if isinstance(output, Tensor) and output.requires_grad
+        ]
+
+    def others(self) -> Values:
+        """Return the other tensors among the outputs, by their places in words."""
+        return {
+            f"output {k + 1} of {len(self.returned)}": value.detach()
+            for k, value in enumerate(self.returned)
+            if isinstance(value, Tensor) and not value.requires_grad
+        }
+
+    def written(self, inputs: Mapping[str, Any]) -> list[str]:
+        """Return the inputs that no longer have their numbers and are not marked dirty.
+
+        One that is marked is an output, the same object.
+        """
+        return [
+            label
+            for label, value in tensors(inputs).items()
+            if not any(output is self.own[label] for output in self.returned)
+            and not same_bits(self.own[label], value)
+        ]
+
+    def gradients(
+        self, grads: Mapping[int, Tensor | None], *, again: bool = False
+    ) -> dict[str, Tensor | None]:
+        """Return the leaves' gradients for what stands above the outputs at these places."""
+        above = {k: v for k, v in grads.items() if v is not None and k in self.differentiable()}
+        outputs = [self.returned[k] for k in above]
+        leaves = [self.leaves[label] for label in self.asked]
+        found = torch.autograd.grad(
+            outputs, leaves, list(above.values()), allow_unused=True, retain_graph=again
+        )
+        detached = (value if value is None else value.detach().clone() for value in found)
+        return dict(zip(self.asked, detached, strict=True))
+
+    def values(self, gradients: Mapping[str, Tensor | None]) -> Values:
+        """Return the gradients, None as zeros."""
+        return {
+            label: torch.zeros_like(self.leaves[label]) if value is None else value
+            for label, value in gradients.items()
+        }
+
+
+def called(
+    backward: BackwardPass,
+    grads: Sequence[Tensor | None],
+    *,
+    leaves: Collection[str] | None = None,
+    strided: bool = False,
+) -> tuple[Values, list[str]]:
+    """Return what a call gives, outputs too, and which gradients of it are None.
+
+    `grads` stand above the outputs, handed over as they are; None is none at all. Of a Function
+    `leaves` alone need a gradient. `strided` hands over the inputs in their own strides.
+    """
+    if not backward.is_function:
+        return _plain(backward, grads, strided=strided), []
+    forward = backward.forward
+    wanted = forward.leaves if leaves is None else leaves
+    graph = Graph(backward, forward.inputs, leaves=wanted, strided=strided)
+    places = graph.differentiable()
+    if len(places) != len(forward.outputs):  # with fewer leaves fewer outputs may depend on them
+        places = Graph(backward, forward.inputs, leaves=forward.leaves).differentiable()
+    found = graph.gradients(dict(zip(places, grads, strict=True)))
+    outputs = (graph.returned[k].detach().clone() for k in places)
+    values = dict(zip(numbered("output", forward.outputs), outputs, strict=True))
+    values |= graph.values(found)
+    return values, [label for label, value in found.items() if value is None]
+
+
+def _plain(backward: BackwardPass, grads: Sequence[Tensor | None], *, strided: bool) -> Values:
+    """Return what a function gives that asks for `grad_output` among other things."""
+    forward = backward.forward
+    above = dict(zip(numbered("grad_output", forward.outputs), grads, strict=True))
+
+    def handed(key: str, value: Any) -> Any:
+        if key in above:
+            return above[key]
+        if not isinstance(value, Tensor):
+            return value
+        return as_it_lies(value) if strided and key in forward.inputs else value.clone()
+
+    given = {key: handed(key, value) for key, value in backward.given.items()}
+    return {label: value.detach().clone() for label, value in backward(**given).items()}

@@ -1,0 +1,208 @@
+"""Is what another call gave right? Equal numbers are; others are judged like any gradient.
+
+Only a WRONG one counts: how many digits are right is asked of the main call alone.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from compare.arguments import numbered
+from compare.backward import BackwardPass
+from compare.forward import ForwardPass
+from compare.proof.bits import compare_bits, mismatch, same_bits
+from compare.proof.bounds import Bound
+from compare.proof.judge import OPAQUE_SLACK, judge
+from compare.proof.lifting import Lifting
+from compare.proof.pair import Pair
+from compare.proof.program import Opaque, Program, trace
+from compare.proof.rounding import bounds_for, share_of_rounding
+from compare.proof.verdict import UNDECIDED, WRONG
+
+REASON = 160  # characters of an exception's first line
+
+Values = Mapping[str, Tensor]
+
+
+class Passes(Protocol):
+    """Both passes at some inputs, as a check has them."""
+
+    forward: ForwardPass
+    backward: BackwardPass
+
+    def under(self, grads: Sequence[Tensor]) -> "Passes":
+        """Return them with other numbers above the outputs."""
+
+    def pair(
+        self, manual: Values, autograd: Values, hand: Program | Opaque,
+        reference: Program | Opaque, entries: int | None,
+    ) -> Pair:  # fmt: skip
+        """Return them with what each gave."""
+
+
+class Broken(Exception):
+    """A call gave other values than it should; the message says which."""
+
+
+class NotShown(Exception):
+    """A call gave other numbers, and nothing says whether that is rounding."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the calls are compared with: the check's own call, and both programs as it read them."""
+
+    passes: Passes
+    manual: Values
+    hand: Program | Opaque
+    reference: Program | Opaque
+    entries: int | None
+
+    def settle(
+        self,
+        found: Values,
+        equal: Values | None,
+        grads: Sequence[Tensor] | None = None,
+        none: Collection[str] = (),
+    ) -> str:
+        """Compare what a call gave with an `equal` call, and where they differ with autograd.
+
+        `grads` are what stood above the outputs where it is not the check's own, `none` the
+        gradients that were None. Returns what is to be said though nothing is wrong.
+        """
+        if equal is not None and all(alike(value, equal[key]) for key, value in found.items()):
+            return ""
+        passes = self.passes if grads is None else self.passes.under(grads)
+        outputs = passes.forward.outputs if passes.backward.is_function else []
+        # an output that is the main call's has been judged
+        known = [k for k in numbered("output", outputs) if alike(found[k], self.manual[k])]
+        found = {key: value for key, value in found.items() if key not in known}
+        try:
+            gradients = passes.forward.gradients(found)
+        except Exception as error:  # the reference may be someone's own Function too
+            raise NotShown(f"autograd raises {first_line(error)}") from error
+        autograd = dict(zip(numbered("output", outputs), outputs, strict=True)) | gradients
+        for key, value in found.items():
+            if why := mismatch(value, autograd[key]):
+                raise Broken(f"{key}: {why}")
+        # 0/0 below a gradient of 0 shows nothing where autograd has it too
+        nans = {key: value.isnan() & autograd[key].isnan() for key, value in found.items()}
+        nans = {key: both for key, both in nans.items() if bool(both.any())}
+        mine, theirs = (
+            {k: v.masked_fill(nans[k], 0) if k in nans else v for k, v in values.items()}
+            for values in (found, {key: autograd[key] for key in found})
+        )
+        odd = [key for key, value in mine.items() if not alike(value, theirs[key])]
+        if odd:
+            pair = passes.pair(mine, theirs, self.hand, self.reference, self.entries)
+            verdicts = decided(pair, odd, passes.forward, as_read=not nans)
+            decide(verdicts, mine, theirs, none)
+        alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
+        return f"NaN on both sides and not judged: {', '.join(alike_)}" if nans else ""
+
+
+def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
+    """Return the verdicts on what is named, up to the first that is WRONG."""
+    return {name: proof.verdict for name, proof in judge(pair, names, brief=True).items()}
+
+
+def decided(
+    pair: Pair, names: Sequence[str], forward: ForwardPass, *, as_read: bool
+) -> dict[str, str]:
+    """Return the verdicts on what another call gave.
+
+    Other bits of the operations that were read are within their own rounding. Another call may do
+    other operations, and is then WRONG only beyond the bound that code has which cannot be read.
+    Where there are NaN on both sides nothing is taken `as_read`.
+    """
+    verdicts = verdicts_on(pair, names) if as_read else {}
+    left = [name for name in names if verdicts.get(name, WRONG) in (WRONG, UNDECIDED)]
+    if isinstance(pair.reference, Opaque) or not as_read:
+        return dict.fromkeys(left, UNDECIDED) | verdicts | far(pair, forward, left)
+    if left:
+        unread = replace(pair, hand=Opaque("it was read in another call"))
+        verdicts |= verdicts_on(unread, left)
+    return verdicts
+
+
+def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, str]:
+    """Return which values are WRONG by the bound alone, of what is not lifted."""
+    program = pair.reference
+    if isinstance(program, Opaque) and names:
+        try:
+            program = trace(forward.reference, forward.given)
+        except Opaque:
+            return {}
+    with torch.no_grad():
+        bounds = Lifting(pair).local(program, bounds_for(program, pair.inputs.values()))
+    found = {}
+    for name in names:
+        bound = bounds[name].numbers if name in bounds else None
+        if isinstance(bound, Bound):
+            room = (OPAQUE_SLACK * bound.error).nan_to_num(nan=torch.inf)
+            shares = share_of_rounding(pair.manual[name], pair.autograd[name], room)
+            if bool((shares[room.isfinite()] > 1).any()):
+                found[name] = WRONG
+    return found
+
+
+def decide(
+    verdicts: Mapping[str, str],
+    mine: Values,
+    theirs: Values,
+    none: Collection[str] = (),
+    whose: str = "autograd",
+) -> None:
+    """Raise Broken for what is WRONG, NotShown for what is UNDECIDED."""
+    for name, verdict in verdicts.items():
+        if verdict == WRONG:
+            told = apart(name, mine[name], theirs[name], whose)
+            raise Broken(f"{name} is None, autograd's is not 0" if name in none else told)
+    if names := [name for name, verdict in verdicts.items() if verdict == UNDECIDED]:
+        told = apart(names[0], mine[names[0]], theirs[names[0]], whose)
+        raise NotShown(f"{told}, and it is not shown to be rounding")
+
+
+def apart(name: str, mine: Tensor, theirs: Tensor, whose: str = "autograd") -> str:
+    """Return in words where two values differ the most."""
+    one, other, index = worst(mine, theirs)
+    return f"{name} is another value{place(index)} ({one} by hand, {other} for {whose})"
+
+
+def place(index: tuple[int, ...]) -> str:
+    """Return in words where that is, "" of a scalar."""
+    return f" at {list(index)}" if index else ""
+
+
+def worst(mine: Tensor, theirs: Tensor) -> tuple[str, str, tuple[int, ...]]:
+    """Return both values where they are furthest apart, to as many digits as show it."""
+    if mine.is_floating_point() and mine.dtype == theirs.dtype:
+        found = compare_bits(mine, theirs).worst
+        assert found is not None
+        one, other, index = found.manual, found.autograd, found.index
+    else:
+        index = tuple((mine != theirs).nonzero()[0].tolist())
+        one, other = mine[index].item(), theirs[index].item()
+    short = f"{one:.6g}", f"{other:.6g}"
+    return (*(short if short[0] != short[1] else (repr(one), repr(other))), index)
+
+
+def first_line(error: Exception) -> str:
+    """Return an exception's name and the first line of what it says."""
+    first = (str(error).strip().splitlines() or [""])[0][:REASON]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, or NaN in the same places."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if same_bits(one, other):
+        return True
+    same = one == other
+    if one.is_floating_point():
+        same |= one.isnan() & other.isnan()
+    return bool(same.all())
