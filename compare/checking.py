@@ -127,7 +127,7 @@ class Check:
         hand = off or self._hand()
         reference = off or _read(forward.reference, forward.given)
         report = self.compared(manual, hand, reference, entries, beside=not off)
-        if report.verdict != WRONG:
+        if report.verdict != WRONG and not backward.by_identity:
             kept = Contract(self, manual, hand, reference, entries)
             report.contract = kept.lines(not_asked)
         return report

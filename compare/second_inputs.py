@@ -7,12 +7,14 @@ the two are equal, is right at the given inputs alone.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from compare.arguments import numbered, tensors
+from compare.backward import BackwardPass
 from compare.errors import BadInput
+from compare.forward import ForwardPass
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.following import by_hand_alone
@@ -21,14 +23,26 @@ from compare.proof.lift import Start, lift
 from compare.proof.others import other, scaled
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
+from compare.proof.recorder import memory
 from compare.proof.rounding import bounds_for
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, WRONG, Beside, Proof
 
-if TYPE_CHECKING:
-    from compare.checking import Check
-
 SHARES = 1.0, 1 / 4, 1 / 16  # of a move: less where more leads to no numbers
 MOST = 8  # inputs that are held one by one, to find which of them a WRONG quantity hangs on
+
+
+class Passes(Protocol):
+    """Both passes at some inputs, as a check has them."""
+
+    forward: ForwardPass
+    backward: BackwardPass
+    hold: frozenset[str]
+
+    def anew(self, inputs: Mapping[str, Any]) -> "Passes":
+        """Return them at other inputs."""
+
+    def pair_read(self, entries: int | None) -> Pair:
+        """Run both and read both as programs."""
 
 
 class NotTried(Exception):
@@ -47,7 +61,7 @@ class _Draw:
 class SecondInputs:
     """A check once more, at other inputs; `pair` is what was judged at the given ones."""
 
-    def __init__(self, check: "Check", pair: Pair) -> None:
+    def __init__(self, check: Passes, pair: Pair) -> None:
         self.check, self.pair = check, pair
         self.forward = check.forward
 
@@ -82,6 +96,9 @@ class SecondInputs:
                 f"{', '.join(self.unread)}, read by hand alone, may follow them (pass it from "
                 "forward by compare.name, or hold it)"
             )
+        if self.outside:
+            names = ", ".join(self.outside)
+            said.append(f"{names}: kept beside the inputs given: by hand it is read from outside")
         for name, proof in there.items():
             if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
                 said.append(f"{name}: not shown beside the inputs given: {proof.text}")
@@ -153,7 +170,7 @@ class SecondInputs:
     def _inputs(self, draw: _Draw) -> dict[str, Any]:
         """Return what forward is given then."""
         forward = self.forward
-        kept = {*self.check.hold, *draw.held, *self.unread, *self._by_identity}
+        kept = {*self.check.hold, *draw.held, *self.unread, *self.outside, *self._by_identity}
         moved: dict[str, Any] = dict(forward.inputs)
         for name, value in tensors(forward.inputs).items():
             leaf = name in forward.leaves
@@ -207,6 +224,14 @@ class SecondInputs:
             return {*self.pair.manual}
         sources = self.pair.hand.sources()
         return {name for name in self.pair.manual if not sources[name].isdisjoint(self.unread)}
+
+    @cached_property
+    def outside(self) -> list[str]:
+        """The inputs that the by-hand side takes from a closure: the very tensors given."""
+        if isinstance(self.pair.hand, Opaque):
+            return []
+        known = self.pair.hand.memory()
+        return [k for k, v in tensors(self.forward.inputs).items() if memory(v) in known]
 
     # -- parameters: moved in the programs, never in the module
 

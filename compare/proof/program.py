@@ -77,6 +77,11 @@ class Program:
         nodes = [node for node in self.graph.nodes if node.op == "get_attr"]
         return [node.meta["val"] for node in nodes if not node.meta["made"]]
 
+    def memory(self) -> set[int]:
+        """Return where the tensors lie that were there before the code ran."""
+        nodes = [node for node in self.graph.nodes if node.op == "get_attr"]
+        return {node.meta["at"] for node in nodes if node.meta.get("at") is not None}
+
     def holding(self, change: Callable[[Tensor], Tensor | None]) -> "Program":
         """Return the program with other tensors in place of those, where `change` gives one."""
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -127,7 +132,7 @@ def trace(function: Function, inputs: Values) -> Program:
             _check_complete(recorded, positional, tensors)
             replay = _Replay(recorded)
             functional = Recorder(
-                _decompositions(), lambda: replay.line, lambda: replay.made
+                _decompositions(), lambda: replay.line, lambda: replay.origin
             ).record(torch.func.functionalize(replay.run), list(tensors.values()))
         except Opaque:
             raise
@@ -210,11 +215,11 @@ def _record(
 class _Replay(fx.Interpreter):
     """Does recorded operations once more, and knows the line of the one in hand.
 
-    Of the copy of a constant it also knows whether the code `made` that.
+    Of the copy of a constant it also knows whether the code made that, and where it lies.
     """
 
     line: str | None = None
-    made = True
+    origin: tuple[bool, int | None] = True, None
 
     def __init__(self, graph: fx.Graph) -> None:
         super().__init__(nn.Module(), graph=graph)
@@ -222,9 +227,10 @@ class _Replay(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.line = n.meta.get("line")
         if n.op == "get_attr":
-            self.made = n.meta["made"]  # its copy is the next operation
+            self.origin = n.meta["made"], n.meta["at"]  # its copy is the next operation
             return n.meta["val"]
-        self.made = self.made or operation(n) != "lift_fresh_copy"
+        if operation(n) != "lift_fresh_copy":
+            self.origin = True, None
         return super().run_node(n)
 
 

@@ -31,21 +31,21 @@ class Recorder(TorchDispatchMode):
     operation was asked for; and whether it is `constant`, nothing of the inputs being in it as far
     as can be seen: a view may have been written to. Of a constant itself it also says whether the
     function `made` it, as torch.tensor does, of numbers in its code: what was there before, a
-    weight, is just what it holds. `made()` tells that of what is made in the operation at hand.
+    weight, is just what it holds; and its memory, `at`, None of what is made. `origin()` tells
+    both of what is made in the operation at hand.
     """
 
     def __init__(
         self,
         table: Mapping[Any, Callable[..., Any]],
         line: Callable[[], str | None],
-        made: Callable[[], bool] = lambda: True,
+        origin: Callable[[], tuple[bool, int | None]] = lambda: (True, None),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
-        self.table, self.line, self.made = table, line, made
-        self.fresh: MutableMapping[Tensor, bool] = (
-            WeakTensorKeyDictionary()
-        )  # constants, until used
+        self.table, self.line, self.origin = table, line, origin
+        # constants, until used
+        self.fresh: MutableMapping[Tensor, tuple[bool, int | None]] = WeakTensorKeyDictionary()
         self.gave: list[Tensor] = []  # what the function gave while it was recorded
         # weak: autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
@@ -79,7 +79,7 @@ class Recorder(TorchDispatchMode):
                     return made
         if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
             lifted = func(*args)
-            self.fresh[lifted] = self.made()
+            self.fresh[lifted] = self.origin()
             return lifted
         parts = fx.node.map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
@@ -110,8 +110,17 @@ class Recorder(TorchDispatchMode):
         """Return the node of a tensor; one that no operation gave is a copy of a constant."""
         if tensor not in self.nodes:
             constant = self.graph.get_attr("constant")
-            made = self.fresh.get(tensor, False)
-            constant.meta |= {"val": tensor.detach().clone(), "constant": True, "made": made}
+            made, at = self.fresh.get(tensor) or (False, memory(tensor))
+            constant.meta |= {"val": tensor.detach().clone(), "constant": True}
+            constant.meta |= {"made": made, "at": at}
             # a fresh one each time: the code may write into it
             self._are(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]
+
+
+def memory(tensor: Tensor) -> int | None:
+    """Return where a tensor's memory begins, None where it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (RuntimeError, NotImplementedError):
+        return None
