@@ -15,7 +15,7 @@ from compare.contract.line import left_out
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
-from compare.errors import unknown
+from compare.errors import BadInput, unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import compare_bits, mismatch
 from compare.proof.following import following
@@ -110,7 +110,9 @@ class Check:
     ) -> None:
         self.seed = seed
         self.forward = ForwardPass(forward, inputs, seed, grads)
-        self.hold = frozenset(hold)
+        if isinstance(hold, str) or not isinstance(hold, Collection):
+            raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")
+        self.hold = frozenset(map(str, hold))
         known = [*self.forward.inputs, *self.forward.parameters]
         for label in self.hold - {*known}:
             raise unknown("input to hold", label, known)

@@ -32,17 +32,24 @@ def check_file(
     """Check the file's `backward` against its `forward` at its `inputs`.
 
     `inputs` is a dict, a tuple, or a function without parameters that returns one; or a file that
-    `load_inputs` reads. Raises BadInput for a file that has not all three, UserError where its own
-    code raises.
+    `load_inputs` reads. The file may also define `hold` and `contract`, as `check` has them.
+    Raises BadInput for a file that has not all three, UserError where its own code raises.
     """
+    module = _defining(path)
+    options = {name: getattr(module, name) for name in ("hold", "contract") if name in vars(module)}
     with theirs(path):
-        return check(*passes(path, dtype, device, inputs), lift=lift)
+        return check(*_passes(module, path, dtype, device, inputs), lift=lift, **options)
 
 
 def passes(
     path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None = None
 ) -> tuple[Any, Any, Any]:
     """Return the file's backward, forward and inputs, as `check_file` has them."""
+    return _passes(_defining(path), path, dtype, device, inputs)
+
+
+def _defining(path: Path) -> ModuleType:
+    """Return the file as a module that has both passes and inputs."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
     with theirs(path):
@@ -50,6 +57,13 @@ def passes(
     for name in ("forward", "backward", "inputs"):
         if not hasattr(module, name):
             raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
+    return module
+
+
+def _passes(
+    module: ModuleType, path: Path, dtype: torch.dtype | None, device: torch.device,
+    inputs: Path | None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     with theirs(path):
         own = module.inputs() if callable(module.inputs) else module.inputs
     given = own if inputs is None else load_inputs(inputs)

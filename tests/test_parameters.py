@@ -1,7 +1,9 @@
 """Parameters that forward reaches, judged or named; and what cannot be used at all."""
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import compare
+from compare.cli import main
 from compare.errors import BadInput
 from compare.forward import parameters
 
@@ -314,3 +317,34 @@ def test_autocast_around_a_check_is_said() -> None:
         report = compare.check(backward, lambda x, w: x @ w, given)
     assert "torch.autocast to bfloat16" in report.headline().plain
     assert "autocast" not in str(compare.check(backward, lambda x, w: x @ w, given))
+
+
+def test_a_file_may_say_what_is_held_and_not_asked(tmp_path: Path) -> None:
+    path = tmp_path / "ones.py"
+    lines = [
+        "import torch",
+        "def forward(x, w): return x * x * w",
+        "def backward(x, grad_output): return {'x': 2 * x * grad_output}",
+        "inputs = {'x': torch.arange(1.0, 7).reshape(2, 3).requires_grad_(), 'w': torch.ones(3)}",
+    ]
+    path.write_text("\n".join(lines))
+    assert main(["check", str(path)]) == 1
+    path.write_text("\n".join([*lines, "hold = ('w',)", "contract = {'zero': False}"]))
+    assert main(["check", str(path), "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {line["outcome"] for line in found["contract"] if line["name"] == "zero"} == {
+        "not asked"
+    }
+
+
+@pytest.mark.parametrize(
+    ("hold", "line"),
+    [
+        ("x", "hold is 'x': give the names of inputs, as in hold=('p',)"),
+        (("z",), "unknown input to hold 'z': choose from x"),
+        (3, "hold is 3: give the names of inputs, as in hold=('p',)"),
+    ],
+)
+def test_what_cannot_be_held(hold: Any, line: str) -> None:
+    with pytest.raises(BadInput, match=f"^{re.escape(line)}$"):
+        compare.check(_twice_back, _twice, {"x": _x(3)}, hold=hold)
