@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from compare.proof.bounds import Bound
 from compare.proof.lift import Seen, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, ValueOf
+from compare.proof.program import Opaque, Program, ValueOf, root
 from compare.proof.rounding import bounds_for
 
 
@@ -44,6 +44,7 @@ def following(pair: Pair) -> Pair:
             (gap, k, node)
             for k, (node, (_, bound)) in enumerate(seen.items())
             if node.op == "call_function"
+            and root(node) is node  # not an input itself: two that are equal are two
             and (gap := _gap(pair.inputs[name], bound)) is not None
         ]  # fmt: skip
         if gaps:
