@@ -174,9 +174,9 @@ def kind_of(values: Tensor) -> Lines | None:
 
 def but_for_rounding(values: Tensor) -> Lines | Turned | None:
     """Return what an input is but for rounding, None for nothing."""
-    if not values.is_floating_point() or (found := kind_of(values)) is not None:
-        return found if values.is_floating_point() else None
-    sign = turned(values)
-    if sign is None or torch.equal(values, sign * values.mT):
+    if not values.is_floating_point():
         return None
-    return Turned(sign)
+    sign = turned(values)
+    if sign is not None and not torch.equal(values, sign * values.mT):
+        return Turned(sign)
+    return kind_of(values)

@@ -62,9 +62,10 @@ class _Mix:
         if whole or _orthonormal(self.given) or _along_diagonals(x):
             return x
         mixed = torch.where(x == 0, 0.0, self._mixed())
+        if turned(self.given) is not None:
+            return mixed
         if kind is None:
-            alike = torch.equal(mixed, x) and turned(self.given) is None
-            return self.scaled() if alike else mixed
+            return self.scaled() if torch.equal(mixed, x) else mixed
         if kind.dim != x.ndim - 1 or self._columns() not in _SUMS:
             return kind.normalised(mixed)
         return x if bool((x == 0).any()) else mixed  # rows and columns have their sums
@@ -86,7 +87,7 @@ class _Mix:
         if x.ndim > 1 and _triangular(x):
             return x
         rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
-        return rows[torch.randperm(len(rows), generator=self.chance)].reshape(x.shape)
+        return rows[self._shuffle(len(rows))].reshape(x.shape)
 
     def _reordered(self) -> Tensor:
         """Shuffle rows and columns alike."""

@@ -1,0 +1,331 @@
+"""Other inputs of the kind of the given ones, and what an input is but for rounding."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import flint
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compare.proof.kinds import Lines, Turned, but_for_rounding, kind_of, lines, turned
+from compare.proof.others import FURTHEST, NEAREST, other, scaled
+
+DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
+
+
+def drawn(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def balls(values: Tensor) -> np.ndarray:
+    return np.frompyfunc(flint.arb, 1, 1)(values.double().numpy())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def _precise() -> Iterator[None]:
+    with flint.ctx.workprec(200):
+        yield
+
+
+# -- what an input is but for rounding
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sums of 1": lambda x: torch.softmax(x, -1),
+    "lengths of 1": lambda x: F.normalize(x, dim=-1),
+    "sums of 0": lambda x: x - x.mean(-1, keepdim=True),
+    "logarithms of shares": lambda x: torch.log_softmax(x, -1),
+}
+
+
+def off(kind: str, values: np.ndarray) -> float:
+    """Return how far the worst row is off."""
+    rows = values.reshape(-1, values.shape[-1])
+    if kind == "sums of 1":
+        sums = [sum(row, flint.arb(0)) - 1 for row in rows]
+    elif kind == "lengths of 1":
+        sums = [sum((x * x for x in row), flint.arb(0)) - 1 for row in rows]
+    elif kind == "sums of 0":
+        sums = [sum(row, flint.arb(0)) for row in rows]
+    else:
+        sums = [sum((x.exp() for x in row), flint.arb(0)) - 1 for row in rows]
+    return max(float(abs(s).upper()) for s in sums)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_rows_are_but_for_rounding(kind: str, dtype: torch.dtype) -> None:
+    values = KINDS[kind](drawn(6, 5)).to(dtype)
+    found = kind_of(values)
+    assert found == Lines(kind, 1)
+    assert but_for_rounding(values) == found
+    exactly = found.exactly(balls(values))
+    assert off(kind, exactly) < 1e-50
+    gaps = [
+        float(abs(a - b).upper()) for a, b in zip(exactly.flat, balls(values).flat, strict=True)
+    ]
+    assert max(gaps) < 16 * torch.finfo(dtype).eps  # no other numbers but for rounding
+    # a thousandth of the way to another is no rounding in float32 and wider
+    if dtype.itemsize >= 4:
+        assert kind_of(values + 1e-3) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_along_columns_and_along_all(kind: str) -> None:
+    values = KINDS[kind](drawn(6, 5))
+    assert kind_of(values.mT) == Lines(kind, 0)
+    all_of_it = KINDS[kind](drawn(30)).reshape(6, 5)
+    found = kind_of(all_of_it)
+    assert found == Lines(kind, None)
+    assert off(kind, found.exactly(balls(all_of_it)).reshape(1, -1)) < 1e-50
+    assert off(kind, kind_of(values.mT).exactly(balls(values.mT)).T) < 1e-50  # type: ignore[union-attr]
+
+
+def test_rows_of_zeros_may_be_among_them() -> None:
+    values = torch.softmax(drawn(6, 5), -1)
+    values[2] = 0
+    found = kind_of(values)
+    assert found == Lines("sums of 1", 1)
+    exactly = found.exactly(balls(values))
+    assert all(x == 0 for x in exactly[2])
+    assert bool((found.normalised(values)[2] == 0).all())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [drawn(6, 5), torch.tensor([0.5]), torch.tensor(1.0), torch.tensor([1, 2]),
+     torch.tensor([math.inf, 1.0]), torch.zeros(3), torch.tensor([[1.5, -0.5], [2.0, -1.0]])],
+    ids=["normal", "one", "none", "whole", "infinite", "zeros", "negative shares"],
+)  # fmt: skip
+def test_what_is_nothing(values: Tensor) -> None:
+    assert but_for_rounding(values) is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_symmetric_and_skew_matrices(sign: int) -> None:
+    x = drawn(2, 4, 4)
+    exact = x + sign * x.mT
+    assert turned(exact) == sign
+    assert not isinstance(but_for_rounding(exact), Turned)  # it is that exactly
+    nearly = exact.clone()
+    nearly[0, 0, 1] *= 1 + 2.0**-52
+    assert but_for_rounding(nearly) == Turned(sign)
+    found = Turned(sign).exactly(balls(nearly))
+    assert all(
+        a == sign * b for a, b in zip(found.flat, np.swapaxes(found, -1, -2).flat, strict=True)
+    )
+    nearly[0, 0, 1] *= 1 + 1e-9
+    assert turned(nearly) is None
+
+
+# -- other inputs
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_rows_are_they_stay(kind: str, dtype: torch.dtype) -> None:
+    values = KINDS[kind](drawn(6, 5)).to(dtype)
+    moved = other("p", values, leaf=True)
+    assert kind_of(moved) == Lines(kind, 1)
+    assert not bool((moved == values).all(-1).any())
+
+
+def test_a_mixture_of_rows_keeps_range_and_empty_columns() -> None:
+    x = drawn(6, 5)
+    x[:, 1] = 0
+    x[3] = 0
+    moved = other("x", x, leaf=True)
+    assert moved.max() <= x.max()
+    assert moved.min() >= x.min()
+    assert bool((moved[:, 1] == 0).all())
+    assert bool((moved[3] == 0).all())  # padding
+    shares = (moved - x).abs().amax(-1)[[0, 1, 2, 4, 5]]
+    assert bool((shares > 0).all())
+
+
+def test_how_much_of_another_row_is_taken() -> None:
+    x = torch.tensor([[0.5, -1.5], [8.5, 6.25], [2.25, 3.5]], dtype=torch.float64)
+    for share in (1.0, 0.25):
+        moved = other("x", x, leaf=True, share=share)
+        steps = (moved - x)[:, 0] / torch.stack([x[:, 0] - y for y in x[:, 0]]).abs().max()
+        assert float(steps.abs().max()) <= FURTHEST * share
+    assert not torch.equal(other("x", x, leaf=True), other("x", x, leaf=True, draw=1))
+    assert torch.equal(other("x", x, leaf=True), other("x", x, leaf=True))
+    assert not torch.equal(other("x", x, leaf=True), other("y", x, leaf=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "leaf"),
+    [
+        (torch.tensor([1.0, 2.0, 5.0]), False),
+        (torch.ones(4, 4).tril(), False),
+        (torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1) > 0, -math.inf), False),
+        (torch.tensor([3, 1, 2]), True),
+        (torch.tensor([True, False]), True),
+        (torch.eye(4), True),
+        (torch.linalg.qr(drawn(4, 4)).Q, True),
+        (drawn(1, 9)[0][torch.arange(5)[None] - torch.arange(5)[:, None]], True),
+        (torch.tensor([math.inf, math.inf]), True),
+        (torch.empty(0), True),
+    ],
+    ids=["counts", "causal", "causal added", "whole", "mask", "identity", "rotation", "toeplitz",
+         "infinite", "empty"],
+)  # fmt: skip
+def test_what_stays(values: Tensor, leaf: bool) -> None:
+    moved = other("v", values, leaf=leaf)
+    assert torch.equal(moved, values)
+    assert moved.data_ptr() != values.data_ptr() or not values.numel()
+
+
+def test_whole_numbers_that_need_a_gradient_are_moved() -> None:
+    values = torch.tensor([[1.0, 2.0], [5.0, 3.0], [4.0, 9.0]])
+    assert not torch.equal(other("v", values, leaf=True), values)
+
+
+def test_codes_are_shuffled_row_by_row() -> None:
+    codes = F.one_hot(torch.tensor([0, 2, 1, 2, 0, 1]), 3).double()
+    moved = other("y", codes, leaf=False)
+    assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, codes.tolist()))
+    assert not torch.equal(moved, codes)
+    graph = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]).double()
+    again = other("a", graph, leaf=False)
+    assert turned(again) == 1
+    assert float(again.sum()) == 6
+
+
+def test_infinities_stay_where_they_are() -> None:
+    x = drawn(4, 5)
+    x[1, 2] = -math.inf
+    moved = other("x", x, leaf=True)
+    assert torch.equal(moved.isinf(), x.isinf())
+    assert not moved.isnan().any()
+
+
+@pytest.mark.parametrize("number", [1.0, 0.0, 0.7, 2.0, -3.5])
+def test_one_number_everywhere_is_scaled_element_by_element(number: float) -> None:
+    values = torch.full((3, 4), number, dtype=torch.float64)
+    for moved in (other("w", values, leaf=False), scaled("w", values)):
+        sizes = moved if number == 0 else moved / number - 1
+        assert bool((sizes >= NEAREST).all())
+        assert bool((sizes <= FURTHEST).all())
+        assert len(moved.unique()) == 12
+
+
+def test_equal_shares_stay_shares() -> None:
+    moved = other("p", torch.full((3, 4), 0.25), leaf=False)
+    assert kind_of(moved) == Lines("sums of 1", 1)
+    assert len(moved.unique()) > 1
+
+
+def test_symmetric_matrices_stay_symmetric_to_the_bit() -> None:
+    x = drawn(5, 5)
+    for sign in (1, -1):
+        moved = other("a", x + sign * x.mT, leaf=True)
+        assert torch.equal(moved, sign * moved.mT)
+        assert not torch.equal(moved, x + sign * x.mT)
+    pair = torch.tensor([[2.0, 0.5], [0.5, 3.0]])
+    moved = other("a", pair, leaf=True)
+    assert torch.equal(moved, moved.mT)
+    assert not torch.equal(moved, pair)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_sorted_stays_sorted(sign: int) -> None:
+    x = sign * drawn(7).sort().values
+    moved = other("x", x, leaf=True)
+    assert bool((sign * moved.diff() > 0).all())
+    columns = sign * drawn(6, 5).sort(0).values
+    assert bool((sign * other("x", columns, leaf=True).diff(dim=0) >= 0).all())
+    rows = sign * drawn(6, 5).sort(1).values
+    assert bool((sign * other("x", rows, leaf=True).diff(dim=1) >= 0).all())
+
+
+def test_a_single_row_keeps_its_sum() -> None:
+    p = torch.softmax(drawn(6), 0)
+    for values in (p, p[None], p.reshape(1, 1, 6)):
+        moved = other("p", values, leaf=True)
+        assert float(moved.sum()) == pytest.approx(1, abs=1e-15)
+        assert not torch.equal(moved, values)
+
+
+def test_rows_and_columns_that_both_have_their_sums() -> None:
+    orders = [torch.eye(5, dtype=torch.float64)[torch.randperm(5)] for _ in range(30)]
+    p = sum(orders) / 30  # doubly stochastic
+    moved = other("p", torch.as_tensor(p), leaf=False)
+    assert lines(moved, 0) == lines(moved, 1) == "sums of 1"
+    centred = drawn(6, 5)
+    centred = centred - centred.mean(0) - centred.mean(1, keepdim=True) + centred.mean()
+    moved = other("c", centred, leaf=True)
+    assert lines(moved, 0) == lines(moved, 1) == "sums of 0"
+    assert not torch.equal(moved, centred)
+
+
+def test_unit_columns_stay_so() -> None:
+    moved = other("w", F.normalize(drawn(6, 5), dim=0), leaf=True)
+    assert lines(moved, 0) == "lengths of 1"
+
+
+def test_pruned_weights_stay_pruned() -> None:
+    w = drawn(6, 5)
+    w[drawn(6, 5, seed=4) > 0.5] = 0
+    for moved in (other("w", w, leaf=True), scaled("w", w)):
+        assert torch.equal(moved == 0, w == 0)
+        assert not torch.equal(moved, w)
+
+
+def test_equal_rows_become_others() -> None:
+    x = drawn(1, 5).expand(6, 5).clone()
+    moved = other("x", x, leaf=True)
+    assert len(moved.unique(dim=0)) == 6
+    assert bool((moved.sign() == x.sign()).all())
+
+
+def test_sums_of_both_kinds_with_zeros_stay() -> None:
+    """Neither the zeros nor the sums can be kept by a mixture."""
+    p = (torch.eye(4, dtype=torch.float64) * 3 + torch.eye(4)[[1, 2, 3, 0]]) / 4
+    assert torch.equal(other("p", p, leaf=False), p)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (2, 5, 5)])
+def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> None:
+    mask = torch.ones(shape, dtype=torch.float64).tril()
+    for draw in range(4):
+        for values in (mask, 1 - mask, mask.mT.contiguous(), mask * 0.5 - 1):
+            assert torch.equal(other("m", values, leaf=False, draw=draw), values)
+    mask[..., 2, 0] = 0
+    assert any(not torch.equal(other("m", mask, leaf=False, draw=k), mask) for k in range(4))
+
+
+def test_columns_that_are_logarithms_of_shares_stay_so() -> None:
+    moved = other("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
+    assert lines(moved, 0) == "logarithms of shares"
+    lengths = F.normalize(drawn(2, 5).abs() + torch.tensor([[0.0], [30.0]]), dim=0)
+    moved = other("w", lengths, leaf=True)
+    assert bool((moved[0] < 0.2).all())  # each row mixed with itself, the columns with each other
+
+
+def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:
+    x = torch.tensor([0.0, 3.5, 0.0, -1.25, 8.0, 0.0], dtype=torch.float64)
+    moved = other("x", x, leaf=True)
+    assert torch.equal(moved == 0, x == 0)
+    assert float(moved.sum()) == pytest.approx(float(x.sum()), abs=1e-12)
+
+
+def test_logarithms_above_0_are_none_of_shares() -> None:
+    x = torch.tensor([[1e-17, -40.0, -50.0], [-40.0, 1e-17, -60.0]], dtype=torch.float64)
+    assert kind_of(x) is None
+    assert kind_of(torch.log_softmax(x, -1)) == Lines("logarithms of shares", 1)
+
+
+def test_zeros_stay_where_sums_of_0_are_put_right() -> None:
+    x = torch.tensor([[0.0, 0.1, -0.3, 0.2], [0.3, 0.0, -0.1, -0.2]])
+    found = kind_of(x)
+    assert found == Lines("sums of 0", 1)
+    exactly = found.exactly(balls(x))
+    assert off("sums of 0", exactly) < 1e-50
+    assert exactly[0, 0] == 0
+    shifted = found.normalised(x + 0.01 * (x != 0))
+    assert torch.equal(shifted == 0, x == 0)
+    assert shifted.sum(1).abs().max() < 1e-6
