@@ -284,7 +284,7 @@ def test_equal_rows_become_others() -> None:
 
 def test_sums_of_both_kinds_with_zeros_stay() -> None:
     """Neither the zeros nor the sums can be kept by a mixture."""
-    p = (torch.eye(4, dtype=torch.float64) * 3 + torch.eye(4)[[1, 2, 3, 0]]) / 4
+    p = (torch.eye(4, dtype=torch.float64) * 3 + torch.eye(4)[[1, 0, 3, 2]][[2, 0, 1, 3]]) / 4
     assert torch.equal(other("p", p, leaf=False), p)
 
 
@@ -301,9 +301,6 @@ def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> Non
 def test_columns_that_are_logarithms_of_shares_stay_so() -> None:
     moved = other("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
     assert lines(moved, 0) == "logarithms of shares"
-    lengths = F.normalize(drawn(2, 5).abs() + torch.tensor([[0.0], [30.0]]), dim=0)
-    moved = other("w", lengths, leaf=True)
-    assert bool((moved[0] < 0.2).all())  # each row mixed with itself, the columns with each other
 
 
 def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:

@@ -100,10 +100,7 @@ class _Mix:
             return x + self._shares(1) * (self._reordered() - x)
         if not x.ndim or x.numel() == x.shape[-1]:
             return self._row(x.flatten()).reshape(x.shape)
-        columns = self._columns()
-        if columns is not None and columns not in _SUMS:
-            return self._rows(x.mT).mT
-        return self._rows(x, together=columns is not None)
+        return self._rows(x, together=self._columns() in _SUMS)
 
     def _columns(self) -> str | None:
         if self.x.ndim < 2 or not bool(self.x.isfinite().all()):
