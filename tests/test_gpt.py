@@ -3,7 +3,6 @@
 B sequences, T places, V words, C channels, H heads of D channels, F hidden channels.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
+from tests.tenth import unless_chosen
 
 B, T, V, C, H, HIDDEN = 2, 5, 7, 6, 2, 10
 D = C // H
@@ -195,17 +195,10 @@ def test_every_gradient_of_a_gpt_has_a_verdict(dtype: torch.dtype) -> None:
 RIGHT = ("EXACT", "ROUNDING")
 
 
-def _some(bug: str, dtype: torch.dtype) -> bool:
-    """Whether a case is one of the tenth that is tried each time."""
-    return int(hashlib.sha256(f"{bug} {dtype}".encode()).hexdigest(), 16) % 10 == 0
-
-
 @pytest.mark.parametrize(
     ("bug", "dtype"),
     [
-        pytest.param(
-            bug, dtype, id=f"{bug}, {dtype}", marks=() if _some(bug, dtype) else pytest.mark.long
-        )
+        pytest.param(bug, dtype, id=f"{bug}, {dtype}", marks=unless_chosen(f"{bug} {dtype}"))
         for bug in BUGS
         for dtype in DTYPES
     ],

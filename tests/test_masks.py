@@ -5,7 +5,6 @@ and with a contribution that is overwritten instead of added. Masked scores are 
 down to -infinity, and a bound on rounding has to hold beside them.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch import Tensor
 
 import compare
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG
+from tests.tenth import unless_chosen
 
 T, D = 5, 4  # rows of q, k and v, and their length
 SCALE = 0.3  # no power of two, so that it rounds
@@ -74,16 +74,9 @@ def _all() -> list[Case]:
     return [c for c in own + torchs if not (c.dtype == "float16" and c.fill == "-1e9")]
 
 
-def _chosen(name: str) -> bool:
-    """Whether a case is of the tenth that every run has; the digest spreads them."""
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
-
-
 def _params(cases: list[Any]) -> list[Any]:
     """Return the cases for pytest, nine of ten marked as long."""
-    return [
-        pytest.param(c, id=c.name, marks=() if _chosen(c.name) else pytest.mark.long) for c in cases
-    ]
+    return [pytest.param(c, id=c.name, marks=unless_chosen(c.name)) for c in cases]
 
 
 def _hidden(off: int = 0) -> Tensor:
@@ -175,7 +168,7 @@ def _expect(report: compare.Report, bug: str) -> None:
 
 
 def test_every_form_is_in_the_ordinary_run() -> None:
-    short = [c for c in _all() if _chosen(c.name)]
+    short = [c for c in _all() if not unless_chosen(c.name)]
     for part, values in (
         ("form", FORMS), ("way", WAYS), ("fill", FILLS), ("dtype", DTYPES), ("bug", BUGS),
         ("reference", ("softmax", "causal", "attn_mask")), ("named", (True, False)),

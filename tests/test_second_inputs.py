@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import compare
 from compare.errors import BadInput
 from compare.report import Report
+from tests.tenth import unless_chosen
 from tests.test_false_words import function, short
 
 PASSES = ("EXACT", "ROUNDING")
@@ -3118,7 +3119,9 @@ def told(report: Report) -> str:
 def rows(table: Table, *, lifted: bool = True) -> list[Any]:
     """Return each case of the table in each of its dtypes."""
     return [
-        pytest.param(make, dtype, id=f"{name}-{short(dtype)}")
+        pytest.param(
+            make, dtype, id=f"{name}-{short(dtype)}", marks=unless_chosen(f"{name} {short(dtype)}")
+        )
         for name, make in table.items()
         if lifted or name not in LIFTED
         for dtype in (DOUBLE, SINGLE, *[HALF] * (name in HALVES))
