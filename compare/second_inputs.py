@@ -73,6 +73,8 @@ class SecondInputs:
         WRONG as often again, and once more for each input that was moved.
         """
         right = [name for name, proof in proofs.items() if proof.verdict in (EXACT, ROUNDING)]
+        if not right:
+            return dict(proofs), Beside()
         try:
             draw, there = self._first(right)
             odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
