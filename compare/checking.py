@@ -55,8 +55,9 @@ def check(
     lift nothing, or "auto": SAMPLE entries of those that would take seconds, and nothing of inputs
     with more than TOO_MANY elements.
 
-    What is right is judged once more at inputs beside these, where the code is run and read again,
-    so that it runs twice as often as for one judgement: those in `hold` stay what they are.
+    What is right is judged once more at inputs beside these, where the code is run and read again:
+    some five more calls of each pass, as many again where something is WRONG there, and for each
+    input that was moved. Those in `hold` stay what they are.
 
     What is not WRONG is called in other ways, a line of the report each (`report.contract`):
     cotangents of stride 0, transposed, zero and missing, twice on one graph, the inputs' own
