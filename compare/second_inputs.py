@@ -4,7 +4,7 @@ A pass that forgets a weight of 1, keeps what it once computed for a shape, or t
 the two are equal, is right at the given inputs alone.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from compare.proof.bounds import Bounds
 from compare.proof.following import by_hand_alone
 from compare.proof.judge import judge
 from compare.proof.lift import Start, lift
-from compare.proof.others import other, scaled
+from compare.proof.others import constant, other, scaled
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
 from compare.proof.recorder import memory
@@ -77,20 +77,40 @@ class SecondInputs:
             return dict(proofs), Beside()
         try:
             draw, there = self._first(right)
-            odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
-            again = self._at(replace(draw, number=1), right) if odd else {}
         except NotTried as why:
             return dict(proofs), Beside(False, f"not tried beside the inputs given: {why}")
+        odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
         found = dict(proofs)
-        for name, proof in odd.items():
-            if name in again and again[name].verdict == proof.verdict:
-                text = f"right at the inputs given{self._while(name, draw)}: {proof.text}"
-                found[name] = replace(
-                    proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
-                )
-        return found, Beside(True, self._said(right, there))
+        for name, proof in self._again(draw, odd).items():
+            text = f"right at the inputs given{self._while(name, draw)}: {proof.text}"
+            found[name] = replace(
+                proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
+            )
+        return found, Beside(True, self._said(right, there, draw))
 
-    def _said(self, right: Collection[str], there: Mapping[str, Proof]) -> str:
+    def _again(self, draw: _Draw, odd: Mapping[str, Proof]) -> Mapping[str, Proof]:
+        """Return those of the WRONG that are it in other draws too.
+
+        What is all 1 or all 0 may be one number or one class: it becomes another number in one
+        draw and other classes in the next ones, and a WRONG pass is WRONG in all of them.
+        """
+        values = tensors(self.forward.inputs).items()
+        classes = any(k not in self.forward.leaves and constant(v) for k, v in values)
+        tried = 0
+        for number in (1, 3, 2) if classes else (1, 2):
+            if not odd or (tried and number == 2):
+                break
+            try:
+                there = self._at(replace(draw, number=number), odd)
+            except NotTried:
+                continue
+            tried += 1
+            odd = {k: v for k, v in odd.items() if k in there and there[k].verdict == WRONG}
+            if not classes:
+                break
+        return odd if tried else {}
+
+    def _said(self, right: Collection[str], there: Mapping[str, Proof], draw: _Draw) -> str:
         """Return what was not shown beside the given inputs."""
         said = []
         if left := [name for name in right if name not in there]:
@@ -102,6 +122,8 @@ class SecondInputs:
         if self.outside:
             names = ", ".join(self.outside)
             said.append(f"{names}: kept beside the inputs given: by hand it is read from outside")
+        if same := self._same(draw):
+            said.append(f"{', '.join(same)}: the same beside the inputs given")
         for name, proof in there.items():
             if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
                 said.append(f"{name}: not shown beside the inputs given: {proof.text}")
@@ -109,7 +131,7 @@ class SecondInputs:
 
     def _while(self, name: str, draw: _Draw) -> str:
         """Return in words beside which inputs a quantity is right."""
-        moved = self._changed(self._inputs(draw))
+        moved = [*self._changed(self._inputs(draw)), *self.parameters]
         keeps = []
         for label in moved[:MOST] if len(moved) > 1 else ():
             try:
@@ -141,6 +163,13 @@ class SecondInputs:
             except NotTried as why:
                 reasons.append(why)
         raise reasons[0]
+
+    def _same(self, draw: _Draw) -> list[str]:
+        """Return what has no other of its kind, or none that is known."""
+        inputs, moved = tensors(self.forward.inputs), self._changed(self._inputs(draw))
+        kept = {*self.check.hold, *self.outside, *self.unread, *moved}
+        floats = [k for k, v in inputs.items() if v.is_floating_point() and k not in kept]
+        return floats + [k for k in self.forward.parameters if k not in self.parameters]
 
     # -- one draw
 
@@ -233,7 +262,7 @@ class SecondInputs:
         """The inputs that the by-hand side takes from a closure: the very tensors given."""
         if isinstance(self.pair.hand, Opaque):
             return []
-        known = self.pair.hand.memory()
+        known = {at for _, at in self.pair.hand.held() if at is not None}
         return [k for k, v in tensors(self.forward.inputs).items() if memory(v) in known]
 
     # -- parameters: moved in the programs, never in the module
@@ -242,15 +271,17 @@ class SecondInputs:
     def parameters(self) -> dict[str, Tensor]:
         """The tensors that forward reaches, that need a gradient and are no input.
 
-        None where by hand there are tensors of its own, which may have been made of them.
+        None where by hand there are tensors that forward has not: they may have been made of them.
         """
         hand, reference = self.pair.hand, self.pair.reference
-        found = {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
         if isinstance(hand, Opaque) or isinstance(reference, Opaque):
             return {}
-        own = [value for value in hand.held() if value.is_floating_point()]
-        if any(all(_swapped(v, p, p) is None for p in found.values()) for v in own):
-            return {}
+        found = {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
+        theirs = {at for _, at in reference.held() if at is not None}
+        every = [*self.forward.parameters.values()]
+        for value, at in hand.held():
+            if value.is_floating_point() and at not in theirs and _which(value, at, every) is None:
+                return {}
         return found
 
     def _with_parameters(self, pair: Pair, draw: _Draw) -> Pair:
@@ -258,14 +289,16 @@ class SecondInputs:
         hand, reference = pair.hand, pair.reference
         if not self.parameters or isinstance(hand, Opaque) or isinstance(reference, Opaque):
             return pair
-        new = [
-            (value, scaled(name, value, draw.share, draw.number))
+        every = [*self.forward.parameters.values()]
+        new = {
+            id(value): scaled(name, value, draw.share, draw.number)
             for name, value in self.parameters.items()
-        ]
+            if name not in draw.held
+        }
 
-        def change(held: Tensor) -> Tensor | None:
-            found = (_swapped(held, was, now) for was, now in new)
-            return next((value for value in found if value is not None), None)
+        def change(held: Tensor, at: int | None) -> Tensor | None:
+            which = _which(held, at, every)
+            return None if id(which) not in new else _laid(held, which, new[id(which)])
 
         hand, reference = hand.holding(change), reference.holding(change)
         n = bounds_for(reference, pair.inputs.values())
@@ -295,13 +328,26 @@ def _newly_infinite(here: Tensor, there: Tensor) -> bool:
     return here.shape == there.shape and bool((here.isfinite() & ~there.isfinite()).any())
 
 
-def _swapped(held: Tensor, was: Tensor, now: Tensor) -> Tensor | None:
-    """Return what a tensor becomes that holds a parameter, as it was, flat or transposed."""
-    if held.dtype != was.dtype or held.numel() != was.numel():
+def _which(held: Tensor, at: int | None, parameters: Sequence[Tensor]) -> Tensor | None:
+    """Return the parameter that a tensor holds, as it was, flat or transposed.
+
+    It lies where that lies; or it is a copy, with the bits of one parameter alone. What has two
+    values, ones or zeros, is a copy of nothing for sure.
+    """
+    alike = [was for was in parameters if _laid(held, was, was) is not None]
+    there = [was for was in alike if at is not None and memory(was) == at]
+    if there or len(alike) != 1 or len(held.unique()) <= 2:
+        return there[0] if there else None
+    return alike[0]
+
+
+def _laid(held: Tensor, was: Tensor | None, now: Tensor) -> Tensor | None:
+    """Return what a tensor becomes that has the numbers of a parameter; None if it has not."""
+    if was is None or held.dtype != was.dtype or held.numel() != was.numel():
         return None
     turned = was.detach().mT if was.ndim > 1 else was.detach()
     if held.shape == turned.shape and same_bits(held, turned):
-        return now.mT.clone() if was.ndim > 1 else now.clone()
+        return now.detach().mT.clone() if was.ndim > 1 else now.detach().clone()
     if same_bits(held.reshape(-1), was.detach().reshape(-1)):
-        return now.reshape(held.shape).clone()
+        return now.detach().reshape(held.shape).clone()
     return None

@@ -160,8 +160,11 @@ class Contract(Settled):
             fresh = forward.fresh(forward.inputs)
             with torch.enable_grad():
                 forward.function(**fresh)
-            if odd := [key for key in written if not same_bits(fresh[key], graph.own[key])]:
-                raise Broken(f"forward writes into {', '.join(odd)} without ctx.mark_dirty")
+            odd = [key for key in written if not same_bits(fresh[key], graph.own[key])]
+            if alone := [key for key in odd if same_bits(fresh[key], forward.inputs[key])]:
+                raise Broken(f"forward writes into {', '.join(alone)} without ctx.mark_dirty")
+            if odd:
+                raise NotShown(f"forward writes other numbers into {', '.join(odd)}")
         self._gradients(graph)
         if odd := [key for key in graph.written(forward.inputs) if key not in written]:
             raise Broken(f"backward writes into {', '.join(odd)}")

@@ -206,7 +206,10 @@ class Bounds:
         info = torch.finfo(self.dtype)
         # vectorised bfloat16 kernels work in float32 and may flush what is subnormal there
         flushed = info.smallest_normal if self.dtype == torch.bfloat16 else 0.0
-        least = max(tiny, flushed, info.smallest_normal * info.eps)
+        # what a fused kernel rounds to on the way is subnormal there sooner
+        rounded = torch.finfo(self.narrowest) if self.narrowest else info
+        subnormal = max(i.smallest_normal * i.eps for i in (info, rounded))
+        least = max(tiny, flushed, subnormal)
         total = (error + times * self.unit * (value.abs() + error) + least) * SLACK
         size = terms() if terms is not None and self.terms else None
         lost = ~(value.abs() + total < info.max)

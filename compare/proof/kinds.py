@@ -15,7 +15,13 @@ from torch import Tensor
 from compare.proof.balls import Array
 
 # How far a sum or a length may be off, in spacings of the dtype, to be what it is but for rounding.
-_OFF = 4.0
+# In half precision, whose spacing is a hundredth, each number may have been rounded once.
+_OFF, _OFF_IN_HALF = 4.0, 1.0
+
+
+def spacing(dtype: torch.dtype) -> float:
+    """Return what `_OFF` is counted in: of half precision only a fourth of it, of what is off."""
+    return torch.finfo(dtype).eps * (1 if dtype.itemsize >= 4 else _OFF_IN_HALF / _OFF)
 
 
 def _to_1(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -27,7 +33,7 @@ def _length_1(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _to_0(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return x.sum(dim), x.abs().sum(dim)
+    return x.sum(dim), _OFF / 4 * x.abs().sum(dim)
 
 
 def _logs(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -134,12 +140,12 @@ def lines(values: Tensor, dim: int | None) -> str | None:
 
     Lines of zeros, as padding has them, may be among them.
     """
-    x, spacing = values.detach().double(), torch.finfo(values.dtype).eps
+    x, unit = values.detach().double(), spacing(values.dtype)
     x = x.reshape(1, -1) if dim is None else x.movedim(dim, -1)
     empty = (x == 0).all(-1)
     for kind, line in _LINES.items():
         off, room = line.off(x, -1)
-        near = (off.abs() <= spacing * room) & ~empty & (room > 0)
+        near = (off.abs() <= unit * room) & ~empty & (room > 0)
         if bool((near | empty).all()) and bool(near.any()):
             return kind
     return None
@@ -150,7 +156,7 @@ def turned(values: Tensor) -> int | None:
     x = values.detach().double()
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] < 2:
         return None
-    room = _OFF * torch.finfo(values.dtype).eps * x.abs()
+    room = _OFF * spacing(values.dtype) * x.abs()
     for sign in (1, -1):
         other = sign * x.mT
         if bool(((x == other) | ((x - other).abs() <= room)).all()):
@@ -163,7 +169,9 @@ def kind_of(values: Tensor) -> Lines | None:
 
     None along nothing, or with infinities.
     """
-    if not values.is_floating_point() or values.numel() < 2 or not bool(values.isfinite().all()):
+    if not values.is_floating_point() or values.numel() < 2 or values.dtype.itemsize < 2:
+        return None
+    if not bool(values.isfinite().all()):
         return None
     dims: list[int | None] = [d for d in reversed(range(values.ndim)) if values.shape[d] > 1]
     for dim in [*dims, None] if values.ndim > 1 else dims:
@@ -174,7 +182,7 @@ def kind_of(values: Tensor) -> Lines | None:
 
 def but_for_rounding(values: Tensor) -> Lines | Turned | None:
     """Return what an input is but for rounding, None for nothing."""
-    if not values.is_floating_point():
+    if not values.is_floating_point() or values.dtype.itemsize < 2:
         return None
     sign = turned(values)
     if sign is not None and not torch.equal(values, sign * values.mT):

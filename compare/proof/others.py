@@ -24,7 +24,7 @@ def other(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: in
     Seeded by the name and the number of the draw. Infinities, and zeros among other numbers, stay
     where they are; so do whole numbers (counts, classes) that are no leaf.
     """
-    if not values.is_floating_point() or not values.numel():
+    if not _moves(values):
         return values.detach().clone()
     found = _Mix(name, values.detach(), leaf, share, draw).found()
     return torch.where(values.isfinite(), found.to(values), values.detach())
@@ -35,17 +35,26 @@ def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tens
 
     Zeros among other numbers stay: they may have been pruned.
     """
-    if not values.is_floating_point() or not values.numel():
+    if not _moves(values):
         return values.detach().clone()
     found = _Mix(name, values.detach(), True, share, draw).scaled()
     return torch.where(values.isfinite(), found.to(values), values.detach())
+
+
+def constant(values: Tensor) -> bool:
+    """Whether it is all 0 or all 1, as labels of one class are, or a mask that hides nothing."""
+    return _moves(values) and len(values.unique()) == 1 and float(values.flatten()[0]) in (0, 1)
+
+
+def _moves(values: Tensor) -> bool:
+    return values.is_floating_point() and values.numel() > 0 and values.dtype.itemsize > 1
 
 
 class _Mix:
     """One input, in float64, and what is drawn for it."""
 
     def __init__(self, name: str, values: Tensor, leaf: bool, share: float, draw: int) -> None:
-        self.given, self.leaf, self.share = values, leaf, share
+        self.given, self.leaf, self.share, self.draw = values, leaf, share, draw
         self.x = values.double().cpu()
         self.chance = generator("other", name, tuple(values.shape), draw)
 
@@ -54,13 +63,17 @@ class _Mix:
         x = self.x
         kinds = x.unique()
         kind = kind_of(self.given)
+        if not self.leaf and self.draw % 2 and constant(x) and x.numel() > 1:
+            return self._classes()
         if len(kinds) == 1:
             return kind.normalised(self.scaled()) if kind else self.scaled()
         if len(kinds) == 2 and x.numel() > 2:
             return self._codes()
         whole = not self.leaf and bool((x == x.round())[x.isfinite()].all())
-        if whole or _orthonormal(self.given) or _along_diagonals(x):
+        if whole or _orthonormal(self.given) or _along_diagonals(x) or _even(x):
             return x
+        if not self.leaf and _some_whole(x):
+            return x[self._shuffle(len(x))]
         mixed = torch.where(x == 0, 0.0, self._mixed())
         if turned(self.given) is not None:
             return mixed
@@ -86,8 +99,21 @@ class _Mix:
             return self._reordered()
         if x.ndim > 1 and _triangular(x):
             return x
-        rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x
-        return rows[self._shuffle(len(rows))].reshape(x.shape)
+        if x.ndim < 2:
+            return x[self._shuffle(len(x))]
+        kind = kind_of(x)
+        dim = x.ndim - 1 if kind is None or kind.dim is None else kind.dim
+        rows = x.movedim(dim, -1)
+        shuffled = rows.reshape(-1, x.shape[dim])[self._shuffle(x.numel() // x.shape[dim])]
+        return shuffled.reshape(rows.shape).movedim(-1, dim)
+
+    def _classes(self) -> Tensor:
+        """Draw the other class for some: 0 for 1, or in another draw -1, and 1 for 0."""
+        one = float(self.x.flatten()[0]) == 1
+        other = 0.0 if one and self.draw == 1 else -1.0 if one else 1.0
+        some = torch.rand(self.x.shape, generator=self.chance) < 0.5
+        some.view(-1)[0], some.view(-1)[-1] = True, False
+        return torch.where(some, other, self.x)
 
     def _reordered(self) -> Tensor:
         """Shuffle rows and columns alike."""
@@ -137,6 +163,21 @@ class _Mix:
         found = torch.empty_like(order)
         found[order] = order.roll(1)
         return found
+
+
+def _even(x: Tensor) -> bool:
+    """Whether it is one row of even steps, as of a grid."""
+    if x.numel() < 3 or x.numel() != x.shape[-1]:
+        return False
+    return len(x.flatten().diff().unique()) == 1
+
+
+def _some_whole(x: Tensor) -> bool:
+    """Whether some columns are whole numbers, classes or times, and others are not."""
+    if x.ndim != 2 or len(x) < 2 or not bool(x.isfinite().all()):
+        return False
+    whole = (x == x.round()).all(0) & (x != x[:1]).any(0)
+    return bool(whole.any() & ~(x == x.round()).all())
 
 
 def _triangular(x: Tensor) -> bool:

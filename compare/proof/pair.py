@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.kinds import Lines, Turned, but_for_rounding
-from compare.proof.lift import Lifted, lift
+from compare.proof.lift import Lifted, Missing, lift
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.readings import ANY, AS_WRITTEN, Reading
 
@@ -74,13 +74,19 @@ class Pair:
         are other ones.
         """
         keys = {name: key for name, (_, key) in self.given.items() if key is not None}
-        lifted = {name: reference[key].numbers for name, key in keys.items() if key in reference}
+        found = {name: reference[key] for name, key in keys.items() if key in reference}
+        # an input that follows the others may have fewer dimensions of 1
+        shapes = {name: tuple(self.given[name][0].shape) for name in found}
+        lifted = {name: _shaped(one.numbers, shapes[name]) for name, one in found.items()}
         if inputs is None:
             if reading.exactly:
                 own = [n for n in self.kinds if n in self.given and n not in keys]
                 lifted |= {n: self._exactly(n, reading) for n in own}
             return self.floats, lifted
-        floats = {n: reference[keys[n]].floats if n in keys else inputs[n] for n in self.given}
+        floats = {
+            n: _shaped(reference[keys[n]].floats, shapes[n]) if n in keys else inputs[n]
+            for n in self.given
+        }
         return floats, lifted
 
     @cached_property
@@ -109,6 +115,11 @@ class Pair:
                 return found
             self.shared[key] = found
         return self.shared[key]
+
+
+def _shaped(numbers: Any, shape: tuple[int, ...]) -> Any:
+    """Return numbers in a shape, a Missing as it is."""
+    return numbers if isinstance(numbers, Missing) else numbers.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -72,23 +72,21 @@ class Program:
             found[node] = own.union(*(found[source] for source in node.all_input_nodes))
         return {name: found[node] for name, node in self.outputs.items()}
 
-    def held(self) -> list[Tensor]:
-        """Return the tensors that were there before the code ran, a weight or a table."""
-        nodes = [node for node in self.graph.nodes if node.op == "get_attr"]
-        return [node.meta["val"] for node in nodes if not node.meta["made"]]
+    def held(self) -> list[tuple[Tensor, int | None]]:
+        """Return the tensors that were there before the code ran, a weight or a table.
 
-    def memory(self) -> set[int]:
-        """Return where the tensors lie that were there before the code ran."""
+        With each where its memory begins, None where that is not known.
+        """
         nodes = [node for node in self.graph.nodes if node.op == "get_attr"]
-        return {node.meta["at"] for node in nodes if node.meta.get("at") is not None}
+        return [(n.meta["val"], n.meta.get("at")) for n in nodes if not n.meta["made"]]
 
-    def holding(self, change: Callable[[Tensor], Tensor | None]) -> "Program":
+    def holding(self, change: Callable[[Tensor, int | None], Tensor | None]) -> "Program":
         """Return the program with other tensors in place of those, where `change` gives one."""
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         for node in self.graph.nodes:
             copy = copies[node] = graph.node_copy(node, copies.__getitem__)
             if node.op == "get_attr" and not node.meta["made"]:
-                new = change(node.meta["val"])
+                new = change(node.meta["val"], node.meta.get("at"))
                 copy.meta = copy.meta | ({} if new is None else {"val": new})
         return replace(
             self, graph=graph, outputs={name: copies[n] for name, n in self.outputs.items()}
