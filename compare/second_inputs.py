@@ -80,37 +80,31 @@ class SecondInputs:
         except NotTried as why:
             return dict(proofs), Beside(False, f"not tried beside the inputs given: {why}")
         odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
-        found = dict(proofs)
-        for name, proof in self._again(draw, odd).items():
+        found, wrong = dict(proofs), self._again(draw, odd)
+        for name, proof in wrong.items():
             text = f"right at the inputs given{self._while(name, draw)}: {proof.text}"
             found[name] = replace(
                 proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
             )
-        return found, Beside(True, self._said(right, there, draw))
+        return found, Beside(True, self._said(right, there, draw, odd.keys() - wrong.keys()))
 
     def _again(self, draw: _Draw, odd: Mapping[str, Proof]) -> Mapping[str, Proof]:
-        """Return those of the WRONG that are it in other draws too.
+        """Return those of the WRONG that are it in another draw too.
 
-        What is all 1 or all 0 may be one number or one class: it becomes another number in one
-        draw and other classes in the next ones, and a WRONG pass is WRONG in all of them.
+        What is all 1 or all 0 may be one number or one class: in the first draw it becomes other
+        numbers, in the second one some of the other class.
         """
-        values = tensors(self.forward.inputs).items()
-        classes = any(k not in self.forward.leaves and constant(v) for k, v in values)
-        tried = 0
-        for number in (1, 3, 2) if classes else (1, 2):
-            if not odd or (tried and number == 2):
-                break
+        for number in (1, 2) if odd else ():
             try:
                 there = self._at(replace(draw, number=number), odd)
             except NotTried:
                 continue
-            tried += 1
-            odd = {k: v for k, v in odd.items() if k in there and there[k].verdict == WRONG}
-            if not classes:
-                break
-        return odd if tried else {}
+            return {k: v for k, v in odd.items() if k in there and there[k].verdict == WRONG}
+        return {}
 
-    def _said(self, right: Collection[str], there: Mapping[str, Proof], draw: _Draw) -> str:
+    def _said(
+        self, right: Collection[str], there: Mapping[str, Proof], draw: _Draw, once: Collection[str]
+    ) -> str:
         """Return what was not shown beside the given inputs."""
         said = []
         if left := [name for name in right if name not in there]:
@@ -124,6 +118,10 @@ class SecondInputs:
             said.append(f"{names}: kept beside the inputs given: by hand it is read from outside")
         if same := self._same(draw):
             said.append(f"{', '.join(same)}: the same beside the inputs given")
+        for name in once:
+            classes = self._classes
+            only = f", right only where {' and '.join(classes)} is 0 or 1" if classes else ""
+            said.append(f"{name}: another formula in one of two draws beside the inputs{only}")
         for name, proof in there.items():
             if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
                 said.append(f"{name}: not shown beside the inputs given: {proof.text}")
@@ -163,6 +161,12 @@ class SecondInputs:
             except NotTried as why:
                 reasons.append(why)
         raise reasons[0]
+
+    @property
+    def _classes(self) -> list[str]:
+        """The inputs that may be all of one class."""
+        values = tensors(self.forward.inputs).items()
+        return [k for k, v in values if k not in self.forward.leaves and constant(v)]
 
     def _same(self, draw: _Draw) -> list[str]:
         """Return what has no other of its kind, or none that is known."""

@@ -2548,14 +2548,6 @@ def exponent_of_1(d: Draw) -> Case:
 
 
 @wrong()
-def exponents_of_1(d: Draw) -> Case:
-    return Case(
-        lambda x, n: x**n, lambda n, grad_output: {"x": n * grad_output},
-        {"x": d.within(0.5, 2).requires_grad_(), "n": d.constant(1, 5)},
-    )  # fmt: skip
-
-
-@wrong()
 def focus_of_0(d: Draw) -> Case:
     """A focal loss whose exponent is 0 is cross entropy."""
     return Case(

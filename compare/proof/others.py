@@ -63,7 +63,7 @@ class _Mix:
         x = self.x
         kinds = x.unique()
         kind = kind_of(self.given)
-        if not self.leaf and self.draw % 2 and constant(x) and x.numel() > 1:
+        if not self.leaf and self.draw == 1 and constant(x) and x.numel() > 1:
             return self._classes()
         if len(kinds) == 1:
             return kind.normalised(self.scaled()) if kind else self.scaled()
@@ -108,12 +108,10 @@ class _Mix:
         return shuffled.reshape(rows.shape).movedim(-1, dim)
 
     def _classes(self) -> Tensor:
-        """Draw the other class for some: 0 for 1, or in another draw -1, and 1 for 0."""
-        one = float(self.x.flatten()[0]) == 1
-        other = 0.0 if one and self.draw == 1 else -1.0 if one else 1.0
+        """Draw the other class for some, but not for all: 0 for 1, and 1 for 0."""
         some = torch.rand(self.x.shape, generator=self.chance) < 0.5
         some.view(-1)[0], some.view(-1)[-1] = True, False
-        return torch.where(some, other, self.x)
+        return torch.where(some, 1 - self.x, self.x)
 
     def _reordered(self) -> Tensor:
         """Shuffle rows and columns alike."""
