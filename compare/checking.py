@@ -60,13 +60,13 @@ def check(
     input that was moved. Those in `hold` stay what they are.
 
     What is not WRONG is called in other ways, a line of the report each (`report.contract`):
-    cotangents of stride 0, transposed, zero and missing, twice on one graph, the inputs' own
-    strides, some inputs alone, inputs and other outputs looked at. `contract={"twice": False}`
-    names lines that are not asked. A Function's forward pass is called 7 times for it and its
-    backward pass 8 times, both once more for each of several outputs and each subset of up to 3
-    inputs (of more inputs for each), and once and twice more where backward gives other bits the
-    second time; another function 5 times at most. Nothing is lifted where the numbers are those of
-    an equal call.
+    cotangents of stride 0, transposed, cut out of a larger tensor, zero and missing, twice on one
+    graph, the inputs' own strides, some inputs alone, inputs and other outputs looked at.
+    `contract={"twice": False}` names lines that are not asked. A Function's forward pass is called
+    10 times for it and its backward pass 11 times, both once more for each of several outputs and
+    each subset of up to 3 inputs (of more inputs for each), and once and twice more where backward
+    gives other bits the second time; another function 8 times at most. Nothing is lifted where the
+    numbers are those of an equal call.
 
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through, but
     for those in the calls for the contract, which are told in its lines.

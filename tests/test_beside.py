@@ -456,3 +456,16 @@ def test_float8_is_kept() -> None:
     given = {"x": drawn(3).requires_grad_(), "w": drawn(3).to(torch.float8_e4m3fn)}
     report = compare.check(without, lambda x, w: x * x, given)
     assert report.verdict in PASSES
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.huber_loss, F.smooth_l1_loss])
+def test_losses_in_float16(loss: Callable[..., Tensor]) -> None:
+    """Their kernels round to float16 what their decompositions hold in float32: to subnormals."""
+    x, y = (drawn(5, 40, seed=seed, dtype=torch.float16) / 512 for seed in (3, 4))
+
+    def backward(grad_output: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        slope = 2 * (x - y) if loss is F.mse_loss else x - y
+        return {"x": grad_output * slope / x.numel()}
+
+    report = compare.check(backward, lambda x, y: loss(x, y), {"x": x.requires_grad_(), "y": y})
+    assert report.verdict in PASSES, str(report)

@@ -576,7 +576,7 @@ def test_nothing_is_judged_where_the_numbers_are_those_of_an_equal_call(
 
 
 def test_user_code_is_called_as_often_as_is_said() -> None:
-    """7 and 8 times beyond the check itself, and once for each output and subset."""
+    """10 and 11 times beyond the check itself, and once for each output and subset."""
     calls = {"forward": 0, "backward": 0}
 
     def counted(name: str, of: Forward) -> Forward:
@@ -596,9 +596,9 @@ def test_user_code_is_called_as_often_as_is_said() -> None:
         (f, b), (more_f, more_b) = found
         return [more_f - f, more_b - b]
 
-    assert times(squared, doubled, square, (drawn(3, 8)[:, ::2],)) == [7, 8]
-    assert times(product, as_needed, lambda x, w: x @ w, (X, W)) == [6 + 2, 7 + 2]
-    assert times(both, takes_none, two, (X,)) == [6 + 2, 7 + 2]
+    assert times(squared, doubled, square, (drawn(3, 8)[:, ::2],)) == [10, 11]
+    assert times(product, as_needed, lambda x, w: x @ w, (X, W)) == [9 + 2, 10 + 2]
+    assert times(both, takes_none, two, (X,)) == [9 + 2, 10 + 2]
 
 
 # -- chance, NaN, other outputs
@@ -940,3 +940,64 @@ def test_a_function_that_cannot_be_read_keeps_its_contract_too() -> None:
     made = function(squared, lambda ctx, g: torch.tensor((2 * ctx.saved_tensors[0] * g).tolist()))
     report = compare.check(made, square, (X,))
     assert set(outcomes(report).values()) == {"kept"}
+
+
+# -- layouts that torch.cat and a slice send
+
+
+class _InnerStrides(torch.autograd.Function):
+    """Looks at the two inner strides alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        if g.stride(-1) != 1 or g.stride(-2) != g.shape[-1]:
+            g = g.contiguous()
+        return g.as_strided(g.shape, (g.shape[1] * g.shape[2], g.shape[2], 1)) * 2
+
+
+class _FromTheStart(torch.autograd.Function):
+    """Reads an input from where its memory begins."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return 2 * x.as_strided(x.shape, x.stride(), 0) * g
+
+
+class _CotangentFromTheStart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g.as_strided(g.shape, g.stride(), 0) * 2
+
+
+def test_a_cotangent_of_stride_0_along_the_first_dimension() -> None:
+    report = compare.check(_InnerStrides, lambda x: x * 2, (drawn(3, 4, 5),))
+    assert report.verdict == "WRONG"
+    assert "cotangents of stride 0: along the first dimension: x is another value" in str(report)
+
+
+def test_a_cotangent_cut_out_of_a_larger_tensor() -> None:
+    report = compare.check(_CotangentFromTheStart, lambda x: x * 2, (drawn(3, 4),))
+    assert report.verdict == "WRONG"
+    assert "transposed cotangents: cut out of a larger tensor: x is" in " ".join(
+        str(report).split()
+    )
+
+
+def test_the_inputs_own_offset() -> None:
+    report = compare.check(_FromTheStart, lambda x: x * x, (drawn(8, 3)[2:5],))
+    assert report.verdict == "WRONG"
+    assert "the inputs' own strides: x is another value" in " ".join(str(report).split())

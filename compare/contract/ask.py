@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compare.contract.calls import Graph, called
-from compare.contract.layouts import keeps_layout, spread, transposed
+from compare.contract.layouts import cut, keeps_layout, spread, transposed
 from compare.contract.line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
 from compare.contract.others import compare_others
 from compare.contract.settle import Broken, NotShown, Settled, Values, first_line, place, worst
@@ -77,20 +78,34 @@ class Contract(Settled):
     # -- other gradients above the outputs
 
     def _spread(self) -> str | None:
-        grads = [spread(grad) for grad in self._grads]
-        if all(0 not in grad.stride() for grad in grads):
+        first, last = ([spread(grad, which) for grad in self._grads] for which in (0, -1))
+        if all(0 not in grad.stride() for grad in last):
             return None
-        dense = [grad.contiguous() for grad in grads]
-        equal, _ = self._call(grad.clone() for grad in dense)
-        found, _ = self._call(grads)
-        return self.settle(found, equal, dense)
+        alike = all(a.stride() == b.stride() for a, b in zip(first, last, strict=True))
+
+        def along(grads: list[Tensor]) -> str:
+            dense = [grad.contiguous() for grad in grads]
+            equal, _ = self._call(grad.clone() for grad in dense)
+            found, _ = self._call(grads)
+            return self.settle(found, equal, dense)
+
+        if alike:
+            return along(last)
+        return _each(
+            (last, first), lambda grads: "" if grads is last else "along the first dimension", along
+        )
 
     def _transposed(self) -> str | None:
         grads = [transposed(grad) for grad in self._grads]
         if all(grad.is_contiguous() for grad in grads):
             return None
-        found, _ = self._call(grads)
-        return self.settle(found, self.manual)
+
+        def laid_out(ways: tuple[str, list[Tensor]]) -> str:
+            found, _ = self._call(ways[1])
+            return self.settle(found, self.manual)
+
+        inner = [cut(grad) for grad in self._grads]  # as below a torch.cat
+        return _each((("", grads), ("cut out of a larger tensor", inner)), itemgetter(0), laid_out)
 
     def _zero(self) -> str | None:
         zeros = [torch.zeros_like(grad) for grad in self._grads]
@@ -209,14 +224,16 @@ def _each(ways: Iterable[Any], where: Callable[[Any], str], ask: Callable[[Any],
     refused: list[str] = []
     not_shown: list[str] = []
     for way in ways:
+        at = f"{where(way)}: " if where(way) else ""
         try:
-            kept += [f"{where(way)}: {text}" for text in [ask(way)] if text]
+            kept += [f"{at}{text}" for text in [ask(way)] if text]
         except Broken as found:
-            raise Broken(f"{where(way)}: {found}") from None
+            raise Broken(f"{at}{found}") from None
         except NotShown as found:
-            not_shown.append(f"{where(way)}: {found}")
+            not_shown.append(f"{at}{found}")
         except _Refused as found:
-            refused.append(f"{where(way)}: {found}")
+            if str(found) not in refused:  # the same as without more words
+                refused.append(f"{at}{found}")
     if refused:
         raise _Refused("; ".join(refused))
     if not_shown:
