@@ -152,6 +152,10 @@ class SecondInputs:
 
     def _first(self, right: Collection[str]) -> tuple[_Draw, dict[str, Proof]]:
         """Judge at the largest move that leads to numbers; then with whole numbers as they are."""
+        if self.check.backward.by_identity:
+            raise NotTried(
+                "by hand they are asked for by identity, and no others can stand for them"
+            )
         draws = [_Draw(share) for share in SHARES]
         whole = frozenset(k for k, v in tensors(self.forward.inputs).items() if _whole(v))
         reasons = []
@@ -206,7 +210,7 @@ class SecondInputs:
     def _inputs(self, draw: _Draw) -> dict[str, Any]:
         """Return what forward is given then."""
         forward = self.forward
-        kept = {*self.check.hold, *draw.held, *self.unread, *self.outside, *self._by_identity}
+        kept = {*self.check.hold, *draw.held, *self.unread, *self.outside}
         moved: dict[str, Any] = dict(forward.inputs)
         for name, value in tensors(forward.inputs).items():
             leaf = name in forward.leaves
@@ -214,7 +218,6 @@ class SecondInputs:
             if name not in kept:
                 new = other(name, new, leaf=leaf, share=draw.share, draw=draw.number)
             moved[name] = new.requires_grad_(leaf)
-        moved |= self._by_identity
         if self.followed:
             assert isinstance(self.pair.reference, Program)
             given = {**self.pair.inputs, **{k: v.detach() for k, v in tensors(moved).items()}}
@@ -224,12 +227,6 @@ class SecondInputs:
                 found = found.reshape(like.shape).to(like.dtype)
                 moved[name] = found.clone().requires_grad_(name in forward.leaves)
         return moved
-
-    @property
-    def _by_identity(self) -> dict[str, Tensor]:
-        """The inputs that by hand are known by identity: no others can stand for them."""
-        backward = self.check.backward
-        return backward.own_leaves() if backward.by_identity else {}
 
     def _changed(self, moved: Mapping[str, Any]) -> list[str]:
         """Return the inputs that are others."""

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 import compare
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.rounding import Accuracy, Side
-from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.quantity import Quantity
 from compare.report import Report
+from compare.training.tally import Tally
 
 HALF = torch.float16, torch.bfloat16
 ALL = *HALF, torch.float32, torch.float64
@@ -245,3 +247,42 @@ def test_a_number_for_a_pole_is_no_pass() -> None:
         lambda x: x.sqrt(), {"x": x},
     )  # fmt: skip
     assert report.verdict in (WRONG, UNDECIDED)
+
+
+def test_an_infinity_for_a_number_is_none_on_both_sides() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    report = compare.check(
+        lambda grad_output, x: {"x": 2 * x * grad_output + torch.where(x == 0, 1 / x, 0 * x)},
+        lambda x: x * x,
+        {"x": x},
+    )
+    assert report.verdict in (WRONG, UNDECIDED), str(report)
+
+
+def test_where_all_is_infinite_the_bits_alone_are_equal() -> None:
+    report = compare.check(
+        lambda grad_output, x: {"x": 0.5 * grad_output * x.rsqrt()},
+        lambda x: x.sqrt(),
+        {"x": torch.zeros(3, dtype=torch.float64)},
+    )
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    assert (proof.verdict, proof.lifted) == (EXACT, False)
+
+
+def test_an_element_that_autograd_has_not_counts_for_neither() -> None:
+    assert _accuracy([1.0, 2.0, 3.0], [1.1, 2.0, 3.0], [1.0, 2.0, math.inf]).lost
+
+
+def test_a_step_of_a_run_that_is_inaccurate_is_told() -> None:
+    report = Report("three_layer", {}, steps=5)
+    report.quantities["a"] = Quantity("a", (2,), "float32", compared=10, equal=4)
+    tally = Tally(report, seed=1)
+    tally.prove(0, {"a": Proof(ROUNDING, "the same", True, manual_bits=20.0, autograd_bits=20.5)})
+    tally.prove(3, {"a": Proof(INACCURATE, "lost", True, manual_bits=3.0, autograd_bits=19.0)})
+    tally.bound("a", 0.5, 0)
+    tally.conclude()
+    proof = report.quantities["a"].proof
+    assert proof is not None
+    assert (report.verdict, proof.text) == (INACCURATE, "at step 3: lost")
+    assert (proof.manual_bits, proof.autograd_bits) == (3.0, 19.0)

@@ -175,6 +175,32 @@ def test_the_largest_move_that_works_is_taken_and_else_the_first_reason_is_told(
     assert never.verdict in PASSES
 
 
+def test_the_first_reason_is_told() -> None:
+    """That of the largest move."""
+    x = drawn(6, 5)
+
+    def forward(x: Tensor) -> Tensor:
+        far = (x.detach() - given).abs().max()
+        if far > 0.1:
+            raise ValueError("far")
+        if far > 1e-4:
+            raise ValueError("near")
+        return x**3
+
+    given = x.clone()
+    report = compare.check(lambda grad_output, x: {"x": 3 * x * x * grad_output}, forward, (x,))
+    assert beside(report) == "not tried beside the inputs given: ValueError: far"
+
+
+def test_parameters_are_moved_where_all_inputs_are_held() -> None:
+    a = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    report = compare.check(
+        lambda grad_output: {"x": grad_output}, lambda x: x * a, (drawn(3, 4),), hold=("x",)
+    )
+    assert report.verdict == WRONG
+    assert "only while" in told(report) or "with a moved" in told(report)
+
+
 def test_whole_numbers_stay_where_nothing_else_leads_to_numbers() -> None:
     """A negative number to a power that is not whole is none."""
 

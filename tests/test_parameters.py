@@ -178,6 +178,8 @@ def test_a_function_that_asks_by_identity_is_run_on_the_very_objects(strict: boo
         _recomputed(layer, strict=strict), lambda x, w, b: F.linear(x, w, b), given
     )
     assert right.ok, str(right)
+    assert right.beside is not None
+    assert "asked for by identity" in right.beside.text
     wrong = compare.check(
         _recomputed(layer, 1.5, strict=strict), lambda x, w, b: F.linear(x, w, b), given
     )
