@@ -192,7 +192,7 @@ class Check:
         report.steps = 1
         report.follows = hand.follows() if isinstance(hand, Program) else {}
         pair = self.pair(manual, autograd, hand, reference, entries)
-        proofs = judge(pair, list(pair.manual), brief=brief)
+        proofs = judge(pair, list(pair.manual), brief=brief, first=brief)
         if not brief:
             odd = [label for label in autograd if label in manual and label not in pair.manual]
             proofs = rewritten(pair, diagnose(pair, proofs, odd))

@@ -204,7 +204,7 @@ class SecondInputs:
                 raise NotTried(f"{name} is not finite there")
         pair = self._with_parameters(pair, draw)
         names = [name for name in pair.manual if name in right and name not in self.follows_unread]
-        proofs = judge(pair, list(pair.manual))
+        proofs = judge(pair, list(pair.manual), brief=True)
         return {name: proofs[name] for name in names}
 
     def _inputs(self, draw: _Draw) -> dict[str, Any]:

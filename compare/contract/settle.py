@@ -106,7 +106,9 @@ class Settled:
 
 def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
     """Return the verdicts on what is named, up to the first that is WRONG."""
-    return {name: proof.verdict for name, proof in judge(pair, names, brief=True).items()}
+    return {
+        name: proof.verdict for name, proof in judge(pair, names, brief=True, first=True).items()
+    }
 
 
 def decided(

@@ -62,7 +62,7 @@ class OfCase(Subject):
         pair = replace(
             self.pair, hand=program, manual=fitting, autograd={n: theirs[n] for n in fitting}
         )
-        proofs = judge(pair, list(fitting), brief=True)
+        proofs = judge(pair, list(fitting), brief=True, first=True)
         for name, proof in proofs.items():
             report.quantities[name].proof = proof
         return report

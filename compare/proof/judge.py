@@ -48,15 +48,17 @@ FAR = 2.0**10
 FAR_EACH = 4.0  # where it is known what each number moves
 
 
-def judge(pair: Pair, order: Sequence[str], *, brief: bool = False) -> dict[str, Proof]:
+def judge(
+    pair: Pair, order: Sequence[str], *, brief: bool = False, first: bool = False
+) -> dict[str, Proof]:
     """Return the proof for each quantity named in `order`, the order of computation.
 
-    Every one of them is in `manual` and `autograd`, of one shape and dtype. `brief` ends with the
-    first WRONG one, and leaves out what only a reader wants to know: errors in ulps, and whether
-    this is a kink.
+    Every one of them is in `manual` and `autograd`, of one shape and dtype. `brief` leaves out what
+    only a reader wants to know: errors in ulps, and whether this is a kink. It ends with the
+    `first` WRONG one, if that is all that is asked.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(pair, brief).all(order)
+        return _Judge(pair, brief).all(order, first=first)
 
 
 class _Judge:
@@ -67,13 +69,13 @@ class _Judge:
         self.above = pair.hand.ancestors() if isinstance(pair.hand, Program) else {}
         self.by_hand = self.lifted.hand().outputs
 
-    def all(self, order: Sequence[str]) -> dict[str, Proof]:
+    def all(self, order: Sequence[str], *, first: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
         for name in order:
             proofs[name] = self._one(name)
             if proofs[name].verdict == WRONG:
                 self.wrong.add(name)
-                if self.brief:
+                if first:
                     break
         return proofs
 
