@@ -30,8 +30,6 @@ class BackwardPass:
         #: Whether it asks for its own inputs by identity, as torch.autograd.grad(f(x), params)
         #: does, so that it has to be run on the very tensors that were given.
         self.by_identity = False
-        #: The inputs that it gives None for, where 0 is meant.
-        self.nones: list[str] = []
         #: The scalar outputs above which 1 stands, where it does not ask what stands there.
         self.ones = () if self._reads_grad_output() else forward.take_scalars_as_one()
 
@@ -96,7 +94,6 @@ class BackwardPass:
             self.by_identity = any(
                 raw[label] is None and again[label] is not None for label in leaves
             )
-        self.nones = [label for label in leaves if raw[label] is None]
         return self(**given)
 
     def own_leaves(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from compare.arguments import how_much, numbered, tensors
 from compare.backward import Backward, BackwardPass
 from compare.contract.ask import Contract
-from compare.contract.line import left_out
+from compare.contract.line import LINES, NOT_ASKED, Line, left_out
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
@@ -56,8 +56,8 @@ def check(
     with more than TOO_MANY elements.
 
     What is right is judged once more at inputs beside these, where the code is run and read again:
-    some five more calls of each pass, as many again where something is WRONG there, and for each
-    input that was moved. Those in `hold` stay what they are.
+    some five more calls of each pass; where something is WRONG there as many again, and for each
+    such quantity and each input that was moved, of 8 at most. Those in `hold` stay what they are.
 
     What is not WRONG is called in other ways, a line of the report each (`report.contract`):
     cotangents of stride 0, transposed, cut out of a larger tensor, zero and missing, twice on one
@@ -125,12 +125,14 @@ class Check:
         not_asked = left_out(contract)
         forward, backward = self.forward, self.backward
         off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
-        manual = backward.run()
-        forward.judged = [label for label in forward.parameters if label in manual]
+        manual = self._by_hand()
         hand = off or self._hand()
         reference = off or _read(forward.reference, forward.given)
         report = self.compared(manual, hand, reference, entries, beside=not off)
-        if report.verdict != WRONG and not backward.by_identity:
+        if backward.by_identity:
+            why = "by hand the inputs are asked for by identity"
+            report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
+        elif report.verdict != WRONG:
             kept = Contract(self, manual, hand, reference, entries)
             report.contract = kept.lines(not_asked)
         return report
@@ -145,11 +147,16 @@ class Check:
 
     def pair_read(self, entries: int | None) -> Pair:
         """Run both sides and read both as programs."""
-        manual = self.backward.run()
-        self.forward.judged = [label for label in self.forward.parameters if label in manual]
+        manual = self._by_hand()
         hand = self._hand()
         reference = _read(self.forward.reference, self.forward.given)
         return self.pair(manual, self._autograd(manual), hand, reference, entries)
+
+    def _by_hand(self) -> dict[str, Tensor]:
+        """Run the by-hand side, and note for which parameters it has gradients."""
+        manual = self.backward.run()
+        self.forward.judged = [label for label in self.forward.parameters if label in manual]
+        return manual
 
     def _hand(self) -> Program | Opaque:
         """Read the by-hand side as a program."""
@@ -254,7 +261,7 @@ class Check:
         for key in forward.leaves:
             moved[key] = moved[key].detach().requires_grad_()
         other = Check(self.backward.function, forward.function, moved, self.seed + 1)
-        manual = other.backward.run()
+        manual = other._by_hand()
         return other.pair(manual, other._autograd(manual), hand, reference, entries)
 
 

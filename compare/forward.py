@@ -60,7 +60,7 @@ class ForwardPass:
         leaves = self.fresh(self.inputs)
         first, values = self._run(leaves)
         #: Tensors that need a gradient and are no input: a module's weights, a closure's.
-        self.parameters = parameters(function, first, leaves)
+        self.parameters = parameters(function, first, leaves, values)
         #: Those whose gradients the by-hand side gives.
         self.judged: list[str] = []
         second, again = self.at(self.inputs)
@@ -194,9 +194,11 @@ class ForwardPass:
         ]
         try:
             leaves = self._leaves(fresh)
+            # a named value may lead to no leaf of ours: autograd goes there if it is asked to
+            ends = [named[label] for label in replaced if named[label].requires_grad]
             gradients = torch.autograd.grad(
-                outputs, [*leaves.values()], self.grads, allow_unused=True
-            )
+                outputs, [*leaves.values(), *ends], self.grads, allow_unused=True
+            )[: len(leaves)]
         finally:  # the user's own code may hold on to the graph, and run it again
             for hook in hooks:
                 hook.remove()
@@ -208,11 +210,15 @@ class ForwardPass:
 
 
 def parameters(
-    function: Callable[..., Any], outputs: Sequence[Tensor], inputs: Mapping[str, Any]
+    function: Callable[..., Any],
+    outputs: Sequence[Tensor],
+    inputs: Mapping[str, Any],
+    named: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return the leaves of autograd's graph that are no inputs, a module's by its own names.
 
-    One that nobody has a name for is called by its shape.
+    One that nobody has a name for is called by its shape; one that is called as an input or a
+    `named` value is, by its name and a prime.
     """
     own = {id(tensor) for tensor in inputs.values()}
     found: dict[int, Tensor] = {}
@@ -231,7 +237,7 @@ def parameters(
     labels: dict[str, Tensor] = {}
     for value in found.values():
         label = names.get(id(value), f"a tensor of shape {tuple(value.shape)}")
-        while label in labels or label in inputs:
+        while label in labels or label in inputs or label in named:
             label += "'"
         labels[label] = value
     return labels

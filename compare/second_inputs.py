@@ -69,8 +69,8 @@ class SecondInputs:
         """Return the proofs, WRONG of what is right at the given inputs alone; and what is said.
 
         It takes two draws that agree. Numbers lost there are nobody's: another input may be harder
-        than the given ones. The code runs as often as in the check itself; where something is
-        WRONG as often again, and once more for each input that was moved.
+        than the given ones. The code runs as often as in the check itself; where something is WRONG
+        as often again, and for each such quantity and each input that was moved, of 8 at most.
         """
         right = [name for name, proof in proofs.items() if proof.verdict in (EXACT, ROUNDING)]
         if not right:
@@ -91,8 +91,8 @@ class SecondInputs:
     def _again(self, draw: _Draw, odd: Mapping[str, Proof]) -> Mapping[str, Proof]:
         """Return those of the WRONG that are it in another draw too.
 
-        What is all 1 or all 0 may be one number or one class: in the first draw it becomes other
-        numbers, in the second one some of the other class.
+        All 1 may be a number, a scale, or a class, labels: the first draw scales it, the second one
+        puts some elements into the other class.
         """
         for number in (1, 2) if odd else ():
             try:
@@ -120,7 +120,7 @@ class SecondInputs:
             said.append(f"{', '.join(same)}: the same beside the inputs given")
         for name in once:
             classes = self._classes
-            only = f", right only where {' and '.join(classes)} is 0 or 1" if classes else ""
+            only = f" (right where {' and '.join(classes)} is 0 or 1)" if classes else ""
             said.append(f"{name}: another formula in one of two draws beside the inputs{only}")
         for name, proof in there.items():
             if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
@@ -170,7 +170,8 @@ class SecondInputs:
     def _classes(self) -> list[str]:
         """The inputs that may be all of one class."""
         values = tensors(self.forward.inputs).items()
-        return [k for k, v in values if k not in self.forward.leaves and constant(v)]
+        kept = {*self.forward.leaves, *self.check.hold}
+        return [k for k, v in values if k not in kept and v.numel() > 1 and constant(v)]
 
     def _same(self, draw: _Draw) -> list[str]:
         """Return what has no other of its kind, or none that is known."""

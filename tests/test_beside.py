@@ -61,7 +61,7 @@ def test_wrong_in_one_draw_alone_is_said_and_is_not_wrong(monkeypatch: pytest.Mo
     assert seen[:2] == [0, 1]
     assert report.verdict in PASSES
     assert beside(report) == (
-        "x: another formula in one of two draws beside the inputs, right only where w is 0 or 1"
+        "x: another formula in one of two draws beside the inputs (right where w is 0 or 1)"
     )
 
 

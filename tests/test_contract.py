@@ -450,7 +450,7 @@ KEPT: list[tuple[str, Any, Forward, Any, set[str]]] = [
     ("one dimension", function(squared, doubled), square, (drawn(3),), {"stride 0", "zero"}),
     ("a sum", function(lambda ctx, x: squared(ctx, x).sum(), doubled), lambda x: (x * x).sum(),
      (X,), {"zero"}),
-    ("one column", function(squared, doubled), square, (drawn(3, 1),), {"stride 0", "zero"}),
+    ("one column", function(squared, doubled), square, (drawn(3, 1),), COTANGENTS),
     ("transposed input", function(squared, doubled), square, (drawn(4, 3).mT,), COTANGENTS),
     ("running mean, as forward", function(lambda ctx, x, mean: running(x, mean), centred), running,
      MEAN, COTANGENTS),
@@ -1001,3 +1001,21 @@ def test_the_inputs_own_offset() -> None:
     report = compare.check(_FromTheStart, lambda x: x * x, (drawn(8, 3)[2:5],))
     assert report.verdict == "WRONG"
     assert "the inputs' own strides: x is another value" in " ".join(str(report).split())
+
+
+def test_a_column_cut_out_of_a_larger_tensor() -> None:
+    """Nothing can be transposed there."""
+
+    class Column(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            if 0 in g.stride():
+                g = g.contiguous()
+            return g.as_strided(g.shape, (g.shape[1], 1), g.storage_offset()) * 2
+
+    report = compare.check(Column, lambda x: x * 2, (drawn(4, 1),))
+    assert report.verdict == "WRONG", str(report)

@@ -195,6 +195,19 @@ def test_codes_are_shuffled_row_by_row() -> None:
     assert float(again.sum()) == 6
 
 
+def test_a_mask_of_infinities_is_shuffled_and_gains_none() -> None:
+    mask = torch.tensor([[0.0, -math.inf, -math.inf], [-math.inf, 0.0, 0.0]])
+    moved = other("m", mask, leaf=False)
+    assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, mask.tolist()))
+    assert not torch.equal(moved, mask)
+
+
+def test_an_even_grid_is_one_to_rounding_too() -> None:
+    for grid in (torch.linspace(0, 1, 11), torch.arange(5.0) / 8):
+        assert torch.equal(other("t", grid, leaf=False), grid)
+    assert not torch.equal(other("t", torch.linspace(0, 1, 11) ** 2, leaf=False), grid)
+
+
 def test_infinities_stay_where_they_are() -> None:
     x = drawn(4, 5)
     x[1, 2] = -math.inf

@@ -78,15 +78,16 @@ def test_names_are_the_modules_and_the_closures_own() -> None:
     held = [_x(3).requires_grad_()]
     x = _x(4, 3).requires_grad_()
     net = nn.Sequential(layer, nn.Tanh())
-    assert set(parameters(net, [net(x)], {"x": x})) == {"0.weight", "0.bias"}
+    assert set(parameters(net, [net(x)], {"x": x}, {})) == {"0.weight", "0.bias"}
 
     def forward(x: Tensor) -> Tensor:
         return layer(x) * scale * held[0]
 
-    found = parameters(forward, [forward(x)], {"x": x})
+    found = parameters(forward, [forward(x)], {"x": x}, {})
     assert set(found) == {"layer.weight", "layer.bias", "scale", "a tensor of shape (3,)"}
     # an input of that name is another thing
-    assert "scale'" in parameters(forward, [forward(x)], {"x": x, "scale": x})
+    assert "scale'" in parameters(forward, [forward(x)], {"x": x, "scale": x}, {})
+    assert "scale'" in parameters(forward, [forward(x)], {"x": x}, {"scale": x})
 
 
 def test_what_is_frozen_or_not_reached_is_no_parameter() -> None:
@@ -147,6 +148,32 @@ def test_weights_by_hand_that_were_made_of_parameters_are_no_alarm() -> None:
     assert report.ok, str(report)
 
 
+def test_a_value_that_is_named_as_a_parameter_is_another() -> None:
+    w = _x(4, 3).exp().requires_grad_()
+
+    def forward(x: Tensor) -> Tensor:
+        return x * compare.name(torch.exp(w * 1.0), "w")
+
+    def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {"w": grad_output * x, "x": grad_output * torch.exp(w.detach())}
+
+    report = compare.check(backward, forward, (_x(4, 3),))
+    assert report.ok, str(report)
+    assert "not judged: w'" in report.headline().plain
+
+
+def test_remedies_are_looked_for_with_parameters_too() -> None:
+    """A gradient of a parameter in another order of its operations."""
+    g = _x(3).requires_grad_()
+
+    def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {"x": grad_output * g.detach(), "g": (grad_output * x / 3 * 3).sum(0)}
+
+    report = compare.check(backward, lambda x: x * g, (_x(40, 3),))
+    assert report.ok, str(report)
+    assert "the search failed" not in str(report)
+
+
 # -- by identity
 
 
@@ -180,6 +207,7 @@ def test_a_function_that_asks_by_identity_is_run_on_the_very_objects(strict: boo
     assert right.ok, str(right)
     assert right.beside is not None
     assert "asked for by identity" in right.beside.text
+    assert {line.outcome for line in right.contract} == {"not asked"}
     wrong = compare.check(
         _recomputed(layer, 1.5, strict=strict), lambda x, w, b: F.linear(x, w, b), given
     )

@@ -1,8 +1,9 @@
 """Which calls are made for each line of the contract, and what they are compared with.
 
-A Function, or a function that asks for `grad_output`, is called in other layouts and with
-gradients of zero; a Function also with missing ones, twice on one graph, and with fewer inputs that
-need a gradient. Its inputs and its other outputs are looked at. Whatever it raises is a refusal.
+Any backward pass is called with the inputs' own strides; a Function, or a function that asks for
+`grad_output`, also with cotangents of other layouts and of zero; a Function also with missing ones,
+twice on one graph, and with fewer inputs that need a gradient. Its inputs and its other outputs are
+looked at. Whatever it raises is a refusal.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -33,7 +34,7 @@ class _Refused(Exception):
 
 @contextmanager
 def _theirs() -> Iterator[None]:
-    """Take what their own code raises for a refusal; a fault of this program is none."""
+    """Take whatever is raised in a call of their code for a refusal."""
     try:
         yield
     except Exception as error:
@@ -73,6 +74,8 @@ class Contract(Settled):
             found, none = called(self.passes.backward, list(grads), **how)
         if not self.passes.backward.is_function and (lost := self.manual.keys() - found.keys()):
             raise Broken(f"no gradient for {', '.join(sorted(lost))}")
+        if not self.passes.backward.is_function and (more := found.keys() - self.manual.keys()):
+            raise Broken(f"a gradient for {', '.join(sorted(more))}, which had none before")
         return found, none
 
     # -- other gradients above the outputs
@@ -96,16 +99,19 @@ class Contract(Settled):
         )
 
     def _transposed(self) -> str | None:
-        grads = [transposed(grad) for grad in self._grads]
-        if all(grad.is_contiguous() for grad in grads):
+        ways = [
+            ("", [transposed(grad) for grad in self._grads]),
+            ("cut out of a larger tensor", [cut(grad) for grad in self._grads]),  # as below a cat
+        ]
+        ways = [way for way in ways if not all(grad.is_contiguous() for grad in way[1])]
+        if not ways:
             return None
 
-        def laid_out(ways: tuple[str, list[Tensor]]) -> str:
-            found, _ = self._call(ways[1])
+        def laid_out(way: tuple[str, list[Tensor]]) -> str:
+            found, _ = self._call(way[1])
             return self.settle(found, self.manual)
 
-        inner = [cut(grad) for grad in self._grads]  # as below a torch.cat
-        return _each((("", grads), ("cut out of a larger tensor", inner)), itemgetter(0), laid_out)
+        return _each(ways, itemgetter(0), laid_out)
 
     def _zero(self) -> str | None:
         zeros = [torch.zeros_like(grad) for grad in self._grads]
@@ -219,7 +225,7 @@ def _line(name: str, ask: Callable[[], str | None]) -> Line | None:
 
 
 def _each(ways: Iterable[Any], where: Callable[[Any], str], ask: Callable[[Any], str]) -> str:
-    """Ask several calls of one line: what is broken outweighs a refusal, that what is not shown."""
+    """Ask several calls of one line: broken outweighs refused, refused outweighs not shown."""
     kept: list[str] = []
     refused: list[str] = []
     not_shown: list[str] = []

@@ -1,11 +1,12 @@
-"""The verdict on each quantity, from bits, balls and bounds; no tolerance anywhere.
+"""The verdict on each quantity, from bits, balls and bounds; no tolerance to set.
 
-Two questions, asked of the two programs:
+Three questions, asked of the two programs:
 1. The same formula? Both are lifted from the inputs on, in exact real arithmetic. Where a quantity
    is WRONG, what depends on it by hand is compared with the reference going on from the by-hand
    value, so that one bug makes one red line.
 2. No further apart than rounding? Both are run from the by-hand floats, one named quantity to the
    next, lifted (what is exact there) and with bounds (how far a float run may lie from it).
+3. No digits lost that autograd keeps? Both sides' right bits, beside what is exact.
 """
 
 from collections.abc import Sequence

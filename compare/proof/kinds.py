@@ -15,12 +15,12 @@ from torch import Tensor
 from compare.proof.balls import Array
 
 # How far a sum or a length may be off, in spacings of the dtype, to be what it is but for rounding.
-# In half precision, whose spacing is a hundredth, each number may have been rounded once.
+# bfloat16's is near a hundredth: in half precision one must do, each number rounded once.
 _OFF, _OFF_IN_HALF = 4.0, 1.0
 
 
 def spacing(dtype: torch.dtype) -> float:
-    """Return what `_OFF` is counted in: of half precision only a fourth of it, of what is off."""
+    """Return what `_OFF` is counted in: the spacing at 1, a fourth of it in half precision."""
     return torch.finfo(dtype).eps * (1 if dtype.itemsize >= 4 else _OFF_IN_HALF / _OFF)
 
 
@@ -165,7 +165,7 @@ def turned(values: Tensor) -> int | None:
 
 
 def kind_of(values: Tensor) -> Lines | None:
-    """Return along what the numbers of an input are of a kind: the last dimension first, then all.
+    """Return along what an input is of a kind: a dimension, the last one first, or in all.
 
     None along nothing, or with infinities.
     """

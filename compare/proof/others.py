@@ -21,13 +21,15 @@ def other(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: in
 
     Each row becomes a mixture with another one, of which it takes 1/64 to 1/8 times `share`; what
     is the same number everywhere is scaled, element by element, zeros alone become small numbers.
-    Seeded by the name and the number of the draw. Infinities, and zeros among other numbers, stay
-    where they are; so do whole numbers (counts, classes) that are no leaf.
+    Seeded by the name and the number of the draw. Of two values (a mask, classes) the rows are
+    shuffled; else infinities, and zeros among other numbers, stay where they are. Whole numbers
+    that are no leaf, even grids, orthonormal rows and matrices of one number along each diagonal
+    stay too.
     """
     if not _moves(values):
         return values.detach().clone()
-    found = _Mix(name, values.detach(), leaf, share, draw).found()
-    return torch.where(values.isfinite(), found.to(values), values.detach())
+    found = _Mix(name, values.detach(), leaf, share, draw).found().to(values)
+    return torch.where(found.isnan(), values.detach(), found)
 
 
 def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tensor:
@@ -70,7 +72,7 @@ class _Mix:
         if len(kinds) == 2 and x.numel() > 2:
             return self._codes()
         whole = not self.leaf and bool((x == x.round())[x.isfinite()].all())
-        if whole or _orthonormal(self.given) or _along_diagonals(x) or _even(x):
+        if whole or _orthonormal(self.given) or _along_diagonals(x) or _even(self.given):
             return x
         if not self.leaf and _some_whole(x):
             return x[self._shuffle(len(x))]
@@ -167,7 +169,9 @@ def _even(x: Tensor) -> bool:
     """Whether it is one row of even steps, as of a grid."""
     if x.numel() < 3 or x.numel() != x.shape[-1]:
         return False
-    return len(x.flatten().diff().unique()) == 1
+    steps = x.double().flatten().diff()
+    room = 4 * torch.finfo(x.dtype).eps * x.double().abs().max()
+    return bool(((steps - steps.mean()).abs() <= room).all())
 
 
 def _some_whole(x: Tensor) -> bool:

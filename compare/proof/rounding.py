@@ -15,8 +15,8 @@ from compare.proof.lift import Missing
 from compare.proof.program import Opaque, Program
 
 _INFINITY = flint.arb("inf")
-# How many times autograd's error is a loss rather than another way to add: with fewer than half of
-# its bits: right forms in other algebras stay within 4.
+# An error is a loss only if it is more than this many times autograd's, and fewer than half of
+# autograd's bits are left. Right forms in other algebra stay within 4 times.
 WORSE = 16.0
 
 

@@ -139,7 +139,7 @@ class Run:
         self.regular = True  # every step by hand has had the first one's names and shapes
 
     def train(self, watchers: Sequence[Watcher] = ()) -> Report:
-        """Train all steps; Ctrl-C ends it after the chunk in hand, a second one at once."""
+        """Train all steps; Ctrl-C ends it after the chunk in hand, a second one cuts that short."""
         report = self.report
         self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
         with requests():

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the first one is noted, so that no chunk is half counted; a second raises.
+"""Ctrl-C as a request: the first is noted, a second one cuts a chunk short, but nothing written.
 
 Imports the standard library alone: the command line installs it before torch is imported, which
 takes a second in which an exception from a signal can be lost.
