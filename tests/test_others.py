@@ -120,6 +120,15 @@ def test_symmetric_and_skew_matrices(sign: int) -> None:
     assert turned(nearly) is None
 
 
+def test_a_product_is_symmetric_to_the_rounding_of_its_terms() -> None:
+    for seed in range(4):
+        root = drawn(5, 5, seed=seed).float()
+        found = (root * (drawn(5, seed=9).abs().float() + 0.5)) @ root.mT
+        assert turned(found) == 1
+        found[0, 1] += found.abs().max() * 1e-5
+        assert turned(found) is None
+
+
 # -- other inputs
 
 
