@@ -157,7 +157,9 @@ def turned(values: Tensor) -> int | None:
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] < 2:
         return None
     # a product's rounding is of the size of what was added up; in half precision it is rounded once
-    size = x.abs() if values.dtype.itemsize < 4 else x.abs().amax((-2, -1), keepdim=True)
+    size = x.abs().masked_fill(~x.isfinite(), 0)
+    if values.dtype.itemsize >= 4:
+        size = size.amax((-2, -1), keepdim=True)
     room = _OFF * spacing(values.dtype) * size
     for sign in (1, -1):
         other = sign * x.mT
