@@ -1019,3 +1019,41 @@ def test_a_column_cut_out_of_a_larger_tensor() -> None:
 
     report = compare.check(Column, lambda x: x * 2, (drawn(4, 1),))
     assert report.verdict == "WRONG", str(report)
+
+
+# -- state that one call leaves to the next
+
+
+@pytest.mark.parametrize("start", range(5))
+def test_a_function_that_is_wrong_at_every_fifth_call(start: int) -> None:
+    calls = itertools.count(start)
+
+    class Fifth(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            (x,) = ctx.saved_tensors
+            return 2 * x * g * (1.5 if next(calls) % 5 == 0 else 1)
+
+    assert compare.check(Fifth, square, (drawn(3, 4),)).verdict == "WRONG"
+
+
+def test_a_function_that_adds_to_what_it_gave_before() -> None:
+    total = torch.zeros(3, 4, dtype=torch.float64)
+
+    class Adding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+            (x,) = ctx.saved_tensors
+            return total.add_(2 * x * g).clone()
+
+    assert compare.check(Adding, square, (drawn(3, 4).double(),)).verdict == "WRONG"
