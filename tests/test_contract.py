@@ -480,9 +480,13 @@ def test_right_forms_keep_every_line_that_applies(
 # -- other bits
 
 
+@pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("opaque", [False, True])
-def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool) -> None:
-    """Another way to add: other bits than the dense call's, and none of them broken."""
+def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound: bool) -> None:
+    """Another way to add: other bits than the dense call's, and none of them broken.
+
+    The bound alone shows it, and nothing is lifted; without it they are judged like a gradient.
+    """
 
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
@@ -502,8 +506,10 @@ def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.contract.settle.verdicts_on", verdicts_on)
+        if not bound:
+            patch.setattr(settle.Settled, "_round_apart", lambda *_: False)
         report = compare.check(function(soft, backward), lambda x: x.softmax(-1), (drawn(6, 9),))
-    assert {"ROUNDING"} in judged
+    assert ({"ROUNDING"} in judged) == (not bound)
     assert outcomes(report) == dict.fromkeys(COTANGENTS | ALWAYS, "kept"), str(report)
 
 
@@ -1057,3 +1063,13 @@ def test_a_function_that_adds_to_what_it_gave_before() -> None:
             return total.add_(2 * x * g).clone()
 
     assert compare.check(Adding, square, (drawn(3, 4).double(),)).verdict == "WRONG"
+
+
+def test_a_gradient_of_another_dtype_in_another_layout() -> None:
+    def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
+        found = 2 * x * grad_output
+        return {"x": found if grad_output.is_contiguous() else found.double()}
+
+    report = compare.check(backward, square, {"x": drawn(3, 4).float()})
+    assert report.verdict == "WRONG", str(report)
+    assert "dtype" in str(report)

@@ -76,6 +76,8 @@ class Settled:
         if equal is not None and all(alike(value, equal[key]) for key, value in found.items()):
             return ""
         passes = self.passes if grads is None else self.passes.under(grads)
+        if equal is not None and self._round_apart(passes, found, equal):
+            return ""
         outputs = passes.forward.outputs if passes.backward.is_function else []
         # an output that is the main call's has been judged
         known = [k for k in numbered("output", outputs) if alike(found[k], self.manual[k])]
@@ -102,6 +104,26 @@ class Settled:
             decide(verdicts, mine, theirs, none)
         alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
         return f"NaN on both sides and not judged: {', '.join(alike_)}" if nans else ""
+
+    def _round_apart(self, passes: Passes, found: Values, equal: Values) -> bool:
+        """Whether two calls on equal numbers are no further apart than both can round.
+
+        By the bound alone, before anything is lifted: the formula was shown of the check's own
+        call, and what is further apart, or has no bound, is judged like any gradient.
+        """
+        hand = self.hand
+        odd = [key for key, value in found.items() if not alike(value, equal[key])]
+        if isinstance(hand, Opaque) or any(mismatch(found[key], equal[key]) for key in odd):
+            return False
+        pair = passes.pair(found, found, hand, self.reference, self.entries)
+        with torch.no_grad():
+            bounds = Lifting(pair).local(hand, bounds_for(hand, pair.floats.values()))
+        rooms = [bounds[key].numbers if key in bounds else None for key in odd]
+        return all(
+            isinstance(room, Bound)
+            and bool((share_of_rounding(found[key], equal[key], 2 * room.error) <= 1).all())
+            for key, room in zip(odd, rooms, strict=True)
+        )
 
 
 def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
