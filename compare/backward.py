@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compare.arguments import asked, gathered, kind_of, numbered, takes_everything, tensors
-from compare.errors import BadInput, unknown
+from compare.errors import BadInput, first_line, unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Opaque, trace
@@ -77,10 +77,9 @@ class BackwardPass:
                 self.by_identity = True
                 return self(**given)
             if self._takes_ones(given):
-                first = (str(error).strip().splitlines() or [""])[0]
                 raise BadInput(
                     f"{name} takes a grad_output of ones and refuses other numbers "
-                    f"({type(error).__name__}: {first}): autograd may hand it any"
+                    f"({first_line(error)}): autograd may hand it any"
                 ) from None
             raise
         leaves = self.forward.leaves

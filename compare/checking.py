@@ -21,7 +21,7 @@ from compare.proof.bits import compare_bits, mismatch
 from compare.proof.following import following
 from compare.proof.judge import judge
 from compare.proof.pair import Lift, Pair
-from compare.proof.program import Opaque, Program, trace
+from compare.proof.program import Opaque, Program, read
 from compare.proof.readings import Reading
 from compare.proof.verdict import WRONG
 from compare.quantity import Place, Quantity
@@ -127,7 +127,7 @@ class Check:
         off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
         manual = self._by_hand()
         hand = off or self._hand()
-        reference = off or _read(forward.reference, forward.given)
+        reference = off or read(forward.reference, forward.given)
         report = self.compared(manual, hand, reference, entries, beside=not off)
         if backward.by_identity:
             why = "by hand the inputs are asked for by identity"
@@ -149,7 +149,7 @@ class Check:
         """Run both sides and read both as programs."""
         manual = self._by_hand()
         hand = self._hand()
-        reference = _read(self.forward.reference, self.forward.given)
+        reference = read(self.forward.reference, self.forward.given)
         return self.pair(manual, self._autograd(manual), hand, reference, entries)
 
     def _by_hand(self) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ class Check:
                 "it asks for the gradients of its own inputs by identity, so that no copies of "
                 "them can be put in their place"
             )
-        return _read(self.backward, self.backward.given)
+        return read(self.backward, self.backward.given)
 
     def anew(self, inputs: Mapping[str, Any]) -> "Check":
         """Return the same check at other inputs."""
@@ -270,15 +270,6 @@ def autocast() -> tuple[str, ...]:
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     dtypes = [str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in kinds]
     return tuple(f"torch.autocast to {dtype}" for dtype in dict.fromkeys(dtypes))
-
-
-def _read(
-    function: Callable[..., Mapping[Any, Tensor | None]], inputs: dict[str, Any]
-) -> Program | Opaque:
-    try:
-        return trace(function, inputs)
-    except Opaque as why:
-        return why
 
 
 def quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:

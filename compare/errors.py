@@ -1,6 +1,8 @@
 """The one exception for input that a person can put right; the command line prints it, exit 2."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
 
@@ -14,3 +16,21 @@ def unknown(what: str, value: str, known: Iterable[str]) -> BadInput:
     near = difflib.get_close_matches(value, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
     return BadInput(f"unknown {what} {value!r}: {hint}")
+
+
+def first_line(error: Exception) -> str:
+    """Return an exception's name and the first line of what it says, of that 160 characters."""
+    first = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an exception out of someone's code is a fault of this program: raised in it.
+
+    Of kinds that wrong code raises; what torch refuses of theirs may be raised in a line of ours.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and frames[-1].filename.startswith(os.path.dirname(__file__) + os.sep)
+    return inside and isinstance(
+        error, AttributeError | NameError | LookupError | TypeError | AssertionError
+    )

@@ -7,14 +7,13 @@ the two are equal, is right at the given inputs alone.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from compare.arguments import numbered, tensors
-from compare.backward import BackwardPass
-from compare.errors import BadInput
-from compare.forward import ForwardPass
+from compare.errors import BadInput, first_line, is_ours
+from compare.passes import Passes
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.following import by_hand_alone
@@ -29,20 +28,6 @@ from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, WRONG, Beside, Pr
 
 SHARES = 1.0, 1 / 4, 1 / 16  # of a move: less where more leads to no numbers
 MOST = 8  # inputs that are held one by one, to find which of them a WRONG quantity hangs on
-
-
-class Passes(Protocol):
-    """Both passes at some inputs, as a check has them."""
-
-    forward: ForwardPass
-    backward: BackwardPass
-    hold: frozenset[str]
-
-    def anew(self, inputs: Mapping[str, Any]) -> "Passes":
-        """Return them at other inputs."""
-
-    def pair_read(self, entries: int | None) -> Pair:
-        """Run both and read both as programs."""
 
 
 class NotTried(Exception):
@@ -193,8 +178,9 @@ class SecondInputs:
         except BadInput as error:
             raise NotTried(str(error)) from None
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise NotTried(f"{type(error).__name__}: {first}") from None
+            if is_ours(error):
+                raise
+            raise NotTried(first_line(error)) from None
         here, there = (
             {**dict(zip(numbered("output", c.forward.outputs), c.forward.outputs, strict=True)),
              **c.forward.values, **p.autograd}

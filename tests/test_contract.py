@@ -951,79 +951,50 @@ def test_a_function_that_cannot_be_read_keeps_its_contract_too() -> None:
 # -- layouts that torch.cat and a slice send
 
 
-class _InnerStrides(torch.autograd.Function):
-    """Looks at the two inner strides alone."""
+def twice(ctx: Any, x: Tensor) -> Tensor:
+    return x * 2
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x * 2
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+def test_a_cotangent_of_stride_0_along_the_first_dimension() -> None:
+    """It looks at the two inner strides alone."""
+
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         if g.stride(-1) != 1 or g.stride(-2) != g.shape[-1]:
             g = g.contiguous()
         return g.as_strided(g.shape, (g.shape[1] * g.shape[2], g.shape[2], 1)) * 2
 
-
-class _FromTheStart(torch.autograd.Function):
-    """Reads an input from where its memory begins."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        return 2 * x.as_strided(x.shape, x.stride(), 0) * g
-
-
-class _CotangentFromTheStart(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        return g.as_strided(g.shape, g.stride(), 0) * 2
-
-
-def test_a_cotangent_of_stride_0_along_the_first_dimension() -> None:
-    report = compare.check(_InnerStrides, lambda x: x * 2, (drawn(3, 4, 5),))
+    report = compare.check(function(twice, backward), lambda x: x * 2, (drawn(3, 4, 5),))
     assert report.verdict == "WRONG"
-    assert "cotangents of stride 0: along the first dimension: x is another value" in str(report)
+    assert "cotangents of stride 0: along the first dimension: x is another value" in told(report)
 
 
 def test_a_cotangent_cut_out_of_a_larger_tensor() -> None:
-    report = compare.check(_CotangentFromTheStart, lambda x: x * 2, (drawn(3, 4),))
+    """It reads from where memory begins."""
+    made = function(twice, lambda ctx, g: g.as_strided(g.shape, g.stride(), 0) * 2)
+    report = compare.check(made, lambda x: x * 2, (drawn(3, 4),))
     assert report.verdict == "WRONG"
-    assert "transposed cotangents: cut out of a larger tensor: x is" in " ".join(
-        str(report).split()
-    )
+    assert "transposed cotangents: cut out of a larger tensor: x is" in told(report)
 
 
 def test_the_inputs_own_offset() -> None:
-    report = compare.check(_FromTheStart, lambda x: x * x, (drawn(8, 3)[2:5],))
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x.as_strided(x.shape, x.stride(), 0) * g
+
+    report = compare.check(function(squared, backward), square, (drawn(8, 3)[2:5],))
     assert report.verdict == "WRONG"
-    assert "the inputs' own strides: x is another value" in " ".join(str(report).split())
+    assert "the inputs' own strides: x is another value" in told(report)
 
 
 def test_a_column_cut_out_of_a_larger_tensor() -> None:
     """Nothing can be transposed there."""
 
-    class Column(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-            return x * 2
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        if 0 in g.stride():
+            g = g.contiguous()
+        return g.as_strided(g.shape, (g.shape[1], 1), g.storage_offset()) * 2
 
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-            if 0 in g.stride():
-                g = g.contiguous()
-            return g.as_strided(g.shape, (g.shape[1], 1), g.storage_offset()) * 2
-
-    report = compare.check(Column, lambda x: x * 2, (drawn(4, 1),))
+    report = compare.check(function(twice, backward), lambda x: x * 2, (drawn(4, 1),))
     assert report.verdict == "WRONG", str(report)
 
 
@@ -1034,35 +1005,17 @@ def test_a_column_cut_out_of_a_larger_tensor() -> None:
 def test_a_function_that_is_wrong_at_every_fifth_call(start: int) -> None:
     calls = itertools.count(start)
 
-    class Fifth(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-            ctx.save_for_backward(x)
-            return x * x
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return doubled(ctx, g) * (1.5 if next(calls) % 5 == 0 else 1)
 
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-            (x,) = ctx.saved_tensors
-            return 2 * x * g * (1.5 if next(calls) % 5 == 0 else 1)
-
-    assert compare.check(Fifth, square, (drawn(3, 4),)).verdict == "WRONG"
+    assert compare.check(function(squared, backward), square, (drawn(3, 4),)).verdict == "WRONG"
 
 
 def test_a_function_that_adds_to_what_it_gave_before() -> None:
-    total = torch.zeros(3, 4, dtype=torch.float64)
-
-    class Adding(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-            ctx.save_for_backward(x)
-            return x * x
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-            (x,) = ctx.saved_tensors
-            return total.add_(2 * x * g).clone()
-
-    assert compare.check(Adding, square, (drawn(3, 4).double(),)).verdict == "WRONG"
+    x = drawn(3, 4)
+    total = torch.zeros_like(x)
+    made = function(squared, lambda ctx, g: total.add_(doubled(ctx, g)).clone())
+    assert compare.check(made, square, (x,)).verdict == "WRONG"
 
 
 def test_a_gradient_of_another_dtype_in_another_layout() -> None:
@@ -1073,3 +1026,23 @@ def test_a_gradient_of_another_dtype_in_another_layout() -> None:
     report = compare.check(backward, square, {"x": drawn(3, 4).float()})
     assert report.verdict == "WRONG", str(report)
     assert "dtype" in str(report)
+
+
+def test_a_fault_in_a_line_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a reason for which nothing can be tried beside the inputs."""
+    for where in ("compare.contract.calls.Graph.differentiable", "compare.checking.Check._hand"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, None)  # calling it is a fault in a line of this package
+            with pytest.raises(TypeError):
+                compare.check(function(squared, doubled), square, (X,))
+
+
+def test_an_error_of_theirs_of_the_same_kind_is_one() -> None:
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        if not g.is_contiguous():
+            raise KeyError("no such layout")
+        return doubled(ctx, g)
+
+    report = compare.check(function(squared, backward), square, (X,))
+    assert report.verdict == "EXACT"
+    assert outcomes(report)["transposed"] == "refused"

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.checking import Check, _read
+from compare.checking import Check
 from compare.proof.draws import beside
 from compare.proof.pair import Pair
+from compare.proof.program import read
 from compare.proof.readings import AS_WRITTEN, HELD, Reading
 from compare.training.prove import Prover
 from compare.training.sides import Named
@@ -25,7 +26,7 @@ def pair() -> Pair:
     check = Check(backward, lambda x: x * x * 0.1, {"x": X}, 0)
     forward, hand = check.forward, check.backward
     manual = hand.run()
-    programs = _read(hand, hand.given), _read(forward.reference, forward.given)
+    programs = read(hand, hand.given), read(forward.reference, forward.given)
     return check.pair(manual, check._autograd(manual), *programs, None)
 
 

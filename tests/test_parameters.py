@@ -15,6 +15,7 @@ import compare
 from compare.cli import main
 from compare.errors import BadInput
 from compare.forward import parameters
+from tests.test_false_words import function
 
 
 def _x(*shape: int) -> Tensor:
@@ -218,36 +219,11 @@ def test_a_function_that_asks_by_identity_is_run_on_the_very_objects(strict: boo
 # -- what cannot be used, in one line
 
 
-class _Nothing(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> None:  # type: ignore[override]
-        return None
-
-
-class _OnesAlone(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        if not bool((g == 1).all()):
-            raise RuntimeError("the loss comes last")
-        return g * 2
-
-
-class _NoOutput(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> None:  # type: ignore[override]
-        return None
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        return g
+def _ones_alone(_saved: Any, grads: Any) -> Tensor:
+    (g,) = grads
+    if not bool((g == 1).all()):
+        raise RuntimeError("the loss comes last")
+    return g * 2  # type: ignore[no-any-return]
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -272,17 +248,17 @@ def _on_meta() -> nn.Linear:
     ("ask", "line"),
     [
         (
-            lambda: compare.check(_Nothing, _twice, (_x(3),)),
-            "_Nothing returns None for each of x: return their gradients",
+            lambda: compare.check(function(_twice, lambda *_: None), _twice, (_x(3),)),
+            "Made returns None for each of x: return their gradients",
         ),
         (
-            lambda: compare.check(_OnesAlone, _twice, (_x(3),)),
-            "_OnesAlone takes a grad_output of ones and refuses other numbers (RuntimeError: the "
+            lambda: compare.check(function(_twice, _ones_alone), _twice, (_x(3),)),
+            "Made takes a grad_output of ones and refuses other numbers (RuntimeError: the "
             "loss comes last): autograd may hand it any",
         ),
         (
-            lambda: compare.check(_NoOutput, _twice, (_x(3),)),
-            "_NoOutput's forward returns None: return a tensor or a tuple of tensors",
+            lambda: compare.check(function(lambda x: None, _ones_alone), _twice, (_x(3),)),
+            "Made's forward returns None: return a tensor or a tuple of tensors",
         ),
         (
             lambda: compare.check(_twice_back, _twice, {"x": torch.empty(3, device="meta")}),
@@ -329,13 +305,11 @@ def test_inference_mode_is_named() -> None:
 
 
 def test_a_function_that_fails_whatever_stands_above_raises_its_own_error() -> None:
-    class Broken(_OnesAlone):
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-            raise ZeroDivisionError("mine")
+    def broken(_saved: Any, _grads: Any) -> Tensor:
+        raise ZeroDivisionError("mine")
 
     with pytest.raises(ZeroDivisionError, match="mine"):
-        compare.check(Broken, _twice, (_x(3),))
+        compare.check(function(_twice, broken), _twice, (_x(3),))
 
 
 def test_autocast_around_a_check_is_said() -> None:

@@ -21,7 +21,8 @@ from compare.contract.calls import Graph, called
 from compare.contract.layouts import cut, keeps_layout, spread, transposed
 from compare.contract.line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
 from compare.contract.others import compare_others
-from compare.contract.settle import Broken, NotShown, Settled, Values, first_line, place, worst
+from compare.contract.settle import Broken, NotShown, Settled, Values, place, worst
+from compare.errors import first_line, is_ours
 from compare.proof.bits import same_bits
 
 EACH = 3  # inputs, of which every subset is asked; of more each alone
@@ -34,10 +35,12 @@ class _Refused(Exception):
 
 @contextmanager
 def _theirs() -> Iterator[None]:
-    """Take whatever is raised in a call of their code for a refusal."""
+    """Take what their own code raises for a refusal; a fault of this program passes through."""
     try:
         yield
     except Exception as error:
+        if is_ours(error):
+            raise
         raise _Refused(first_line(error)) from error
 
 

@@ -11,10 +11,19 @@ from torch import Tensor
 
 from compare.arguments import tensors
 from compare.contract.calls import Graph
-from compare.contract.settle import Broken, NotShown, Settled, Values, apart, decide, verdicts_on
+from compare.contract.settle import (
+    Broken,
+    NotShown,
+    Settled,
+    Values,
+    apart,
+    decide,
+    equal,
+    verdicts_on,
+)
 from compare.proof.bits import mismatch
 from compare.proof.pair import Pair
-from compare.proof.program import Function, Opaque, Program, trace
+from compare.proof.program import Program, read
 
 
 def compare_others(settled: Settled, graph: Graph) -> str | None:
@@ -34,7 +43,7 @@ def compare_others(settled: Settled, graph: Graph) -> str | None:
     for (name, one), other in zip(mine.items(), theirs, strict=True):
         if one.shape != other.shape:
             raise Broken(f"{name}: shape {tuple(one.shape)}, forward's {tuple(other.shape)}")
-        if not _equal(one, other):
+        if not equal(one, other):
             if not (one.is_floating_point() and other.is_floating_point()):
                 raise Broken(apart(name, one, other, "forward"))
             ones[name], others[name] = one, other
@@ -58,10 +67,10 @@ def _pair(settled: Settled, names: list[str], mine: Values, theirs: Values) -> P
         return dict(zip(names, _others_of(forward.function, forward.fresh(given)), strict=True))
 
     given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
-    read = isinstance(settled.hand, Program)  # what is too large is left unread here too
+    readable = isinstance(settled.hand, Program)  # what is too large is left unread here too
     return Pair(
-        hand=_read(by_hand, given) if read else settled.hand,
-        reference=_read(reference, given) if read else settled.reference,
+        hand=read(by_hand, given) if readable else settled.hand,
+        reference=read(reference, given) if readable else settled.reference,
         entries=settled.entries,
         inputs=tensors(given),
         given={key: (value, None) for key, value in tensors(given).items()},
@@ -77,18 +86,3 @@ def _others_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> li
         found = function(**arguments)
     outputs = found if isinstance(found, tuple | list) else [found]
     return [v.detach() for v in outputs if isinstance(v, Tensor) and not v.requires_grad]
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape hold the same numbers, or NaN in the same places."""
-    same = one == other
-    if one.is_floating_point() and other.is_floating_point():
-        same |= one.isnan() & other.isnan()
-    return bool(same.all())
-
-
-def _read(function: Function, given: dict[str, Any]) -> Program | Opaque:
-    try:
-        return trace(function, given)
-    except Opaque as why:
-        return why

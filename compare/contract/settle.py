@@ -5,14 +5,14 @@ Only a WRONG one counts: how many digits are right is asked of the main call alo
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compare.arguments import numbered
-from compare.backward import BackwardPass
+from compare.errors import first_line
 from compare.forward import ForwardPass
+from compare.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
@@ -22,25 +22,7 @@ from compare.proof.program import Opaque, Program, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import UNDECIDED, WRONG
 
-REASON = 160  # characters of an exception's first line
-
 Values = Mapping[str, Tensor]
-
-
-class Passes(Protocol):
-    """Both passes at some inputs, as a check has them."""
-
-    forward: ForwardPass
-    backward: BackwardPass
-
-    def under(self, grads: Sequence[Tensor]) -> "Passes":
-        """Return them with other numbers above the outputs."""
-
-    def pair(
-        self, manual: Values, autograd: Values, hand: Program | Opaque,
-        reference: Program | Opaque, entries: int | None,
-    ) -> Pair:  # fmt: skip
-        """Return them with what each gave."""
 
 
 class Broken(Exception):
@@ -214,19 +196,16 @@ def worst(mine: Tensor, theirs: Tensor) -> tuple[str, str, tuple[int, ...]]:
     return (*(short if short[0] != short[1] else (repr(one), repr(other))), index)
 
 
-def first_line(error: Exception) -> str:
-    """Return an exception's name and the first line of what it says."""
-    first = (str(error).strip().splitlines() or [""])[0][:REASON]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
 def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, or NaN in the same places."""
+    """Whether two tensors of one dtype hold the same numbers, or NaN in the same places."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    if same_bits(one, other):
-        return True
+    return same_bits(one, other) or equal(one, other)
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same numbers, or NaN in the same places."""
     same = one == other
-    if one.is_floating_point():
+    if one.is_floating_point() and other.is_floating_point():
         same |= one.isnan() & other.isnan()
     return bool(same.all())

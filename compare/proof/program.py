@@ -144,6 +144,14 @@ def trace(function: Function, inputs: Values) -> Program:
     return Program(functional, tuple(tensors), outputs, narrower)
 
 
+def read(function: Function, inputs: Values) -> Program | Opaque:
+    """Return a function as `trace` reads it, or why it cannot be."""
+    try:
+        return trace(function, inputs)
+    except Opaque as why:
+        return why
+
+
 def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
     """Return the operations and constants of `function(**inputs)` as texts.
 
