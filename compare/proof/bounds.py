@@ -377,13 +377,23 @@ class Bounds:
         value = x.value**exponent
         far, near = ranges.farthest(x.range), ranges.nearest(x.range)
         slope = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
+        inherited = torch.where(x.error == 0, 0.0, x.error * slope)
+        if off := self._rounded_off(exponent):  # |x**(p + off) - x**p| <= |x**p| expm1(off |log x|)
+            logarithm = torch.maximum(far.log().abs(), near.log().abs())
+            moved = torch.maximum(far**exponent, near**exponent) * (off * logarithm).expm1()
+            inherited = inherited + torch.where(far == 0, 0.0, moved)
         return self._round(
             value,
-            torch.where(x.error == 0, 0.0, x.error * slope),
+            inherited,
             2 * KERNEL_ULPS,
             of=(x,),
             within=lambda: ranges.power(x.range, exponent),
         )
+
+    def _rounded_off(self, exponent: float) -> float:
+        """Return by how much a kernel may round an exponent: it takes it in the tensor's dtype."""
+        held = float(torch.tensor(exponent, dtype=torch.float64).to(self.dtype))
+        return abs(held - exponent) + (0.0 if is_exact(exponent) else misspelled(exponent))
 
     def where(self, mask: Tensor, x: Bound, y: Bound) -> Bound:
         """Choose by a mask, which the float run decided."""

@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 #: Operations that only move numbers: they are done to a tensor of places instead.
 MOVES = {
-    "alias", "as_strided", "as_strided_copy", "clone", "detach_copy", "diagonal", "embedding",
+    "alias", "clone", "detach_copy", "diagonal", "embedding",
     "expand", "flip", "gather", "index", "index_select", "lift_fresh_copy",
     "narrow_copy", "permute", "permute_copy",
     "repeat", "select", "select_copy", "slice", "slice_copy", "split_copy", "split_with_sizes",
@@ -26,7 +26,7 @@ MOVES = {
 
 #: Operations that put some tensors' numbers between those of others.
 JOINS = {
-    "cat", "diagonal_scatter", "slice_scatter", "scatter", "as_strided_scatter",
+    "cat", "diagonal_scatter", "slice_scatter", "scatter",
 }  # fmt: skip
 
 
@@ -53,6 +53,45 @@ def join(n: Any, parts: Sequence[Any], call: Callable[[list[Tensor]], Tensor]) -
         places.append(_places(part.shape, starts))
         starts += places[-1].numel()
     return n.take(n.join(parts), call(places))
+
+
+def _in_memory(size: Sequence[int], stride: Sequence[int], offset: int) -> Tensor:
+    """Return where in memory each element of a tensor that is laid out so lies."""
+    there = torch.full(tuple(size), offset)
+    for k, (count, step) in enumerate(zip(size, stride, strict=True), start=1):
+        there += (torch.arange(count) * step).reshape(-1, *[1] * (len(size) - k))
+    return there
+
+
+def _places_in_memory(
+    n: Any, size: Sequence[int], stride: Sequence[int], offset: int | None
+) -> Tensor:
+    """Return which elements of the float run's tensor as_strided names; raises ValueError."""
+    held = n.floats[0]
+    begin = held.storage_offset()
+    own = _in_memory(held.shape, held.stride(), begin).flatten()
+    there = _in_memory(size, stride, begin if offset is None else offset)
+    if not there.numel():
+        return there
+    table = torch.full((int(torch.cat([own, there.flatten()]).max()) + 1,), -1)
+    table[own] = torch.arange(len(own))
+    found = table[there]
+    if bool((found < 0).any()):
+        raise ValueError("it reads memory outside of the tensor that it is given")
+    return found
+
+
+def _as_strided(n: Any, x: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+    return n.take(x, _places_in_memory(n, size, stride, storage_offset))
+
+
+def _as_strided_scatter(
+    n: Any, x: Any, source: Any, size: Any, stride: Any, storage_offset: int | None = None
+) -> Any:
+    there = _places_in_memory(n, size, stride, storage_offset)
+    places = _places(x.shape).flatten()
+    places[there.flatten()] = _places(source.shape, len(places)).flatten()
+    return n.take(n.join([x, source]), places.reshape(tuple(x.shape)))
 
 
 def _scaled(x: Any, alpha: float | Any) -> Any:
@@ -560,6 +599,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "index_put": _index_put,
     "scatter_add": _scatter_add,
     "scatter": _scatter,
+    "as_strided": _as_strided,
+    "as_strided_copy": _as_strided,
+    "as_strided_scatter": _as_strided_scatter,
     "constant_pad_nd": _pad,
     "copy": lambda n, x, y, *_: n.shaped(y, x.shape),
     "_to_copy": _cast,
