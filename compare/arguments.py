@@ -16,6 +16,7 @@ from compare.proof.program import Opaque
 
 SAMPLE = 10_000  # entries
 TOO_MANY = 2_000_000  # elements
+OURS = "grad_output", "output"  # of several outputs numbered, as output[1]
 
 
 def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
@@ -76,8 +77,8 @@ def by_name(
             raise BadInput(f"input {label!r} is {form}: give a dense tensor")
         if value.is_meta:
             raise BadInput(f"input {label!r} is on the meta device and has no numbers: give some")
-    for label in ("grad_output", "output"):
-        if label in found:
+    for label in found:
+        if numbered_from(label) in OURS:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
     return found
 
@@ -119,7 +120,7 @@ def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
     """Return the names that backward's parameters ask for."""
     if not callable(backward):
         raise BadInput(f"backward is {kind_of(backward)}: give a function or an autograd.Function")
-    known = list(dict.fromkeys(key.split("[")[0] for key in offer))
+    known = list(dict.fromkeys(numbered_from(key) for key in offer))
     asked = []
     for label, parameter in _signature("backward", backward).parameters.items():
         if parameter.kind in (
@@ -149,7 +150,7 @@ def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     return {
         label: given[label]
         if label in given
-        else tuple(value for key, value in given.items() if key.split("[")[0] == label)
+        else tuple(value for key, value in given.items() if numbered_from(key) == label)
         for label in asked
     }
 
@@ -157,6 +158,12 @@ def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
 def numbered(label: str, outputs: Sequence[Tensor]) -> list[str]:
     """Return a name for each output: `output`, or `output[0]`, `output[1]`, ..."""
     return [label] if len(outputs) == 1 else [f"{label}[{k}]" for k in range(len(outputs))]
+
+
+def numbered_from(name: str) -> str:
+    """Return `output` of output[1]; a name of the user's own is itself, w[1] too."""
+    own = name.partition("[")[0]
+    return own if own in OURS else name
 
 
 def tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import asked, gathered, kind_of, numbered, takes_everything, tensors
+from compare.arguments import (
+    asked,
+    gathered,
+    kind_of,
+    numbered,
+    numbered_from,
+    takes_everything,
+    tensors,
+)
 from compare.errors import BadInput, first_line, unknown
 from compare.forward import ForwardPass
 from compare.proof.bits import mismatch, same_bits
@@ -38,7 +46,7 @@ class BackwardPass:
         """What it asks for, by the names of the offer."""
         wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
         offer = self.forward.offer
-        return {key: value for key, value in offer.items() if key.split("[")[0] in wanted}
+        return {key: value for key, value in offer.items() if numbered_from(key) in wanted}
 
     def _reads_grad_output(self) -> bool:
         """Whether what it gives depends on grad_output; one that takes everything may not."""
@@ -49,10 +57,10 @@ class BackwardPass:
         try:
             program = trace(self, self.given)
         except Opaque:  # then it is seen by giving it another one
-            other = {k: -v for k, v in self.given.items() if k.split("[")[0] == "grad_output"}
+            other = {k: -v for k, v in self.given.items() if numbered_from(k) == "grad_output"}
             one, two = (self(**_copies(self.given | change)) for change in ({}, other))
             return not all(map(same_bits, one.values(), two.values()))
-        return any(key.split("[")[0] == "grad_output" for key in program.read())
+        return any(numbered_from(key) == "grad_output" for key in program.read())
 
     def run(self) -> dict[str, Tensor]:
         """Return what it gives, having seen that it left its inputs alone."""
@@ -102,7 +110,9 @@ class BackwardPass:
 
     def _takes_ones(self, given: Mapping[str, Any]) -> bool:
         """Whether it runs with ones above its outputs."""
-        ones = {k: torch.ones_like(v) for k, v in given.items() if k.split("[")[0] == "grad_output"}
+        ones = {
+            k: torch.ones_like(v) for k, v in given.items() if numbered_from(k) == "grad_output"
+        }
         try:
             self._apply({**given, **ones})
         except Exception:

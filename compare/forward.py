@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compare.arguments import by_name, cotangents, differentiable, kind_of, numbered
+from compare.arguments import (
+    OURS,
+    by_name,
+    cotangents,
+    differentiable,
+    kind_of,
+    numbered,
+    numbered_from,
+)
 from compare.errors import BadInput
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Key, ValueOf
@@ -74,7 +82,7 @@ class ForwardPass:
         self.values = {label: value.detach().clone() for label, value in values.items()}
         self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
-            if label in self.inputs or label.split("[")[0] in ("grad_output", "output"):
+            if label in self.inputs or numbered_from(label) in OURS:
                 raise BadInput(
                     f"compare.name(..., {label!r}): an input has that name, choose another"
                 )
@@ -98,7 +106,7 @@ class ForwardPass:
         """Return the output of `reference` with the same value, None for one of its inputs."""
         if offered in self.values:
             return ValueOf(offered)
-        return offered if offered.split("[")[0] == "output" else None
+        return offered if numbered_from(offered) == "output" else None
 
     def take_scalars_as_one(self) -> tuple[str, ...]:
         """Put 1 above each scalar output, as backward does that does not ask; return where."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from compare.arguments import numbered_from
 from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.diagnosis.wording import SAME, words
 from compare.proof.balls import Balls
@@ -61,7 +62,7 @@ def called(pair: Pair, name: Key) -> str:
     if isinstance(name, ValueOf):
         return name.name
     if pair.gradients:
-        return name if name.split("[")[0] == "output" else f"d{name}"
+        return name if numbered_from(name) == "output" else f"d{name}"
     return f"{name} after its update" if name in pair.inputs else name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much
+from compare.arguments import how_much, numbered_from
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate
 from compare.proof.pair import Pair
@@ -35,7 +35,7 @@ class Subject(ABC):
     @property
     def gives_output(self) -> bool:
         """Whether the pass gives the output as well, so that mutants may get that wrong."""
-        return any(name.split("[")[0] == "output" for name in self.hand.outputs)
+        return any(numbered_from(name) == "output" for name in self.hand.outputs)
 
     @property
     def dtype(self) -> torch.dtype:
