@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,8 @@ from compare.proof.judge import judge
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Opaque, Program, read
 from compare.proof.readings import Reading
-from compare.proof.verdict import WRONG
+from compare.proof.verdict import WRONG, Proof
+from compare.proof.ways import Ways, own_ways, passed
 from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.second_inputs import SecondInputs
@@ -150,7 +152,7 @@ class Check:
         manual = self._by_hand()
         hand = self._hand()
         reference = read(self.forward.reference, self.forward.given)
-        return self.pair(manual, self._autograd(manual), hand, reference, entries)
+        return self._both(manual, hand, reference, entries)[1]
 
     def _by_hand(self) -> dict[str, Tensor]:
         """Run the by-hand side, and note for which parameters it has gradients."""
@@ -189,7 +191,11 @@ class Check:
         the inputs too.
         """
         forward = self.forward
-        autograd = self._autograd(manual)
+        autograd, pair = self._both(manual, hand, reference, entries)
+        proofs = judge(pair, list(pair.manual), brief=brief, first=brief)
+        if not brief and (ways := _ways_once_more(pair, proofs)):
+            autograd, pair = self._both(manual, hand, reference, entries, ways)
+            proofs = judge(pair, list(pair.manual))
         report = Report("check", {}, environment=environment(forward.outputs[0].device))
         for label, value in autograd.items():
             report.quantities[label] = quantity(label, manual.get(label), value)
@@ -198,8 +204,6 @@ class Check:
         report.unnamed = tuple(label for label in forward.values if label not in manual)
         report.steps = 1
         report.follows = hand.follows() if isinstance(hand, Program) else {}
-        pair = self.pair(manual, autograd, hand, reference, entries)
-        proofs = judge(pair, list(pair.manual), brief=brief, first=brief)
         if not brief:
             odd = [label for label in autograd if label in manual and label not in pair.manual]
             proofs = rewritten(pair, diagnose(pair, proofs, odd))
@@ -218,6 +222,7 @@ class Check:
         hand: Program | Opaque,
         reference: Program | Opaque,
         entries: int | None,
+        ways: Ways | None = None,
     ) -> Pair:
         """Return both passes at these inputs, of what each gave only what can be compared."""
         forward, given = self.forward, tensors(self.backward.given)
@@ -236,11 +241,29 @@ class Check:
             autograd={label: autograd[label] for label in judged},
             gradients=True,
             replaced=forward.values.keys(),
+            ways=ways or {},
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
             maker=partial(self._at, hand, reference, entries),
             shared=self.shared,
         )
         return following(pair)
+
+    def _both(
+        self,
+        manual: Mapping[str, Tensor],
+        hand: Program | Opaque,
+        reference: Program | Opaque,
+        entries: int | None,
+        ways: Ways | None = None,
+    ) -> tuple[dict[str, Tensor], Pair]:
+        """Return autograd's values, each along the by-hand side's own way, and the pair."""
+        if ways is None:
+            ways = own_ways(hand, reference, [k for k in self.forward.values if k in manual])
+        autograd = self._autograd(manual)
+        for way in {*ways.values()}:
+            along = self.forward.gradients(manual, way)
+            autograd |= {name: along[name] for name, its in ways.items() if its == way}
+        return autograd, self.pair(manual, autograd, hand, reference, entries, ways)
 
     def _autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first."""
@@ -263,6 +286,26 @@ class Check:
         other = Check(self.backward.function, forward.function, moved, self.seed + 1)
         manual = other._by_hand()
         return other.pair(manual, other._autograd(manual), hand, reference, entries)
+
+
+def _ways_once_more(pair: Pair, proofs: Mapping[str, Proof]) -> Ways:
+    """Return the ways with those that are right if the WRONG gradient above was worked out twice.
+
+    A quantity may go on from the value that was given for z, and not from that tensor: then it
+    follows z after all.
+    """
+    wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
+    twice = {
+        name: pair.ways[name] | above
+        for name in wrong & pair.ways.keys()
+        if isinstance(pair.reference, Program)
+        and (above := passed(pair.reference, name, pair.ways[name], pair.replaced or ())) & wrong
+    }
+    if not twice:
+        return {}
+    again = judge(replace(pair, ways={**pair.ways, **twice}), list(pair.manual), brief=True)
+    right = {name: way for name, way in twice.items() if again[name].verdict != WRONG}
+    return {**pair.ways, **right} if right else {}
 
 
 def autocast() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The forward pass that `check` is given, and what autograd makes of it."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -174,11 +174,14 @@ class ForwardPass:
         own = {label: fresh[label] for label in self.leaves}
         return own | {label: self.parameters[label] for label in self.judged}
 
-    def gradients(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def gradients(
+        self, manual: Mapping[str, Tensor], going_on_from: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return autograd's gradients in the order of computation, going on from by-hand ones.
 
         Each named intermediate that the by-hand side has a gradient for gets a hook that notes
-        autograd's gradient there and puts the by-hand value in its place.
+        autograd's gradient there and puts the by-hand value in its place, of these alone where
+        they are given.
         """
         fresh = self.fresh(self.inputs)
         outputs, named = self._run(fresh)
@@ -189,7 +192,8 @@ class ForwardPass:
         # of the graph would keep all of it for ever.
         def note(label: str, gradient: Tensor) -> Tensor | None:
             found[label] = gradient.detach().clone()
-            mine = replaced.get(label)
+            goes_on = going_on_from is None or label in going_on_from
+            mine = replaced.get(label) if goes_on else None
             fits = mine is not None and mismatch(mine, gradient) is None
             return mine.clone() if fits and mine is not None else None
 

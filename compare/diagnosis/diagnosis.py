@@ -53,10 +53,9 @@ def diagnose(
     found = dict(proofs)
     if not isinstance(pair.hand, Program) or not isinstance(pair.reference, Program):
         return found
-    above = pair.hand.ancestors()
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
     shapes = {name for name in misshapen if name in pair.hand.outputs}
-    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & above[name]}
+    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.above(name)}
     bad = {name: proofs[name] for name in wrong} | odd
     for name in bad.keys() & pair.hand.outputs.keys():
         bad[name] = replace(bad[name], line=shown(pair.hand.outputs[name]))
@@ -67,9 +66,7 @@ def diagnose(
         for name, proof in asked.items():
             if name in pair.reference.outputs and name not in known:
                 try:
-                    told = _search(
-                        pair, name, pair.went_on_from(wrong & above.get(name, set())), until
-                    )
+                    told = _search(pair, name, pair.above(name) & wrong, until)
                 except Exception as error:
                     told = Diagnosis.failed(error)
                 if told is not None:

@@ -67,10 +67,7 @@ def same_formula(
         gaps = np.where(apart, gap(mine, theirs), -1.0)
         at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
         one, other = mine[at], theirs[at]
-        text = (
-            f"another formula: in exact arithmetic {_digits(one)} by hand and {_digits(other)} for "
-            f"autograd at {list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
-        )
+        text = f"another formula: in exact arithmetic {_apart(one, other)} at {list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
         return Formula(False, text, at)
     if not mine.size:
         return Formula(True, "the same formula; it has no elements")
@@ -133,5 +130,11 @@ def size(a: Any) -> float:
     return float(abs(a).mid())
 
 
-def _digits(a: Any) -> str:
-    return f"{float(a.mid()):.9g}"
+def _apart(one: Any, other: Any) -> str:
+    """Return two balls that do not overlap, in as many digits as it takes to see them part."""
+    texts = [f"{float(x.mid()):.9g}" for x in (one, other)]
+    digits = 10
+    while texts[0] == texts[1]:
+        texts = [x.mid().str(digits, radius=False) for x in (one, other)]
+        digits += 5
+    return f"{texts[0]} by hand and {texts[1]} for autograd"

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.balls import PRECISION, Balls
+from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
-from compare.proof.draws import beside
 from compare.proof.formula import Formula, pairs, same_formula, size
-from compare.proof.lift import Missing, lift
+from compare.proof.kink import remark
+from compare.proof.lift import Missing
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, operation
+from compare.proof.program import Opaque, operation
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
 from compare.proof.rounding import (
     Accuracy,
@@ -67,7 +67,6 @@ class _Judge:
         self.e, self.brief = pair, brief
         self.wrong: set[str] = set()
         self.lifted = Lifting(pair)
-        self.above = pair.hand.ancestors() if isinstance(pair.hand, Program) else {}
         self.by_hand = self.lifted.hand().outputs
 
     def all(self, order: Sequence[str], *, first: bool) -> dict[str, Proof]:
@@ -96,15 +95,15 @@ class _Judge:
             if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (
-            self.lifted.side(side, reading).get(name) for side in (self.e.hand, self.e.reference)
+            self.lifted.side(side, reading, name) for side in (self.e.hand, self.e.reference)
         )
         off: dict[str, Any] = {} if self.brief else {
             "manual_error": hand and hand.error_in_ulps(manual, reference),
             "autograd_error": reference and reference.error_in_ulps(autograd, reference),
         }  # fmt: skip
         if formula.same is False:
-            kink = "" if self.brief else self._kink(name)
-            return Proof(WRONG, formula.text + kink, at=formula.at, **off)
+            told = "" if self.brief or formula.at is None else self._kink(name, formula.at)
+            return Proof(WRONG, formula.text + told, at=formula.at, **off)
         if formula.same and not same:
             return self._rounding(name, formula.text, hand, reference, off)
         if same:
@@ -203,7 +202,7 @@ class _Judge:
 
     def _wrong_above(self, name: str) -> frozenset[str]:
         """Return the WRONG quantities that a quantity goes on from, on both sides."""
-        return self.e.went_on_from(self.wrong & self.above.get(name, set()))
+        return self.e.above(name) & self.wrong
 
     def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
         """Whether the two are much further apart than these readings move them."""
@@ -219,20 +218,8 @@ class _Judge:
         each = any(len(reading.but) == 1 for reading in others)  # what each moves is in the sum
         return size(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
 
-    def _kink(self, name: str) -> str:
-        """Return a remark where the two formulas part at these very inputs and not beside them."""
-        assert isinstance(self.e.hand, Program)
-        assert isinstance(self.e.reference, Program)
-        inputs = {key: beside(key, value) for key, value in self.e.inputs.items()}
-        reference = lift(self.e.reference, Balls(self.e.entries), inputs)
-        hand = lift(self.e.hand, Balls(self.e.entries), *self.e.handed(reference, inputs))
-        dtype = self.e.manual[name].dtype
-        if not same_formula(hand[name].numbers, reference[name].numbers, dtype).same:
-            return ""
-        return (
-            "; at inputs close by the two agree, so these stand at a kink (relu at 0, equal "
-            "maxima, a norm at 0) and the by-hand side takes another subgradient than autograd"
-        )
+    def _kink(self, name: str, at: tuple[int, ...]) -> str:
+        return remark(self.e, name, at, self.by_hand[name].numbers[at])
 
     # -- no further apart than rounding?
 

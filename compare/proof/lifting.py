@@ -4,7 +4,7 @@ From the inputs on, to ask whether the two are the same formula; and from the by
 named quantity to the next, to ask how far a float run may be off.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flint
@@ -31,7 +31,7 @@ class Lifting:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.lifts: dict[tuple[Any, ...], Lift] = {}
-        self.sides: dict[tuple[bool, Reading], dict[Key, Side]] = {}
+        self.sides: dict[tuple[Any, ...], dict[Key, Side]] = {}
         self.sizes: dict[bool, Mapping[Key, Lifted]] = {}
 
     # -- from the inputs on
@@ -105,15 +105,16 @@ class Lifting:
 
     # -- from the by-hand floats on
 
-    def side(self, side: _Program, reading: Reading) -> dict[Key, Side]:
-        """Return each quantity of a side, exact and with its bound."""
-        key = side is self.pair.hand, reading
+    def side(self, side: _Program, reading: Reading, name: str) -> Side | None:
+        """Return a quantity of a side, exact and with its bound; None where it has none."""
+        way = None if side is self.pair.hand else self.pair.ways.get(name)
+        key = side is self.pair.hand, reading, way
         if key not in self.sides:
-            exact = self.local(side, Balls(self.pair.entries, reading), reading)
+            exact = self.local(side, Balls(self.pair.entries, reading), reading, way)
             bounds = bounds_for(side, self._takes(side).values(), terms=True)
-            bound = self.local(side, bounds, reading)
+            bound = self.local(side, bounds, reading, way)
             self.sides[key] = {n: Side(exact[n].numbers, bound[n].numbers) for n in exact}
-        return self.sides[key]
+        return self.sides[key].get(name)
 
     def terms(self, name: str) -> Tensor | None:
         """Return the largest terms that either side adds up to a quantity, None where unknown.
@@ -136,9 +137,16 @@ class Lifting:
         return self.sizes[key]
 
     def local(
-        self, side: _Program, n: Balls | Bounds, reading: Reading = AS_WRITTEN
+        self,
+        side: _Program,
+        n: Balls | Bounds,
+        reading: Reading = AS_WRITTEN,
+        way: Collection[str] | None = None,
     ) -> Mapping[Key, Lifted]:
-        """Lift a side, each quantity going on from the by-hand floats of those above it."""
+        """Lift a side, each quantity going on from the by-hand floats of those above it.
+
+        Of a quantity that goes its own `way` these are fewer.
+        """
         if isinstance(side, Opaque):
             return {}
         forward: dict[Key, Tensor] = {}
@@ -148,7 +156,8 @@ class Lifting:
                 for name, (value, key) in self.pair.given.items()
                 if key is not None and name not in self.pair.inputs
             }
-        replaced = {k: self.pair.manual[k] for k in self.pair.went_on_from(self.pair.manual)}
+        went_on = self.pair.went_on_from(self.pair.manual if way is None else way)
+        replaced = {k: self.pair.manual[k] for k in went_on}
         starts = {k: Start(v, n.exact(v)) for k, v in (forward | replaced).items()}
         instead = self.tables(side, reading)
         if isinstance(n, Bounds):  # a table is as far off as it was rounded

@@ -17,6 +17,7 @@ from compare.proof.kinds import Lines, Turned, but_for_rounding
 from compare.proof.lift import Lifted, Missing, lift
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.readings import ANY, AS_WRITTEN, Reading
+from compare.proof.ways import Ways
 
 Maker = Callable[[Mapping[str, Tensor]], "Pair"]
 
@@ -40,6 +41,7 @@ class Pair:
     entries: int | None = None  # how many of a large product to lift, None for all
     # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
     replaced: Collection[str] | None = None
+    ways: Ways = field(default_factory=dict)  # of quantities that go on from others than those
     networks: bool = False  # whether the first dimension counts networks, of which there is one
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
@@ -56,6 +58,16 @@ class Pair:
     def went_on_from(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the quantities in whose place autograd had the by-hand values."""
         return frozenset(names if self.replaced is None else {*names} & {*self.replaced})
+
+    @cached_property
+    def _read(self) -> Mapping[str, Collection[str]]:
+        return self.hand.ancestors() if isinstance(self.hand, Program) else {}
+
+    def above(self, name: str) -> frozenset[str]:
+        """Return the by-hand gradients that a quantity goes on from, on both sides."""
+        if name in self.ways:
+            return self.ways[name]
+        return self.went_on_from(self._read.get(name, ()))
 
     @property
     def floats(self) -> dict[str, Tensor]:

@@ -1,0 +1,59 @@
+"""Which by-hand gradients a quantity goes on from, where autograd's goes through more of them.
+
+Autograd goes on from by-hand gradients, so that one bug makes one red line. A pass that does not
+read the gradient it gave for z, though autograd's way leads through z, has gone its own way, and is
+compared with autograd's value along that.
+"""
+
+from collections.abc import Collection, Mapping
+
+from torch import fx
+
+from compare.proof.program import Opaque, Program
+
+#: Of each quantity that goes its own way, the by-hand gradients that autograd goes on from for it.
+Ways = Mapping[str, frozenset[str]]
+
+
+def own_ways(
+    hand: Program | Opaque, reference: Program | Opaque, replaced: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """Return the quantities that go their own way by hand, and which gradients they do read.
+
+    `replaced` gradients are the by-hand ones in autograd's place. Code that cannot be read counts
+    as going autograd's way.
+    """
+    if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+        return {}
+    read = {name: frozenset(above & {*replaced}) for name, above in hand.ancestors().items()}
+    return {
+        name: read[name]
+        for name in reference.outputs
+        if name in read and passed(reference, name, read[name], replaced)
+    }
+
+
+def passed(
+    reference: Program, name: str, stops: Collection[str], replaced: Collection[str]
+) -> frozenset[str]:
+    """Return the replaced gradients that autograd's way from a quantity up to the `stops` passes.
+
+    Those of one value under several names lie above each other, the first named the lowest.
+    """
+    there: dict[fx.Node, list[str]] = {}
+    for label, node in reference.outputs.items():
+        if label in replaced:
+            there.setdefault(node, []).append(label)
+    found: set[str] = set()
+    start = reference.outputs[name]
+    own = there.get(start, [])
+    seen, left = {start}, [(start, own[own.index(name) + 1 :] if name in own else own)]
+    while left:
+        node, labels = left.pop()
+        if any(label in stops for label in labels):
+            continue
+        found.update(labels)
+        new = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(new)
+        left += [(source, there.get(source, [])) for source in new]
+    return frozenset(found)
