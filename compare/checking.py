@@ -1,5 +1,6 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -42,6 +43,7 @@ def check(
     lift: str | int = "auto",
     hold: Collection[str] = (),
     contract: Mapping[str, bool] | None = None,
+    formula_ulps: float = 0.0,
 ) -> Report:
     """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
 
@@ -70,10 +72,15 @@ def check(
     gives other bits the second time; another function 8 times at most. Nothing is lifted where the
     numbers are those of an equal call.
 
+    A formula of the user's own that is not autograd's, for a stabilising eps or an iteration that
+    has converged, is accepted where the exact values are `formula_ulps` of their dtype apart at
+    most; such a quantity is ROUNDING and the report says so.
+
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through, but
     for those in the calls for the contract, which are told in its lines.
     """
-    return Check(backward, forward, inputs, seed, hold=hold).report(lift, contract)
+    made = Check(backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps)
+    return made.report(lift, contract)
 
 
 def assert_same(
@@ -86,15 +93,19 @@ def assert_same(
     lift: str | int = "auto",
     hold: Collection[str] = (),
     contract: Mapping[str, bool] | None = None,
+    formula_ulps: float = 0.0,
 ) -> None:
     """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
 
-    `demand="exact"` insists on autograd's bits; `contract` is as `check` has it.
+    `demand="exact"` insists on autograd's bits; the rest is as `check` has it.
     """
     __tracebackhide__ = True
     if demand not in ("exact", "rounding"):
         raise unknown("demand", demand, ("exact", "rounding"))
-    report = check(backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract)
+    report = check(
+        backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract,
+        formula_ulps=formula_ulps,
+    )  # fmt: skip
     if not report.meets(demand):
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
@@ -110,8 +121,12 @@ class Check:
         seed: int,
         grads: Sequence[Tensor] | None = None,
         hold: Collection[str] = (),
+        formula_ulps: float = 0.0,
     ) -> None:
         self.seed = seed
+        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps < math.inf:
+            raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
+        self.formula_ulps = float(formula_ulps)
         self.forward = ForwardPass(forward, inputs, seed, grads)
         if isinstance(hold, str) or not isinstance(hold, Collection):
             raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")
@@ -172,8 +187,9 @@ class Check:
     def anew(self, inputs: Mapping[str, Any]) -> "Check":
         """Return the same check at other inputs."""
         return Check(
-            self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold
-        )
+            self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold,
+            formula_ulps=self.formula_ulps,
+        )  # fmt: skip
 
     def compared(
         self,
@@ -241,6 +257,7 @@ class Check:
             autograd={label: autograd[label] for label in judged},
             gradients=True,
             replaced=forward.values.keys(),
+            formula_ulps=self.formula_ulps,
             ways=ways or {},
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
             maker=partial(self._at, hand, reference, entries),

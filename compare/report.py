@@ -25,7 +25,7 @@ from compare.proof.verdict import (
     Beside,
 )
 from compare.quantity import Quantity
-from compare.telling import LABEL, cells, line, lines, plural, table
+from compare.telling import LABEL, cells, line, lines, plural, right_bits, table
 from compare.training.chunk import Bucket
 
 
@@ -191,7 +191,15 @@ class Report:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
             shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
             at_all = "" if self.case == "check" else " at every step"
-            return f"the same formulas {shown}; {names}: other bits, within rounding{at_all}"
+            accepted = [q.name for q in odd if q.proof and q.proof.accepted]
+            names = ", ".join(q.name for q in odd if q.name not in accepted)
+            claim = [f"the same formulas {shown}"]
+            claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
+            claim += (
+                [f"{', '.join(accepted)}: but for what formula_ulps allows"] if accepted else []
+            )
+            claim += [f"{q.name} keeps {q.proof.keeps}" for q in odd if q.proof and q.proof.keeps]
+            return "; ".join(claim)
         if not odd and broken(self.contract):
             return broken(self.contract)
         if not odd:
@@ -199,7 +207,8 @@ class Report:
         word = self.verdict.lower()
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
-        return f"{first.name} is the first {word} quantity{at}"
+        kept = f": it keeps {first.proof.keeps}" if first.proof and first.proof.keeps else ""
+        return f"{first.name} is the first {word} quantity{at}{kept}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
@@ -214,6 +223,7 @@ class Report:
                 yield from lines(q)
         if self.first_wrong and (after := self.follows.get(self.first_wrong)):
             yield "follows", ", ".join(after)
+        yield from right_bits(q for q in rows if q.verdict == EXACT)
         unread: dict[str, list[str]] = {}
         for q in rows:
             if q.verdict == EXACT and q.proof and not q.proof.lifted:

@@ -64,7 +64,8 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
             )
         if q.proof.manual_bits is not None and q.proof.autograd_bits is not None:
             of = q.proof.manual_bits, q.proof.autograd_bits
-            yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of)
+            lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""
+            yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of) + lost
     yield from _remedies(q)
 
 
@@ -82,6 +83,22 @@ def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
         yield "or" if k else "would be right", text
     if not q.diagnosis.found:
         yield "", f"nothing found that would make it right ({q.diagnosis.note})"
+
+
+def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:
+    """Yield to how many bits quantities are right that have autograd's own."""
+    known = {q.name: q.proof for q in rows if q.proof and q.proof.manual_bits is not None}
+    bits = {name: proof.manual_bits or 0.0 for name, proof in known.items()}
+    if len(bits) > 3:
+        least = min(bits, key=bits.__getitem__)
+        told = f"each to {bits[least]:.1f} bits or more ({least})"
+    else:
+        told = ", ".join(f"{name} to {count:.1f} bits" for name, count in bits.items())
+    if told:
+        yield "right", f"{told}, on both sides alike"
+    for name, proof in known.items():
+        if proof.both_lost:
+            yield "", f"{name}: {proof.both_lost}"
 
 
 def line(label: str, text: str) -> Text:

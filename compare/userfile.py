@@ -32,11 +32,13 @@ def check_file(
     """Check the file's `backward` against its `forward` at its `inputs`.
 
     `inputs` is a dict, a tuple, or a function without parameters that returns one; or a file that
-    `load_inputs` reads. The file may also define `hold` and `contract`, as `check` has them.
+    `load_inputs` reads. The file may also define `hold`, `contract` and
+    `formula_ulps`, as `check` has them.
     Raises BadInput for a file that has not all three, UserError where its own code raises.
     """
     module = _defining(path)
-    options = {name: getattr(module, name) for name in ("hold", "contract") if name in vars(module)}
+    own = ("hold", "contract", "formula_ulps")
+    options = {name: getattr(module, name) for name in own if name in vars(module)}
     with theirs(path):
         return check(*_passes(module, path, dtype, device, inputs), lift=lift, **options)
 

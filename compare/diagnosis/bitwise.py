@@ -42,7 +42,9 @@ def rewritten(
     Nothing is looked for of `known` ones.
     """
     found = dict(proofs)
-    asked = [n for n, p in proofs.items() if p.verdict == ROUNDING and n not in known]
+    asked = [
+        n for n, p in proofs.items() if p.verdict == ROUNDING and not p.accepted and n not in known
+    ]
     size = sum(value.numel() for value in pair.inputs.values())
     if not asked or not isinstance(pair.hand, Program) or size > TOO_MANY:
         return found

@@ -32,18 +32,20 @@ class Formula:
     same: bool | None  # None: the balls are too wide to tell
     text: str
     at: tuple[int, ...] | None = None
+    accepted: bool = False  # whether they are apart, by no more than is accepted
 
 
 def same_formula(
     mine: Array, theirs: Array, dtype: torch.dtype, *,
     terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
-    sampled: bool = False, skip: int = 0,
+    sampled: bool = False, skip: int = 0, accept: float = 0.0,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors of a quantity of this dtype; of sampled ones what is known.
 
     `terms` gives, where it matters, the largest term that was added up to each element. Where both
     sides' floats are one `infinite` number no finite exact value is asked for. Places are told
-    without the first `skip` dimensions.
+    without the first `skip` dimensions. What is apart by `accept` ulps of the dtype at most counts
+    as the same.
     """
     known = pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
@@ -63,11 +65,19 @@ def same_formula(
         mine, theirs = mine[known], theirs[known]
     distinct = ~pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
     apart = distinct & pairs(lambda a, b: not abs(a - b) <= UNHELD, mine, theirs).astype(bool)
+    gaps = np.zeros(apart.shape)
     if apart.any():
-        gaps = np.where(apart, gap(mine, theirs), -1.0)
-        at = tuple(int(i) for i in np.unravel_index(int(gaps.argmax()), gaps.shape))
-        one, other = mine[at], theirs[at]
-        text = f"another formula: in exact arithmetic {_apart(one, other)} at {list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
+        ulps = _ulp(pairs(lambda a, b: max(size(a), size(b)), mine, theirs), dtype)
+        gaps = np.where(apart, pairs(lambda a, b: size(a - b), mine, theirs) / ulps, 0.0)
+        apart &= ~(gaps <= accept)
+    if apart.any():
+        shares = np.where(apart, gap(mine, theirs), -1.0)
+        at = tuple(int(i) for i in np.unravel_index(int(shares.argmax()), shares.shape))
+        text = (
+            f"another formula: in exact arithmetic {_apart(mine[at], theirs[at])} at "
+            f"{list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
+            f"{_by_at_most(gaps)}"
+        )
         return Formula(False, text, at)
     if not mine.size:
         return Formula(True, "the same formula; it has no elements")
@@ -82,6 +92,9 @@ def same_formula(
         return Formula(
             None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
         )
+    if gaps.any():
+        text = f"the same formula but for {gaps.max():.2g} ulp, as formula_ulps={accept:g} allows"
+        return Formula(True, f"{text}, at these inputs{share}", accepted=True)
     if distinct.any():
         share = f"{_unheld(mine[distinct], theirs[distinct])}{share}"
     zero = radius >= middle  # as far as can be told
@@ -91,6 +104,11 @@ def same_formula(
     if zero.all() and also:
         return Formula(True, f"the same real number{also}, at these inputs{share}")
     return Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
+
+
+def _by_at_most(gaps: Any) -> str:
+    """Return the largest of the gaps, which are in ulps, if it is a number."""
+    return f", by at most {gaps.max():.2g} ulp" if np.isfinite(gaps.max()) else ""
 
 
 def _unheld(mine: Array, theirs: Array) -> str:

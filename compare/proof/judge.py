@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compare.proof import casts
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.formula import Formula, pairs, same_formula, size
@@ -92,7 +93,7 @@ class _Judge:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if self.brief and formula.same and same:  # no bound is needed
+            if self.brief and formula.same and same and not formula.accepted:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (
             self.lifted.side(side, reading, name) for side in (self.e.hand, self.e.reference)
@@ -104,10 +105,13 @@ class _Judge:
         if formula.same is False:
             told = "" if self.brief or formula.at is None else self._kink(name, formula.at)
             return Proof(WRONG, formula.text + told, at=formula.at, **off)
-        if formula.same and not same:
-            return self._rounding(name, formula.text, hand, reference, off)
+        if formula.same and (formula.accepted or not same):
+            found = self._rounding(name, formula.text, hand, reference, off)
+            return replace(found, accepted=formula.accepted)
         if same:
             text = formula.text if formula.same else f"not lifted: {formula.text}"
+            if formula.same and not self.brief:
+                off |= self._right_bits(name, hand, reference)
             return Proof(EXACT, text, bool(formula.same), **off)
         if unread is not None and reference is not None and reference.known:
             return self._by_numbers(name, unread, reference, off)
@@ -190,6 +194,7 @@ class _Judge:
                     infinite=self._infinite(name),
                     sampled=self.e.entries is not None,
                     skip=int(self.e.networks),
+                    accept=self.e.formula_ulps,
                 )
             if found.same is not None or found.at is None or reading == IN_ANY_WAY:
                 break
@@ -255,12 +260,15 @@ class _Judge:
             )
         accuracy = Accuracy.of(hand, manual, reference, autograd)
         if accuracy is not None:
-            off |= {"manual_bits": accuracy.manual, "autograd_bits": accuracy.autograd}
-            if accuracy.lost:
-                lost_bits = (
-                    f"{accuracy.manual:.1f} of autograd's {accuracy.autograd:.1f} right bits"
-                )
-                return Proof(INACCURATE, f"{text}, but by hand it keeps {lost_bits}", **off)
+            off |= accuracy.of_proof(manual.dtype)
+            if accuracy.worse:
+                why = f"by hand it keeps {accuracy}"
+                if cast := casts.told(self.e.hand, self.e.reference, name, manual.dtype):
+                    why = f"{why}: {cast}"
+                off |= {"keeps": str(accuracy)}
+                if accuracy.lost:
+                    return Proof(INACCURATE, f"{text}, but {why}", **off)
+                text = f"{text}; {why}"
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):
@@ -277,6 +285,13 @@ class _Judge:
                 why = f"where nothing was lifted the two are {share:.3g} times what both may round"
                 return Proof(UNDECIDED, f"{text}; {why} apart: use lift all", share=share, **off)
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
+
+    def _right_bits(self, name: str, hand: Side | None, reference: Side | None) -> dict[str, Any]:
+        """Return how many bits of both sides are right, where the exact values are known."""
+        if hand is None or reference is None or not (hand.known and reference.known):
+            return {}
+        accuracy = Accuracy.of(hand, self.e.manual[name], reference, self.e.autograd[name])
+        return {} if accuracy is None else accuracy.of_proof(self.e.manual[name].dtype)
 
     def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:
         """Judge a by-hand side that cannot be read, against the lifted reference."""

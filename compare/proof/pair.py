@@ -41,6 +41,7 @@ class Pair:
     entries: int | None = None  # how many of a large product to lift, None for all
     # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
     replaced: Collection[str] | None = None
+    formula_ulps: float = 0.0  # how far apart its writer accepts two formulas, in ulps
     ways: Ways = field(default_factory=dict)  # of quantities that go on from others than those
     networks: bool = False  # whether the first dimension counts networks, of which there is one
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name

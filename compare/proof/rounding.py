@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
+from compare.proof.constants import significant_bits
 from compare.proof.formula import pairs, size
 from compare.proof.lift import Missing
 from compare.proof.program import Opaque, Program
@@ -79,7 +80,24 @@ class Accuracy:
 
     manual: float
     autograd: float
-    lost: bool  # by hand, where autograd kept it
+    worse: bool  # by hand by more than WORSE times autograd's error
+
+    @property
+    def lost(self) -> bool:
+        """Whether by hand has lost what autograd kept."""
+        return self.worse and self.manual < self.autograd / 2
+
+    def of_proof(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what a Proof has of it."""
+        have = significant_bits(dtype)
+        found = {"manual_bits": self.manual, "autograd_bits": self.autograd}
+        if 2 * max(self.manual, self.autograd) >= have:
+            return found
+        name = str(dtype).removeprefix("torch.")
+        return found | {"both_lost": f"both have lost more than half of {name}'s {have} bits"}
+
+    def __str__(self) -> str:
+        return f"{self.manual:.1f} of autograd's {self.autograd:.1f} right bits"
 
     @classmethod
     def of(cls, hand: Side, manual: Tensor, reference: Side, autograd: Tensor) -> "Accuracy | None":
@@ -96,7 +114,7 @@ class Accuracy:
         once = float((_ulp(whole, manual.dtype) / 2)[counts].norm())
         mine, theirs = (max(float(error[counts].norm()), once) for error in errors)
         ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
-        return cls(ours, autograds, ours < autograds / 2 and mine > WORSE * theirs)
+        return cls(ours, autograds, mine > WORSE * theirs)
 
 
 def _counted(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:

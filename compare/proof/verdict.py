@@ -57,6 +57,9 @@ class Proof:
     autograd_error: float | None = None
     manual_bits: float | None = None  # that are right, of all elements together
     autograd_bits: float | None = None
+    both_lost: str = ""  # said where neither side has half of the bits that the dtype has
+    accepted: bool = False  # whether it is another formula, by no more than its writer accepts
+    keeps: str = ""  # what by hand keeps of autograd's right bits, where that is notably less
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
     diagnosis: Diagnosis | None = None  # None: nothing was looked for

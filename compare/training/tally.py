@@ -15,6 +15,8 @@ from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.training.sides import Named
 
+_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "keeps"
+
 
 class Tally:
     """The rows of a report while its run goes on."""
@@ -133,7 +135,7 @@ class Tally:
         known = [p for _, p in proofs if p.manual_bits is not None]
         if known:
             least = min(known, key=attrgetter("manual_bits"))
-            errors |= {n: getattr(least, n) for n in ("manual_bits", "autograd_bits")}
+            errors |= {n: getattr(least, n) for n in _OF_BITS}
         for verdict in (WRONG, INACCURATE):
             for step, proof in proofs:
                 if proof.verdict == verdict:
