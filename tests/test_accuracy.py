@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import compare
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.rounding import Accuracy, Side
+from compare.proof.rounding import WORSE, Accuracy, Side
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.quantity import Quantity
 from compare.report import Report
@@ -151,6 +151,103 @@ def test_a_variance_in_one_pass_loses_its_bits_far_from_0(
     kept = f"{proof.manual_bits:.1f} of autograd's {proof.autograd_bits:.1f} right bits"
     told = proof.autograd_bits - proof.manual_bits > math.log2(WORSE)
     assert (kept in report.headline().plain) == told
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"), [(5.0, ROUNDING), (30.0, INACCURATE), (100.0, INACCURATE)]
+)
+def test_a_narrow_spread_loses_them_sooner(mean: float, verdict: str) -> None:
+    """With a deviation of 0.1 more than half of autograd's bits are gone from mean 30 on."""
+    x, w = _drawn(torch.float32, 4, 16) / 10 + mean, _drawn(torch.float32, 16)
+    report = compare.check(_norm(one_pass=True), _layer_norm, (x, w))
+    assert report.verdict == verdict, str(report)
+    x_row = report.quantities["x"].proof
+    assert x_row is not None
+    assert f"keeps {x_row.keeps}" in " ".join(report.headline().plain.split())
+
+
+def test_what_has_autograds_bits_says_how_many_are_right() -> None:
+    x = _drawn(torch.float32, 3, 5)
+    report = compare.check(lambda x, grad_output: (2 * x * grad_output,), lambda x: x * x, (x,))
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    assert proof.manual_bits == proof.autograd_bits
+    assert f"x to {proof.manual_bits:.1f} bits, on both sides alike" in str(report)
+    assert "have lost" not in str(report)
+
+
+def test_bits_that_both_sides_have_lost_are_told_of_equal_ones_too() -> None:
+    """Half precision adds 0.01 up to 32 and no further; autograd's own kernel does as well."""
+    index = torch.zeros(6000, dtype=torch.int64)
+
+    def backward(W: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        above = grad_output.expand(6000, 2) * 0.01
+        return (torch.ops.aten.embedding_dense_backward(above, index, 3, -1, False),)
+
+    report = compare.check(
+        backward, lambda W: F.embedding(index, W).mul(0.01).sum(), (torch.zeros(3, 2).half(),)
+    )
+    assert report.verdict == EXACT, str(report)
+    assert "W: both have lost more than half of float16's 11 bits" in str(report)
+    far = _of_norm(torch.float32, 1e5, one_pass=False)
+    assert far.ok
+    assert "both have lost more than half of float32's 24 bits" in str(far)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_a_cast_by_accident_is_named_with_its_line(dtype: torch.dtype) -> None:
+    def cast(grad_output: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", dtype):
+            dx = grad_output @ w.mT
+        return dx.float(), x.mT @ grad_output
+
+    x, w = _drawn(torch.float32, 64, 32), _drawn(torch.float32, 32, 16)
+    report = compare.check(cast, lambda x, w: x @ w, (x, w))
+    name = str(dtype).removeprefix("torch.")
+    assert f"it rounds to {name} at test_accuracy.py:" in str(report)
+    assert "dx = grad_output @ w.mT" in str(report)
+    assert str(report).count("it rounds to") == 1  # of w nothing is cast
+    assert report.quantities["x"].verdict == (INACCURATE if dtype == torch.bfloat16 else ROUNDING)
+
+
+def test_a_cast_that_autograd_makes_too_is_none_by_accident() -> None:
+    def narrow(x: Tensor) -> Tensor:
+        return (x.bfloat16() * 3).float()
+
+    def backward(grad_output: Tensor) -> tuple[Tensor]:
+        return ((grad_output.bfloat16() * 1.5 + grad_output.bfloat16() * 1.5).float(),)
+
+    report = compare.check(backward, narrow, (_drawn(torch.float32, 50),))
+    assert "it rounds to" not in str(report)
+
+
+def test_what_underflows_to_0_decides_no_mask_for_the_exact_value() -> None:
+    """The slope of a norm is 0 where the norm is: 1e-30 is not 0 because its square is in float32.
+
+    Autograd's own value is the one that is lost, so nothing is WRONG by hand.
+    """
+
+    def wide(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        x, g = x.double(), grad_output.double()
+        return ((g * x / x.norm(dim=0)).float(),)
+
+    report = compare.check(wide, lambda x: x.norm(dim=0), (_drawn(torch.float32, 4, 3) * 1e-30,))
+    assert report.verdict == UNDECIDED, str(report)
+    zero = compare.check(
+        lambda x, grad_output: (torch.where(x == 0, 0.0, grad_output * x.sign()),),
+        lambda x: x.norm(dim=0), (torch.tensor([[0.0, 3.0]]),),
+    )  # fmt: skip
+    assert zero.ok, str(zero)
+
+
+def test_what_overflows_from_an_output_that_did_is_lost() -> None:
+    x = torch.tensor([1e20, 3.0])
+    report = compare.check(
+        lambda x, output, grad_output: (output * 2.7 / x * grad_output,), lambda x: x**2.7, (x,),
+        contract=dict.fromkeys(compare.contract.line.LINES, False),
+    )  # fmt: skip
+    assert report.verdict == INACCURATE, str(report)
+    assert "by hand it overflows at [0] (1 of 2 elements)" in str(report)
 
 
 def test_it_is_no_pass_and_is_told() -> None:

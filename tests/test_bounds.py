@@ -368,6 +368,17 @@ def test_a_function_of_what_rounding_moved_far(name: str, far: float) -> None:
     _holds(lambda x: _KERNELS[name]((x + far) - far), x=x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("exponent", [0.3, 1.7, 2.2, -0.7, 1 / 3])
+def test_a_kernel_rounds_the_exponent_too(exponent: float, dtype: torch.dtype) -> None:
+    """Which moves a power the further the further its base is from 1."""
+    tiny, most = (math.log2(torch.finfo(dtype).tiny), math.log2(torch.finfo(dtype).max))
+    low, high = (end / max(1, abs(exponent)) for end in (tiny, most))
+    x = (2 ** torch.linspace(low, high, 200, dtype=torch.float64)).to(dtype)
+    _holds(lambda x: x**exponent, x=x)
+    _holds(lambda x: (x * x) ** (exponent / 2), x=x.sqrt())
+
+
 def test_a_range_goes_on_where_an_error_cannot() -> None:
     """The sum of squares is not below 0, exp not either, and 1 + exp(...) not below 1."""
     x = torch.linspace(-1, 1, 6, dtype=torch.float32)

@@ -593,3 +593,36 @@ def test_a_pass_that_forgets_the_gradient_above_many_outputs_is_wrong() -> None:
     """1 stands above scalars alone, where nobody asks."""
     report = compare.check(lambda x: {"x": 2 * x}, lambda x: x * x, {"x": torch.ones(3)})
     assert (report.verdict, report.conditions) == ("WRONG", ())
+
+
+def _stabilised(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+    return (grad_output * x / (torch.sqrt(x * x + 1) + 1e-9),)
+
+
+def _root(x: Tensor) -> Tensor:
+    return torch.sqrt(x * x + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_another_formula_may_be_accepted_by_its_writer(dtype: torch.dtype) -> None:
+    """In ulps of the dtype: 1e-9 is 0.01 of float32's and some millions of float64's."""
+    x = torch.linspace(-2, 2, 7, dtype=dtype) + 0.1
+    strict = compare.check(_stabilised, _root, (x,))
+    assert strict.verdict == "WRONG"
+    assert "elements apart, by at most" in str(strict)
+    gap = 0.02 if dtype == torch.float32 else 1e7
+    accepted = compare.check(_stabilised, _root, (x,), formula_ulps=gap)
+    assert accepted.verdict == "ROUNDING", str(accepted)
+    assert f"as formula_ulps={gap:g} allows" in str(accepted)
+    assert "x: but for what formula_ulps allows" in " ".join(str(accepted).split())
+    assert "for autograd's bits" not in str(accepted)
+    compare.assert_same(_stabilised, _root, (x,), formula_ulps=gap)
+    assert compare.check(_stabilised, _root, (x,), formula_ulps=gap / 1e3).verdict == "WRONG"
+    twice = lambda x, grad_output: (2 * _stabilised(x, grad_output)[0],)  # noqa: E731
+    assert compare.check(twice, _root, (x,), formula_ulps=gap).verdict == "WRONG"
+
+
+@pytest.mark.parametrize("ulps", [-1, math.nan, math.inf, "1", None, True])
+def test_formula_ulps_is_a_number_of_ulps(ulps: Any) -> None:
+    with pytest.raises(compare.BadInput, match=r"formula_ulps is .*: give a number of ulps"):
+        compare.check(_stabilised, _root, (torch.ones(2),), formula_ulps=ulps)

@@ -1,5 +1,6 @@
 """Two lifted tensors: the same, another formula, or known too loosely to tell."""
 
+import re
 from typing import Any
 
 import flint
@@ -91,6 +92,28 @@ def test_a_gap_that_no_dtype_holds_is_told_and_is_none(gap: Any, same: bool) -> 
     else:
         assert found.at == (1,)
         assert "1 of 2 elements apart" in found.text
+
+
+@pytest.mark.parametrize("digits", [3, 9, 12, 20, 40])
+def test_two_numbers_that_are_apart_are_told_until_they_part(digits: int) -> None:
+    with flint.ctx.workprec(200):
+        one = flint.arb(1) / 3
+        other = one + flint.arb(10) ** -digits
+    told = compared(balls(one), balls(other)).text
+    shown = re.search(r"in exact arithmetic (\S+) by hand and (\S+) for autograd", told)
+    assert shown is not None
+    assert shown[1] != shown[2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_how_far_apart_is_told_in_ulps_of_the_dtype_and_may_be_accepted(dtype: torch.dtype) -> None:
+    one, other = balls(1, 2), balls(1 + 3 * torch.finfo(dtype).eps, 2)
+    assert compared(one, other, dtype).text.endswith("1 of 2 elements apart, by at most 3 ulp")
+    for accept, same in ((0.0, False), (2.9, False), (3.0, True), (100.0, True)):
+        found = compared(one, other, dtype, accept=accept)
+        assert (found.same, found.accepted) == (same, same)
+    assert "the same formula but for 3 ulp, as formula_ulps=100 allows" in found.text
+    assert not compared(balls(1), balls(1), dtype, accept=9.0).accepted
 
 
 def test_equal_numbers_are_not_said_to_be_apart() -> None:

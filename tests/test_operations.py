@@ -113,3 +113,36 @@ def test_memory_that_nobody_wrote_is_no_number(monkeypatch: pytest.MonkeyPatch) 
 def test_a_signalling_nan_is_lifted_without_a_warning() -> None:
     x = torch.tensor([0x7FF0000000000001, 0x7FF8000000000000]).view(torch.float64)
     assert not any(ball.is_finite() for ball in Balls().exact(x))
+
+
+def _as_it_lies(name: str, x: Tensor) -> Tensor:
+    """Return the input at its place: as_strided asks where in memory that is."""
+    return {
+        "dense": x,
+        "transposed": x.mT,
+        "cut": x[1:, 1:],
+        "every second": x[:, ::2],
+        "expanded": x[:1].expand(3, -1),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["dense", "transposed", "cut", "every second", "expanded"])
+def test_as_strided_names_places_in_memory(name: str) -> None:
+    def strided(x: Tensor) -> dict[str, Tensor]:
+        x = _as_it_lies(name, x)
+        picked = x.as_strided((2,), (x.stride(-1),))
+        scattered = torch.zeros_like(x) + 1
+        scattered.as_strided((2,), (scattered.stride(0),)).mul_(x[0, :2])
+        return {"same": x.as_strided(x.shape, x.stride()), "picked": picked, "put": scattered}
+
+    x = torch.randn(4, 5, dtype=torch.float64)
+    lifted = lift(trace(strided, {"x": x}), Balls(), {"x": x})
+    for key, value in strided(x).items():
+        assert [float(ball.mid()) for ball in lifted[key].numbers.ravel()] == [*value.flatten()]
+
+
+def test_as_strided_beyond_a_view_is_not_lifted() -> None:
+    x = torch.randn(4, 5, dtype=torch.float64)
+    lifted = lift(trace(lambda x: {"y": x[1:].as_strided((5,), (1,), 0) * 1}, {"x": x}), Balls(),
+                  {"x": x})  # fmt: skip
+    assert "outside of the tensor" in str(lifted["y"].numbers)

@@ -1,6 +1,5 @@
 """No false alarm: right backward passes of whole layers, and in every way of writing them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,20 +9,11 @@ from torch import Tensor
 
 from compare.checking import check
 from compare.forward import name
-from tests.test_right_forms import Form, Gradients, Named, cases
+from tests.test_right_forms import Form, Forms, Gradients, Named, cases
 
-FORMS: dict[str, Form] = {}
+FORMS = Forms()
+right = FORMS.right
 INDEX = torch.tensor([[3, 0], [1, 3], [3, 4]])
-
-
-def right(forward: Callable[..., Any], **inputs: Any) -> Callable[[Any], Any]:
-    """Put the decorated backward pass into the table, under its own name."""
-
-    def put(backward: Any) -> Any:
-        FORMS[backward.__name__] = Form(backward, forward, inputs)
-        return backward
-
-    return put
 
 
 # -- places

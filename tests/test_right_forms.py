@@ -39,17 +39,21 @@ class Form:
         return {label: made(value) for label, value in self.inputs.items()}
 
 
-FORMS: dict[str, Form] = {}
+class Forms(dict[str, Form]):
+    """Forms by the names of their backward passes."""
+
+    def right(self, forward: Callable[..., Any], **inputs: Any) -> Callable[[Any], Any]:
+        """Put the decorated backward pass into the table, under its own name."""
+
+        def put(backward: Any) -> Any:
+            self[backward.__name__] = Form(backward, forward, inputs)
+            return backward
+
+        return put
 
 
-def right(forward: Callable[..., Any], **inputs: Any) -> Callable[[Any], Any]:
-    """Put the decorated backward pass into the table, under its own name."""
-
-    def put(backward: Any) -> Any:
-        FORMS[backward.__name__] = Form(backward, forward, inputs)
-        return backward
-
-    return put
+FORMS = Forms()
+right = FORMS.right
 
 
 # -- elementwise

@@ -378,7 +378,8 @@ class Bounds:
         far, near = ranges.farthest(x.range), ranges.nearest(x.range)
         slope = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
         inherited = torch.where(x.error == 0, 0.0, x.error * slope)
-        if off := self._rounded_off(exponent):  # |x**(p + off) - x**p| <= |x**p| expm1(off |log x|)
+        off = self._rounded_off(exponent)
+        if off:  # |x**(p + off) - x**p| <= |x**p| expm1(off |log x|)
             logarithm = torch.maximum(far.log().abs(), near.log().abs())
             moved = torch.maximum(far**exponent, near**exponent) * (off * logarithm).expm1()
             inherited = inherited + torch.where(far == 0, 0.0, moved)
@@ -387,7 +388,7 @@ class Bounds:
             inherited,
             2 * KERNEL_ULPS,
             of=(x,),
-            within=lambda: ranges.power(x.range, exponent),
+            within=lambda: ranges.power(x.range, exponent, off),
         )
 
     def _rounded_off(self, exponent: float) -> float:

@@ -237,7 +237,10 @@ class _Judge:
         if not (hand.known and reference.known):
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
         manual, autograd = self.e.manual[name], self.e.autograd[name]
-        if bool((lost := overflowed(manual, autograd, hand.exact)).any()):
+        # from an output that overflowed there is no exact value by hand
+        lost = overflowed(manual, autograd, hand.exact)
+        lost |= overflowed(manual, autograd, reference.exact)
+        if bool(lost.any()):
             return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **off)
         shares = [hand.shares_of_bound(manual), reference.shares_of_bound(autograd)]
         mine, theirs = map(largest, shares)

@@ -18,8 +18,8 @@ from compare.proof.lift import Missing, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 
-JUMP = 2.0**-6  # of the value; and no less than so many roundings of the inputs:
-ROUNDINGS = 32.0
+# A difference of a smooth function shrinks with the step; a jump is the same at FAR times the step.
+FAR = 4
 
 
 def remark(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
@@ -31,32 +31,37 @@ def remark(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
         return ""
     close = "; at inputs close by the two agree"
     here = _reference(pair, name, pair.inputs, at)
-    right, left = (_reference(pair, name, inputs, at) for inputs in _both_sides(pair, name, at))
-    if here is None or right is None or left is None:
+    (right, left), (far_right, far_left) = (
+        [_reference(pair, name, inputs, at) for inputs in _both_sides(pair, name, at, times)]
+        for times in (1, FAR)
+    )
+    if any(x is None for x in (here, right, left, far_right, far_left)):
         return f"{close}: they part at these elements alone"
-    jump = max(JUMP, ROUNDINGS * torch.finfo(pair.manual[name].dtype).eps)
-    if _apart(right, left, jump):
-        between = left.union(right)
-        room = jump * max(size(left), size(right))
+    if _stays(right - left, far_right - far_left):
+        room = flint.arb(0, max(size(right - far_right), size(left - far_left)))
         told = (
             "the by-hand side takes another subgradient than autograd"
-            if by_hand.overlaps(between + flint.arb(0, room))
-            else f"by hand it is none of the values from {left.str(6, radius=False)} to "
-            f"{right.str(6, radius=False)} that it may have there"
+            if by_hand.overlaps(left.union(right) + room)
+            else f"by hand it is none of the values from {_short(left)} to {_short(right)} that it "
+            "may have there"
         )
         return (
             f"{close}, so these stand at a kink (relu at 0, equal maxima, a norm at 0) and {told}"
         )
-    if _apart(here, right, jump) and _apart(here, left, jump):
+    if _stays(here - right, here - far_right) and _stays(here - left, here - far_left):
         return (
             f"{close}, and autograd's own value here is not the derivative: it comes to "
-            f"{right.str(6, radius=False)} from both sides"
+            f"{_short(right)} from both sides"
         )
     return f"{close}, and there is no kink here: by hand it is wrong at these elements alone"
 
 
-def _apart(a: Any, b: Any, jump: float) -> bool:
-    return size(a - b) > jump * max(size(a), size(b))
+def _stays(near: Any, far: Any) -> bool:
+    return size(near) > size(far) / 2
+
+
+def _short(a: Any) -> str:
+    return str(a.str(6, radius=False))
 
 
 def _agree_beside(pair: Pair, name: str) -> bool:
@@ -71,11 +76,11 @@ def _agree_beside(pair: Pair, name: str) -> bool:
 
 
 def _both_sides(
-    pair: Pair, name: str, at: tuple[int, ...]
+    pair: Pair, name: str, at: tuple[int, ...], times: int
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """Return the inputs moved a little one way and the other: that element, or all for a value."""
     moved = {
-        key: hardly_beside(key, value)
+        key: value + times * (hardly_beside(key, value) - value).nan_to_num(0)
         for key, value in pair.inputs.items()
         if value.is_floating_point()
     }

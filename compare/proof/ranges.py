@@ -7,6 +7,7 @@ a sum of squares too, and exp of what lies below the dtype's numbers is 0. Inter
 the caller widens the ends.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -90,9 +91,12 @@ def image(name: str, x: Range) -> Range:
     return -torch.ones_like(low), torch.ones_like(low)  # sin and cos
 
 
-def power(x: Range, exponent: float) -> Range:
-    """Return the range of x**exponent, everything where x may be negative."""
-    ends = x[0].clamp_min(0) ** exponent, x[1].clamp_min(0) ** exponent
-    low, high = ends if exponent > 0 else ends[::-1]
+def power(x: Range, exponent: float, off: float) -> Range:
+    """Return the range of x**exponent, everything where x may be negative.
+
+    The exponent itself may be `off` by so much.
+    """
+    ends = [x[k].clamp_min(0) ** p for k in (0, 1) for p in (exponent - off, exponent + off)]
+    low, high = (functools.reduce(choose, ends) for choose in (torch.minimum, torch.maximum))
     unknown = x[0] < 0
     return low.masked_fill(unknown, -float("inf")), high.masked_fill(unknown, float("inf"))
