@@ -215,7 +215,7 @@ def test_what_is_refused_is_refused_once(words: str, ranks: Started) -> None:
 @pytest.mark.slow
 def test_one_speaks_though_the_others_are_not_stopped_in_time(ranks: Started) -> None:
     """As on a busy machine."""
-    patches = {"compare.training.watchman._GRACE": 0.0}
+    patches = {"compare.training.watchman._GRACE": 1.0}
     _, out, err = ranks(3, "run digits --steps 5", patches=patches, apart=True)
     refused = "64 rows a step on 3 ranks: give --batch-size a multiple of 3\n"
     assert out == ""
@@ -399,6 +399,34 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     assert watchman._gone() == []
     time.sleep(1.5)
     assert watchman._gone() == [0]
+
+
+def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks 1 and 3 have ended, rank 1 for the sake of rank 3; rank 2 has not come yet."""
+    store, ended = torch.distributed.HashStore(), []  # type: ignore[attr-defined]
+    for rank in (1, 3):
+        store.set(f"place/{rank}", f"{os.getpid()} another {socket.gethostname()}")
+    store.set("left/1", "1")
+
+    def end(watchman: Watchman, gone: list[int], message: str, told: bool) -> None:
+        ended.append((gone, message, told))
+        watchman.over.set()
+
+    monkeypatch.setattr(Watchman, "_end", end)
+    Watchman(Ranks(0, 4), store).thread.join(5)
+    assert ended == [([1, 3], "rank 3 ended before the run did: all ranks stop", False)]
+
+
+def test_one_rank_speaks() -> None:
+    """The first to ask; where nothing answers, the lowest that is left."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    several = [Watchman(Ranks(rank, 3), store) for rank in range(3)]
+    for watchman in several:
+        watchman.stop()
+    assert [several[rank].speaks() for rank in (2, 0, 1)] == [True, False, False]
+    for watchman in several:
+        watchman.store = SimpleNamespace(add=lambda *_: 1 / 0)
+    assert [watchman.speaks(gone=[0]) for watchman in several[1:]] == [True, False]
 
 
 @pytest.mark.long
