@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from compare.cli import main
 from compare.training import sealed
 
 LIMIT = 30.0  # seconds that a command may take: they take a tenth of one
+ROOM = 2**30  # bytes that it may take: one takes a hundredth
 Draw = Callable[[Any], Any]
 
 WORDS = st.sampled_from(
@@ -261,6 +263,18 @@ def seen(top: Path) -> Seen:
     return found
 
 
+@contextlib.contextmanager
+def roomy(more: int) -> Iterator[None]:
+    """Have so many more bytes of memory within: what reads zeros without end comes to know it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    usual = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, usual)
+
+
 class TooLongError(BaseException):
     """A command did not end; no handler of the program's takes it."""
 
@@ -297,7 +311,7 @@ def wrong_end(top: Path, own: str, *words: str, codes: Collection[int] = (0, 1, 
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:
-            with limited(LIMIT):
+            with limited(LIMIT), roomy(ROOM):
                 code = main(words)
         except TooLongError:
             return f"no end within {time.monotonic() - started:.0f} s"
