@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import random
-import signal
 import socket
 import subprocess
 import sys
@@ -157,45 +155,6 @@ def test_one_rank_that_dies_is_named_once(count: int, rank: int, ranks: Started)
     assert codes[rank] == -9, out + err
     assert err == f"compare: rank {rank} ended before the run did: all ranks stop\n"
     assert 0 not in codes
-
-
-def _ranks_of(torchrun: int) -> dict[int, int]:
-    """Return the process id of each rank that torchrun has started."""
-    found = {}
-    for pid in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
-        for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if word.startswith(b"RANK="):
-                found[int(word[5:])] = pid
-    return found
-
-
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.parametrize("turn", range(3))
-@pytest.mark.parametrize(("count", "rank"), [(n, r) for n in (3, 4) for r in range(n)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_to_one_rank_of_torchrun(
-    number: int, count: int, rank: int, turn: int, tmp_path: Path
-) -> None:
-    """At some moment of the run; SIGTERM, too, which torchrun itself sends to all but that one."""
-    words = f"-m compare run digits --batch-size 60 --steps 100000 --lift none --log-dir {tmp_path}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
-         *words.split()],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as run:  # fmt: skip
-        try:
-            while not any(tmp_path.glob("*/manual/*")) and run.poll() is None:
-                time.sleep(0.05)
-            pids = _ranks_of(run.pid)
-            time.sleep(random.Random(f"{count} {rank} {turn}").uniform(0, 1.5))
-            os.kill(pids[rank], number)
-            _, err = run.communicate(timeout=60)
-        finally:
-            run.kill()
-    assert spoken(err) == [f"compare: rank {rank} ended before the run did: all ranks stop"]
-    assert not any(_born(pid) for pid in pids.values())
 
 
 @pytest.mark.slow
