@@ -217,7 +217,13 @@ def test_a_cast_that_autograd_makes_too_is_none_by_accident() -> None:
     def backward(grad_output: Tensor) -> tuple[Tensor]:
         return ((grad_output.bfloat16() * 1.5 + grad_output.bfloat16() * 1.5).float(),)
 
+    def lossy(grad_output: Tensor) -> tuple[Tensor]:
+        return ((grad_output.bfloat16() * 3 + 512 - 512).float(),)
+
     report = compare.check(backward, narrow, (_drawn(torch.float32, 50),))
+    assert "it rounds to" not in str(report)
+    report = compare.check(lossy, narrow, (_drawn(torch.float32, 50),))
+    assert report.verdict == INACCURATE, str(report)
     assert "it rounds to" not in str(report)
 
 

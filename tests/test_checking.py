@@ -626,3 +626,12 @@ def test_another_formula_may_be_accepted_by_its_writer(dtype: torch.dtype) -> No
 def test_formula_ulps_is_a_number_of_ulps(ulps: Any) -> None:
     with pytest.raises(compare.BadInput, match=r"formula_ulps is .*: give a number of ulps"):
         compare.check(_stabilised, _root, (torch.ones(2),), formula_ulps=ulps)
+
+
+def test_equal_bits_of_an_accepted_formula_are_no_exact_ones() -> None:
+    x = torch.tensor([0.5, -1.25, 2.0])
+    backward = lambda grad_output: (grad_output * 3.0000000000001,)  # noqa: E731
+    report = compare.check(backward, lambda x: x * 3, (x,), formula_ulps=0.01)
+    assert report.quantities["x"].equal == 3
+    assert report.verdict == "ROUNDING", str(report)
+    assert not report.meets("exact")

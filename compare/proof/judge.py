@@ -93,7 +93,7 @@ class _Judge:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if self.brief and formula.same and same and not formula.accepted:  # no bound is needed
+            if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (
             self.lifted.side(side, reading, name) for side in (self.e.hand, self.e.reference)
