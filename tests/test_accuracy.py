@@ -210,6 +210,21 @@ def test_a_cast_by_accident_is_named_with_its_line(dtype: torch.dtype) -> None:
     assert report.quantities["x"].verdict == (INACCURATE if dtype == torch.bfloat16 else ROUNDING)
 
 
+def test_what_is_lost_otherwise_is_no_casts_fault() -> None:
+    """Neither that of another quantity's cast, nor of one to the quantity's own dtype."""
+
+    def lossy(grad_output: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        dx = (grad_output.bfloat16() @ w.mT.bfloat16()).float()
+        return dx, ((x.mT @ grad_output).double() + 1e13 - 1e13).float()
+
+    x, w = _drawn(torch.float32, 8, 6), _drawn(torch.float32, 6, 4)
+    report = compare.check(lossy, lambda x, w: x @ w, (x, w))
+    texts = {name: q.proof.text for name, q in report.quantities.items() if q.proof}
+    assert "it rounds to bfloat16" in texts["x"]
+    assert "right bits" in texts["w"]
+    assert "it rounds to" not in texts["w"]
+
+
 def test_a_cast_that_autograd_makes_too_is_none_by_accident() -> None:
     def narrow(x: Tensor) -> Tensor:
         return (x.bfloat16() * 3).float()
