@@ -1,6 +1,5 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -124,7 +123,7 @@ class Check:
         formula_ulps: float = 0.0,
     ) -> None:
         self.seed = seed
-        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps < math.inf:
+        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
             raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
         self.formula_ulps = float(formula_ulps)
         self.forward = ForwardPass(forward, inputs, seed, grads)
@@ -256,7 +255,7 @@ class Check:
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
             gradients=True,
-            replaced=forward.values.keys(),
+            replaced=[label for label in forward.values if label in judged],
             formula_ulps=self.formula_ulps,
             ways=ways or {},
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},

@@ -84,7 +84,8 @@ class ForwardPass:
         for label in self.values:
             if label in self.inputs or numbered_from(label) in OURS:
                 raise BadInput(
-                    f"compare.name(..., {label!r}): an input has that name, choose another"
+                    f"compare.name(..., {label!r}): an input has that name, or check needs it: "
+                    "choose another"
                 )
         self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
 
@@ -155,6 +156,16 @@ class ForwardPass:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self.fresh({label: given[label] for label in self.inputs})
         outputs, named = self._run(fresh)
+        own: dict[str, Tensor] = {}
+
+        def apart(label: str, gradient: Tensor) -> Tensor:
+            """Give a name's gradient a node of its own: z = x + w hands one on to x and w."""
+            own[label] = gradient.view(gradient.shape)
+            return own[label]
+
+        for label, tensor in named.items():
+            if tensor.requires_grad:
+                tensor.register_hook(partial(apart, label))
         wanted = {**named, **self._leaves(fresh)}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
         grads = [given[key] for key in numbered("grad_output", outputs)]
@@ -164,7 +175,7 @@ class ForwardPass:
             **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
             **{ValueOf(label): value.detach() for label, value in named.items()},
             **{
-                label: torch.zeros_like(tensor) if gradient is None else gradient
+                label: torch.zeros_like(tensor) if gradient is None else own.get(label, gradient)
                 for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
             },
         }

@@ -191,14 +191,12 @@ class Report:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
             shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
             at_all = "" if self.case == "check" else " at every step"
-            accepted = [q.name for q in odd if q.proof and q.proof.accepted]
+            accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
             names = ", ".join(q.name for q in odd if q.name not in accepted)
             claim = [f"the same formulas {shown}"]
             claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
-            claim += (
-                [f"{', '.join(accepted)}: but for what formula_ulps allows"] if accepted else []
-            )
-            claim += [f"{q.name} keeps {q.proof.keeps}" for q in odd if q.proof and q.proof.keeps]
+            claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
+            claim += [f"{q.name} {q.proof.loss}" for q in odd if q.proof and q.proof.loss]
             return "; ".join(claim)
         if not odd and broken(self.contract):
             return broken(self.contract)
@@ -207,8 +205,8 @@ class Report:
         word = self.verdict.lower()
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
-        kept = f": it keeps {first.proof.keeps}" if first.proof and first.proof.keeps else ""
-        return f"{first.name} is the first {word} quantity{at}{kept}"
+        loss = f": it {first.proof.loss}" if first.proof and first.proof.loss else ""
+        return f"{first.name} is the first {word} quantity{at}{loss}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
