@@ -6,6 +6,7 @@ followed, no pipe waited for, and a value is of the type and within the range th
 
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +72,7 @@ def fitted(value: Any, schema: type[T]) -> T:
         raise TypeError(f"Expected `{kind.__name__}`, got `{type(found).__name__}`")
 
     try:
-        return msgspec.convert(value, schema, dec_hook=same)
+        with warnings.catch_warnings(action="ignore"):  # a tensor in a list's place is tried as one
+            return msgspec.convert(value, schema, dec_hook=same)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise ValueError(str(error) or type(error).__name__) from None

@@ -139,7 +139,7 @@ def _quantities(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[st
     rows = [{row["name"]: row for row in result["quantities"]} for result in (one, other)]
     for name in dict.fromkeys([*rows[0], *rows[1]]):
         for key, label in (("verdict", "verdict"), ("first_unequal", "first unequal step")):
-            values = [str(side[name][key]) if name in side else "none" for side in rows]
+            values = [str(side[name].get(key)) if name in side else "none" for side in rows]
             if values[0] != values[1]:
                 yield f"{name} {label}", values[0], values[1]
 
