@@ -30,7 +30,7 @@ def read(path: Path, most: int) -> bytes:
         raise
     except OSError as error:
         raise BadInput(refused(path) or f"{path}: {error.strerror}; make it readable") from None
-    with os.fdopen(file, "rb") as opened:
+    try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise BadInput(refused(path) or f"{path} is no plain file: put a plain one there")
@@ -39,10 +39,12 @@ def read(path: Path, most: int) -> bytes:
                 f"{path} has {found.st_size:,} bytes, more than the {most:,} that are read: put "
                 "the run's own file back"
             )
-        try:
+        with open(file, "rb", closefd=False) as opened:
             return opened.read(most)
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror}; make it readable") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; make it readable") from None
+    finally:
+        os.close(file)
 
 
 def refused(path: Path) -> str:
