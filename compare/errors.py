@@ -24,6 +24,11 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Return a text with what no terminal should be sent written out: escapes, line ends, ..."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_ours(error: Exception) -> bool:
     """Whether an exception out of someone's code is a fault of this program: raised in it.
 

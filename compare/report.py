@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
 from compare.contract.line import Line, broken, refusals, told
-from compare.errors import BadInput
+from compare.errors import BadInput, printable
 from compare.files import save
 from compare.one_process import OneProcess
 from compare.proof.verdict import (
@@ -25,7 +25,7 @@ from compare.proof.verdict import (
     Beside,
 )
 from compare.quantity import Quantity
-from compare.telling import LABEL, cells, line, lines, plural, right_bits, table
+from compare.telling import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
 from compare.training.chunk import Bucket
 
 
@@ -119,11 +119,13 @@ class Report:
         """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
         titles, *rows = cells(self.quantities.values())
         table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
-        parts = [f"**{self.verdict}** {self._claim()}{self._only_for()}"]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
-        if behind := [f"    {label:<{LABEL}} {text}" for label, text in self._explanation()]:
+        parts = [f"**{self.verdict}** {as_markdown(self._claim() + self._only_for())}"]
+        parts.append("\n".join(f"| {' | '.join(map(as_markdown, row))} |" for row in table))
+        # an indented line is shown as it is
+        behind = [printable(f"    {label:<{LABEL}} {text}") for label, text in self._explanation()]
+        if behind:
             parts += ["### What stands behind it", "\n".join(behind)]
-        about = "\n".join(f"| {key} | {value} |" for key, value in self.about())
+        about = "\n".join(f"| {' | '.join(map(as_markdown, each))} |" for each in self.about())
         return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
 
     def save(self, path: str | Path) -> None:
@@ -162,7 +164,7 @@ class Report:
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
         line = Text(self.verdict, style=STYLE[self.verdict])
-        line.append(f"  {self._claim()}{self._only_for()}", style="default")
+        line.append(f"  {printable(self._claim() + self._only_for())}", style="default")
         if self.interrupted:
             line.append(" (interrupted: the steps until then)", style="default")
         return line

@@ -1,14 +1,18 @@
 """The verdicts, and what stands behind one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
-EXACT, ROUNDING, UNDECIDED = "EXACT", "ROUNDING", "UNDECIDED"
-INACCURATE, WRONG = "INACCURATE", "WRONG"
+EXACT: Final = "EXACT"
+ROUNDING: Final = "ROUNDING"
+UNDECIDED: Final = "UNDECIDED"
+INACCURATE: Final = "INACCURATE"
+WRONG: Final = "WRONG"
+Verdict = Literal["EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG"]
 #: From the verdict that outweighs all others to the one that needs all quantities to agree.
-WEIGHT = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
+WEIGHT: tuple[Verdict, ...] = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
 #: How rich prints each; the colours are legible on dark and on light.
-STYLE = {
+STYLE: dict[str, str] = {
     EXACT: "bold green",
     ROUNDING: "bold cyan",
     UNDECIDED: "bold yellow",
@@ -50,7 +54,7 @@ class Beside:
 class Proof:
     """What decided a verdict beyond the bits."""
 
-    verdict: str
+    verdict: Verdict
     text: str  # what was shown, or what could not be
     lifted: bool = False  # whether both formulas were seen to be the same in exact arithmetic
     manual_error: float | None = None  # from the exact value, in ulps, the largest element's
