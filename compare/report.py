@@ -133,13 +133,17 @@ class Report:
         """
         path = Path(path)
         forms: dict[str, Callable[[], str]] = {
-            ".html": lambda: page(f"{self.case}: {self.verdict}", self._repr_html_()),
+            ".html": self.page,
             ".json": self.to_json,
             ".txt": lambda: f"{self}\n",
         }
         if path.suffix not in forms:
             raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
         save(path, forms[path.suffix]())
+
+    def page(self) -> str:
+        """Return the report as a page with plots."""
+        return page(f"{self.case}: {self.verdict}", self._repr_html_())
 
     def _repr_html_(self) -> str:
         """Return the report as a notebook shows it."""
