@@ -141,7 +141,7 @@ def guarded(
         os.close(channel)
         process.stdout.close()
         printed.end()
-    return heard.ended()
+    return heard.ended(process.returncode)
 
 
 class _Heard:
@@ -151,14 +151,14 @@ class _Heard:
         self.seconds, self.watch = seconds, watch
         self.deadline: float | None = None  # there is none before it is ready
         self.last: dict[str, Any] = {}  # the one that ends it
+        self.late = False
         self.stack, self._rest = "", bytearray()
-        self.code: int | None = 1
 
     @property
     def done(self) -> bool:
         """Whether nothing more is to be waited for."""
-        late = self.deadline is not None and time.monotonic() > self.deadline
-        return bool(self.last) or late or len(self._rest) > _MOST
+        self.late = self.deadline is not None and time.monotonic() > self.deadline
+        return bool(self.last) or self.late or len(self._rest) > _MOST
 
     def add(self, data: bytes) -> None:
         self._rest += data
@@ -184,15 +184,18 @@ class _Heard:
         elif message.keys() & {"answer", "bad", "fault", "ended"}:
             self.last = message
 
-    def ended(self) -> Ended:
-        """Return how it ended; raises BadInput or RuntimeError where the work did."""
+    def ended(self, code: int) -> Ended:
+        """Return how it ended, with the code of its own that it told or else `code`.
+
+        Raises BadInput or RuntimeError where the work did.
+        """
         if isinstance(bad := self.last.get("bad"), str):
             raise BadInput(bad)
         if "fault" in self.last:
             raise RuntimeError(str(self.last["fault"]))
-        stopped = self.stack.startswith("Timeout") or (not self.last and self.deadline is not None)
-        code = self.last.get("ended", 1)
-        code = code if isinstance(code, int) else 1
+        stopped = self.stack.startswith("Timeout") or (self.late and not self.last)
+        told = self.last.get("ended")
+        code = told if isinstance(told, int) else code
         return Ended(self.last.get("answer"), None if stopped else code, self.stack)
 
 
