@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
 from compare.contract.line import Line, broken, refusals, told
-from compare.errors import BadInput
+from compare.errors import BadInput, unknown
 from compare.files import save
 from compare.one_process import OneProcess
 from compare.proof.verdict import (
@@ -78,6 +78,8 @@ class Report:
 
     def meets(self, demand: str) -> bool:
         """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
+        if demand not in ("exact", "rounding"):
+            raise unknown("demand", demand, ("exact", "rounding"))
         return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +133,10 @@ class Report:
 
         Raises BadInput for another ending, or where it cannot be written.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise BadInput(f"path is {path!r}: give the name of a file") from None
         forms: dict[str, Callable[[], str]] = {
             ".html": self.page,
             ".json": self.to_json,
