@@ -61,7 +61,7 @@ def check_modes() -> None:
 def form_of(value: Tensor) -> str | None:
     """Return in what way a tensor is none that can be judged, None where it is one."""
     if isinstance(value, FakeTensor) or value.is_meta:
-        return "on the meta device and has no numbers"
+        return "meta"
     if value.is_nested:
         return "nested"
     return None if value.layout == torch.strided else "sparse"
@@ -98,7 +98,10 @@ def by_name(
             found[label] = value
     for label, value in tensors(found).items():
         if form := form_of(value):
-            raise BadInput(f"input {label!r} is {form}: give a dense tensor of numbers")
+            told = f"{form}: give a dense tensor"
+            if form == "meta":
+                told = "on the meta device and has no numbers: give some"
+            raise BadInput(f"input {label!r} is {told}")
     for label in found:
         if numbered_from(label) in OURS:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")

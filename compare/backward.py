@@ -166,7 +166,7 @@ class BackwardPass:
                 raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
             if value is not None and (form := form_of(value)):
                 raise BadInput(
-                    f"backward returns for {label!r} a gradient that is {form}: return a dense one"
+                    f"backward returns a {form} gradient for {label!r}: return a dense one"
                 )
         return found
 

@@ -166,7 +166,7 @@ class ForwardPass:
             if not output.requires_grad:
                 continue
             if form := form_of(output):
-                raise BadInput(f"forward returns a tensor that is {form}: return a dense one")
+                raise BadInput(f"forward returns a {form} tensor: return a dense one with numbers")
             if output.dtype not in (*JUDGED, *_COMPLEX):
                 raise BadInput(
                     f"forward returns {kind_of(output)}, which is not judged: return float64, "
