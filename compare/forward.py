@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from compare.arguments import (
+    JUDGED,
     OURS,
     by_name,
     cotangents,
     differentiable,
+    form_of,
     kind_of,
     numbered,
     numbered_from,
@@ -21,6 +23,8 @@ from compare.arguments import (
 from compare.errors import BadInput
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Key, ValueOf
+
+_COMPLEX = torch.complex64, torch.complex128
 
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
 
@@ -35,6 +39,10 @@ def name(tensor: Tensor, label: str) -> Tensor:
     if found is not None:
         if not isinstance(label, str):
             raise BadInput(f"compare.name(..., {label!r}): a name is a string")
+        if not label.strip() or not label.isprintable():
+            raise BadInput(
+                f"compare.name(..., {label!r}): a name is a word that can be printed, as 'z1'"
+            )
         if not isinstance(tensor, Tensor):
             raise BadInput(
                 f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
@@ -83,9 +91,9 @@ class ForwardPass:
         self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
             if label in self.inputs or numbered_from(label) in OURS:
+                owner = "an input" if label in self.inputs else "what check offers"
                 raise BadInput(
-                    f"compare.name(..., {label!r}): an input has that name, or check needs it: "
-                    "choose another"
+                    f"compare.name(..., {label!r}): {owner} has that name, choose another"
                 )
         self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
 
@@ -137,6 +145,11 @@ class ForwardPass:
             with torch.enable_grad():
                 found = self.function(**arguments)
         except RuntimeError as error:
+            if "a leaf Variable that requires grad is being used in an in-place" in str(error):
+                raise BadInput(
+                    "forward writes into an input or a parameter that needs a gradient: work on a "
+                    "copy of it, as x.clone()"
+                ) from None
             if "Inference tensors cannot" not in str(error):
                 raise
             raise BadInput(
@@ -149,6 +162,15 @@ class ForwardPass:
             if not isinstance(output, Tensor):
                 raise BadInput(
                     f"forward returns {kind_of(output)}: return a tensor or a tuple of tensors"
+                )
+            if not output.requires_grad:
+                continue
+            if form := form_of(output):
+                raise BadInput(f"forward returns a {form} tensor: return a dense one with numbers")
+            if output.dtype not in (*JUDGED, *_COMPLEX):
+                raise BadInput(
+                    f"forward returns {kind_of(output)}, which is not judged: return float64, "
+                    "float32, float16 or bfloat16"
                 )
         return [output for output in outputs if output.requires_grad], named
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
 from compare.contract.line import Line, broken, refusals, told
-from compare.errors import BadInput, printable
+from compare.errors import BadInput, printable, unknown
 from compare.files import save
 from compare.one_process import OneProcess
 from compare.proof.verdict import (
@@ -78,6 +78,8 @@ class Report:
 
     def meets(self, demand: str) -> bool:
         """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
+        if demand not in ("exact", "rounding"):
+            raise unknown("demand", demand, ("exact", "rounding"))
         return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,15 +135,22 @@ class Report:
 
         Raises BadInput for another ending, or where it cannot be written.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise BadInput(f"path is {path!r}: give the name of a file") from None
         forms: dict[str, Callable[[], str]] = {
-            ".html": lambda: page(f"{self.case}: {self.verdict}", self._repr_html_()),
+            ".html": self.page,
             ".json": self.to_json,
             ".txt": lambda: f"{self}\n",
         }
         if path.suffix not in forms:
             raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
         save(path, forms[path.suffix]())
+
+    def page(self) -> str:
+        """Return the report as a page with plots."""
+        return page(f"{self.case}: {self.verdict}", self._repr_html_())
 
     def _repr_html_(self) -> str:
         """Return the report as a notebook shows it."""
