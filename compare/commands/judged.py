@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compare.errors import BadInput
-from compare.guard.guard import Ended, Printed, fitting, guarded
+from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.shown import shown
 from compare.terminal import PlainConsole
 
@@ -63,7 +63,7 @@ def judged(
         say(f"... {printed.cut:,} more lines, cut here")
     if ended.answer is None:
         raise BadInput(_why(ended, file, seconds))
-    found = fitting(Judged, ended.answer)
+    found = ended.answered(Judged)
     if found is None or found.code not in (0, 1):
         raise BadInput(f"{file} wrote an answer of its own: leave that to this program")
     return found

@@ -1,7 +1,8 @@
 """Has someone's code run by a process of its own, stopped at a limit, its output cut.
 
-What comes back is JSON; as the code may write whatever it likes there, `fitting` takes nothing that
-is not of the kind asked for, and nothing is ever unpickled. Imports no torch; that process does.
+What comes back is JSON; as the code may write whatever it likes there, `answered` takes nothing
+that is not of the kind asked for, and nothing is ever unpickled. Imports no torch; that process
+does.
 """
 
 import contextlib
@@ -13,14 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from compare.errors import BadInput
+from compare.strangers import fitted
 
 _ROOT = Path(__file__).parents[2]
 _GRACE = 5.0  # seconds beyond its limit, which the process keeps by itself
@@ -74,6 +74,13 @@ class Ended:
     answer: Any = None
     code: int | None = None  # of a process that gave no answer; None at its limit of time
     stack: str = ""  # where it was then, as faulthandler writes it
+
+    def answered(self, kind: type[T]) -> T | None:
+        """Return the answer as a dataclass, None where it is not one of that kind."""
+        try:
+            return fitted(self.answer, kind)
+        except ValueError:
+            return None
 
     def line(self, path: Path) -> int:
         """Return the line of a file in which the limit found it, 0 where that is not known."""
@@ -249,33 +256,3 @@ def check_limit(seconds: float | None) -> None:
     """Raise BadInput for a --timeout that is no limit."""
     if seconds is not None and not 0 < seconds < _LONGEST:
         raise BadInput(f"--timeout {seconds:g}: give seconds, above 0, at most a day")
-
-
-def fitting(kind: type[T], found: Any) -> T | None:
-    """Return a dataclass of `kind` from a dict, None where a field does not fit."""
-    hints = typing.get_type_hints(kind)
-    if not isinstance(found, dict) or found.keys() != hints.keys():
-        return None
-    return kind(**found) if all(_fits(found[n], hint) for n, hint in hints.items()) else None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON, where a tuple is a list, is what a hint says."""
-    if hint is Any:
-        return True
-    parts = typing.get_args(hint)
-    match typing.get_origin(hint):
-        case None:
-            return type(value) is hint or (hint is float and type(value) is int)
-        case types.UnionType:
-            return any(_fits(value, part) for part in parts)
-        case origin if origin is dict:
-            return isinstance(value, dict) and all(_fits(v, parts[1]) for v in value.values())
-        case origin if origin is list:
-            return isinstance(value, list) and all(_fits(v, parts[0]) for v in value)
-        case _:
-            return (
-                isinstance(value, list)
-                and len(value) == len(parts)
-                and all(map(_fits, value, parts))
-            )

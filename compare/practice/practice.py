@@ -6,7 +6,7 @@ Imports no torch; that process does.
 from pathlib import Path
 
 from compare.errors import BadInput
-from compare.guard.guard import Ended, Printed, fitting, guarded
+from compare.guard.guard import Ended, Printed, guarded
 from compare.practice.exercise import DoesNotRun, read, text_of
 from compare.practice.finding import STOPS, Finding
 from compare.practice.levels import LEVELS, Level, find, said_by
@@ -49,7 +49,7 @@ def look(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
 def _finding(ended: Ended, text: str, path: Path, seconds: float) -> Finding:
     """Return what the trial found, or why it could not."""
     if ended.answer is not None:
-        found = fitting(Finding, ended.answer)
+        found = ended.answered(Finding)
         return found or Finding(STOPS, "the file wrote an answer of its own")
     line = ended.line(path) if ended.code is None else 0
     lines = text.splitlines()
