@@ -99,7 +99,7 @@ def serve(asked: dict[str, Any]) -> dict[str, Any]:
                     "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
                     "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-                    "TORCHELASTIC_RESTART_COUNT": "0",
+                    "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_RUN_ID": "tests",
                 }  # fmt: skip
                 _be(rank, asked, Path(name))
             pids[pid] = rank

@@ -169,7 +169,8 @@ from compare.cli import main
 
 compare.training.batch.STEPS = 3
 compare.training.checkpoint.EVERY, compare.training.checkpoint.SHARE = 0, 1e9
-top, chance = Path(sys.argv[1]), random.Random(11)
+top, wanted, cases = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+chance = random.Random(wanted)
 sys.stdout = sys.stderr = open(os.devnull, "w")
 
 
@@ -187,10 +188,8 @@ def leg(words, log_dir, limit):
     return True
 
 
-cases = ["mini_batches", "three_layer", "dropout", "momentum"] * 2
-cases[3] = "three_layer_blog_grouping"
-usual, kills, resumed, early, n = {}, 0, 0, 0, 0
-while kills < 30 or n < len(cases):
+usual, kills, resumed, twice, early, n = {}, 0, 0, 0, 0, 0
+while kills < wanted or n < len(cases):
     case = cases[n % len(cases)]
     words = [case, "--steps", "32", "--lift", "none"]
     if case not in usual:
@@ -210,22 +209,36 @@ while kills < 30 or n < len(cases):
             continue
         else:
             again = words
-        kills += leg(again, log_dir, chance.uniform(0, usual[case]) if kills < 30 else 60)
+        killed = leg(again, log_dir, chance.uniform(0, usual[case]) if kills < wanted else 60)
+        kills += killed
+        twice += killed and "--resume" in again
     n += 1
-print(json.dumps([kills, resumed, early, n]), file=sys.__stdout__)
+print(json.dumps([kills, resumed, twice, n]), file=sys.__stdout__)
 """
 
 
 @pytest.mark.slow
-def test_kill_9_at_30_random_moments(tmp_path: Path) -> None:
-    """Of runs from the command line, each in a process forked from one that has torch imported."""
+@pytest.mark.parametrize(
+    ("wanted", "cases"),
+    [
+        (30, "mini_batches three_layer dropout three_layer_blog_grouping "
+             "mini_batches three_layer dropout momentum"),
+        pytest.param(60, "digits everything adam batch_norm", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
+def test_kill_9_at_random_moments(wanted: int, cases: str, tmp_path: Path) -> None:
+    """Of runs from the command line, each in a process forked from one that has torch imported.
+
+    Resumed ones are killed and resumed again.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
+        [sys.executable, "-c", KILLS, str(tmp_path), str(wanted), *cases.split()], cwd=ROOT,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
     )  # fmt: skip
-    kills, resumed, _early, runs = json.loads(done.stdout)
-    assert kills >= 30
-    assert resumed >= 10
+    kills, resumed, twice, runs = json.loads(done.stdout)
+    assert kills >= wanted
+    assert resumed >= wanted / 3
+    assert twice >= wanted / 6
     wholes = [told(folder) for folder in (tmp_path / "whole").iterdir()]
     usual = {whole["result"]["case"]: whole for whole in wholes}
     ends = [told(folder) for n in range(runs) for folder in (tmp_path / f"{n}").iterdir()]

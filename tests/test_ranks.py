@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
@@ -141,6 +143,113 @@ def test_torchrun_ends_and_names_a_rank_that_goes_missing(
     assert code != 0
     assert spoken(err) == [f"compare: {message}"]
     assert "EXACT" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "rank"), [(3, 0), (4, 2), *(pytest.param(n, r, marks=pytest.mark.long)
+                                          for n in (3, 4) for r in range(n))],
+)  # fmt: skip
+def test_one_rank_that_dies_is_named_once(count: int, rank: int, ranks: Started) -> None:
+    """Those whom torchrun stops then, or who see it later than another one, are not blamed."""
+    words = f"{NETWORK} --batch-size {count} --lift none --steps 40"
+    codes, out, err = ranks(count, words, ("die", rank, 20))
+    assert codes[rank] == -9, out + err
+    assert err == f"compare: rank {rank} ended before the run did: all ranks stop\n"
+    assert 0 not in codes
+
+
+def _ranks_of(torchrun: int) -> dict[int, int]:
+    """Return the process id of each rank that torchrun has started."""
+    found = {}
+    for pid in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
+        for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if word.startswith(b"RANK="):
+                found[int(word[5:])] = pid
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize(("count", "rank"), [(n, r) for n in (3, 4) for r in range(n)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_to_one_rank_of_torchrun(
+    number: int, count: int, rank: int, turn: int, tmp_path: Path
+) -> None:
+    """At some moment of the run; SIGTERM, too, which torchrun itself sends to all but that one."""
+    words = f"-m compare run digits --batch-size 60 --steps 100000 --lift none --log-dir {tmp_path}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
+         *words.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        try:
+            while not any(tmp_path.glob("*/manual/*")) and run.poll() is None:
+                time.sleep(0.05)
+            pids = _ranks_of(run.pid)
+            time.sleep(random.Random(f"{count} {rank} {turn}").uniform(0, 1.5))
+            os.kill(pids[rank], number)
+            _, err = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert spoken(err) == [f"compare: rank {rank} ended before the run did: all ranks stop"]
+    assert not any(_born(pid) for pid in pids.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", ["run digits --steps 5", "run two_layer --population 2 --steps 5", "runs", "run x"]
+)
+def test_what_is_refused_is_refused_once(words: str, ranks: Started) -> None:
+    """Before the ranks have come together and after."""
+    codes, out, err = ranks(3, words)
+    assert (codes[0], out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("compare: ")
+    assert "rank 1" not in err
+    assert "rank 2" not in err
+
+
+@pytest.mark.slow
+def test_one_speaks_though_the_others_are_not_stopped_in_time(ranks: Started) -> None:
+    """As on a busy machine."""
+    patches = {"compare.training.watchman._GRACE": 1.0}
+    _, out, err = ranks(3, "run digits --steps 5", patches=patches, apart=True)
+    refused = "64 rows a step on 3 ranks: give --batch-size a multiple of 3\n"
+    assert out == ""
+    assert err in [f"compare: {who}{refused}" for who in ("", "rank 1: ", "rank 2: ")]
+
+
+@pytest.mark.parametrize(
+    ("rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("x", "2"), ("1", "two"), ("x", "1")]
+)
+def test_ranks_that_cannot_be(
+    rank: str, count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    assert main(["run", "two_layer"]) == 2
+    assert capsys.readouterr().err == (
+        f"compare: RANK {rank!r} of WORLD_SIZE {count!r}: start with torchrun, which sets them, or "
+        "unset both\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_rank_without_the_others_is_told_in_one_line() -> None:
+    """Though torch would log where in its own code it waited in vain."""
+    alone = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "compare", "run", "digits", "--wait", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **alone}, timeout=60, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("compare: rank 5: the 8 ranks did not come together: ")
+    assert done.stderr.endswith("torchrun, or unset RANK and WORLD_SIZE for one process\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -290,6 +399,34 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     assert watchman._gone() == []
     time.sleep(1.5)
     assert watchman._gone() == [0]
+
+
+def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks 1 and 3 have ended, rank 1 for the sake of rank 3; rank 2 has not come yet."""
+    store, ended = torch.distributed.HashStore(), []  # type: ignore[attr-defined]
+    for rank in (1, 3):
+        store.set(f"place/{rank}", f"{os.getpid()} another {socket.gethostname()}")
+    store.set("left/1", "1")
+
+    def end(watchman: Watchman, gone: list[int], message: str, told: bool) -> None:
+        ended.append((gone, message, told))
+        watchman.over.set()
+
+    monkeypatch.setattr(Watchman, "_end", end)
+    Watchman(Ranks(0, 4), store).thread.join(5)
+    assert ended == [([1, 3], "rank 3 ended before the run did: all ranks stop", False)]
+
+
+def test_one_rank_speaks() -> None:
+    """The first to ask; where nothing answers, the lowest that is left."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    several = [Watchman(Ranks(rank, 3), store) for rank in range(3)]
+    for watchman in several:
+        watchman.stop()
+    assert [several[rank].speaks() for rank in (2, 0, 1)] == [True, False, False]
+    for watchman in several:
+        watchman.store = SimpleNamespace(add=lambda *_: 1 / 0)
+    assert [watchman.speaks(gone=[0]) for watchman in several[1:]] == [True, False]
 
 
 @pytest.mark.long

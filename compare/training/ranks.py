@@ -102,10 +102,16 @@ ALONE = Ranks()
 
 def started() -> Ranks:
     """Return who this process is by what torchrun has put into its environment."""
+    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        rank, count = map(int, told)
     except ValueError:
-        raise BadInput("RANK and WORLD_SIZE are not whole numbers: start with torchrun") from None
+        rank, count = -1, 2
+    if count > 1 and rank not in range(count):
+        raise BadInput(
+            f"RANK {told[0]!r} of WORLD_SIZE {told[1]!r}: start with torchrun, which sets them, or "
+            "unset both"
+        )
     return Ranks(rank, count) if count > 1 else ALONE
 
 

@@ -1,0 +1,214 @@
+"""Files that are damaged, by chance or on purpose: one line each, and nothing outside is touched.
+
+2,000 drawn files and things of every kind in their places go through `runs`, `diff`, `run --resume`
+and `run --data`, as the command line gets them.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compare.cases import CASES
+from compare.cli import main
+from compare.training.harness import Run
+from tests import damage
+from tests.resumed import copied
+
+ONE, OTHER, STOPPED = (
+    "2026-01-01_00-00-00_one", "2026-01-01_00-00-01_other", "2026-01-01_00-00-02_stopped"
+)  # fmt: skip
+PARTS = ("result.json", "steps.npz", "checkpoint", "manual", "autograd", "compare")
+TABLE = "one,two,kind\n" + "".join(f"{k % 7},{k % 5 - 0.5},{'ab'[k % 2]}\n" for k in range(14))
+
+
+class World:
+    """A folder with two finished runs, a stopped one and a table; and what lies outside of them."""
+
+    def __init__(self, top: Path) -> None:
+        self.whole, self.top = top / "whole", top / "here"
+        runs, outside = self.whole / "runs", self.whole / "outside"
+        for name, case in ((ONE, "two_layer"), (OTHER, "three_layer_blog_grouping")):
+            words = f"run {case} --steps 9 --lift none --quiet --log-dir {top / name}"
+            assert main(words.split()) in (0, 1)
+            shutil.copytree(next((top / name).iterdir()), runs / name)
+        kept = copied(Run(CASES["two_layer"], steps=9, lift="none"), top, at=3)[1]
+        shutil.copytree(kept, runs / STOPPED)
+        (runs / "my.csv").write_text(TABLE)
+        (outside / "folder").mkdir(parents=True)
+        (outside / "thesis.txt").write_text("years of work\n" * 99)
+        (outside / "my.csv").write_text(TABLE)
+        for part in PARTS:
+            copy = shutil.copytree if (kept / part).is_dir() else shutil.copyfile
+            copy((kept if (kept / part).exists() else runs / ONE) / part, outside / part)
+        os.mkfifo(outside / "fifo")
+        self.data = {
+            name: (runs / ONE / name).read_bytes() for name in ("result.json", "steps.npz")
+        }
+        self.data |= {"checkpoint": (kept / "checkpoint").read_bytes(), "my.csv": TABLE.encode()}
+
+    @property
+    def outside(self) -> Path:
+        """What no command has any business with."""
+        return self.top / "outside"
+
+    def anew(self) -> Path:
+        """Put everything back; return the folder of the runs."""
+        shutil.rmtree(self.top, ignore_errors=True)
+        self.top.mkdir()
+        for folder, folders, files in os.walk(self.whole):
+            there = self.top / Path(folder).relative_to(self.whole)
+            for name in folders:
+                (there / name).mkdir()
+            for name in files:
+                if name == "fifo":
+                    os.mkfifo(there / name)
+                else:
+                    shutil.copyfile(Path(folder, name), there / name)
+        return self.top / "runs"
+
+    def wrong(self, *only: str) -> list[str]:
+        """Run the commands that look at the runs, those named `only`; return what is wrong."""
+        commands = {
+            "runs": ["runs"],
+            "diff": ["diff", ONE, OTHER],
+            "diff back": ["diff", OTHER, ONE],
+            "resume": ["run", "--resume", STOPPED],
+            "data": ["run", "network", "--data", "runs/my.csv", "--no-board", "--steps", "2"],
+        }
+        found = []
+        for name in only:
+            own = f"runs/{STOPPED}" if name == "resume" else ""
+            more = ["--quiet", "--lift", "none"] if name in ("resume", "data") else []
+            codes = (0,) if name == "runs" else (0, 1, 2)  # the other runs are listed all the same
+            if wrong := damage.wrong_end(self.top, own, *commands[name], *more, codes=codes):
+                found.append(f"{name}: {wrong}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compare.training.batch.STEPS", 3)
+        yield World(tmp_path_factory.mktemp("damage"))
+
+
+def drawn(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Try so many, the same ones each time; what fails is made small."""
+    return lambda test: settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )(given(draw=st.data())(test))  # fmt: skip
+
+
+@pytest.mark.long
+@drawn(500)
+def test_a_damaged_result(world: World, draw: Any) -> None:
+    """Of a finished run, and beside a checkpoint."""
+    data, runs = draw.draw(damage.result(world.data["result.json"])), world.anew()
+    for name in (ONE, STOPPED):
+        (runs / name / "result.json").write_bytes(data)
+    assert world.wrong("runs", "diff", "diff back", "resume") == []
+
+
+@pytest.mark.long
+@drawn(400)
+def test_a_damaged_record(world: World, draw: Any) -> None:
+    data, runs = draw.draw(damage.steps(world.data["steps.npz"])), world.anew()
+    for name in (ONE, STOPPED):
+        (runs / name / "steps.npz").write_bytes(data)
+    assert world.wrong("diff", "diff back", "resume") == []
+
+
+@pytest.mark.long
+@drawn(600)
+def test_a_damaged_checkpoint(world: World, draw: Any) -> None:
+    """Its digest made right again, too: that is no signature."""
+    runs = world.anew()
+    data = draw.draw(damage.checkpoint(world.data["checkpoint"], world.outside))
+    (runs / STOPPED / "checkpoint").write_bytes(data)
+    assert world.wrong("resume") == []
+
+
+@pytest.mark.long
+@drawn(500)
+def test_a_damaged_table(world: World, draw: Any) -> None:
+    runs = world.anew()
+    (runs / "my.csv").write_bytes(draw.draw(damage.table(world.data["my.csv"])))
+    assert world.wrong("data") == []
+
+
+def _replaced(thing: str, what: str, world: World) -> list[str]:
+    """Put `thing` in the place of a file or folder of a run, or of the table."""
+    runs = world.anew()
+    paths = [runs / what] if what == "my.csv" else [runs / name / what for name in (ONE, STOPPED)]
+    for path in paths:
+        if not os.path.lexists(path):
+            path.touch()
+        try:
+            damage.replace(path, thing, world.outside)
+        except PermissionError:
+            pytest.skip("making a device takes more rights")
+    return world.wrong(*["data"] if what == "my.csv" else ["runs", "diff", "diff back", "resume"])
+
+
+@pytest.mark.parametrize("thing", ["fifo", "link to a file outside", "folder"])
+@pytest.mark.parametrize("what", ["result.json", "checkpoint", "my.csv"])
+def test_another_thing_in_its_place(thing: str, what: str, world: World) -> None:
+    assert _replaced(thing, what, world) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("thing", damage.THINGS)
+@pytest.mark.parametrize("what", [*PARTS, "my.csv"])
+def test_every_thing_in_every_place(thing: str, what: str, world: World) -> None:
+    assert _replaced(thing, what, world) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("thing", damage.THINGS)
+@pytest.mark.parametrize("part", ["manual", "autograd", "compare"])
+def test_another_thing_in_the_place_of_an_event_file(part: str, thing: str, world: World) -> None:
+    runs = world.anew()
+    for name in (ONE, STOPPED):
+        (file,) = (runs / name / part).iterdir()
+        shutil.copyfile(file, world.outside / file.name)
+        with contextlib.suppress(PermissionError):
+            damage.replace(file, thing, world.outside)
+    assert world.wrong("runs", "diff", "diff back", "resume") == []
+
+
+@pytest.mark.parametrize("part", ["manual", "autograd", "compare"])
+def test_curves_of_another_place_are_not_cut(part: str, world: World) -> None:
+    """A link to a folder with files of the same names; a link to one such file."""
+    for linked in (False, True):
+        runs = world.anew()
+        folder = runs / STOPPED / part
+        (file,) = folder.iterdir()
+        (world.outside / part / file.name).write_bytes(file.read_bytes() + b"more")
+        path = folder if linked else file
+        there = world.outside / part if linked else world.outside / part / file.name
+        damage.replace(path, "nothing", world.outside)
+        path.symlink_to(there)
+        assert world.wrong("resume") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J\x1b]0;title\x07", "two\nlines", "\x9b31m", "a\rb", "\udcff", "\u202e", " "]
+)
+def test_a_run_whose_name_steers_the_terminal(name: str, world: World) -> None:
+    runs = world.anew()
+    for old in (ONE, STOPPED):
+        os.rename(runs / old, runs / f"2027-{old}{name}")
+    (runs / OTHER).rename(runs / f"2028{name}")
+    top = functools.partial(damage.wrong_end, world.top)
+    assert top("", "runs") is None
+    assert top("", "diff", f"2027-{ONE}{name}", f"2028{name}") is None
+    assert top(f"runs/2027-{STOPPED}{name}", "run", "--resume", f"2027-{STOPPED}{name}") is None

@@ -1,0 +1,103 @@
+"""Many checks and many runs in one process: it holds no more memory and no more files after."""
+
+import contextlib
+import gc
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import compare
+from compare.cli import main
+
+MIB = 2**20
+FLAT = 8 * MIB  # what the allocator may move in half of them; a leak of a check's graph is 30 MiB
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process has, once what is free is given back."""
+    gc.unfreeze()
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def growth(once: Callable[[int], None], times: int) -> tuple[int, int]:
+    """Return the growth of memory and of open files in the second half of so many calls."""
+    before = 0, 0
+    for n in range(times):
+        once(n)
+        if n == times // 2:
+            before = memory(), files()
+    return memory() - before[0], files() - before[1]
+
+
+def forward(x: Tensor, w: Tensor) -> Tensor:
+    h = compare.name(torch.tanh(compare.name(x @ w, "z")), "h")
+    return (h * h).sum() / 2
+
+
+def right(grad_output: Tensor, x: Tensor, w: Tensor, h: Tensor) -> dict[str, Tensor]:
+    dh = grad_output * h
+    dz = dh * (1 - h * h)
+    return {"h": dh, "z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+
+
+def wrong(grad_output: Tensor, x: Tensor, w: Tensor, h: Tensor) -> dict[str, Tensor]:
+    dh = grad_output * h
+    dz = dh * (1 - h)
+    return {"h": dh, "z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+
+
+def raising(grad_output: Tensor, x: Tensor, w: Tensor, h: Tensor) -> dict[str, Tensor]:
+    raise ZeroDivisionError
+
+
+KINDS = (
+    (right, ("EXACT", "ROUNDING"), 5, "auto"),
+    (wrong, ("WRONG",), 5, "auto"),
+    (raising, (), 5, "auto"),
+    (right, ("EXACT", "UNDECIDED"), 200_000, "none"),
+)
+
+
+@pytest.mark.long
+def test_200_checks() -> None:
+    """Right ones, wrong ones, ones that raise, and large ones."""
+
+    def check(n: int) -> None:
+        backward, verdict, rows, lift = KINDS[n % 4]
+        inputs = {"x": torch.randn(rows, 4), "w": torch.randn(4, 3)}
+        if not verdict:
+            with pytest.raises(ZeroDivisionError):
+                compare.check(backward, forward, inputs, lift=lift)
+        else:
+            report = compare.check(backward, forward, inputs, lift=lift)
+            assert report.verdict in verdict
+
+    grown, opened = growth(check, 200)
+    assert opened == 0
+    assert grown < FLAT, f"{grown / MIB:.1f} MiB"
+
+
+@pytest.mark.long
+def test_50_runs(tmp_path: Path) -> None:
+    """With their folders: of every kind of network, and of a wrong one; and one refused."""
+    cases = "three_layer", "digits", "everything", "dropout_as_published", "mini_batches --data no"
+
+    def run(n: int) -> None:
+        words = f"run {cases[n % 5]} --steps 20 --quiet --log-dir {tmp_path} --json {tmp_path}/out"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            assert main(words.split()) in ((2,) if n % 5 == 4 else (0, 1))
+
+    grown, opened = growth(run, 50)
+    assert opened == 0
+    assert grown < FLAT, f"{grown / MIB:.1f} MiB"
