@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from compare.errors import BadInput, unknown
 from compare.proof.draws import cotangent
 from compare.proof.program import Opaque
 
 SAMPLE = 10_000  # entries
+JUDGED = torch.float64, torch.float32, torch.float16, torch.bfloat16
 TOO_MANY = 2_000_000  # elements
 OURS = "grad_output", "output"  # of several outputs numbered, as output[1]
 
@@ -33,13 +35,36 @@ def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int
         if count > TOO_MANY:
             return Opaque(f"{count:,} elements take long to lift: ask for it with lift all"), None
         return None, SAMPLE
-    try:
-        entries = int(lift)
-    except ValueError:
+    entries = int(lift) if isinstance(lift, str) and lift.isdecimal() else lift
+    if not isinstance(entries, int) or isinstance(entries, bool):
         entries = 0
     if entries < 1:
         raise BadInput(f"lift {lift!r}: choose all, none, auto or a number of entries")
     return None, entries
+
+
+def check_modes() -> None:
+    """Raise BadInput where torch is in a mode in which tensors hold no numbers of their own."""
+    made = torch.zeros(())
+    if made.is_meta or isinstance(made, FakeTensor):
+        raise BadInput(
+            "torch makes tensors without numbers here (torch.device('meta') or FakeTensorMode is "
+            "on): leave that first"
+        )
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise BadInput(
+            "this is called inside torch.vmap, torch.func.grad or their like, where tensors stand "
+            "for others: call it outside"
+        )
+
+
+def form_of(value: Tensor) -> str | None:
+    """Return in what way a tensor is none that can be judged, None where it is one."""
+    if isinstance(value, FakeTensor) or value.is_meta:
+        return "meta"
+    if value.is_nested:
+        return "nested"
+    return None if value.layout == torch.strided else "sparse"
 
 
 def by_name(
@@ -72,11 +97,11 @@ def by_name(
         else:
             found[label] = value
     for label, value in tensors(found).items():
-        if value.is_nested or value.layout != torch.strided:
-            form = "nested" if value.is_nested else "sparse"
-            raise BadInput(f"input {label!r} is {form}: give a dense tensor")
-        if value.is_meta:
-            raise BadInput(f"input {label!r} is on the meta device and has no numbers: give some")
+        if form := form_of(value):
+            told = f"{form}: give a dense tensor"
+            if form == "meta":
+                told = "on the meta device and has no numbers: give some"
+            raise BadInput(f"input {label!r} is {told}")
     for label in found:
         if numbered_from(label) in OURS:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
@@ -99,7 +124,15 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
         raise BadInput(
             f"no differentiable input ({kinds or 'none at all'}): give a tensor of floats"
         )
-    return asked or list(floats)
+    asked = asked or list(floats)
+    for label in asked:
+        if floats[label].dtype not in JUDGED:
+            raise BadInput(
+                f"input {label!r} is {kind_of(floats[label])}, whose gradients are not judged: "
+                "give float64, float32, float16 or bfloat16, or mark those that need one with "
+                "requires_grad=True"
+            )
+    return asked
 
 
 def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compare.arguments import (
     asked,
+    form_of,
     gathered,
     kind_of,
     numbered,
@@ -34,6 +35,8 @@ class BackwardPass:
         self.is_function = isinstance(function, type) and issubclass(
             function, torch.autograd.Function
         )
+        if getattr(function, "forward", None) is torch.autograd.Function.forward:
+            raise BadInput(f"backward is {function!r}, without a forward: write one")
         self.asked = [*forward.inputs] if self.is_function else asked(function, forward.offer)
         #: Whether it asks for its own inputs by identity, as torch.autograd.grad(f(x), params)
         #: does, so that it has to be run on the very tensors that were given.
@@ -161,9 +164,9 @@ class BackwardPass:
                 raise unknown("gradient", str(label), known)
             if value is not None and not isinstance(value, Tensor):
                 raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
-            if value is not None and value.layout != torch.strided:
+            if value is not None and (form := form_of(value)):
                 raise BadInput(
-                    f"backward returns a sparse gradient for {label!r}: return a dense one"
+                    f"backward returns a {form} gradient for {label!r}: return a dense one"
                 )
         return found
 

@@ -1,6 +1,5 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much, numbered, tensors
+from compare.arguments import check_modes, how_much, numbered, tensors
 from compare.backward import Backward, BackwardPass
+from compare.buffers import put_back
 from compare.contract.ask import Contract
 from compare.contract.line import LINES, NOT_ASKED, Line, left_out
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
-from compare.errors import BadInput, unknown
+from compare.errors import BadInput, unknown, whole
 from compare.forward import ForwardPass
 from compare.proof.bits import compare_bits, mismatch
 from compare.proof.following import following
@@ -76,11 +76,15 @@ def check(
     has converged, is accepted where the exact values are `formula_ulps` of their dtype apart at
     most; such a quantity is ROUNDING and the report says so.
 
+    Buffers of modules that the passes hold, such as running statistics, are put back afterwards.
+
     Raises BadInput for what cannot be judged; exceptions of the user's own code pass through, but
     for those in the calls for the contract, which are told in its lines.
     """
-    made = Check(backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps)
-    return made.report(lift, contract)
+    check_modes()
+    with put_back(backward, forward):
+        made = Check(backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps)
+        return made.report(lift, contract)
 
 
 def assert_same(
@@ -123,8 +127,8 @@ class Check:
         hold: Collection[str] = (),
         formula_ulps: float = 0.0,
     ) -> None:
-        self.seed = seed
-        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps < math.inf:
+        self.seed = whole("seed", seed)
+        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
             raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
         self.formula_ulps = float(formula_ulps)
         self.forward = ForwardPass(forward, inputs, seed, grads)
@@ -256,7 +260,7 @@ class Check:
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
             gradients=True,
-            replaced=forward.values.keys(),
+            replaced=[label for label in forward.values if label in judged],
             formula_ulps=self.formula_ulps,
             ways=ways or {},
             numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},

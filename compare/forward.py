@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from compare.arguments import (
+    JUDGED,
     OURS,
     by_name,
     cotangents,
     differentiable,
+    form_of,
     kind_of,
     numbered,
     numbered_from,
@@ -21,6 +23,8 @@ from compare.arguments import (
 from compare.errors import BadInput
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Key, ValueOf
+
+_COMPLEX = torch.complex64, torch.complex128
 
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
 
@@ -35,6 +39,10 @@ def name(tensor: Tensor, label: str) -> Tensor:
     if found is not None:
         if not isinstance(label, str):
             raise BadInput(f"compare.name(..., {label!r}): a name is a string")
+        if not label.strip() or not label.isprintable():
+            raise BadInput(
+                f"compare.name(..., {label!r}): a name is a word that can be printed, as 'z1'"
+            )
         if not isinstance(tensor, Tensor):
             raise BadInput(
                 f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
@@ -83,8 +91,9 @@ class ForwardPass:
         self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
             if label in self.inputs or numbered_from(label) in OURS:
+                owner = "an input" if label in self.inputs else "what check offers"
                 raise BadInput(
-                    f"compare.name(..., {label!r}): an input has that name, choose another"
+                    f"compare.name(..., {label!r}): {owner} has that name, choose another"
                 )
         self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
 
@@ -136,6 +145,11 @@ class ForwardPass:
             with torch.enable_grad():
                 found = self.function(**arguments)
         except RuntimeError as error:
+            if "a leaf Variable that requires grad is being used in an in-place" in str(error):
+                raise BadInput(
+                    "forward writes into an input or a parameter that needs a gradient: work on a "
+                    "copy of it, as x.clone()"
+                ) from None
             if "Inference tensors cannot" not in str(error):
                 raise
             raise BadInput(
@@ -149,12 +163,31 @@ class ForwardPass:
                 raise BadInput(
                     f"forward returns {kind_of(output)}: return a tensor or a tuple of tensors"
                 )
+            if not output.requires_grad:
+                continue
+            if form := form_of(output):
+                raise BadInput(f"forward returns a {form} tensor: return a dense one with numbers")
+            if output.dtype not in (*JUDGED, *_COMPLEX):
+                raise BadInput(
+                    f"forward returns {kind_of(output)}, which is not judged: return float64, "
+                    "float32, float16 or bfloat16"
+                )
         return [output for output in outputs if output.requires_grad], named
 
     def reference(self, /, **given: Any) -> dict[Key, Tensor]:
         """Return the outputs, the named values and every gradient, as one function to read."""
         fresh = self.fresh({label: given[label] for label in self.inputs})
         outputs, named = self._run(fresh)
+        own: dict[str, Tensor] = {}
+
+        def apart(label: str, gradient: Tensor) -> Tensor:
+            """Give a name's gradient a node of its own: z = x + w hands one on to x and w."""
+            own[label] = gradient.view(gradient.shape)
+            return own[label]
+
+        for label, tensor in named.items():
+            if tensor.requires_grad:
+                tensor.register_hook(partial(apart, label))
         wanted = {**named, **self._leaves(fresh)}
         wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
         grads = [given[key] for key in numbered("grad_output", outputs)]
@@ -164,7 +197,7 @@ class ForwardPass:
             **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
             **{ValueOf(label): value.detach() for label, value in named.items()},
             **{
-                label: torch.zeros_like(tensor) if gradient is None else gradient
+                label: torch.zeros_like(tensor) if gradient is None else own.get(label, gradient)
                 for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
             },
         }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from compare.proof.verdict import EXACT, UNDECIDED, WEIGHT
+from compare.proof.verdict import EXACT, UNDECIDED, WEIGHT, Verdict
 
 
 @dataclass
@@ -12,7 +12,7 @@ class OneProcess:
 
     steps: list[int] = field(default_factory=list)
     share: float = 0.0  # of the bound, the largest
-    verdict: str = EXACT
+    verdict: Verdict = EXACT
     name: str = ""  # of the update that decided it
     why: str = ""  # there is no bound
     chunks: int = 0  # so far
@@ -38,7 +38,7 @@ class OneProcess:
             "why": self.why,
         }
 
-    def decide(self, verdict: str, name: str, share: float, why: str) -> None:
+    def decide(self, verdict: Verdict, name: str, share: float, why: str) -> None:
         """Keep the weightiest verdict, of several the one that comes nearest to its bound."""
         known = WEIGHT.index(self.verdict), -self.share
         if (WEIGHT.index(verdict), -share) < known:

@@ -137,6 +137,10 @@ def parser() -> argparse.ArgumentParser:
             "--inputs", type=Path, metavar="FILE",
             help="inputs that mutants --save wrote, in place of the file's own",
         )  # fmt: skip
+        command.add_argument(
+            "--timeout", type=float, metavar="SECONDS",
+            help="stop a file that runs longer (default: no limit)",
+        )  # fmt: skip
     for command in (run, check):
         command.add_argument(
             "--lift", default="auto", metavar="HOW",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compare.board.page import Curve, fragment, page
 from compare.contract.line import Line, broken, refusals, told
-from compare.errors import BadInput
+from compare.errors import BadInput, printable, unknown
 from compare.files import save
 from compare.one_process import OneProcess
 from compare.proof.verdict import (
@@ -25,7 +25,7 @@ from compare.proof.verdict import (
     Beside,
 )
 from compare.quantity import Quantity
-from compare.telling import LABEL, cells, line, lines, plural, right_bits, table
+from compare.telling import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
 from compare.training.chunk import Bucket
 
 
@@ -78,6 +78,8 @@ class Report:
 
     def meets(self, demand: str) -> bool:
         """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
+        if demand not in ("exact", "rounding"):
+            raise unknown("demand", demand, ("exact", "rounding"))
         return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,11 +121,13 @@ class Report:
         """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
         titles, *rows = cells(self.quantities.values())
         table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
-        parts = [f"**{self.verdict}** {self._claim()}{self._only_for()}"]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
-        if behind := [f"    {label:<{LABEL}} {text}" for label, text in self._explanation()]:
+        parts = [f"**{self.verdict}** {as_markdown(self._claim() + self._only_for())}"]
+        parts.append("\n".join(f"| {' | '.join(map(as_markdown, row))} |" for row in table))
+        # an indented line is shown as it is
+        behind = [printable(f"    {label:<{LABEL}} {text}") for label, text in self._explanation()]
+        if behind:
             parts += ["### What stands behind it", "\n".join(behind)]
-        about = "\n".join(f"| {key} | {value} |" for key, value in self.about())
+        about = "\n".join(f"| {' | '.join(map(as_markdown, each))} |" for each in self.about())
         return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
 
     def save(self, path: str | Path) -> None:
@@ -131,15 +135,22 @@ class Report:
 
         Raises BadInput for another ending, or where it cannot be written.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise BadInput(f"path is {path!r}: give the name of a file") from None
         forms: dict[str, Callable[[], str]] = {
-            ".html": lambda: page(f"{self.case}: {self.verdict}", self._repr_html_()),
+            ".html": self.page,
             ".json": self.to_json,
             ".txt": lambda: f"{self}\n",
         }
         if path.suffix not in forms:
             raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
         save(path, forms[path.suffix]())
+
+    def page(self) -> str:
+        """Return the report as a page with plots."""
+        return page(f"{self.case}: {self.verdict}", self._repr_html_())
 
     def _repr_html_(self) -> str:
         """Return the report as a notebook shows it."""
@@ -162,7 +173,7 @@ class Report:
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
         line = Text(self.verdict, style=STYLE[self.verdict])
-        line.append(f"  {self._claim()}{self._only_for()}", style="default")
+        line.append(f"  {printable(self._claim() + self._only_for())}", style="default")
         if self.interrupted:
             line.append(" (interrupted: the steps until then)", style="default")
         return line
@@ -191,14 +202,12 @@ class Report:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
             shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
             at_all = "" if self.case == "check" else " at every step"
-            accepted = [q.name for q in odd if q.proof and q.proof.accepted]
+            accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
             names = ", ".join(q.name for q in odd if q.name not in accepted)
             claim = [f"the same formulas {shown}"]
             claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
-            claim += (
-                [f"{', '.join(accepted)}: but for what formula_ulps allows"] if accepted else []
-            )
-            claim += [f"{q.name} keeps {q.proof.keeps}" for q in odd if q.proof and q.proof.keeps]
+            claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
+            claim += [f"{q.name} {q.proof.loss}" for q in odd if q.proof and q.proof.loss]
             return "; ".join(claim)
         if not odd and broken(self.contract):
             return broken(self.contract)
@@ -207,8 +216,8 @@ class Report:
         word = self.verdict.lower()
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
-        kept = f": it keeps {first.proof.keeps}" if first.proof and first.proof.keeps else ""
-        return f"{first.name} is the first {word} quantity{at}{kept}"
+        loss = f": it {first.proof.loss}" if first.proof and first.proof.loss else ""
+        return f"{first.name} is the first {word} quantity{at}{loss}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""

@@ -1,10 +1,12 @@
 """How quantities are told: their table, and what stands behind each, in words."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from rich.table import Table
 from rich.text import Text
 
+from compare.errors import printable
 from compare.proof.verdict import STYLE, WRONG
 from compare.quantity import Quantity
 
@@ -18,7 +20,7 @@ def cells(rows: Iterable[Quantity]) -> list[tuple[str, ...]]:
     for q in rows:
         ulp = "NaN" if q.nans else _short(q.max_ulp)
         shape = str(q.shape).replace(" ", "")
-        found.append((q.name, shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
+        found.append((printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
     return found
 
 
@@ -103,9 +105,13 @@ def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:
 
 def line(label: str, text: str) -> Text:
     """Return a labelled line that is never broken, so that a command can be copied."""
-    return Text(
-        f"  {label:<{LABEL}}{' ' if label else '  '}{text}", no_wrap=True, overflow="ignore"
-    )
+    told = f"  {label:<{LABEL}}{' ' if label else '  '}{text}"
+    return Text(printable(told), no_wrap=True, overflow="ignore")
+
+
+def as_markdown(text: str) -> str:
+    """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
+    return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
 
 
 def plural(count: int, noun: str) -> str:

@@ -14,7 +14,10 @@ import torch
 
 from compare.checking import check
 from compare.errors import BadInput
+from compare.guard.child import Tell
+from compare.guard.shown import rendered
 from compare.report import Report
+from compare.training.given import device_named, dtype_named
 
 
 class UserError(BadInput):
@@ -41,6 +44,23 @@ def check_file(
     options = {name: getattr(module, name) for name in own if name in vars(module)}
     with theirs(path):
         return check(*_passes(module, path, dtype, device, inputs), lift=lift, **options)
+
+
+def judged(
+    _tell: Tell, *, file: str, dtype: str | None, device: str, lift: str | int,
+    inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Check a file; return what there is to show of it, as `Judged` has it."""
+    report = check_file(
+        Path(file), dtype=None if dtype is None else dtype_named(dtype),
+        device=device_named(device), lift=lift, inputs=None if inputs is None else Path(inputs),
+    )  # fmt: skip
+    return {
+        "code": 0 if report.meets(demand) else 1,
+        "text": rendered(width, report.headline() if quiet else report),
+        "json": report.to_dict(),
+        "page": report.page() if page else "",
+    }
 
 
 def passes(

@@ -33,7 +33,7 @@ def _said(forward: Slope, slope: Slope, x: Tensor) -> str:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", KINKS)
 def test_another_subgradient_at_a_kink(name: str, dtype: torch.dtype) -> None:
-    assert "stand at a kink" in (said := _said(*KINKS[name], AT_0.to(dtype)))
+    assert "stands at a kink" in (said := _said(*KINKS[name], AT_0.to(dtype)))
     assert "takes another subgradient than autograd" in said
 
 
@@ -46,7 +46,7 @@ def test_of_equal_maxima_each_may_have_it_all(dtype: torch.dtype) -> None:
 
 def test_a_value_that_no_subgradient_has() -> None:
     said = _said(F.relu, lambda x: (x > 0) + 5.0 * (x == 0), AT_0)
-    assert "stand at a kink" in said
+    assert "stands at a kink" in said
     assert "it is none of the values from" in said
     assert "takes another subgradient" not in said
 
@@ -74,6 +74,12 @@ def test_autograd_is_named_where_its_value_is_not_the_derivative(dtype: torch.dt
                  AT_0.to(dtype))  # fmt: skip
     assert "autograd's own value here is not the derivative" in said
     assert "another subgradient" not in said
+
+
+def test_only_the_element_that_was_looked_at_is_said_to_stand_there() -> None:
+    said = _said(F.relu, lambda x: torch.where(x == 2, 3.0, (x >= 0) * 1.0), AT_0)
+    assert "2 of 3 elements apart" in said
+    assert "so [1] stands at a kink" in said
 
 
 def test_beside_a_wrong_formula_nothing_is_said_of_kinks() -> None:

@@ -11,6 +11,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from compare.cases import CASES
 from compare.cli import main
 from compare.errors import BadInput
 from compare.training import checkpoint, sealed
+from compare.training.buckets import SIDES
 from compare.training.data import digits
-from compare.training.folder import Lock
+from compare.training.folder import SUBRUNS, Lock
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 from tests.resumed import copied, told
@@ -237,7 +239,7 @@ def test_other_code(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The project's version and a digest of its source."""
-    was = checkpoint.load(stopped / "checkpoint").kept["ranks"][0]["world"]["deltacheck"]
+    was = checkpoint.load(stopped / "checkpoint").kept.ranks[0].world["deltacheck"]
     digest = was.removeprefix(f"{compare.__version__}+")
     monkeypatch.setattr(compare, "__version__", "0.0.9")
     message = (
@@ -252,7 +254,7 @@ def test_an_event_file_that_is_shorter_or_gone(
     cut: int, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file,) = (stopped / "autograd").iterdir()
-    name, length = checkpoint.load(stopped / "checkpoint").folder["files"]["autograd"]
+    name, length = checkpoint.load(stopped / "checkpoint").folder.files["autograd"]
     assert name == file.name
     os.truncate(file, cut) if cut else file.unlink()
     message = (
@@ -341,7 +343,16 @@ def test_every_case_and_every_float_comes_back(tmp_path: Path) -> None:
         run.tally.bounds = {"l1": (math.inf, 3), "l2": (None, 0), "syn0": (-0.0, 1)}
         states = checkpoint.states(run, wanted=True)
         assert states
-        checkpoint.save(run, states, tmp_path / "checkpoint", {})
+        empty = dict.fromkeys(SUBRUNS, ("events.out.tfevents.1", 0))
+        losses = {f"loss_{side}": torch.zeros(0).double() for side in SIDES}
+        folder: dict[str, Any] = {
+            "told": 0,
+            "silent": None,
+            "files": empty,
+            "names": [],
+            "arrays": losses,
+        }
+        checkpoint.save(run, states, tmp_path / "checkpoint", folder)
         found = checkpoint.load(tmp_path / "checkpoint")
         assert found.case == one
         assert found.asked == run.asked

@@ -149,6 +149,26 @@ def a_bell_from_a_list(grad_output: Tensor) -> Gradients:
     return (grad_output * torch.tensor(bell, dtype=grad_output.dtype),)
 
 
+TURN = [[0.5**0.5, 0.5**0.5], [-(0.5**0.5), 0.5**0.5]]
+
+
+@right(lambda x: torch.tensor(TURN, dtype=x.dtype) @ x, x=NORMAL[:2])
+def a_turn_by_the_root_of_2(grad_output: Tensor) -> Gradients:
+    one, other = grad_output / math.sqrt(2)
+    return (torch.stack([one - other, one + other]),)
+
+
+def _none_below(x: Tensor) -> Tensor:
+    e = torch.exp(x)
+    return torch.where(e == 0, x, e * x)
+
+
+@right(_none_below, x=torch.cat([-2000 * POSITIVE[:1], NORMAL[:1]]))
+def a_mask_of_what_underflows(x: Tensor, grad_output: Tensor) -> Gradients:
+    e = torch.exp(x)
+    return (grad_output * torch.where(e == 0, 1.0, e + e * x),)
+
+
 SELU = 1.0507009873554805, 1.6732632423543772
 
 

@@ -106,6 +106,89 @@ def test_each_goes_on_from_what_it_reads_and_from_no_more() -> None:
     assert set(found.values()) <= {"EXACT", "ROUNDING"}
 
 
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def _biased(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    a = compare.name(x @ w, "a")
+    return torch.tanh(compare.name(a + b, "z"))
+
+
+def _of_biased(by_hand: object, dtype: torch.dtype = torch.float32) -> Report:
+    given = {"x": X, "w": W.detach(), "b": torch.tensor([0.3, -0.7])}
+    return compare.check(by_hand, _biased, {k: v.to(dtype) for k, v in given.items()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_sum_hands_one_gradient_on_to_two_names(dtype: torch.dtype) -> None:
+    """Autograd has one tensor for both; each goes on from its own all the same."""
+
+    def by_hand(x: Tensor, w: Tensor, output: Tensor, grad_output: Tensor) -> Named:
+        dz = grad_output * (1 - output * output)
+        return {"z": dz, "a": dz, "b": dz.sum(0), "x": dz @ w.mT, "w": x.mT @ dz}
+
+    report = _of_biased(by_hand, dtype)
+    assert report.ok, str(report)
+
+
+def test_of_two_names_of_one_gradient_one_may_be_wrong() -> None:
+    def by_hand(x: Tensor, w: Tensor, output: Tensor, grad_output: Tensor) -> Named:
+        da = grad_output * (1 - output**2)
+        return {"z": 2 * da, "a": da, "b": da.sum(0), "w": x.mT @ da, "x": da @ w.mT}
+
+    found = _verdicts(_of_biased(by_hand))
+    assert found.pop("z") == "WRONG"
+    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+
+
+def test_a_residual_path_goes_past_the_wrong_one() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        z = compare.name(x @ w, "z")
+        return torch.sin(z + compare.name(torch.tanh(z), "t"))
+
+    def by_hand(x: Tensor, w: Tensor, z: Tensor, t: Tensor, grad_output: Tensor) -> Named:
+        straight = grad_output * torch.cos(z + t)
+        dz = straight + 2 * straight * (1 - t * t)
+        return {"t": 2 * straight, "z": dz, "w": x.mT @ dz, "x": dz @ w.mT}
+
+    found = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
+    assert found.pop("t") == "WRONG"
+    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+
+
+@pytest.mark.parametrize("wrong", ["s", "p", "q"])
+def test_siblings_are_not_above_each_other(wrong: str) -> None:
+    def forward(u: Tensor, v: Tensor) -> Tensor:
+        p, q = compare.name(u * 1.5, "p"), compare.name(v * 2.0, "q")
+        return torch.tanh(compare.name(p + q, "s"))
+
+    def by_hand(output: Tensor, grad_output: Tensor) -> Named:
+        d = {"s": grad_output * (1 - output**2) * (1 + (wrong == "s"))}
+        d |= {name: d["s"] * (1 + (wrong == name)) for name in ("p", "q")}
+        return d | {"u": d["p"] * 1.5, "v": d["q"] * 2}
+
+    found = _verdicts(compare.check(by_hand, forward, {"u": X[0], "v": X[1]}))
+    assert found.pop(wrong) == "WRONG"
+    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+
+
+def test_a_name_above_that_has_no_gradient_by_hand() -> None:
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        z = compare.name(x @ w, "z")
+        h = compare.name(torch.tanh(z), "h")
+        return h * h
+
+    def by_hand(x: Tensor, w: Tensor, h: Tensor, grad_output: Tensor) -> Named:
+        def slope() -> Tensor:
+            return 2 * h * grad_output * (1 - h)
+
+        return {"z": slope(), "w": x.mT @ slope(), "x": slope() @ w.mT}
+
+    found = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
+    assert found.pop("z") == "WRONG"
+    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+
+
 def test_gradients_of_one_value_under_two_names_lie_above_each_other() -> None:
     def forward(x: Tensor) -> Tensor:
         z = compare.name(x + 1.0, "z")

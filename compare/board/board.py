@@ -7,7 +7,7 @@ in result.json and steps.npz.
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -31,10 +31,19 @@ from compare.training.buckets import SIDES, as_array, is_told
 from compare.training.checkpoint import Checkpoint
 from compare.training.chunk import Bucket, Chunk
 from compare.training.evaluation import decision_surface
-from compare.training.folder import CHECKPOINT, RESULT, STEPS, Lock, cut_back
+from compare.training.folder import (
+    CHECKPOINT,
+    EVENTS,
+    RESULT,
+    STEPS,
+    SUBRUNS,
+    Lock,
+    SubRun,
+    cut_back,
+)
 from compare.training.harness import Run
+from compare.training.kept import FolderState
 
-SUBRUNS = (*SIDES, "compare")
 _BINS = 30  # of a histogram
 _PICTURES = 8  # how many times in a run heat maps are drawn
 
@@ -49,7 +58,7 @@ class EventFile:
     def __init__(self, folder: Path, name: str | None = None) -> None:
         folder.mkdir(exist_ok=True)
         now = time.time()
-        self.name = name or f"events.out.tfevents.{int(now):010d}.{os.getpid()}"
+        self.name = name or f"{EVENTS}{int(now):010d}.{os.getpid()}"
         self.file = (folder / self.name).open("ab")
         self.records = RecordWriter(self.file)
         if name is None:
@@ -107,7 +116,7 @@ class RunFolder:
         self.record = Record(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
         try:
-            names = self._take_up(stopped.folder) if stopped else {}
+            names: Mapping[SubRun, str] = self._take_up(stopped.folder) if stopped else {}
             for name in SUBRUNS:
                 self.files[name] = EventFile(self.path / name, names.get(name))
         except OSError as error:
@@ -167,12 +176,12 @@ class RunFolder:
         }
         checkpoint.save(self.run, states, self.path / CHECKPOINT, state)
 
-    def _take_up(self, kept: dict[str, Any]) -> dict[str, str]:
+    def _take_up(self, kept: FolderState) -> Mapping[SubRun, str]:
         """Make the folder what it was at the checkpoint; return the names of its event files."""
-        cut_back(self.path, kept["files"])
-        self.told, self.silent = kept["told"], kept["silent"] and Bucket(**kept["silent"])
-        self.record.restore(kept["names"], {n: a.numpy() for n, a in kept["arrays"].items()})
-        return {part: name for part, (name, _) in kept["files"].items()}
+        cut_back(self.path, kept.files)
+        self.told, self.silent = kept.told, kept.silent
+        self.record.restore(kept.names, {n: a.numpy() for n, a in kept.arrays.items()})
+        return {part: name for part, (name, _) in kept.files.items()}
 
     def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
         compared = self.files["compare"]

@@ -11,7 +11,7 @@ from compare.board.board import RunFolder
 from compare.errors import BadInput
 from compare.training import checkpoint
 from compare.training.checkpoint import Checkpoint
-from compare.training.folder import CHECKPOINT, Lock
+from compare.training.folder import CHECKPOINT, Lock, check_plain
 from compare.training.harness import Run
 from compare.training.ranks import Ranks
 
@@ -30,6 +30,7 @@ def taken_up(
         each = None
         if ranks.rank == 0:
             path = history.find(log_dir, name).path
+            check_plain(path)
             held.enter_context(closing(Lock(path)))
             whole = _stopped(path, words, ranks)
             each = [whole.of(rank) for rank in range(ranks.count)]
@@ -44,8 +45,8 @@ def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
     result = history.result(path)
     if result is not None and not result.get("interrupted"):
         raise BadInput(
-            f"run {path.name} is finished, {result.get('verdict')} after "
-            f"{result.get('steps'):,} steps: there is nothing to resume, run it anew"
+            f"run {path.name} is finished, {result['verdict']} after {result['steps']:,} steps: "
+            "there is nothing to resume, run it anew"
         )
     stopped = checkpoint.load(path / CHECKPOINT)
     options.agree(words, stopped.case, stopped.asked)

@@ -2,26 +2,30 @@
 
 import argparse
 import signal
+from pathlib import Path
 
-from compare.files import check_outputs, save_json
+from compare.commands.judged import judged
+from compare.files import check_outputs, save, save_json
+from compare.guard.guard import check_limit
 from compare.terminal import PlainConsole
 
 
 def check(args: argparse.Namespace) -> int:
     """Judge the backward pass of a file."""
     check_outputs(args.json, args.html)
-    from compare.training.given import device_named, dtype_named
-    from compare.userfile import check_file
-
+    check_limit(args.timeout)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
-    dtype = None if args.dtype is None else dtype_named(args.dtype)
-    report = check_file(args.file, dtype=dtype, device=device_named(args.device), lift=args.lift,
-                        inputs=args.inputs)  # fmt: skip
     console = PlainConsole(stderr=args.json == "-")
-    console.print(report.headline() if args.quiet else report, crop=False)
+    words = {
+        "file": str(args.file), "dtype": args.dtype, "device": args.device, "lift": args.lift,
+        "inputs": None if args.inputs is None else str(args.inputs), "demand": args.demand,
+        "quiet": args.quiet, "page": args.html is not None,
+    }  # fmt: skip
+    found = judged("compare.userfile:judged", args.file, words, console, seconds=args.timeout)
+    found.show(console)
     if args.json is not None:
-        save_json(report.to_json(), args.json)
+        save_json(found.to_json(), args.json)
     if args.html is not None:
-        report.save(args.html)
+        save(Path(args.html), found.page)
         console.say(f"  page: {args.html}")
-    return 0 if report.meets(args.demand) else 1
+    return found.code

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from compare.errors import printable
 from compare.terminal import PlainConsole
 
 
@@ -16,12 +17,13 @@ def diff(args: argparse.Namespace) -> int:
     rows = list(differences(one, other))
     console = PlainConsole()
     if not rows:
-        console.say(f"{one.name} and {other.name} differ in nothing but their time")
+        names = f"{printable(one.name)} and {printable(other.name)}"
+        console.say(f"{names} differ in nothing but their time")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("what", one.name, other.name):
+    for title in ("what", printable(one.name), printable(other.name)):
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
     return 1

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from compare.errors import BadInput
 from compare.files import check_outputs, save_json
+from compare.guard.guard import check_limit
 from compare.terminal import PlainConsole
-
-_LONGEST = 86_401  # seconds
 
 
 def practice(args: argparse.Namespace) -> int:
@@ -33,8 +32,7 @@ def practice(args: argparse.Namespace) -> int:
             f"  python -m compare practice {shlex.quote(str(path))}"
         )
         return 0
-    if not 0 < args.timeout < _LONGEST:
-        raise BadInput(f"--timeout {args.timeout:g}: give seconds, above 0, at most a day")
+    check_limit(args.timeout)
     check_outputs(args.json)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     level = level_of(path, args.level)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from compare.errors import printable
 from compare.proof.verdict import STYLE
 from compare.terminal import PlainConsole
 
@@ -21,10 +22,10 @@ def runs(args: argparse.Namespace) -> int:
         table.add_column(title, justify="right", no_wrap=True)
     for run in runs(Path(args.log_dir)):
         if (found := run.result) is None:
-            table.add_row(run.name, "stopped before its end")
+            table.add_row(printable(run.name), printable(run.odd) or "stopped before its end")
             continue
         verdict = Text(found["verdict"], style=STYLE[found["verdict"]])
         figures = f"{found['steps']:,}", f"{found['seconds']:.1f}"
-        table.add_row(run.name, verdict, *figures)
+        table.add_row(printable(run.name), verdict, *figures)
     PlainConsole().print(table, crop=False, soft_wrap=True)
     return 0

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.arguments import check_modes
 from compare.backward import Backward
+from compare.buffers import put_back
 from compare.cases import find
 from compare.checking import Forward
 from compare.errors import BadInput
@@ -55,7 +57,11 @@ def power(
 
     Raises BadInput for what cannot be judged, cannot be read as a program, or is WRONG as it is.
     """
-    return of_subject(OfCheck(backward, forward, inputs, seed), seed=seed, watch=watch)
+    if watch is not None and not callable(watch):
+        raise BadInput(f"watch is {watch!r}: give a function of a count")
+    check_modes()
+    with put_back(backward, forward):
+        return of_subject(OfCheck(backward, forward, inputs, seed), seed=seed, watch=watch)
 
 
 def of_file(

@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.text import Text
 
+from compare.guard.guard import Printed
 from compare.practice.finding import BLANK, RIGHT, WRONG, Finding
 from compare.practice.levels import Level
-from compare.practice.practice import Printed
 from compare.proof.verdict import EXACT, ROUNDING, STYLE, UNDECIDED
 from compare.terminal import PlainConsole
 

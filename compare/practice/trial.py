@@ -1,24 +1,19 @@
-"""Judges a practice file's lines by autograd, then trains it: a process of its own.
+"""Judges a practice file's lines by autograd, then trains it: the guarded process's work.
 
-`python -m compare.practice.trial FILE LEVEL RESULT SECONDS` writes what it found to RESULT, as
-JSON; it is someone's code that runs here, so it is ended after SECONDS, and RESULT says in which
-line. Every value is judged on the learner's own values above it, as in any run: one bug makes one
-wrong line.
+Every value is judged on the learner's own values above it, as in any run: one bug makes one wrong
+line.
 """
 
-import contextlib
-import faulthandler
-import json
-import resource
 import sys
-import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.guard.child import Tell
 from compare.practice.attempt import Answer, Attempt, silence
 from compare.practice.exercise import text_of
 from compare.practice.finding import RIGHT, WRONG, Finding
@@ -31,8 +26,6 @@ from compare.proof.verdict import WEIGHT
 from compare.proof.verdict import WRONG as IS_WRONG
 from compare.training.prove import Prover
 from compare.training.sides import Named
-
-_MEMORY = 2 * 2**30  # bytes: what asks for more runs away
 
 
 def look_at(level: Level, text: str, path: str) -> Finding:
@@ -171,24 +164,10 @@ def _apart(name: str, mine: Tensor, right: Tensor, at: tuple[int, ...] | None) -
     return f"gives {place} the value {texts[0]}; by autograd it is {texts[1]}"
 
 
-def main(file: str, level: str, result: str, seconds: str) -> None:
-    """Judge FILE and write RESULT; where it takes longer than SECONDS, its stack instead."""
-    with Path(result).open("w") as report:
-        faulthandler.dump_traceback_later(float(seconds), exit=True, file=report)
-        warnings.simplefilter("ignore")  # theirs, and torch's on their code
-        torch.set_num_threads(1)  # small tensors
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-        path = Path(file)
-        sys.path.append(str(path.resolve().parent))
-        try:
-            found = look_at(find(level), text_of(path), file).to_dict()
-        except Exception:  # not theirs: what is theirs is an answer
-            found = {"fault": traceback.format_exc()}
-        sys.stdout.flush()
-        faulthandler.cancel_dump_traceback_later()
-        json.dump(found, report)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def judged(_tell: Tell, *, file: str, level: str) -> dict[str, Any]:
+    """Return what was found of a file."""
+    warnings.simplefilter("ignore")  # theirs, and torch's on their code
+    torch.set_num_threads(1)  # small tensors
+    path = Path(file)
+    sys.path.append(str(path.resolve().parent))
+    return look_at(find(level), text_of(path), file).to_dict()

@@ -1,41 +1,62 @@
 """Where a pass rounds to a dtype that is narrower than its quantity's: an autocast by accident."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
-from compare.proof.lift import cone
-from compare.proof.program import Opaque, Program, operation
+from compare.proof.lift import Seen, cone, lift
+from compare.proof.pair import Pair
+from compare.proof.program import Opaque
+from compare.proof.rounding import bounds_for
 from compare.proof.source import shown
 
 
-def told(hand: Program | Opaque, reference: Program | Opaque, name: str, dtype: torch.dtype) -> str:
+def told(pair: Pair, name: str) -> str:
     """Return in words which line of the by-hand side rounds a quantity to a narrower dtype.
 
-    "" where none does, or where the reference rounds to that dtype too.
+    "" where none does, or changes no number by it, or where the reference rounds to that dtype too.
     """
+    hand, reference, dtype = pair.hand, pair.reference, pair.manual[name].dtype
     if isinstance(hand, Opaque) or isinstance(reference, Opaque):
         return ""
-    theirs = {_narrow(node, dtype) for node in _above(reference, name)}
-    for node in _above(hand, name):
-        narrow = _narrow(node, dtype)
-        if narrow is not None and narrow not in theirs:
+    theirs = {_narrow(node, dtype) for node in cone(reference, [name], ())}
+    needed = cone(hand, [name], ())
+    casts = {
+        node: to for node in hand.graph.nodes if node in needed and (to := _narrow(node, dtype))
+    }
+    seen: Seen = {}
+    if casts:
+        lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, seen=seen)
+    for node, to in casts.items():
+        if to not in theirs and _changes(node, seen):
             line = shown(node)
-            at = f" at {line}" if line else ""
-            return f"it rounds to {str(narrow).removeprefix('torch.')}{at}"
+            return f"it rounds to {str(to).removeprefix('torch.')}{' at ' if line else ''}{line}"
     return ""
-
-
-def _above(program: Program, name: str) -> list[fx.Node]:
-    """Return the operations that a quantity comes from, in order."""
-    needed = cone(program, [name], ())
-    return [node for node in program.graph.nodes if node in needed]
 
 
 def _narrow(node: fx.Node, dtype: torch.dtype) -> torch.dtype | None:
     """Return the dtype that an operation casts to if it has fewer bits than `dtype` has."""
+    value = _floats(node)
+    if value is None or not _fewer_bits(value.dtype, dtype):
+        return None
+    of = [source for one in node.all_input_nodes if (source := _floats(one)) is not None]
+    return value.dtype if any(_fewer_bits(value.dtype, one.dtype) for one in of) else None
+
+
+def _floats(node: fx.Node) -> Tensor | None:
+    """Return an empty tensor of an operation's dtype, None where it gives no floats."""
     value = node.meta.get("val")
-    if operation(node) != "_to_copy" or not isinstance(value, Tensor):
-        return None
-    if not value.is_floating_point():
-        return None
-    return value.dtype if torch.finfo(value.dtype).eps > torch.finfo(dtype).eps else None
+    return value if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def _fewer_bits(one: torch.dtype, other: torch.dtype) -> bool:
+    return torch.finfo(one).eps > torch.finfo(other).eps
+
+
+def _changes(node: fx.Node, seen: Seen) -> bool:
+    """Whether an operation gives other numbers than it takes: 0 and 1 are the same in any dtype."""
+    made: Any = seen[node][0].double()
+    taken = [seen[source][0] for source in node.all_input_nodes]
+    taken = [t.double() for t in taken if isinstance(t, Tensor) and t.is_floating_point()]
+    return not any(t.shape == made.shape and torch.equal(t, made) for t in taken)

@@ -32,7 +32,7 @@ class Formula:
     same: bool | None  # None: the balls are too wide to tell
     text: str
     at: tuple[int, ...] | None = None
-    accepted: bool = False  # whether they are apart, by no more than is accepted
+    accepted: str = ""  # how far they are apart, where that is accepted
 
 
 def same_formula(
@@ -93,8 +93,10 @@ def same_formula(
             None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
         )
     if gaps.any():
-        text = f"the same formula but for {gaps.max():.2g} ulp, as formula_ulps={accept:g} allows"
-        return Formula(True, f"{text}, at these inputs{share}", accepted=True)
+        apart_by = f"{gaps.max():.2g} ulp"
+        text = f"the same formula but for {apart_by}, as formula_ulps={accept:g} allows"
+        text += ", each side beside its own"
+        return Formula(True, f"{text}, at these inputs{share}", accepted=apart_by)
     if distinct.any():
         share = f"{_unheld(mine[distinct], theirs[distinct])}{share}"
     zero = radius >= middle  # as far as can be told

@@ -66,7 +66,7 @@ def judge(
 class _Judge:
     def __init__(self, pair: Pair, brief: bool) -> None:
         self.e, self.brief = pair, brief
-        self.wrong: set[str] = set()
+        self.wrong: set[str] = set()  # or another formula that is accepted
         self.lifted = Lifting(pair)
         self.by_hand = self.lifted.hand().outputs
 
@@ -74,10 +74,10 @@ class _Judge:
         proofs: dict[str, Proof] = {}
         for name in order:
             proofs[name] = self._one(name)
-            if proofs[name].verdict == WRONG:
+            if proofs[name].verdict == WRONG and first:
+                break
+            if proofs[name].verdict == WRONG or proofs[name].accepted:
                 self.wrong.add(name)
-                if first:
-                    break
         return proofs
 
     def _one(self, name: str) -> Proof:
@@ -93,7 +93,7 @@ class _Judge:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if self.brief and formula.same and same and not formula.accepted:  # no bound is needed
+            if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
         hand, reference = (
             self.lifted.side(side, reading, name) for side in (self.e.hand, self.e.reference)
@@ -265,13 +265,15 @@ class _Judge:
         if accuracy is not None:
             off |= accuracy.of_proof(manual.dtype)
             if accuracy.worse:
-                why = f"by hand it keeps {accuracy}"
-                if cast := casts.told(self.e.hand, self.e.reference, name, manual.dtype):
+                off["loss"] = f"keeps {accuracy}"
+                why = f"by hand it {off['loss']}"
+                if cast := casts.told(self.e, name):
                     why = f"{why}: {cast}"
-                off |= {"keeps": str(accuracy)}
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)
                 text = f"{text}; {why}"
+            elif far := accuracy.far_off(manual.dtype, **off):
+                off["loss"] = far
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):

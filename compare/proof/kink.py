@@ -43,10 +43,12 @@ def remark(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
             "the by-hand side takes another subgradient than autograd"
             if by_hand.overlaps(left.union(right) + room)
             else f"by hand it is none of the values from {_short(left)} to {_short(right)} that it "
-            "may have there"
+            "may have"
         )
+        place = list(at[int(pair.networks) :])
         return (
-            f"{close}, so these stand at a kink (relu at 0, equal maxima, a norm at 0) and {told}"
+            f"{close}, so {place} stands at a kink (relu at 0, equal maxima, a norm at 0) and "
+            f"{told} there"
         )
     if _stays(here - right, here - far_right) and _stays(here - left, here - far_left):
         return (

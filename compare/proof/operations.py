@@ -484,9 +484,15 @@ def _max_pool_backward(n: Any, g: Any, x: Any, *args: Any) -> Any:
 
 def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
     """Change the dtype: a rounding where it gets narrower, and no other."""
-    return n.rounded(x) if n.dtype.itemsize < n.floats[0].dtype.itemsize or (
-        n.dtype != n.floats[0].dtype and n.dtype.itemsize == 2
+    was = n.floats[-1].dtype
+    return n.rounded(x) if n.dtype.itemsize < was.itemsize or (
+        n.dtype != was and n.dtype.itemsize == 2
     ) else x  # fmt: skip
+
+
+def _copy(n: Any, x: Any, y: Any, *_: Any) -> Any:
+    """Write y into x, which keeps its shape and its dtype."""
+    return n.shaped(_cast(n, y), x.shape)
 
 
 def _pow(n: Any, x: Any, y: Any) -> Any:
@@ -603,7 +609,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "as_strided_copy": _as_strided,
     "as_strided_scatter": _as_strided_scatter,
     "constant_pad_nd": _pad,
-    "copy": lambda n, x, y, *_: n.shaped(y, x.shape),
+    "copy": _copy,
     "_to_copy": _cast,
 }
 

@@ -68,7 +68,8 @@ class Pair:
         """Return the by-hand gradients that a quantity goes on from, on both sides."""
         if name in self.ways:
             return self.ways[name]
-        return self.went_on_from(self._read.get(name, ()))
+        read = self.went_on_from(self._read.get(name, ()))
+        return read.union(*(self.ways[one] for one in read if one in self.ways))
 
     @property
     def floats(self) -> dict[str, Tensor]:

@@ -87,6 +87,19 @@ class Accuracy:
         """Whether by hand has lost what autograd kept."""
         return self.worse and self.manual < self.autograd / 2
 
+    def far_off(
+        self, dtype: torch.dtype, manual_error: float | None = None,
+        autograd_error: float | None = None, **_: Any,
+    ) -> str:  # fmt: skip
+        """Return in words that an element has lost half of its digits where others have none.
+
+        The norms of all elements hide those that are small.
+        """
+        mine, theirs = manual_error or 0.0, autograd_error or 0.0
+        if mine <= max(2.0 ** (significant_bits(dtype) / 2), WORSE * max(theirs, 1.0)):
+            return ""
+        return f"is up to {mine:.2g} ulp off the exact value, autograd {theirs:.2g}"
+
     def of_proof(self, dtype: torch.dtype) -> dict[str, Any]:
         """Return what a Proof has of it."""
         have = significant_bits(dtype)
@@ -110,9 +123,10 @@ class Accuracy:
         counts &= ~(errors[0].isnan() | errors[1].isnan())
         if not bool((whole[counts] > 0).any()):
             return None
-        total = float(whole[counts].norm())
-        once = float((_ulp(whole, manual.dtype) / 2)[counts].norm())
-        mine, theirs = (max(float(error[counts].norm()), once) for error in errors)
+        largest = whole[counts].max()  # squares of what is next to nothing would be 0
+        total = float((whole[counts] / largest).norm())
+        once = float((_ulp(whole, manual.dtype)[counts] / largest / 2).norm())
+        mine, theirs = (max(float((e[counts] / largest).norm()), once) for e in errors)
         ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
         return cls(ours, autograds, mine > WORSE * theirs)
 

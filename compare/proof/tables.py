@@ -98,8 +98,9 @@ def _written_there(held: _Table, numbers: list[tuple[float, Any]]) -> list[Any] 
     known: dict[float, Any] = {}
     for x, ball in numbers:
         for value, meant in ((x, ball), (1 / x, 1 / ball)):  # x / 3 for x * 0.3333
-            at = _held(value, held.floats.dtype)
-            known[at] = meant.union(known[at]) if at in known else meant
+            for sign in (1, -1):
+                at, signed = _held(sign * value, held.floats.dtype), sign * meant
+                known[at] = signed.union(known[at]) if at in known else signed
     found = [known.get(x, flint.arb(x)) for x in elements]
     return None if all(map(_is, found, elements)) else found
 

@@ -1,14 +1,18 @@
 """The verdicts, and what stands behind one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
-EXACT, ROUNDING, UNDECIDED = "EXACT", "ROUNDING", "UNDECIDED"
-INACCURATE, WRONG = "INACCURATE", "WRONG"
+EXACT: Final = "EXACT"
+ROUNDING: Final = "ROUNDING"
+UNDECIDED: Final = "UNDECIDED"
+INACCURATE: Final = "INACCURATE"
+WRONG: Final = "WRONG"
+Verdict = Literal["EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG"]
 #: From the verdict that outweighs all others to the one that needs all quantities to agree.
-WEIGHT = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
+WEIGHT: tuple[Verdict, ...] = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
 #: How rich prints each; the colours are legible on dark and on light.
-STYLE = {
+STYLE: dict[str, str] = {
     EXACT: "bold green",
     ROUNDING: "bold cyan",
     UNDECIDED: "bold yellow",
@@ -50,7 +54,7 @@ class Beside:
 class Proof:
     """What decided a verdict beyond the bits."""
 
-    verdict: str
+    verdict: Verdict
     text: str  # what was shown, or what could not be
     lifted: bool = False  # whether both formulas were seen to be the same in exact arithmetic
     manual_error: float | None = None  # from the exact value, in ulps, the largest element's
@@ -58,8 +62,8 @@ class Proof:
     manual_bits: float | None = None  # that are right, of all elements together
     autograd_bits: float | None = None
     both_lost: str = ""  # said where neither side has half of the bits that the dtype has
-    accepted: bool = False  # whether it is another formula, by no more than its writer accepts
-    keeps: str = ""  # what by hand keeps of autograd's right bits, where that is notably less
+    accepted: str = ""  # by how much it is another formula, where its writer accepts that
+    loss: str = ""  # "keeps 5 of autograd's 20 right bits", where by hand has lost notably more
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
     diagnosis: Diagnosis | None = None  # None: nothing was looked for

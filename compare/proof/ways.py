@@ -36,24 +36,21 @@ def own_ways(
 def passed(
     reference: Program, name: str, stops: Collection[str], replaced: Collection[str]
 ) -> frozenset[str]:
-    """Return the replaced gradients that autograd's way from a quantity up to the `stops` passes.
-
-    Those of one value under several names lie above each other, the first named the lowest.
-    """
+    """Return the replaced gradients that autograd's way from a quantity to the `stops` passes."""
     there: dict[fx.Node, list[str]] = {}
     for label, node in reference.outputs.items():
         if label in replaced:
             there.setdefault(node, []).append(label)
     found: set[str] = set()
-    start = reference.outputs[name]
-    own = there.get(start, [])
-    seen, left = {start}, [(start, own[own.index(name) + 1 :] if name in own else own)]
+    left = [reference.outputs[name]]
+    seen = {*left}
     while left:
-        node, labels = left.pop()
-        if any(label in stops for label in labels):
+        node = left.pop()
+        labels = {*there.get(node, ())} - {name}
+        if labels & {*stops}:
             continue
-        found.update(labels)
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
-        left += [(source, there.get(source, [])) for source in new]
+        found |= labels
+        new = {*node.all_input_nodes} - seen
+        seen |= new
+        left += new
     return frozenset(found)

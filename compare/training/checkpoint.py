@@ -5,9 +5,11 @@ are still the same. Of several ranks rank 0 writes what all of them have after t
 hands it out again: a checkpoint is of one step and whole, and other machines need no file.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from typing import Any
 import torch
 
 import compare
-from compare.cases import CASES, Case, Network
+from compare import strangers
+from compare.cases import CASES, Case
 from compare.environment import environment
-from compare.errors import BadInput
+from compare.errors import BadInput, first_line
 from compare.training import sealed
 from compare.training.data import csv_table
 from compare.training.given import Given, device_named
 from compare.training.harness import Run
+from compare.training.kept import FolderState, Kept, check_folder, check_state
 from compare.training.ranks import ALONE, Ranks
 from compare.training.snapshot import gathered, restore
 
@@ -33,29 +37,39 @@ SHARE = 0.02  # of a run's time may go into writing them
 class Checkpoint:
     """A run that was stopped: what it was asked, and how far it had come."""
 
-    name: str  # of the run folder
+    path: Path  # of the file
     case: Case
-    asked: dict[str, Any]  # the keyword arguments of Run
-    kept: dict[str, Any]  # the rest of the file
+    kept: Kept
 
     @property
-    def folder(self) -> dict[str, Any]:
+    def name(self) -> str:
+        """The run folder's."""
+        return self.path.parent.name
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keyword arguments of Run."""
+        return asdict(self.kept.asked)
+
+    @property
+    def folder(self) -> FolderState:
         """What the run folder keeps of its own."""
-        kept: dict[str, Any] = self.kept["folder"]
-        return kept
+        return self.kept.folder
 
     @property
     def count(self) -> int:
         """How many ranks it was run on."""
-        return len(self.kept["ranks"])
+        return len(self.kept.ranks)
 
     def of(self, rank: int) -> "Checkpoint":
         """Return what one rank goes on with: its state alone, and nothing of the folder."""
-        first, own = self.kept["ranks"][0], self.kept["ranks"][rank]
-        if own["run"]["parts"] is None:
-            own = own | {"run": own["run"] | {"parts": first["run"]["parts"]}}
-        kept = {what: value for what, value in self.kept.items() if what != "folder"}
-        return dataclasses.replace(self, kept=kept | {"ranks": [own]})
+        first, own = self.kept.ranks[0], self.kept.ranks[rank]
+        if own.run.parts is None:
+            state = dataclasses.replace(own.run, parts=first.run.parts)
+            own = dataclasses.replace(own, run=state)
+        none = FolderState(0, None, {}, [], {})
+        kept = dataclasses.replace(self.kept, ranks=[own], folder=none)
+        return dataclasses.replace(self, kept=kept)
 
     def run(self, ranks: Ranks = ALONE) -> Run:
         """Return the run as it was on the one rank whose state this is.
@@ -63,23 +77,26 @@ class Checkpoint:
         Raises BadInput where its bits could come out otherwise.
         """
         here = _world(environment(device_named(self.asked["device"])))
-        (own,) = self.kept["ranks"]
-        was = own["world"]
+        (own,) = self.kept.ranks
+        was = own.world
         for item in {**was, **here}:
             if was.get(item) != here.get(item):
                 raise BadInput(
                     f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
                     "and other bits could come of it: resume it where it was begun, or run it anew"
                 )
-        run = Run(self.case, ranks=ranks, **self.asked)
-        if _digest(run.given) != self.kept["rows"]:
-            file = self.kept["data"]
-            what = f"--data {file[0]}" if isinstance(file, list) else f"case {self.case.name}"
+        with _odd(self.path):
+            run = Run(self.case, ranks=ranks, **self.asked)
+        if _digest(run.given) != self.kept.rows:
+            file = self.kept.data
+            what = f"--data {file[0]}" if isinstance(file, tuple) else f"case {self.case.name}"
             raise BadInput(
                 f"run {self.name}: {what} holds other rows than when it was begun: "
                 "put those back, or run it anew"
             )
-        restore(run, own["run"])
+        with _odd(self.path):
+            check_state(own.run, run)
+            restore(run, own.run)
         return run
 
 
@@ -121,14 +138,35 @@ def load(path: Path) -> Checkpoint:
             f"run {path.parent.name}: there is no checkpoint in it (the first is written after "
             f"{EVERY:g} s, and none of a step or data of one's own from Python): run it anew"
         )
-    kept = sealed.read(path)
-    words = kept["case"] | {"network": Network(**kept["case"]["network"])}
-    data = kept["data"]
-    if isinstance(data, list):
-        words["data"] = functools.partial(csv_table, Path(data[0]), data[1])
-    elif data is not None:
-        words["data"] = CASES[data].data
-    return Checkpoint(path.parent.name, Case(**words), kept["asked"], kept)
+    found = sealed.read(path)
+    with _odd(path):
+        kept = strangers.fitted(found, Kept)
+        check_folder(kept.folder, kept.ranks[0].run)
+        case = Case(**vars(kept.case))
+        case.network.check()
+        if (case.by_hand, case.grouping) not in {(c.by_hand, c.grouping) for c in CASES.values()}:
+            raise ValueError(f"{case.by_hand!r} is no listing of this project - at `$.case`")
+        if isinstance(kept.data, tuple):
+            case = dataclasses.replace(
+                case, data=functools.partial(csv_table, Path(kept.data[0]), kept.data[1])
+            )
+        elif kept.data is not None:
+            case = dataclasses.replace(case, data=CASES[kept.data].data)
+    return Checkpoint(path, case, kept)
+
+
+@contextlib.contextmanager
+def _odd(path: Path) -> Iterator[None]:
+    """Turn whatever an odd checkpoint ends in into BadInput: nothing is touched before."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{path} holds no run that can be gone on with ({first_line(error)}): "
+            "put the run's own back, or run it anew"
+        ) from error
 
 
 def _data(case: Case) -> str | list[str | None] | None:

@@ -2,11 +2,17 @@
 
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
+from compare import strangers
 from compare.errors import BadInput
 
 RESULT, STEPS, CHECKPOINT = "result.json", "steps.npz", "checkpoint"
+SubRun = Literal["manual", "autograd", "compare"]
+SUBRUNS: tuple[SubRun, ...] = get_args(SubRun)
+EVENTS = "events.out.tfevents."  # what the files of curves are called, before a time and a process
 
 
 class Lock:
@@ -32,14 +38,31 @@ class Lock:
         self.file = -1
 
 
-def cut_back(path: Path, files: dict[str, tuple[str, int]]) -> None:
+def check_plain(path: Path) -> None:
+    """Raise BadInput for a run folder with a link or no plain file where one is written.
+
+    What leads out of the folder is somebody else's file.
+    """
+    for name in SUBRUNS:
+        part = path / name
+        if part.is_symlink() or (part.exists() and not part.is_dir()):
+            raise BadInput(f"{part} is no folder of the run's own: put that back, or run it anew")
+    for file in (path / name for name in (RESULT, STEPS, CHECKPOINT)):
+        if why := strangers.refused(file):
+            raise BadInput(why)
+
+
+def cut_back(path: Path, files: Mapping[SubRun, tuple[str, int]]) -> None:
     """Cut event files back to their lengths, and remove what was written after the checkpoint.
 
     `files` holds a name and a length for each sub-folder. Nothing is touched, and BadInput raised,
-    where one of them is missing or shorter.
+    where one of them is missing, shorter, or leads elsewhere.
     """
+    check_plain(path)
     lengths = {path / part / name: length for part, (name, length) in files.items()}
     for file, length in lengths.items():
+        if why := strangers.refused(file):
+            raise BadInput(why)
         found = file.stat().st_size if file.is_file() else 0
         if found < length:
             raise BadInput(
@@ -48,7 +71,8 @@ def cut_back(path: Path, files: dict[str, tuple[str, int]]) -> None:
             )
     whole = (RESULT, STEPS, CHECKPOINT)
     cut_off = [file for name in whole for file in path.glob(f".{name}.*")]  # by a kill
-    for file in [*path.glob("events.*"), *path.glob("*/events.*"), *cut_off, path / RESULT]:
+    curves = [file for part in (".", *SUBRUNS) for file in (path / part).glob(f"{EVENTS}*")]
+    for file in [*curves, *cut_off, path / RESULT]:
         if file not in lengths:
             file.unlink(missing_ok=True)
     for file, length in lengths.items():

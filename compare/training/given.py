@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from compare.cases import Case, Network, Rows
-from compare.errors import BadInput, unknown
+from compare.errors import BadInput, unknown, whole
 
 DTYPES = {
     "float64": torch.float64,
@@ -87,16 +87,23 @@ class Given:
         return {name: torch.from_numpy(mask).to(self.X) for name, mask in masks.items()}
 
 
-def dtype_named(name: str) -> torch.dtype:
-    """Return the dtype called `name`; raises BadInput with the nearest names."""
-    if name not in DTYPES:
+def dtype_named(name: str | torch.dtype) -> torch.dtype:
+    """Return the dtype called `name`, or that itself; raises BadInput with the nearest names."""
+    if isinstance(name, torch.dtype):
+        name = _short(name)
+    if not isinstance(name, str) or name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
     return DTYPES[name]
 
 
-def device_named(name: str) -> torch.device:
-    """Return the device called `name` (cpu, cuda, cuda:N); raises BadInput if it is not here."""
-    kind, _, index = name.partition(":")
+def device_named(name: str | torch.device) -> torch.device:
+    """Return the device called `name` (cpu, cuda, cuda:N), or that itself.
+
+    Raises BadInput if it is not here.
+    """
+    if isinstance(name, torch.device):
+        name = "cpu" if name.type == "cpu" else str(name)
+    kind, _, index = name.partition(":") if isinstance(name, str) else ("", "", "")
     if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
         raise BadInput(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
     if kind == "cuda":
@@ -120,6 +127,7 @@ def draw(
 
     Raises BadInput for a seed, a population, sizes or values that cannot be used.
     """
+    population, seed = whole("population", population), whole("seed", seed)
     if population < 1:
         raise BadInput(f"population {population}: a run needs at least 1 network")
     if not 0 <= seed <= SEEDS - population:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much
+from compare.arguments import check_modes, how_much, kind_of
 from compare.cases import Case
 from compare.environment import environment
-from compare.errors import BadInput
+from compare.errors import BadInput, whole
 from compare.one_process import OneProcess
 from compare.options import command
 from compare.report import Report
@@ -40,6 +40,7 @@ from compare.training.sides import Autograd, Named, Step, by_hand
 from compare.training.tally import Tally
 
 Watcher = Callable[[Chunk], None]
+_MOST_STEPS = 10**12
 MOST_OUTPUT = 10_000  # values of an output that a report shows
 
 
@@ -56,8 +57,8 @@ class Run:
         case: Case,
         *,
         steps: int | None = None,
-        dtype: str = "float64",
-        device: str = "cpu",
+        dtype: str | torch.dtype = "float64",
+        device: str | torch.device = "cpu",
         seed: int = 1,
         population: int = 1,
         step: Step | None = None,
@@ -67,9 +68,15 @@ class Run:
     ) -> None:
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
-        self.case, self.steps, self.ranks = case, case.steps if steps is None else steps, ranks
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise BadInput(f"steps {self.steps}: a run needs at least 1 step")
+        self.case, self.ranks = case, ranks
+        self.steps = case.steps if steps is None else whole("steps", steps)
+        if not 1 <= self.steps <= _MOST_STEPS:
+            few = self.steps < 1
+            limit = "needs at least 1 step" if few else f"takes {_MOST_STEPS:,} steps at most"
+            raise BadInput(f"steps {self.steps}: a run {limit}")
+        if step is not None and not callable(step):
+            raise BadInput(f"step is {step!r}: give a function of named tensors")
+        seed, population = whole("seed", seed), whole("population", population)
         place, kind = device_named(device), dtype_named(dtype)
 
         # what it is given, and how it is cut
@@ -97,7 +104,7 @@ class Run:
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         large = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         heavy = large and self.along.count == 1
-        hand = step or by_hand(case)
+        hand = by_hand(case) if step is None else _of_tensors(step)
         if self.along.count > 1:
             hand = partial(hand, ranks=self.along.count)
         self.ahead = Ahead(hand, heavy=heavy)
@@ -107,7 +114,10 @@ class Run:
             # of several ranks none can take a step by itself
             judged=self.autograd.step_from if self.along.count == 1 else None,
         )  # fmt: skip
-        settings = {"dtype": dtype, "device": device, "seed": seed, "population": population}
+        settings = {
+            "dtype": str(kind).removeprefix("torch."), "device": str(place), "seed": seed,
+            "population": population,
+        }  # fmt: skip
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         self.tally = Tally(self.report, seed + mine.start)
         self.judging = Judging(
@@ -258,4 +268,23 @@ class Run:
 
 def run(case: Case, watchers: Sequence[Watcher] = (), **settings: Any) -> Report:
     """Train `case` by hand, judge every step by autograd, return the report; see `Run`."""
-    return Run(case, **settings).train(watchers)
+    if not isinstance(watchers, Sequence) or not all(map(callable, watchers)):
+        raise BadInput(f"watchers is {watchers!r}: give a list of functions of a chunk")
+    check_modes()
+    with torch.inference_mode(False):  # which leaves no_grad too
+        return Run(case, **settings).train(watchers)
+
+
+def _of_tensors(step: Step) -> Step:
+    """Return a step of the user's own that raises BadInput where it gives no named tensors."""
+
+    def checked(**given: Tensor) -> Named:
+        found = step(**given)
+        if not isinstance(found, dict):
+            raise BadInput(f"step returns {kind_of(found)}: return a dict of named tensors")
+        for name, value in found.items():
+            if not isinstance(value, Tensor):
+                raise BadInput(f"step returns {kind_of(value)} as {name!r}: return a tensor")
+        return found
+
+    return checked

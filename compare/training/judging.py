@@ -167,5 +167,6 @@ class Judging:
             step = self.tally.report.steps + int(share.argmax())
             self.tally.bound(name, largest := float(share.max()), step)
             far = f"but {largest:.3g} times further apart than adding in another order can be"
-            verdict, text = (ROUNDING, _SUM) if largest <= 1 else (WRONG, f"{_SUM}, {far}")
-            self.tally.prove(step, {name: Proof(verdict, text, lifted=True, share=largest)})
+            text = _SUM if largest <= 1 else f"{_SUM}, {far}"
+            proof = Proof(ROUNDING if largest <= 1 else WRONG, text, lifted=True, share=largest)
+            self.tally.prove(step, {name: proof})

@@ -6,18 +6,21 @@ is looked at first; what is read then is tensors and plain values, no other obje
 
 import hashlib
 import io
-import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compare import strangers
 from compare.errors import BadInput
 from compare.files import save
 
 FORMAT = 2  # count up with every change of what stands in a checkpoint
+MOST = 2**33  # bytes that are read
 _MAGIC = b"deltacheck checkpoint "
+_LINE = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})")
 _ANEW = "or run it anew"
 
 
@@ -35,33 +38,31 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises BadInput for a file that cannot be read, is something else, of another format or damaged.
     """
-    try:
-        whole = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; make it readable, {_ANEW}") from None
+    whole = strangers.read(path, MOST)
     line, _, data = whole.partition(b"\n")
     if not line.startswith(_MAGIC):
         raise BadInput(
             f"{path} is no checkpoint, it begins with {whole[:16]!r}: "
             f"put the run's own back, {_ANEW}"
         )
-    number, _, digest = line.removeprefix(_MAGIC).partition(b" ")
-    if number.isdigit() and int(number) != FORMAT:
+    said = _LINE.fullmatch(line.removeprefix(_MAGIC))
+    if said is None:
+        raise BadInput(f"{path} is damaged in its first line: put a whole copy back, {_ANEW}")
+    if int(said[1]) != FORMAT:
         raise BadInput(
-            f"{path} is of format {int(number)} and this version reads {FORMAT}: "
+            f"{path} is of format {int(said[1])} and this version reads {FORMAT}: "
             f"resume with the version that wrote it, {_ANEW}"
         )
     found = hashlib.sha256(data).hexdigest()
-    if digest != found.encode():
+    if said[2] != found.encode():
         raise BadInput(
             f"{path} is damaged, its digest is {found[:8]} where its first line says "
-            f"{digest[:8].decode(errors='replace')!r}: put a whole copy back, {_ANEW}"
+            f"{said[2][:8].decode()!r}: put a whole copy back, {_ANEW}"
         )
     try:
-        if not zipfile.is_zipfile(io.BytesIO(data)):  # torch.load would take it for an old form
-            raise pickle.UnpicklingError
+        _check_zip(data)
         value = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError):
+    except Exception:  # what it makes of an odd pickle is anything: it is bytes of anybody's
         raise BadInput(
             f"{path} holds other things than tensors and plain values, or nothing that can be "
             f"read: put the run's own back, {_ANEW}"
@@ -69,3 +70,16 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{path} holds a {type(value).__name__}, no run: put its own back, {_ANEW}")
     return value
+
+
+def _check_zip(data: bytes) -> None:
+    """Raise for what is no zip file (torch.load would take it for an old form), or a packed one.
+
+    torch.save packs nothing, so what is unpacked is as large as the file.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as found:
+        parts = found.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise zipfile.BadZipFile
+        if sum(part.file_size for part in parts) > len(data):
+            raise zipfile.BadZipFile

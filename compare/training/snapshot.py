@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compare.proof.bits import Kind
-from compare.proof.verdict import Diagnosis, Proof
-from compare.quantity import Place, Quantity
-from compare.training.chunk import Bucket
 from compare.training.harness import Run
+from compare.training.kept import RunState
 from compare.training.parts import Part
 from compare.training.sides import Named
 
@@ -46,40 +43,31 @@ def gathered(run: Run) -> dict[str, Any]:
     }
 
 
-def restore(run: Run, kept: dict[str, Any]) -> None:
-    """Give a run that is ready to train what `gathered` found."""
+def restore(run: Run, kept: RunState) -> None:
+    """Give a run that is ready to train what `gathered` found, and `check_state` looked at."""
     given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
     place = given.X.device
-    for part, was in zip(run.parts, kept["parts"], strict=True):
-        part.state = {n: v.to(place, copy=True) for n, v in was["state"].items()}
-        if was["free"] is not None:
-            part.free = {n: v.to(place, copy=True) for n, v in was["free"].items()}
-    run.last_output = None if kept["last"] is None else kept["last"].to(place)
-    run.judging.unequal_chunks = kept["unequal_chunks"]
-    run.curves = [Bucket(**bucket) for bucket in kept["curves"]]
-    given.taken = kept["taken"]
-    given.order = None if kept["order"] is None else kept["order"].numpy()
-    for chance, (kind, keys, *rest) in zip(given.chances, kept["chances"], strict=True):
-        chance.set_state((kind, keys.numpy(), *rest))
-    report.seconds, report.steps = kept["seconds"], kept["steps"]
-    report.free_gap = kept["free_gap"]
-    if report.one_process:
-        vars(report.one_process).update(kept["one_process"])
-    for row in kept["quantities"]:
-        worst = row["worst"] and Place(**row["worst"])
-        proof = row["proof"] and _proof(row["proof"])
-        report.quantities[row["name"]] = Quantity(**row | {"worst": worst, "proof": proof})
-    tally.first = {name: Kind(*each) for name, each in kept["first"].items()}
-    tally.proofs = {n: [(k, _proof(p)) for k, p in each] for n, each in kept["proofs"].items()}
-    tally.bounds = kept["bounds"]
-    run.prover.diagnosed = {v: set(names) for v, names in kept["diagnosed"].items()}
-    buckets.open = kept["open"] and Bucket(**kept["open"])
-    vars(buckets).update(kept["so_far"])
-
-
-def _proof(kept: dict[str, Any]) -> Proof:
-    told = kept["diagnosis"] and Diagnosis(**kept["diagnosis"])
-    return Proof(**kept | {"diagnosis": told})
+    for part, was in zip(run.parts, kept.parts or (), strict=True):
+        part.state = {n: v.to(place, copy=True) for n, v in was.state.items()}
+        if was.free is not None:
+            part.free = {n: v.to(place, copy=True) for n, v in was.free.items()}
+    run.last_output = None if kept.last is None else kept.last.to(place)
+    run.judging.unequal_chunks = kept.unequal_chunks
+    run.curves = kept.curves
+    given.taken = kept.taken
+    given.order = None if kept.order is None else kept.order.numpy()
+    for chance, stream in zip(given.chances, kept.chances, strict=True):
+        kind, keys, position, has_gauss, gauss = stream
+        chance.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    report.seconds, report.steps = kept.seconds, kept.steps
+    report.free_gap = kept.free_gap
+    if report.one_process and kept.one_process:
+        vars(report.one_process).update(vars(kept.one_process))
+    report.quantities |= {row.name: row for row in kept.quantities}
+    tally.first, tally.proofs, tally.bounds = kept.first, kept.proofs, kept.bounds
+    run.prover.diagnosed = {v: set(names) for v, names in kept.diagnosed.items()}
+    buckets.open = kept.open
+    vars(buckets).update(vars(kept.so_far))
 
 
 def _part(part: Part) -> dict[str, Any]:

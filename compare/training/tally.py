@@ -15,7 +15,7 @@ from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.training.sides import Named
 
-_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "keeps"
+_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "loss"
 
 
 class Tally:
@@ -149,7 +149,7 @@ class Tally:
             )
         if unread is not None:
             return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
-        share, step = self.bounds[row.name]
+        share, step = self.bounds.get(row.name, (None, proofs[0][0]))
         if share is None or not math.isfinite(share):
             text = f"{lifted}; no bound on its rounding at step {step}"
             return Proof(UNDECIDED, text, True, **errors)

@@ -1,0 +1,1 @@
+"""Someone's code in a process of its own, with limits, that nothing of it outlives."""

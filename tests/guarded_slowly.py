@@ -1,0 +1,10 @@
+"""Work whose module takes a while to import."""
+
+import os
+import time
+
+from tests.guarded import run
+
+__all__ = ["run"]
+
+time.sleep(float(os.environ["SLOW_IMPORT"]))
