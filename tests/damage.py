@@ -30,7 +30,7 @@ from compare.cli import main
 from compare.training import sealed
 
 LIMIT = 30.0  # seconds that a command may take: they take a tenth of one
-ROOM = 2**30  # bytes that it may take: one takes a hundredth
+ROOM = 2**30  # bytes that it may take more: one takes a hundredth
 Draw = Callable[[Any], Any]
 
 WORDS = st.sampled_from(
@@ -327,8 +327,9 @@ def wrong_end(top: Path, own: str, *words: str, codes: Collection[int] = (0, 1, 
         return f"not one line: {complaint!r}"
     if code != 2 and complaint:
         return f"exit code {code}, and yet {complaint!r}"
-    if steering := re.search("[\0-\x09\x0b-\x1f\x7f-\x9f]", said + complaint):
-        return f"{steering[0]!r} goes to the terminal: {said + complaint!r}"
+    for sign in said + complaint:
+        if sign != "\n" and not sign.isprintable():
+            return f"{sign!r} goes to the terminal: {said + complaint!r}"
     refused = code == 2 and not said
     after = seen(top)
     for name in before.keys() | after.keys():

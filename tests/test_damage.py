@@ -203,7 +203,10 @@ def test_curves_of_another_place_are_not_cut(part: str, world: World) -> None:
 @pytest.mark.parametrize(
     "name", ["\x1b[2J\x1b]0;title\x07", "two\nlines", "\x9b31m", "a\rb", "\udcff", "\u202e", " "]
 )
-def test_a_run_whose_name_steers_the_terminal(name: str, world: World) -> None:
+def test_a_run_whose_name_steers_the_terminal(
+    name: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does it add a line to the list."""
     runs = world.anew()
     for old in (ONE, STOPPED):
         os.rename(runs / old, runs / f"2027-{old}{name}")
@@ -212,3 +215,7 @@ def test_a_run_whose_name_steers_the_terminal(name: str, world: World) -> None:
     assert top("", "runs") is None
     assert top("", "diff", f"2027-{ONE}{name}", f"2028{name}") is None
     assert top(f"runs/2027-{STOPPED}{name}", "run", "--resume", f"2027-{STOPPED}{name}") is None
+    monkeypatch.chdir(world.top)
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 3
