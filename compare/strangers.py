@@ -40,7 +40,7 @@ def read(path: Path, most: int) -> bytes:
                 "the run's own file back"
             )
         with open(file, "rb", closefd=False) as opened:
-            return opened.read(most)
+            return opened.read(found.st_size)  # a larger number would be set aside in memory
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; make it readable") from None
     finally:
