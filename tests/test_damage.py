@@ -108,6 +108,17 @@ def drawn(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     )(given(draw=st.data())(test))  # fmt: skip
 
 
+def test_what_is_whole_goes_on(world: World) -> None:
+    """Else nothing below would be tried: also where the checkpoint was taken apart and sealed."""
+    for seal in (False, True):
+        file = world.anew() / STOPPED / "checkpoint"
+        if seal:
+            file.write_bytes(damage.resealed(file.read_bytes(), lambda kept: kept))
+        words = ["run", "--resume", STOPPED, "--quiet"]
+        assert damage.wrong_end(world.top, f"runs/{STOPPED}", *words, codes=(0,)) is None
+        assert (file.parent / "result.json").exists()
+
+
 @pytest.mark.long
 @drawn(500)
 def test_a_damaged_result(world: World, draw: Any) -> None:
