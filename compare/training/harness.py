@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compare.arguments import how_much
-from compare.cases import Case
+from compare.cases import Case, check_steps
 from compare.environment import environment
 from compare.errors import BadInput
 from compare.one_process import OneProcess
@@ -68,8 +68,7 @@ class Run:
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
         self.case, self.steps, self.ranks = case, case.steps if steps is None else steps, ranks
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise BadInput(f"steps {self.steps}: a run needs at least 1 step")
+        check_steps(self.steps)
         place, kind = device_named(device), dtype_named(dtype)
 
         # what it is given, and how it is cut
