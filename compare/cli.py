@@ -21,6 +21,8 @@ from compare.training.interrupt import exit_code, requests
 from compare.training.ranks import started
 from compare.training.watchman import unsaid
 
+_WORDS = "file", "target", "one", "other"  # what has no option's name before it
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what `argv` asks for and return the exit code.
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _code(words: list[str]) -> int:
+    args = argparse.Namespace()
     try:
         if words[0] in CASES:
             raise BadInput(f"{words[0]!r} is a case: say run {words[0]}")
@@ -57,7 +60,8 @@ def _code(words: list[str]) -> int:
     except BadInput as error:
         return _say(f"compare: {error}", 2)
     except OSError as error:
-        return _say(f"compare: {_option(vars(args), error)}{error.strerror or error}", 2)
+        why = error.strerror or str(error)
+        return _say(f"compare: {_named(vars(args), error)}{why}; name another place", 2)
     except KeyboardInterrupt:
         return _say("compare: stopped before anything was judged", exit_code())
     except Exception:
@@ -66,12 +70,13 @@ def _code(words: list[str]) -> int:
         return _say(fault, 3)
 
 
-def _option(asked: dict[str, Any], error: OSError) -> str:
+def _named(asked: dict[str, Any], error: OSError) -> str:
     """Return the option whose value the system cannot use, or the file's name, for a message."""
     name = "" if error.filename is None else os.fsdecode(error.filename)
     for option, value in asked.items():
         if isinstance(value, str | Path) and str(value) and name.startswith(str(value)):
-            return f"--{option.replace('_', '-')} {value}: "
+            flag = asked["command"] if option in _WORDS else f"--{option.replace('_', '-')}"
+            return f"{flag} {value}: "
     return name and f"{name}: "
 
 

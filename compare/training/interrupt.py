@@ -76,7 +76,7 @@ def requests() -> Iterator[Requests]:
         with noting(signal.SIGINT):
             yield _requests
     finally:
-        _requests.installed = False
+        _requests.installed = _requests.again = False
 
 
 @contextmanager
