@@ -292,7 +292,20 @@ def test_a_folder_that_others_move_is_noticed(
     assert folder.failed
     assert folder.failed.startswith(f"run folder {folder.path}: {what}")
     assert "was moved, removed or exchanged while the run went on; run it anew" in folder.failed
-    assert (place / "mine").exists() == (how is _exchanged)
+    if how is _exchanged:
+        assert [file.name for file in place.iterdir()] == ["mine"]  # and nothing of the run
+
+
+def test_what_vanishes_at_the_very_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
+    report = folder.run.train([folder])
+    monkeypatch.setattr(
+        "compare.board.board.save", lambda *_: shutil.rmtree(folder.path / "manual")
+    )
+    folder.finish(report)
+    assert "manual/events" in str(folder.failed)
 
 
 def test_many_classes_share_rows_of_the_confusion_matrix(tmp_path: Path) -> None:
