@@ -60,7 +60,11 @@ class Output:
         try:
             if self.number >= 0 and (self.stream.closed or not _open(self.number)):
                 self._put_back(self.stream)
-            self.stream.write(text)
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:  # a name that its encoding lacks
+                known = self.encoding
+                self.stream.write(text.encode(known, "backslashreplace").decode(known))
             self.stream.flush()
         except OSError as error:
             self.silent = True

@@ -70,6 +70,13 @@ def test_a_full_output_takes_no_file_with_it(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
 
 
+def test_a_name_that_the_encoding_lacks_is_spelled(tmp_path: Path) -> None:
+    line = "PYTHONIOENCODING=ascii compare run two_layer --steps 3 --log-dir \u0416"
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "board --log-dir '\\u0416'" in done.stdout
+
+
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """Whatever writes to descriptor 1 would write into that file."""
     code = "from compare.streams import occupy\noccupy()\nexit(open('f', 'w').fileno() < 3)"
