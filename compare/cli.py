@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from compare.cases import CASES
-from compare.errors import BadInput
+from compare.errors import BadInput, UserError, printable
 from compare.files import check_apart
 from compare.parser import parser
 from compare.streams import kept, streams
@@ -57,11 +57,13 @@ def _code(words: list[str]) -> int:
         args = parser().parse_args(words)
         with requests():
             return _dispatch(args)
+    except UserError as error:  # lines of their own
+        return _say("\n".join(map(printable, f"compare: {error}".splitlines())), 2)
     except BadInput as error:
-        return _say(f"compare: {error}", 2)
+        return _say(f"compare: {printable(str(error))}", 2)
     except OSError as error:
-        why = error.strerror or str(error)
-        return _say(f"compare: {_named(vars(args), error)}{why}; name another place", 2)
+        why = printable(f"{_named(vars(args), error)}{error.strerror or error}")
+        return _say(f"compare: {why}; name another place", 2)
     except KeyboardInterrupt:
         return _say("compare: stopped before anything was judged", exit_code())
     except Exception:

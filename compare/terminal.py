@@ -5,6 +5,7 @@ from typing import IO, TYPE_CHECKING, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from compare.errors import printable
 from compare.streams import streams
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class PlainConsole(Console):
 
     def say(self, text: str) -> None:
         """Print a line that is never broken, so that it can be copied."""
-        self.print(text, soft_wrap=True)
+        self.print(printable(text), soft_wrap=True)
 
 
 class RunProgress:
