@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from compare.errors import BadInput
+from compare.errors import BadInput, first_line
 from compare.streams import streams
 from compare.terminal import PlainConsole
 from compare.training.interrupt import stopping
@@ -163,3 +163,14 @@ def _sync(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+@contextlib.contextmanager
+def kept_going(what: str, failed: list[str]) -> Iterator[None]:
+    """Within, note in `failed` why something was not written, and go on."""
+    try:
+        yield
+    except CannotWrite as error:
+        failed.append(f"{what}: {error.why}; name another place")
+    except Exception as error:
+        failed.append(f"{what}: {first_line(error)}; leave it out")

@@ -3,8 +3,6 @@
 import argparse
 import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from compare import options
 from compare.cases import Case, check_steps, find
-from compare.errors import BadInput, first_line
-from compare.files import CannotWrite, check_outputs, save_json
+from compare.errors import BadInput
+from compare.files import check_outputs, kept_going, save_json
 from compare.proof.verdict import WEIGHT
 from compare.terminal import PlainConsole, RunProgress, told
 from compare.training.folder import CHECKPOINT
@@ -89,10 +87,10 @@ def _tell(
         _closing(console, report, folder)
     failed = [folder.failed] if folder and folder.failed else []
     if args.json is not None:
-        with _kept_going(f"--json {args.json}", failed):
+        with kept_going(f"--json {args.json}", failed):
             save_json(report.to_json(), args.json)
     if args.html is not None:
-        with _kept_going(f"--html {args.html}", failed):
+        with kept_going(f"--html {args.html}", failed):
             report.save(args.html)
             console.say(f"  page: {args.html}")
     if failed:
@@ -100,17 +98,6 @@ def _tell(
     if report.interrupted:
         return exit_code()
     return 0 if report.meets(args.demand or case.demand) else 1
-
-
-@contextmanager
-def _kept_going(what: str, failed: list[str]) -> Iterator[None]:
-    """Within, note in `failed` why something was not written, and go on."""
-    try:
-        yield
-    except CannotWrite as error:
-        failed.append(f"{what}: {error.why}; name another place")
-    except Exception as error:
-        failed.append(f"{what}: {first_line(error)}; leave it out")
 
 
 def _train(
@@ -189,7 +176,7 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: R
     if args.json is not None:
         runs = [report.to_dict() for report in reports]
         text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
-        with _kept_going(f"--json {args.json}", failed):
+        with kept_going(f"--json {args.json}", failed):
             save_json(text, args.json)
     if failed:
         raise BadInput("; ".join(failed))
