@@ -3,9 +3,11 @@
 import signal
 import sys
 
+from compare.streams import occupy
 from compare.training.interrupt import requests
 
 if __name__ == "__main__":
+    occupy()
     with requests():  # before the slow imports, in which a Ctrl-C would be lost
         from compare.cli import main
 

@@ -21,6 +21,7 @@ LOSSES = ("half_squared_error", "mse", "binary_cross_entropy_with_logits", "cros
 OPTIMIZERS = ("sgd", "adam", "adamw")
 TRIMMINGS = ("clip", "zero")
 INITS = ("blog", "glorot", "he")
+MOST_STEPS = 10**9  # of a run: each leaves 16 bytes in memory and in steps.npz
 
 
 def _asked(default: Any, words: str, choices: tuple[str, ...] = ()) -> Any:
@@ -303,6 +304,15 @@ CASES = {
         _blog("network", "yours: --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9 ..."),
     )
 }  # fmt: skip
+
+
+def check_steps(steps: int) -> int:
+    """Return the steps of a run; raise BadInput for too few, or more than memory may hold."""
+    if not isinstance(steps, int) or steps < 1:
+        raise BadInput(f"steps {steps}: a run needs at least 1 step")
+    if steps > MOST_STEPS:
+        raise BadInput(f"steps {steps}: give at most {MOST_STEPS:,}, each leaves some numbers")
+    return steps
 
 
 def find(name: str) -> Case:

@@ -12,6 +12,10 @@ class BadInput(ValueError):
     """What was given cannot be used; the message names it, its value and what to change."""
 
 
+class UserError(BadInput):
+    """An exception in the user's own code: the message holds their part of the traceback."""
+
+
 def unknown(what: str, value: Any, known: Iterable[str]) -> BadInput:
     """Return the error for a name that is none of `known`, with the nearest ones."""
     names = list(known)

@@ -6,8 +6,10 @@ from typing import NoReturn
 
 from compare import options
 from compare.bench.claims import CHOICES
+from compare.cases import MOST_STEPS
 from compare.errors import BadInput
 from compare.practice.levels import LEVELS
+from compare.streams import streams
 from compare.training.watchman import WAIT
 
 EXAMPLES = """\
@@ -29,7 +31,7 @@ examples:
 
 exit codes:
   0  the demand is met    1  it is not    2  bad usage or bad input
-  3  a fault of this program              130  stopped by Ctrl-C
+  3  a fault of this program              130  stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP)
 """
 
 
@@ -38,6 +40,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (python -m compare --help shows examples)")
+
+    def print_help(self, _file: object = None) -> None:
+        streams().output.write(self.format_help())  # argparse itself hides what cannot be written
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,8 +69,9 @@ def parser() -> argparse.ArgumentParser:
         help="one of --list (default: three_layer)",
     )  # fmt: skip
     run.add_argument(
-        "--steps", type=_whole, metavar="N", help="training steps (default: the case's)"
-    )
+        "--steps", type=_whole, metavar="N",
+        help=f"training steps, at most {MOST_STEPS:,} (default: the case's)",
+    )  # fmt: skip
     run.add_argument("--dtype", metavar="T", help="float64 (default), float32, float16, bfloat16")
     run.add_argument("--device", metavar="D", help="cpu (default), cuda or cuda:N")
     run.add_argument("--seed", type=_whole, metavar="S", help="numpy's seed (default: 1)")

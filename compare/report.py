@@ -45,7 +45,8 @@ class Report:
     free_gap: float | None = 0.0  # None: autograd was not let go on its own
     accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
     classes: tuple[str, ...] = ()
-    confusion: list[list[int]] | None = None  # rows kept back: of each class, taken for which
+    # rows kept back: of each class, taken for which; of very many classes, some to a row and column
+    confusion: list[list[int]] | None = None
     output: list[list[float]] = field(default_factory=list)  # the first network's last lN
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -82,6 +83,11 @@ class Report:
             raise unknown("demand", demand, ("exact", "rounding"))
         return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
 
+    @property
+    def classes_each(self) -> int:
+        """How many neighbouring classes stand in one row, and one column, of `confusion`."""
+        return -(-len(self.classes) // len(self.confusion)) if self.confusion else 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as what JSON can hold."""
         return {
@@ -102,6 +108,7 @@ class Report:
             **({"one_process": self.one_process.to_dict()} if self.one_process else {}),
             "classes": list(self.classes),
             "confusion": self.confusion,
+            **({"classes_each": self.classes_each} if self.confusion else {}),
             "output": [[value.hex() for value in row] for row in self.output],
             "environment": self.environment,
             "seconds": self.seconds,

@@ -1,29 +1,27 @@
 """What the terminal shows: plain text, and lines and a bar while work goes on."""
 
-import os
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from compare.errors import printable
+from compare.streams import streams
 
 if TYPE_CHECKING:
     from compare.training.chunk import Chunk
 
 
 class PlainConsole(Console):
-    """Plain text, and silent once its reader has gone (`| head`): the run goes on to its end."""
+    """Plain text, dropped once it cannot be written (`| head`): the run goes on to its end."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
-        super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
+        file = cast(IO[str], streams().error if stderr else streams().output)
+        super().__init__(file=file, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
         """Print a line that is never broken, so that it can be copied."""
-        self.print(text, soft_wrap=True)
-
-    def on_broken_pipe(self) -> None:
-        """Go on in silence."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        self.print(printable(text), soft_wrap=True)
 
 
 class RunProgress:

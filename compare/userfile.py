@@ -13,15 +13,11 @@ from typing import Any
 import torch
 
 from compare.checking import check
-from compare.errors import BadInput
+from compare.errors import BadInput, UserError
 from compare.guard.child import Tell
 from compare.guard.shown import rendered
 from compare.report import Report
 from compare.training.given import device_named, dtype_named
-
-
-class UserError(BadInput):
-    """An exception in the user's own code: the message holds their part of the traceback."""
 
 
 def check_file(

@@ -3,21 +3,27 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from compare import options
 from compare.board.board import RunFolder
 from compare.cases import CASES, Case
+from compare.cli import main
 from compare.errors import BadInput
 from compare.training.batch import GRAIN
+from compare.training.chunk import Chunk
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
@@ -195,6 +201,126 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file; give --log-dir another place, or --no-board"):
         RunFolder(tmp_path / "file", Run(THREE_LAYER, steps=10))
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_words: Any, **_named: Any) -> Any:
+        raise error
+
+    return fail
+
+
+BROKEN = {
+    "compare.board.board.heat_maps": MemoryError(),
+    "compare.board.board.surface": ValueError("image has wrong mode"),
+    "compare.board.board.Record.add": RuntimeError("planted"),
+    "compare.board.board.checkpoint.states": MemoryError(),
+    "compare.board.board._hparams": ZeroDivisionError("planted"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_verdict_survives_what_looks_at_it(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(what, failing(BROKEN[what]))
+    words = "run three_layer --steps 5 --quiet --json s.json"
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("EXACT  all ")
+    assert json.loads(Path("s.json").read_text())["verdict"] == "EXACT"
+    told = f"{type(BROKEN[what]).__name__}{': ' * bool(str(BROKEN[what]))}{BROKEN[what]}"
+    assert err.startswith("compare: run folder runs/")
+    assert err.endswith(f": {told}; give --log-dir another place, or --no-board\n")
+    assert err.count("\n") == 1
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_the_verdict_survives_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the JSON is written though the page comes to nothing, and the other way round."""
+    monkeypatch.chdir(tmp_path)
+    words = "run two_layer --steps 5 --quiet --no-board --json s.json --html s.html"
+    for name, left in (("_repr_html_", "s.json"), ("to_json", "s.html")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"compare.report.Report.{name}", failing(MemoryError()))
+            assert main(words.split()) == 2
+        out, err = capsys.readouterr()
+        assert out.startswith("EXACT  all ")
+        lost = "--html s.html" if left == "s.json" else "--json s.json"
+        assert err == f"compare: {lost}: MemoryError; leave it out\n"
+        assert [path.name for path in Path().iterdir()] == [left]
+        Path(left).unlink()
+
+
+def test_advice_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, which a checkpoint meets too."""
+    folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5))
+    monkeypatch.setattr("os.replace", failing(OSError(28, "No space left on device")))
+    folder.run.train([folder])
+    why = "No space left on device; give --log-dir another place, or --no-board"
+    assert folder.failed == f"run folder {folder.path}: {why}"
+
+
+def _exchanged(path: Path) -> None:
+    path.rename(path.with_name("away"))
+    path.mkdir()
+    (path / "mine").write_text("")
+
+
+@pytest.mark.parametrize("part", ["", "manual", "autograd", "compare", "events"])
+@pytest.mark.parametrize("how", [shutil.rmtree, _exchanged])
+@pytest.mark.parametrize("at", ["first", "last"])
+def test_a_folder_that_others_move_is_noticed(
+    part: str, how: Callable[[Path], object], at: str, tmp_path: Path
+) -> None:
+    """While the run goes on or just before its end; and what others have put there stays."""
+    folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
+    place = folder.path / part
+    if part == "events":
+        place = folder.files["compare"].path
+        how = Path.unlink
+
+    def move(_chunk: Chunk) -> None:
+        how(place)
+
+    report = folder.run.train([move, folder] if at == "first" else [folder, move])
+    folder.finish(report)
+    what = place.relative_to(folder.path).parts[0] if part else "the folder"
+    assert folder.failed
+    assert folder.failed.startswith(f"run folder {folder.path}: {what}")
+    assert "was moved, removed or exchanged while the run went on; run it anew" in folder.failed
+    if how is _exchanged:
+        assert [file.name for file in place.iterdir()] == ["mine"]  # and nothing of the run
+
+
+def test_what_vanishes_at_the_very_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
+    report = folder.run.train([folder])
+    monkeypatch.setattr(
+        "compare.board.board.save", lambda *_: shutil.rmtree(folder.path / "manual")
+    )
+    folder.finish(report)
+    assert "manual/events" in str(folder.failed)
+
+
+def test_many_classes_share_rows_of_the_confusion_matrix(tmp_path: Path) -> None:
+    """So that a table of 600 classes makes no result that grows with their square."""
+    rows = [f"{n % 600},{n % 7},c{n % 600:03}" for n in range(6000)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,k", *rows]))
+    case = options.asked(CASES["network"], {"data": tmp_path / "t.csv"}, 1)
+    path = record(tmp_path, Run(case, steps=2, lift="none"))
+    result = json.loads((path / "result.json").read_text())
+    matrix = np.array(result["confusion"])
+    assert (len(result["classes"]), result["classes_each"]) == (600, 3)
+    assert matrix.shape == (200, 200)
+    assert matrix.sum() == 1200
+    (picture,) = read(path / "compare").Images("confusion matrix")
+    assert max(picture.width, picture.height) < 2500
 
 
 @pytest.mark.slow

@@ -158,6 +158,8 @@ def test_a_damaged_table(world: World, draw: Any) -> None:
 
 def _replaced(thing: str, what: str, world: World) -> list[str]:
     """Put `thing` in the place of a file or folder of a run, or of the table."""
+    if what == "my.csv" and "fifo" in thing:
+        pytest.skip("a table's pipe is waited for, and that is said: tests/test_reading.py")
     runs = world.anew()
     paths = [runs / what] if what == "my.csv" else [runs / name / what for name in (ONE, STOPPED)]
     for path in paths:

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.utils.tensorboard import summary as summaries
 
 from compare.board.pictures import Pair, as_matrix, confusion, heat_maps, surface
 from compare.board.record import Record
-from compare.errors import BadInput
+from compare.errors import BadInput, first_line
 from compare.files import save
 from compare.report import Report
 from compare.training import checkpoint
@@ -59,7 +59,9 @@ class EventFile:
         folder.mkdir(exist_ok=True)
         now = time.time()
         self.name = name or f"{EVENTS}{int(now):010d}.{os.getpid()}"
-        self.file = (folder / self.name).open("ab")
+        self.path = folder / self.name
+        self.file = self.path.open("ab")
+        self.identity = os.fstat(self.file.fileno())
         self.records = RecordWriter(self.file)
         if name is None:
             self._write(Event(wall_time=now, file_version="brain.Event:2"))
@@ -86,6 +88,10 @@ class EventFile:
         os.fsync(self.file.fileno())
         return self.name, self.file.tell()
 
+    def is_there(self) -> bool:
+        """Whether what is written comes into the file of its name: it may have been removed."""
+        return _same(self.path, self.identity)
+
     def close(self) -> None:
         """Close the file."""
         self.records.close()
@@ -98,8 +104,9 @@ class EventFile:
 class RunFolder:
     """`log_dir/2026-11-21_00-05-03_case/`, watched into while the run goes on.
 
-    Raises BadInput if the folder cannot be made. When writing fails later, `failed` says why, and
-    what was half written is gone, unless a checkpoint makes it useful; the check itself goes on.
+    Raises BadInput if the folder cannot be made. When writing or drawing fails later, `failed` says
+    why, and what was half written is gone, unless a checkpoint makes it useful or others have moved
+    it; the check itself goes on.
     `stopped` is a run to go on with in its own folder, which its caller holds the lock of.
     """
 
@@ -112,6 +119,7 @@ class RunFolder:
         self.failed: str | None = None
         self.path = log_dir / stopped.name if stopped else _fresh(log_dir, run.case.name)
         self.lock = None if stopped else Lock(self.path)
+        self.identity = self.path.stat()  # held by the lock, so that no other folder comes to it
         self.kept, self.cost = time.monotonic(), 0.0  # the last checkpoint: when, its seconds
         self.record = Record(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
@@ -128,6 +136,7 @@ class RunFolder:
         """Write what ends within the chunk, and now and then a checkpoint."""
         if not self.failed:
             with self._surviving():
+                self._see_that_all_is_there()
                 self._write(chunk.buckets)
                 stop = chunk.start + chunk.steps
                 for step in sorted(self.drawn & set(range(chunk.start, stop))):
@@ -136,7 +145,9 @@ class RunFolder:
         # also where writing has failed: all ranks ask
         started = time.monotonic()
         due = started - self.kept >= max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
-        states = checkpoint.states(self.run, not self.failed and (due or self.run.stopping))
+        states = None
+        with self._surviving() if self.run.ranks.count == 1 else nullcontext():
+            states = checkpoint.states(self.run, not self.failed and (due or self.run.stopping))
         if states:
             with self._surviving():
                 self._keep(states)
@@ -148,6 +159,7 @@ class RunFolder:
         if self.failed:
             return
         with self._surviving():
+            self._see_that_all_is_there()
             self._write(report.curves[self.told :], last=True)
             self.record.save(last=True)
             for tag, png in _last_pictures(self.run, report):
@@ -161,6 +173,7 @@ class RunFolder:
             for file in self.files.values():
                 file.close()
             save(self.path / RESULT, report.to_json())
+            self._see_that_all_is_there()
             if not report.interrupted:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
             self._unlock()
@@ -224,26 +237,44 @@ class RunFolder:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Within, what cannot be written ends the writing, not the run."""
+        """Within, what cannot be written or drawn ends the writing, not the run."""
         try:
             yield
-        except (OSError, BadInput) as error:
+        except Exception as error:
             self._give_up(error)
+
+    def _missing(self) -> str | None:
+        """Return what is no more where it was made, as moved, removed or exchanged by others."""
+        if not _same(self.path, self.identity):
+            return "the folder"
+        files = (file.path for file in self.files.values() if not file.is_there())
+        return next((str(path.relative_to(self.path)) for path in files), None)
+
+    def _see_that_all_is_there(self) -> None:
+        if missing := self._missing():
+            raise _Gone(missing)
 
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""
-        why = getattr(error, "strerror", None) or str(error)
         kept = (self.path / CHECKPOINT).exists()
+        why = getattr(error, "why", None) or getattr(error, "strerror", None)
+        why = why or (str(error) if isinstance(error, BadInput) else first_line(error))
         change = f"put that right, then --resume {self.path.name}" if kept else _CHANGE
+        if missing := self._missing():
+            why = f"{missing} was moved, removed or exchanged while the run went on"
+            change = "run it anew, and leave its folder alone until it ends"
         self.failed = f"run folder {self.path}: {why}; {change}"
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder: nothing half written stays, but for what a run can go on from."""
+        """Remove the folder: nothing half written stays, but for what a run can go on from.
+
+        Where others have changed it, it stays as they have it.
+        """
         for file in self.files.values():
-            with suppress(OSError):  # closing flushes, and the disk may be full
+            with suppress(Exception):  # closing flushes, and the disk may be full
                 file.close()
-        if not (self.path / CHECKPOINT).exists():
+        if not self._missing() and not (self.path / CHECKPOINT).exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 
@@ -253,6 +284,17 @@ class RunFolder:
 
 
 _CHANGE = "give --log-dir another place, or --no-board"
+
+
+class _Gone(Exception):
+    """A part of the folder is no more where it was."""
+
+
+def _same(path: Path, identity: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), identity)
+    except OSError:
+        return False
 
 
 def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
@@ -296,10 +338,10 @@ def _metrics(report: Report) -> dict[str, float]:
 
 def _fresh(log_dir: Path, case: str) -> Path:
     """Make a folder that was never there before; two in one second get -2, -3, ..."""
-    if log_dir.exists() and not log_dir.is_dir():
-        raise BadInput(f"log folder {log_dir} is a file; {_CHANGE}")
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{case}"
     try:
+        if log_dir.exists() and not log_dir.is_dir():
+            raise BadInput(f"log folder {log_dir} is a file; {_CHANGE}")
         log_dir.mkdir(parents=True, exist_ok=True)
         for n in range(1, 10_000):
             path = log_dir / (stem if n == 1 else f"{stem}-{n}")
@@ -309,5 +351,8 @@ def _fresh(log_dir: Path, case: str) -> Path:
                 continue
             return path
         raise BadInput(f"log folder {log_dir}: full of {stem}-...; {_CHANGE}")
-    except OSError as error:
-        raise BadInput(f"log folder {log_dir}: {error.strerror}; {_CHANGE}") from error
+    except (OSError, ValueError) as error:  # a name with a NUL
+        if isinstance(error, BadInput):
+            raise
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"log folder {log_dir}: {why}; {_CHANGE}") from error

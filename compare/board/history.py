@@ -18,7 +18,7 @@ from compare.errors import BadInput, first_line, unknown
 from compare.proof.verdict import Verdict
 from compare.training.folder import EVENTS, RESULT, STEPS
 
-MOST_RESULT, MOST_STEPS = 2**26, 2**30  # bytes that are read
+MOST_RESULT, MOST_RECORD = 2**26, 2**32  # bytes that are read
 _OF_EACH_RUN = {"quantities", "seconds", "output", "free_gap"}  # not settings
 
 
@@ -163,16 +163,16 @@ def _losses(path: Path) -> Any:
     Raises BadInput for a file that is damaged.
     """
     try:
-        data = strangers.read(path, MOST_STEPS)
+        data = strangers.read(path, MOST_RECORD)
     except FileNotFoundError:
         return None
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as found:
             part = found.getinfo("loss_manual.npy")
-            if part.file_size > MOST_STEPS:
+            if part.file_size > MOST_RECORD:
                 raise ValueError(f"{part.file_size:,} bytes of losses")
             with found.open(part) as file:
-                whole = file.read(MOST_STEPS)
+                whole = file.read(MOST_RECORD)
         return _vector(whole)
     except (
         zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, RuntimeError,

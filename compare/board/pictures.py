@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _MOST_CELLS = 64  # along one side; larger matrices show the largest of each block
+_MOST_PAIRS = 64  # quantities in one picture
 _SIDE = 168  # pixels of a map's longer side
 _LABEL = 150
 _GAP = 16
@@ -34,26 +35,22 @@ def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
 
     Blue is negative, red positive, white 0; the first two maps of a row share one scale.
     """
+    if len(pairs) > _MOST_PAIRS:
+        last = len(pairs) - 1
+        title += f": {_MOST_PAIRS} of {len(pairs):,} quantities"
+        pairs = [pairs[last * k // (_MOST_PAIRS - 1)] for k in range(_MOST_PAIRS)]
+    rows = [_maps(pair) for pair in pairs]
+    heights = [maps[0][0].shape[0] * _cell(maps[0][0]) + 2 * _LINE for maps in rows]
     width = _LABEL + 3 * (_SIDE + _GAP) + _GAP
-    heights = [_drawn(pair.manual).shape[0] * _cell(pair.manual) + 2 * _LINE for pair in pairs]
     picture, draw = _paper(width, 3 * _LINE + sum(h + _GAP for h in heights) + _GAP)
     draw.text((_GAP, 6), title, fill=_INK, font=_font(13))
     for k, head in enumerate(("by hand", "autograd", "|difference|")):
         draw.text((_LABEL + k * (_SIDE + _GAP), _LINE + 12), head, fill=_INK, font=_font(12))
     top = 3 * _LINE
-    for pair, height in zip(pairs, heights, strict=True):
+    for pair, maps, height in zip(pairs, rows, heights, strict=True):
         draw.text((_GAP, top), pair.name, fill=_INK, font=_font(12))
         shape = " x ".join(map(str, pair.manual.shape))
         draw.text((_GAP, top + _LINE), shape, fill=(110, 110, 110), font=_font(11))
-        both = np.abs(np.concatenate([pair.manual.ravel(), pair.autograd.ravel()]))
-        reach = _largest(both)
-        apart = np.abs(pair.manual - pair.autograd)
-        furthest = _largest(apart)
-        maps = (
-            (pair.manual, reach, f"-{reach:.3g} to {reach:.3g}"),
-            (pair.autograd, reach, f"-{reach:.3g} to {reach:.3g}"),
-            (apart, furthest, f"0 to {furthest:.3g}" if furthest else "0 everywhere"),
-        )
         for k, (values, most, scale) in enumerate(maps):
             left = _LABEL + k * (_SIDE + _GAP)
             colours = _sequential(values, most) if k == 2 else _diverging(values, most)
@@ -61,6 +58,43 @@ def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
             draw.text((left, bottom + 2), scale, fill=(110, 110, 110), font=_font(11))
         top += height + _GAP
     return _png(picture)
+
+
+def _maps(pair: Pair) -> list[tuple[np.ndarray, float, str]]:
+    """Return a quantity's three maps, each with the largest value of its scale, and the scale.
+
+    A band of rows at a time, and in float64 no more than that: a matrix may be the run's largest.
+    """
+    step = -(-len(pair.manual) // _MOST_CELLS) or 1
+    drawn: list[list[np.ndarray]] = [[], [], []]
+    reach = furthest = 0.0
+    for start in range(0, max(1, len(pair.manual)), step):
+        sides = [m[start : start + step].astype(np.float64) for m in (pair.manual, pair.autograd)]
+        with np.errstate(invalid="ignore"):  # inf - inf
+            apart = np.abs(sides[0] - sides[1])
+        reach = max(reach, *(_largest(np.abs(side)) for side in sides))
+        furthest = max(furthest, _largest(apart))
+        for maps, values in zip(drawn, (*sides, apart), strict=True):
+            maps.append(_largest_of_blocks(values))
+    both = f"-{reach:.3g} to {reach:.3g}"
+    scales = both, both, f"0 to {furthest:.3g}" if furthest else "0 everywhere"
+    return [
+        (np.concatenate(maps), most, scale)
+        for maps, most, scale in zip(drawn, (reach, reach, furthest), scales, strict=True)
+    ]
+
+
+def _largest_of_blocks(band: np.ndarray) -> np.ndarray:
+    """Return a band of rows as one row of at most _MOST_CELLS, the largest of each block."""
+    columns = -(-band.shape[1] // _MOST_CELLS) or 1
+    if len(band) == columns == 1:
+        return band
+    wide = np.pad(band, [(0, 0), (0, -band.shape[1] % columns)])
+    blocks = wide.reshape(len(wide), -1, columns).swapaxes(0, 1)
+    flat = blocks.reshape(len(blocks), -1)
+    largest = np.abs(np.nan_to_num(flat, nan=np.inf)).argmax(-1)
+    found: np.ndarray = np.take_along_axis(flat, largest[:, None], -1).T
+    return found
 
 
 def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float]],
@@ -105,7 +139,17 @@ def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float
 
 
 def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Return how many rows of each class, downwards, were taken for which, to the right."""
+    """Return how many rows of each class, downwards, were taken for which, to the right.
+
+    Of many classes each cell is the sum of some neighbouring ones, named by the first; `counts` may
+    be such sums already.
+    """
+    each = -(-len(counts) // _MOST_CELLS)
+    shared = each * -(-len(classes) // len(counts))
+    for axis in (0, 1):
+        counts = np.add.reduceat(counts, np.arange(0, counts.shape[axis], each), axis)
+    title += f"; {shared} classes to a cell" if shared > 1 else ""
+    classes = classes[::shared]
     cell, left, top = 34, 110, 66
     side = cell * len(classes)
     picture, draw = _paper(left + side + _GAP, top + side + _GAP)
@@ -130,8 +174,8 @@ def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def as_matrix(values: np.ndarray) -> np.ndarray:
-    """Return values of any shape as a matrix of float64."""
-    wide = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    """Return values of any shape as a matrix."""
+    wide = np.atleast_2d(values)
     return wide.reshape(-1, wide.shape[-1])
 
 
@@ -156,22 +200,9 @@ def _largest(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _drawn(values: np.ndarray) -> np.ndarray:
-    """Return the matrix with at most _MOST_CELLS along a side, the largest of each block."""
-    rows, columns = (-(-size // _MOST_CELLS) for size in values.shape)
-    if rows == columns == 1:
-        return values
-    pad = [(0, -size % block) for size, block in zip(values.shape, (rows, columns), strict=True)]
-    wide = np.pad(values, pad)
-    blocks = wide.reshape(wide.shape[0] // rows, rows, wide.shape[1] // columns, columns)
-    flat = blocks.swapaxes(1, 2).reshape(blocks.shape[0], blocks.shape[2], -1)
-    largest = np.abs(np.nan_to_num(flat, nan=np.inf)).argmax(-1)
-    return np.take_along_axis(flat, largest[..., None], -1)[..., 0]
-
-
 def _cell(values: np.ndarray) -> int:
     """Return the pixels of one cell."""
-    longer: int = max(_drawn(values).shape)
+    longer: int = max(values.shape)
     return max(2, min(24, _SIDE // longer))
 
 
@@ -190,7 +221,7 @@ def _matrix(
 
 def _diverging(values: np.ndarray, reach: float) -> np.ndarray:
     """Return colours from blue at -reach over white at 0 to red at reach; NaN is black."""
-    share = _drawn(values) / reach if reach else np.zeros_like(_drawn(values))
+    share = values / reach if reach else np.zeros_like(values)
     strength = np.clip(np.abs(share), 0, 1)[..., None]
     hue = np.where((share < 0)[..., None], np.array(_MINUS), np.array(_PLUS))
     return _mixed(hue, strength, share)
@@ -198,7 +229,7 @@ def _diverging(values: np.ndarray, reach: float) -> np.ndarray:
 
 def _sequential(values: np.ndarray, most: float) -> np.ndarray:
     """Return colours from white at 0 to orange at the largest; what is not 0 is never white."""
-    share = _drawn(values) / most if most else np.zeros_like(_drawn(values))
+    share = values / most if most else np.zeros_like(values)
     strength = np.where(share > 0, 0.2 + 0.8 * np.clip(share, 0, 1), 0.0)[..., None]
     return _mixed(np.array(_APART), strength, share)
 

@@ -50,7 +50,7 @@ class Record:
         arrays: dict[str, Any] = {"names": np.array(self.names), **self.arrays()}
         file = io.BytesIO()
         (np.savez_compressed if last else np.savez)(file, **arrays)
-        save(self.path, file.getvalue(), durable=False)
+        save(self.path, file.getvalue(), durable=last)
         self.saved = time.monotonic()
         self.cost = self.saved - started
 

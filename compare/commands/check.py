@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 from compare.commands.judged import judged
-from compare.files import check_outputs, save, save_json
+from compare.errors import BadInput
+from compare.files import check_outputs, kept_going, save, save_json
 from compare.guard.guard import check_limit
 from compare.terminal import PlainConsole
 
@@ -23,9 +24,14 @@ def check(args: argparse.Namespace) -> int:
     }  # fmt: skip
     found = judged("compare.userfile:judged", args.file, words, console, seconds=args.timeout)
     found.show(console)
+    failed: list[str] = []
     if args.json is not None:
-        save_json(found.to_json(), args.json)
+        with kept_going(f"--json {args.json}", failed):
+            save_json(found.to_json(), args.json)
     if args.html is not None:
-        save(Path(args.html), found.page)
-        console.say(f"  page: {args.html}")
+        with kept_going(f"--html {args.html}", failed):
+            save(Path(args.html), found.page)
+            console.say(f"  page: {args.html}")
+    if failed:
+        raise BadInput("; ".join(failed))
     return found.code

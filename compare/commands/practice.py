@@ -27,10 +27,9 @@ def practice(args: argparse.Namespace) -> int:
         if args.hint or args.answer or args.json is not None:
             raise BadInput("practice new writes a file: --hint, --answer and --json come after")
         levels.new(path, level := levels.find(args.level or "two_layer"))
-        PlainConsole().say(
-            f"{path}: level {level.name}, {len(level.blanks)} lines to fill in; then\n"
-            f"  python -m compare practice {shlex.quote(str(path))}"
-        )
+        console = PlainConsole()
+        console.say(f"{path}: level {level.name}, {len(level.blanks)} lines to fill in; then")
+        console.say(f"  python -m compare practice {shlex.quote(str(path))}")
         return 0
     check_limit(args.timeout)
     check_outputs(args.json)

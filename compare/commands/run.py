@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare import options
-from compare.cases import Case, find
+from compare.cases import Case, check_steps, find
 from compare.errors import BadInput
-from compare.files import check_outputs, save_json
+from compare.files import check_outputs, kept_going, save_json
 from compare.proof.verdict import WEIGHT
 from compare.terminal import PlainConsole, RunProgress, told
 from compare.training.folder import CHECKPOINT
+from compare.training.interrupt import KILLS, exit_code, noting
 from compare.training.ranks import Ranks
 from compare.training.watchman import joined
 
@@ -36,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     with joined(args.device, args.wait) as ranks:
         if ranks.rank:
             args.json = args.html = None
-        return (_run if args.resume is None else _resume)(args, ranks)
+        # of several ranks torchrun's own SIGTERM is the watchman's
+        with noting(*(KILLS if ranks.count == 1 else ())):
+            return (_run if args.resume is None else _resume)(args, ranks)
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
@@ -75,19 +78,25 @@ def _tell(
     args: argparse.Namespace, case: Case, console: PlainConsole, report: "Report",
     folder: "RunFolder | None",
 ) -> int:  # fmt: skip
-    """Print and save what was found; return the exit code."""
+    """Print and save what was found; return the exit code.
+
+    What cannot be written takes nothing else with it, and is said in one line when all is done.
+    """
     console.print(report.headline() if args.quiet else report, crop=False)
     if not args.quiet:
         _closing(console, report, folder)
+    failed = [folder.failed] if folder and folder.failed else []
     if args.json is not None:
-        save_json(report.to_json(), args.json)
+        with kept_going(f"--json {args.json}", failed):
+            save_json(report.to_json(), args.json)
     if args.html is not None:
-        report.save(args.html)
-        console.say(f"  page: {args.html}")
-    if folder and folder.failed:
-        raise BadInput(folder.failed)
+        with kept_going(f"--html {args.html}", failed):
+            report.save(args.html)
+            console.say(f"  page: {args.html}")
+    if failed:
+        raise BadInput("; ".join(failed))
     if report.interrupted:
-        return 130
+        return exit_code()
     return 0 if report.meets(args.demand or case.demand) else 1
 
 
@@ -141,19 +150,19 @@ def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> No
 
 def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
     """Run a case's networks in turn; print a line of errors for each as it is done."""
-    steps = case.steps if args.steps is None else args.steps
+    steps = check_steps(case.steps if args.steps is None else args.steps)
     titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
     if not args.quiet:
         console.say(f"{'sizes':<8}{'alpha':>6}  {titles}verdict")
     reports: list[Report] = []
     met: list[bool] = []
-    failed = None
+    failed: list[str] = []
     for network in case.sweep:
         one = replace(case, network=network, sweep=(), promises="")
         report, folder, errors = _train(args, one, console, ranks, lines=False)
         reports.append(report)
         met.append(report.meets(args.demand or one.demand))
-        failed = failed or (folder and folder.failed)
+        failed += [folder.failed] if folder and folder.failed else []
         if not args.quiet:
             numbers = "".join(f"{error:<17.12g}" for error in errors)
             sizes = "-".join(map(str, network.sizes))
@@ -167,11 +176,12 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: R
     if args.json is not None:
         runs = [report.to_dict() for report in reports]
         text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
-        save_json(text, args.json)
+        with kept_going(f"--json {args.json}", failed):
+            save_json(text, args.json)
     if failed:
-        raise BadInput(failed)
+        raise BadInput("; ".join(failed))
     if reports[-1].interrupted:
-        return 130
+        return exit_code()
     return 0 if all(met) else 1
 
 

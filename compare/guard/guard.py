@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compare.errors import BadInput
+from compare.errors import BadInput, UserError
 from compare.strangers import fitted
 
 _ROOT = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ class _Heard:
         Raises BadInput or RuntimeError where the work did.
         """
         if isinstance(bad := self.last.get("bad"), str):
-            raise BadInput(bad)
+            raise (UserError if "\n" in bad else BadInput)(bad)
         if "fault" in self.last:
             raise RuntimeError(str(self.last["fault"]))
         stopped = self.stack.startswith("Timeout") or (self.late and not self.last)

@@ -100,5 +100,8 @@ def _norms(values: Tensor) -> Tensor:
 
 
 def as_array(values: Tensor) -> np.ndarray:
-    """Return a tensor as float64 on the CPU, for pictures."""
-    return values.detach().double().cpu().numpy()
+    """Return a tensor as an array for pictures, without a copy where numpy knows its dtype."""
+    values = values.detach().cpu()
+    wide = values.float() if values.dtype == torch.bfloat16 else values
+    array: np.ndarray = wide.numpy()
+    return array

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from compare.errors import BadInput, unknown
+from compare.training.reading import table_bytes
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # in lower case
 FEWEST_ROWS = 10
@@ -87,10 +88,7 @@ def _split(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _text(path: Path) -> str:
     """Return what is in the file, without a byte order mark."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; name a CSV file that can be read") from None
+    data = table_bytes(path)
     # a byte that is not UTF-8 becomes a lone surrogate with its value at the end
     text = data.decode("utf-8-sig", errors="surrogateescape")
     if bad := re.search("[\0\udc80-\udcff]", text):

@@ -54,6 +54,7 @@ class Evaluation:
 
 
 _AROUND, _CELLS = 0.5, 81  # how far a surface reaches beyond the rows, and how fine it is
+_POINTS = 1000  # of the rows are shown on it at most
 
 
 def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
@@ -67,13 +68,17 @@ def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
     if len(varying) != 2:
         return None
     ends = [(float(least[n]) - _AROUND, float(most[n]) + _AROUND) for n in varying]
-    lines = [torch.linspace(*each, _CELLS).to(X) for each in ends]
+    scales = [torch.linspace(*each, _CELLS).to(X) for each in ends]
     grid = least.expand(_CELLS, _CELLS, -1).clone()
-    grid[..., varying[0]], grid[..., varying[1]] = lines[0], lines[1][:, None]
+    grid[..., varying[0]], grid[..., varying[1]] = scales[0], scales[1][:, None]
     learned = {name: v[0] for name, v in state.items() if not name.endswith(case.network.moments)}
     predict = by_hand_prediction(case)
-    values = predict(X=grid.flatten(0, 1), **learned)[case.network.prediction]
+    # line by line: a wide layer's values at all cells at once would be large
+    lines = [predict(X=line, **learned)[case.network.prediction][:, 0] for line in grid]
     one, two = varying
-    points = [(float(x[one]), float(x[two]), float(t[0])) for x, t in zip(X, y, strict=True)]
+    some = slice(None, None, -(-len(X) // _POINTS))
+    points = [
+        (float(x[one]), float(x[two]), float(t[0])) for x, t in zip(X[some], y[some], strict=True)
+    ]
     axes = [(f"input {n}", *each) for n, each in zip(varying, ends, strict=True)]
-    return values[:, 0].view(_CELLS, _CELLS).double().cpu().numpy(), axes, points
+    return torch.stack(lines).double().cpu().numpy(), axes, points

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compare.arguments import check_modes, how_much, kind_of
-from compare.cases import Case
+from compare.cases import Case, check_steps
 from compare.environment import environment
 from compare.errors import BadInput, whole
 from compare.one_process import OneProcess
@@ -40,7 +40,6 @@ from compare.training.sides import Autograd, Named, Step, by_hand
 from compare.training.tally import Tally
 
 Watcher = Callable[[Chunk], None]
-_MOST_STEPS = 10**12
 MOST_OUTPUT = 10_000  # values of an output that a report shows
 
 
@@ -70,10 +69,7 @@ class Run:
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
         self.case, self.ranks = case, ranks
         self.steps = case.steps if steps is None else whole("steps", steps)
-        if not 1 <= self.steps <= _MOST_STEPS:
-            few = self.steps < 1
-            limit = "needs at least 1 step" if few else f"takes {_MOST_STEPS:,} steps at most"
-            raise BadInput(f"steps {self.steps}: a run {limit}")
+        check_steps(self.steps)
         if step is not None and not callable(step):
             raise BadInput(f"step is {step!r}: give a function of named tensors")
         seed, population = whole("seed", seed), whole("population", population)

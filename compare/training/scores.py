@@ -6,6 +6,8 @@ Outputs and targets are (steps, networks, rows, outputs).
 import torch
 from torch import Tensor
 
+MOST_CLASSES = 256  # that a confusion matrix tells apart: it grows with their square
+
 
 def prediction(l: Tensor, loss: str) -> Tensor:
     """Return what an output says of y: its logits as chances."""
@@ -29,8 +31,17 @@ def right(l: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 def confusion(l: Tensor, y: Tensor) -> list[list[int]]:
-    """Return how many rows of each class were taken for which, of (networks, rows, classes)."""
-    count = y.shape[-1]
-    pairs = y.argmax(-1).flatten() * count + l.argmax(-1).flatten()
+    """Return how many rows of each class were taken for which, of (networks, rows, classes).
+
+    Of more than MOST_CLASSES classes each row and column is of `classes_each` neighbouring ones.
+    """
+    each = classes_each(y.shape[-1])
+    count = -(-y.shape[-1] // each)
+    pairs = y.argmax(-1).flatten() // each * count + l.argmax(-1).flatten() // each
     found: list[list[int]] = torch.bincount(pairs, minlength=count**2).view(count, count).tolist()
     return found
+
+
+def classes_each(classes: int) -> int:
+    """Return how many classes share a row of a confusion matrix."""
+    return max(1, -(-classes // MOST_CLASSES))

@@ -1,0 +1,110 @@
+"""SIGTERM and SIGHUP end a run as Ctrl-C does, and nothing else."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compare
+from compare.cases import CASES
+from compare.cli import main
+from compare.commands import run
+from compare.training import checkpoint
+from compare.training.chunk import Chunk
+from compare.training.interrupt import KILLS, exit_code, noting, requests, stopping
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_leaves_a_report_and_a_checkpoint(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the run goes on from there to its end."""
+    monkeypatch.setattr("compare.training.batch.STEPS", 3)
+    told = checkpoint.states
+    sent: list[int] = []
+
+    def states(*words: object, **named: object) -> object:
+        if not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return told(*words, **named)
+
+    monkeypatch.setattr(checkpoint, "states", states)
+    words = "run two_layer --steps 60 --lift none --json s.json"
+    assert main(words.split()) == code
+    out, err = capsys.readouterr()
+    assert "(interrupted: the steps until then)" in " ".join(out.split())
+    assert err == ""
+    (folder,) = Path("runs").iterdir()
+    for file in (folder / "result.json", Path("s.json")):
+        found = json.loads(file.read_text())
+        assert found["interrupted"]
+        assert 0 < found["steps"] < 60
+    assert main(["run", "--resume", folder.name, "--quiet"]) in (0, 1)
+    assert json.loads((folder / "result.json").read_text())["steps"] == 60
+    assert [signal.getsignal(n) for n in KILLS] == [signal.SIG_DFL] * 2
+
+
+@pytest.mark.parametrize("number", KILLS)
+def test_before_anything_was_judged(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal that comes as the run is made is not lost either."""
+    with pytest.MonkeyPatch.context() as patch:
+        prepare = run._prepare
+
+        def prepared(*words: Any) -> Any:
+            os.kill(os.getpid(), number)
+            return prepare(*words)
+
+        patch.setattr(run, "_prepare", prepared)
+        assert main(["run", "two_layer", "--no-board"]) == 128 + number
+    assert capsys.readouterr().err == "compare: stopped before anything was judged\n"
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As under nohup; and SIGTERM is noted where Ctrl-C is ignored, as in the background."""
+    for ignored, other in ((signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
+        before = signal.signal(ignored, signal.SIG_IGN)
+        try:
+            with requests(), noting(*KILLS):
+                os.kill(os.getpid(), ignored)
+                assert not stopping()
+                os.kill(os.getpid(), other)
+                assert stopping()
+                assert exit_code() == 143
+        finally:
+            signal.signal(ignored, before)
+
+
+def test_python_keeps_its_own_handlers() -> None:
+    """`compare.run` takes Ctrl-C alone; the first signal gives the exit code."""
+    seen: list[object] = []
+
+    def watch(_chunk: Chunk) -> None:
+        seen.extend(signal.getsignal(n) for n in KILLS)
+
+    compare.training.harness.run(CASES["two_layer"], [watch], steps=2, lift="none")
+    assert set(seen) == {signal.SIG_DFL}
+    with requests(), noting(*KILLS):
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exit_code() == 129
+
+
+def test_in_a_thread_nothing_is_noted() -> None:
+    codes: list[int] = []
+    words = ["run", "two_layer", "--steps", "3", "--no-board", "--quiet", "--lift", "none"]
+    thread = threading.Thread(target=lambda: codes.append(main(words)))
+    thread.start()
+    thread.join()
+    assert codes in ([0], [1])

@@ -1,0 +1,73 @@
+"""A table from a pipe, a device, or a file without end."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from compare.cli import main
+from compare.errors import BadInput
+from compare.training import reading
+from compare.training.reading import table_bytes
+
+CSV = "a,b,k\n" + "".join(f"{n},{n * n % 7},c{n % 2}\n" for n in range(40))
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/full", "/dev/null", "/dev/tty"])
+def test_a_device_is_no_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if Path(name).exists():
+        assert main(["run", "network", "--data", name]) == 2
+        message = f"{name}: it is no plain file and no pipe; name a CSV file that can be read"
+        assert capsys.readouterr() == ("", f"compare: {message}\n")
+
+
+def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a file says that it has no size, as those of /proc do."""
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(reading.MOST_BYTES + 1)
+    message = "more than 1,024 MiB: give fewer rows, or fewer digits"
+    with pytest.raises(BadInput, match=message):
+        table_bytes(big)
+    monkeypatch.setattr(reading, "MOST_BYTES", 10)
+    with pytest.raises(BadInput, match="more than 0 MiB"):
+        table_bytes(Path("/proc/self/maps"))
+
+
+def test_a_pipe_is_read_once_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its writer comes late, and writes in two parts."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        time.sleep(0.4)
+        with pipe.open("w") as file:
+            file.write(CSV[:100])
+            file.flush()
+            time.sleep(0.4)
+            file.write(CSV[100:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    words = f"run network --data {pipe} --steps 2 --no-board --quiet --lift none"
+    assert main(words.split()) in (0, 1)
+    writer.join()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_that_nobody_writes_is_said_and_ctrl_c_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(reading, "_SILENCE", 0.1)
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    assert main(["run", "network", "--data", str(pipe)]) == 130
+    err = capsys.readouterr().err.splitlines()
+    assert err == [
+        f"compare: --data {pipe}: waits for someone to write it",
+        "compare: stopped before anything was judged",
+    ]
