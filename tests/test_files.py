@@ -86,7 +86,8 @@ def test_what_could_not_be_written_is_refused_before(
     Path("loop").symlink_to("loop")
     Path("a_file").touch()
     assert main(["run", "--json", name]) == 2
-    message = f"--json {name}: no file can be written there ({REFUSED[name]}): name another place"
+    shown = name.replace("\0", "\\x00")
+    message = f"--json {shown}: no file can be written there ({REFUSED[name]}): name another place"
     assert capsys.readouterr() == ("", f"compare: {message}\n")
     assert {path.name for path in Path().iterdir()} == {"loop", "a_file"}
 
