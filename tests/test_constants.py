@@ -116,3 +116,19 @@ def test_what_python_worked_out_is_as_far_off_as_it_is() -> None:
     assert misspelled(0.1) <= 1e-17
     assert abs(1 - 0.999 - 0.001) <= misspelled(1 - 0.999) <= 1e-18
     assert misspelled(float(torch.tensor(0.1))) == 0
+
+
+@pytest.mark.parametrize("times", ["3/2", "5/6", "2/9", "7/3", "1/180", "11/8", "4/3"])
+def test_rational_multiples_of_roots_pi_e_and_logarithms(times: str) -> None:
+    """As Python works them out, in one rounding or two."""
+    share = Fraction(times)
+    with flint.ctx.workprec(200):
+        known = [(math.pi, flint.arb.pi()), (math.e, flint.arb.const_e())]
+        known += [(math.sqrt(n), flint.arb(n).sqrt()) for n in (2, 3, 5, 7, 10)]
+        known += [(math.log(n), flint.arb(n).log()) for n in (2, 3, 5, 7, 10)]
+        known += [(math.sqrt(math.pi), flint.arb.pi().sqrt())]
+        for value, exact in known:
+            meant = exact * share.numerator / share.denominator
+            for sign in (1, -1):
+                read = written(sign * value * share.numerator / share.denominator)
+                assert abs(read - sign * meant) < abs(meant) * 1e-40, (times, value)

@@ -32,7 +32,7 @@ class Spelling:
 
     fraction: Fraction
     function: str = ""  # of _IRRATIONAL; "": the fraction itself
-    times: Fraction = Fraction(1)  # what that is multiplied by, a short decimal
+    times: Fraction = Fraction(1)  # what that is multiplied by
     negative: bool = False
 
     def exact(self) -> Any:
@@ -67,6 +67,19 @@ _SCALED = [
     )
 ]  # fmt: skip
 _SCALE = 7  # digits of such a decimal
+# Those of which code has other rational multiples than the functions above give back by themselves.
+_MULTIPLIED = [
+    *_SCALED,
+    *(
+        Spelling(Fraction(whole), function)
+        for function in ("root", "logarithm", "over a logarithm")
+        for whole in (3, 5, 6, 7, 10)
+    ),
+    *(Spelling(Fraction(1), f) for f in ("root times pi", "root over pi", "times e", "over e")),
+]
+_MULTIPLE = (
+    1000  # numerator and denominator at most: a random float is near one once in 10**8 times
+)
 _ULPS = 2  # that Python may be off by: math.sqrt(2) / math.sqrt(math.pi) takes three operations
 _SHORT = 4  # digits of a decimal that Python may have come to
 _SMALL = 100  # denominators that are simpler than a root
@@ -155,6 +168,12 @@ def _irrational(number: float, bits: int) -> Spelling | None:
             unit = base.exact()
             times = Fraction(f"{float((value / unit).mid()):.{_SCALE}g}")
             if abs(float((unit * times.numerator / times.denominator - value).mid())) <= off:
+                return replace(base, times=times, negative=number < 0)
+        for base in _MULTIPLIED if bits == _FLOAT64 else ():
+            unit = base.exact()
+            times = Fraction(float((value / unit).mid())).limit_denominator(_MULTIPLE)
+            near = unit * times.numerator / times.denominator
+            if times.numerator <= _MULTIPLE and abs(float((near - value).mid())) <= off:
                 return replace(base, times=times, negative=number < 0)
     return None
 
