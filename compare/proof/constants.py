@@ -170,12 +170,20 @@ def _irrational(number: float, bits: int) -> Spelling | None:
             if abs(float((unit * times.numerator / times.denominator - value).mid())) <= off:
                 return replace(base, times=times, negative=number < 0)
         for base in _MULTIPLIED if bits == _FLOAT64 else ():
-            unit = base.exact()
-            times = Fraction(float((value / unit).mid())).limit_denominator(_MULTIPLE)
-            near = unit * times.numerator / times.denominator
-            if times.numerator <= _MULTIPLE and abs(float((near - value).mid())) <= off:
-                return replace(base, times=times, negative=number < 0)
+            unit = _near(base)
+            share = abs(number) / unit
+            times = Fraction(share).limit_denominator(_MULTIPLE)
+            if times.numerator > _MULTIPLE or abs(float(times) - share) > 4 * off / unit:
+                continue  # in floats at first: few come so far
+            found = replace(base, times=times, negative=number < 0)
+            if abs(float((found.exact() - number).mid())) <= off:
+                return found
     return None
+
+
+@functools.cache
+def _near(base: Spelling) -> float:
+    return float(base.exact().mid())
 
 
 def simplest(number: float, bits: int = _FLOAT64) -> Fraction | None:
