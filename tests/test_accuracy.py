@@ -307,6 +307,48 @@ def test_a_cast_that_autograd_makes_too_is_none_by_accident() -> None:
     assert "it rounds to" not in str(report)
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-30])
+def test_what_underflows_in_autograd_makes_right_code_no_wrong_one(size: float) -> None:
+    """The slope of a norm is 0 where the norm is: 1e-30 is not, though its square is in float32.
+
+    Autograd's own value is the one that is lost, or its kernel's is right: by hand it is not WRONG.
+    """
+
+    def norm(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        x, g = x.double(), grad_output.double()
+        return ((g * x / x.norm(dim=0)).float(),)
+
+    def deviation(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        return (grad_output * (x - x.mean(0)) / (3 * x.std(0)),)
+
+    x = _drawn(torch.float32, 4, 3) * size
+    for backward, forward in ((norm, lambda x: x.norm(dim=0)), (deviation, lambda x: x.std(0))):
+        report = compare.check(backward, forward, (x,))
+        assert report.verdict in (UNDECIDED, ROUNDING), str(report)
+    zero = compare.check(
+        lambda x, grad_output: (torch.where(x == 0, 0.0, grad_output * x.sign()),),
+        lambda x: x.norm(dim=0), (torch.tensor([[0.0, 3.0]]),),
+    )  # fmt: skip
+    assert zero.ok, str(zero)
+    assert zero.quantities["x"].proof
+    assert zero.quantities["x"].proof.lifted
+
+
+def test_a_mask_of_the_codes_own_is_as_its_floats_have_it() -> None:
+    def forward(s: Tensor) -> Tensor:
+        e = torch.exp(s)
+        return torch.where(e == 0, -s, e)
+
+    def right(s: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        e = torch.exp(s)
+        return (grad_output * torch.where(e > 0, e, -1.0),)
+
+    s = torch.tensor([-2000.0, 1.0, -3.0])
+    assert compare.check(right, forward, (s,)).ok
+    missing = compare.check(lambda s, grad_output: (grad_output * torch.exp(s),), forward, (s,))
+    assert missing.verdict == WRONG, str(missing)
+
+
 def test_what_overflows_from_an_output_that_did_is_lost() -> None:
     x = torch.tensor([1e20, 3.0])
     report = compare.check(

@@ -1,6 +1,7 @@
 """Runs a program twice at once: in floats as it stands, and lifted to balls or to bounds.
 
-Comparisons and choices of places (relu's mask, max's index) are those of the float run.
+Comparisons and choices of places (relu's mask, max's index) are those of the float run, but for
+autograd's own of what underflows.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
+from compare.proof.formula import pairs
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
 
@@ -184,6 +186,25 @@ def constant(n: Balls | Bounds, node: fx.Node) -> tuple[Tensor, Any]:
     return values, (_made if node.meta["made"] else _exact)(n, values)
 
 
+def _decided(
+    n: Balls | Bounds, name: str, node: fx.Node, values: dict[fx.Node, Any], out: Any
+) -> Any:
+    """Return what the float run decided; but where autograd's own slope is 0, what is 0 exactly.
+
+    torch has the slope of a norm and of a deviation so that it is 0 where they are. A square that
+    underflows is not 0 for that. A mask of the code itself is as its float run has it.
+    """
+    mask = isinstance(n, Balls) and node.meta.get("autograd") and name in ("eq", "ne")
+    if not mask or node.args[1] != 0:
+        return out
+    numbers = values[node.args[0]]  # type: ignore[index]
+    if isinstance(numbers, Missing | Tensor):
+        return out
+    other = pairs(lambda a, _b: a.is_finite() and not a.contains(0), numbers, numbers)
+    other = torch.from_numpy(other).bool().to(out.device).reshape(out.shape)
+    return out & ~other if name == "eq" else out | other
+
+
 def _exact(n: Balls | Bounds, values: Tensor) -> Any:
     return n.exact(values) if values.is_floating_point() else values
 
@@ -210,7 +231,7 @@ def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: d
         return out, whole if isinstance(whole, Missing) else whole[index]
     first = _first_float(out)
     if first is None:
-        return out, out
+        return out, _decided(n, name, node, values, out)
     operands = [values[source] for source in node.all_input_nodes]
     if missing := next((value for value in operands if isinstance(value, Missing)), None):
         return out, missing

@@ -130,7 +130,10 @@ def trace(function: Function, inputs: Values) -> Program:
             _check_complete(recorded, positional, tensors)
             replay = _Replay(recorded)
             functional = Recorder(
-                _decompositions(), lambda: replay.line, lambda: replay.origin
+                _decompositions(),
+                lambda: replay.line,
+                lambda: replay.origin,
+                lambda: replay.autograd,
             ).record(torch.func.functionalize(replay.run), list(tensors.values()))
         except Opaque:
             raise
@@ -219,19 +222,20 @@ def _record(
 
 
 class _Replay(fx.Interpreter):
-    """Does recorded operations once more, and knows the line of the one in hand.
+    """Does recorded operations once more, and knows the line of the one in hand, and whose it is.
 
     Of the copy of a constant it also knows whether the code made that, and where it lies.
     """
 
     line: str | None = None
+    autograd = False
     origin: tuple[bool, int | None] = True, None
 
     def __init__(self, graph: fx.Graph) -> None:
         super().__init__(nn.Module(), graph=graph)
 
     def run_node(self, n: fx.Node) -> Any:
-        self.line = n.meta.get("line")
+        self.line, self.autograd = n.meta.get("line"), n.meta.get("autograd", False)
         if n.op == "get_attr":
             self.origin = n.meta["made"], n.meta["at"]  # its copy is the next operation
             return n.meta["val"]

@@ -28,11 +28,12 @@ class Recorder(TorchDispatchMode):
     An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
     so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
     laid out as its value, or with get_attr the constant itself; `line`, what `line()` said when the
-    operation was asked for; and whether it is `constant`, nothing of the inputs being in it as far
-    as can be seen: a view may have been written to. Of a constant itself it also says whether the
-    function `made` it, as torch.tensor does, of numbers in its code: what was there before, a
-    weight, is just what it holds; and its memory, `at`, None of what is made. `origin()` tells
-    both of what is made in the operation at hand.
+    operation was asked for; whether `autograd` asked for it, not the code; and whether it is
+    `constant`, nothing of the inputs being in it as far as can be seen: a view may have been
+    written to. Of a constant itself it also says whether the function `made` it, as torch.tensor
+    does, of numbers in its code: what was there before, a weight, is just what it holds; and its
+    memory, `at`, None of what is made. `origin()` tells both of what is made in the operation at
+    hand.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Recorder(TorchDispatchMode):
         table: Mapping[Any, Callable[..., Any]],
         line: Callable[[], str | None],
         origin: Callable[[], tuple[bool, int | None]] = lambda: (True, None),
+        autograd: Callable[[], bool] = lambda: torch._C._current_graph_task_id() >= 0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
-        self.table, self.line, self.origin = table, line, origin
+        self.table, self.line, self.origin, self.autograd = table, line, origin, autograd
         # constants, until used
         self.fresh: MutableMapping[Tensor, tuple[bool, int | None]] = WeakTensorKeyDictionary()
         self.gave: list[Tensor] = []  # what the function gave while it was recorded
@@ -88,7 +90,7 @@ class Recorder(TorchDispatchMode):
 
     def _are(self, made: Any, node: fx.Node) -> None:
         """Note what an operation gave: a tensor, several, or something else."""
-        node.meta["line"] = self.line()
+        node.meta |= {"line": self.line(), "autograd": self.autograd()}
         sources = node.all_input_nodes
         node.meta["constant"] = bool(sources) and all(n.meta["constant"] for n in sources)
         if isinstance(made, Tensor):
