@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import compare
+from compare.forward import ForwardPass
+from compare.proof.balls import Balls
 from compare.proof.bounds import Bound, Bounds
+from compare.proof.lift import lift
+from compare.proof.program import trace
 from compare.proof.rounding import WORSE, Accuracy, Side
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.quantity import Quantity
@@ -332,6 +336,14 @@ def test_what_underflows_in_autograd_makes_right_code_no_wrong_one(size: float) 
     assert zero.ok, str(zero)
     assert zero.quantities["x"].proof
     assert zero.quantities["x"].proof.lifted
+
+
+def test_where_a_norm_is_0_its_slope_is() -> None:
+    passed = ForwardPass(lambda x: x.norm(dim=0), (torch.tensor([[0.0, 3.0]]),), 0)
+    program = trace(passed.reference, passed.given)
+    slope = lift(program, Balls(), passed.given)["x"].numbers
+    assert slope[0, 0] == 0
+    assert slope[0, 1].is_finite()
 
 
 def test_a_mask_of_the_codes_own_is_as_its_floats_have_it() -> None:

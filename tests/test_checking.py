@@ -637,6 +637,17 @@ def test_equal_bits_of_an_accepted_formula_are_no_exact_ones() -> None:
     assert not report.meets("exact")
 
 
+def test_no_writing_is_advised_for_an_accepted_formula() -> None:
+    """Its writer wants another one than autograd's."""
+
+    def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        return (grad_output / (2 * torch.sqrt(x * x + 1) + 1e-9) * 2 * x,)
+
+    report = compare.check(backward, _root, (torch.linspace(-2, 2, 6) + 0.1,), formula_ulps=1)
+    assert report.verdict == "ROUNDING", str(report)
+    assert "for autograd's bits" not in str(report)
+
+
 @pytest.mark.parametrize("gap", [0.0, 0.02])
 def test_what_goes_on_from_an_accepted_gradient_has_no_gap_of_its_own(gap: float) -> None:
     def forward(x: Tensor) -> Tensor:
