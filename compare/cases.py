@@ -308,7 +308,7 @@ CASES = {
 
 def check_steps(steps: int) -> int:
     """Return the steps of a run; raise BadInput for too few, or more than memory may hold."""
-    if not isinstance(steps, int) or steps < 1:
+    if steps < 1:
         raise BadInput(f"steps {steps}: a run needs at least 1 step")
     if steps > MOST_STEPS:
         raise BadInput(f"steps {steps}: give at most {MOST_STEPS:,}, each leaves some numbers")

@@ -214,7 +214,7 @@ class Report:
             claim = [f"the same formulas {shown}"]
             claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
             claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
-            claim += [f"{q.name} {q.proof.loss}" for q in odd if q.proof and q.proof.loss]
+            claim += [f"{q.name} {q.proof.shortfall}" for q in odd if q.proof and q.proof.shortfall]
             return "; ".join(claim)
         if not odd and broken(self.contract):
             return broken(self.contract)
@@ -223,8 +223,8 @@ class Report:
         word = self.verdict.lower()
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
-        loss = f": it {first.proof.loss}" if first.proof and first.proof.loss else ""
-        return f"{first.name} is the first {word} quantity{at}{loss}"
+        lost = first.proof.shortfall if first.proof else ""
+        return f"{first.name} is the first {word} quantity{at}{lost and f': it {lost}'}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
         """Yield labelled lines on what is not EXACT, the first wrong quantity first."""

@@ -178,7 +178,7 @@ def test_a_narrow_spread_loses_them_sooner(mean: float, verdict: str) -> None:
     assert report.verdict == verdict, str(report)
     x_row = report.quantities["x"].proof
     assert x_row is not None
-    assert x_row.loss in " ".join(report.headline().plain.split())
+    assert x_row.shortfall in " ".join(report.headline().plain.split())
 
 
 def test_what_has_autograds_bits_says_how_many_are_right() -> None:

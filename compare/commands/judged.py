@@ -2,16 +2,16 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compare.errors import BadInput
+from compare.errors import BadInput, printable
 from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.shown import shown
+from compare.streams import streams
 from compare.terminal import PlainConsole
 
 _LINES, _COLUMNS = 200, 500  # of what a file prints, at most
@@ -51,9 +51,7 @@ def judged(
     """
 
     def say(line: str) -> None:
-        if sys.stderr:
-            with suppress(OSError):
-                print(f"{file.name} | {line}", file=sys.stderr, flush=True)
+        streams().error.write(f"{printable(file.name)} | {line}\n")
 
     printed = Printed(_LINES, _COLUMNS, say)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

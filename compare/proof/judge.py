@@ -66,7 +66,7 @@ def judge(
 class _Judge:
     def __init__(self, pair: Pair, brief: bool) -> None:
         self.e, self.brief = pair, brief
-        self.wrong: set[str] = set()  # or another formula that is accepted
+        self.apart: set[str] = set()  # WRONG, or another formula that its writer accepts
         self.lifted = Lifting(pair)
         self.by_hand = self.lifted.hand().outputs
 
@@ -77,7 +77,7 @@ class _Judge:
             if proofs[name].verdict == WRONG and first:
                 break
             if proofs[name].verdict == WRONG or proofs[name].accepted:
-                self.wrong.add(name)
+                self.apart.add(name)
         return proofs
 
     def _one(self, name: str) -> Proof:
@@ -184,7 +184,7 @@ class _Judge:
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
         for precision in PRECISIONS:
-            mine, theirs = self.lifted.both(name, reading, precision, self._wrong_above(name))
+            mine, theirs = self.lifted.both(name, reading, precision, self._apart_above(name))
             with flint.ctx.workprec(precision):
                 found = same_formula(
                     mine,
@@ -205,15 +205,15 @@ class _Judge:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         return (manual.isinf() & (manual == autograd)).cpu().numpy()
 
-    def _wrong_above(self, name: str) -> frozenset[str]:
+    def _apart_above(self, name: str) -> frozenset[str]:
         """Return the WRONG quantities that a quantity goes on from, on both sides."""
-        return self.e.above(name) & self.wrong
+        return self.e.above(name) & self.apart
 
     def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
         """Whether the two are much further apart than these readings move them."""
 
         def both(reading: Reading) -> list[Any]:
-            wrong = self._wrong_above(name)
+            wrong = self._apart_above(name)
             return [side[at] for side in self.lifted.both(name, reading, PRECISION, wrong)]
 
         written, moved = both(AS_WRITTEN), 0.0
@@ -265,15 +265,17 @@ class _Judge:
         if accuracy is not None:
             off |= accuracy.of_proof(manual.dtype)
             if accuracy.worse:
-                off["loss"] = f"keeps {accuracy}"
-                why = f"by hand it {off['loss']}"
+                off["shortfall"] = f"keeps {accuracy}"
+                why = f"by hand it {off['shortfall']}"
                 if cast := casts.told(self.e, name):
                     why = f"{why}: {cast}"
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)
                 text = f"{text}; {why}"
-            elif far := accuracy.far_off(manual.dtype, **off):
-                off["loss"] = far
+            elif far := accuracy.far_off(
+                manual.dtype, off.get("manual_error"), off.get("autograd_error")
+            ):
+                off["shortfall"] = far
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):

@@ -42,7 +42,7 @@ class Pair:
     # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
     replaced: Collection[str] | None = None
     formula_ulps: float = 0.0  # how far apart its writer accepts two formulas, in ulps
-    ways: Ways = field(default_factory=dict)  # of quantities that go on from others than those
+    ways: Ways = field(default_factory=dict)  # of quantities that go on from fewer of those
     networks: bool = False  # whether the first dimension counts networks, of which there is one
     gradients: bool = False  # whether the quantities are the gradients at the inputs they name
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha

@@ -88,9 +88,8 @@ class Accuracy:
         return self.worse and self.manual < self.autograd / 2
 
     def far_off(
-        self, dtype: torch.dtype, manual_error: float | None = None,
-        autograd_error: float | None = None, **_: Any,
-    ) -> str:  # fmt: skip
+        self, dtype: torch.dtype, manual_error: float | None, autograd_error: float | None
+    ) -> str:
         """Return in words that an element has lost half of its digits where others have none.
 
         The norms of all elements hide those that are small.

@@ -68,8 +68,7 @@ class Run:
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
         self.case, self.ranks = case, ranks
-        self.steps = case.steps if steps is None else whole("steps", steps)
-        check_steps(self.steps)
+        self.steps = check_steps(case.steps if steps is None else whole("steps", steps))
         if step is not None and not callable(step):
             raise BadInput(f"step is {step!r}: give a function of named tensors")
         seed, population = whole("seed", seed), whole("population", population)

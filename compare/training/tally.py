@@ -15,7 +15,7 @@ from compare.quantity import Place, Quantity
 from compare.report import Report
 from compare.training.sides import Named
 
-_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "loss"
+_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
 
 
 class Tally:
