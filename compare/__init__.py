@@ -6,12 +6,12 @@ Importing this does not import torch; the names below do when they are first use
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compare.cases import CASES, Case, Network
-    from compare.checking import assert_same, check
+    from compare.cases.cases import CASES, Case, Network
+    from compare.checking.check import assert_same, check
     from compare.errors import BadInput
-    from compare.forward import name
     from compare.mutants.mutants import power
-    from compare.report import Report
+    from compare.passes.forward import name
+    from compare.report.report import Report
     from compare.training.harness import run
 
 __version__ = "0.1.0"
@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CASES": "cases",
-    "Case": "cases",
-    "Network": "cases",
+    "CASES": "cases.cases",
+    "Case": "cases.cases",
+    "Network": "cases.cases",
     "BadInput": "errors",
-    "assert_same": "checking",
-    "check": "checking",
-    "name": "forward",
+    "assert_same": "checking.check",
+    "check": "checking.check",
+    "name": "passes.forward",
     "power": "mutants.mutants",
     "run": "training.harness",
-    "Report": "report",
+    "Report": "report.report",
 }
 
 

@@ -3,13 +3,13 @@
 import signal
 import sys
 
+from compare.interrupts import requests
 from compare.streams import occupy
-from compare.training.interrupt import requests
 
 if __name__ == "__main__":
     occupy()
     with requests():  # before the slow imports, in which a Ctrl-C would be lost
-        from compare.cli import main
+        from compare.cli.main import main
 
         code = main()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: nothing is left to stop

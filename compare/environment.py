@@ -1,10 +1,19 @@
-"""What the bits of a run depend on: versions, processor features, threads."""
+"""What the bits depend on: dtype, device, versions, processor features, threads."""
 
 import platform
 from typing import Any
 
 import numpy as np
 import torch
+
+from compare.errors import BadInput, unknown
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -22,3 +31,38 @@ def environment(device: torch.device) -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
+
+
+def dtype_named(name: str | torch.dtype) -> torch.dtype:
+    """Return the dtype called `name`, or that itself; raises BadInput with the nearest names."""
+    if isinstance(name, torch.dtype):
+        name = short(name)
+    if not isinstance(name, str) or name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """Return the device called `name` (cpu, cuda, cuda:N), or that itself.
+
+    Raises BadInput if it is not here.
+    """
+    if isinstance(name, torch.device):
+        name = "cpu" if name.type == "cpu" else str(name)
+    kind, _, index = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise BadInput(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
+    if kind == "cuda":
+        found = torch.cuda.device_count()
+        if not torch.cuda.is_available() or found == 0:
+            raise BadInput(f"device {name!r}: torch sees no CUDA device here, use --device cpu")
+        if int(index or 0) >= found:
+            raise BadInput(
+                f"device {name!r}: there are {found} here, use cuda:0 to cuda:{found - 1}"
+            )
+    return torch.device(name)
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's."""
+    return str(dtype).removeprefix("torch.")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from compare.console import PlainConsole
 from compare.errors import BadInput, first_line
+from compare.interrupts import stopping
 from compare.streams import streams
-from compare.terminal import PlainConsole
-from compare.training.interrupt import stopping
 
 _WRITTEN = "json", "html", "save", "plot"  # options that name a file to write
 _READ = {  # by command: words and options that name one to read

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES, Case
+from compare.cases.cases import CASES, Case
 from compare.proof.verdict import Proof
-from compare.report import Report
-from compare.training.chunk import Chunk
+from compare.report.chunk import Chunk
+from compare.report.report import Report
+from compare.training.adapters import Step, by_hand
 from compare.training.harness import Run
-from compare.training.sides import Step, by_hand
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def look_for_no_remedies(patch: pytest.MonkeyPatch) -> None:
     def as_they_are(_evidence: object, proofs: dict[str, Proof], *_: object, **__: object) -> Any:
         return dict(proofs)
 
-    for home in ("checking", "training.prove"):
+    for home in ("checking.check", "training.prover"):
         patch.setattr(f"compare.{home}.diagnose", as_they_are)
         patch.setattr(f"compare.{home}.rewritten", as_they_are)
 

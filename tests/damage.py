@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from compare.cli import main
-from compare.training import sealed
+from compare.checkpoint import file as checksummed
+from compare.cli.main import main
 
 LIMIT = 30.0  # seconds that a command may take: they take a tenth of one
 ROOM = 2**30  # bytes that it may take more: one takes a hundredth
@@ -177,7 +177,7 @@ def _placed(value: Any, outside: Path) -> Any:
 def seal(data: bytes) -> bytes:
     """Return bytes below a first line with their right digest."""
     digest = hashlib.sha256(data).hexdigest()
-    return f"deltacheck checkpoint {sealed.FORMAT} {digest}\n".encode() + data
+    return f"deltacheck checkpoint {checksummed.FORMAT} {digest}\n".encode() + data
 
 
 CELLS = st.sampled_from(

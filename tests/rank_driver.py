@@ -25,10 +25,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import compare.board.board  # noqa: F401, so that no rank has to
-from compare.cases import Case
-from compare.cli import main
-from compare.training.sides import Step
+import compare.board.run_folder  # noqa: F401, so that no rank has to
+from compare.cases.cases import Case
+from compare.cli.main import main
+from compare.training.adapters import Step
 from tests.conftest import look_for_no_remedies, planted
 
 Named = dict[str, Tensor]
@@ -63,7 +63,7 @@ def _full(_values: Named) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    pytest.MonkeyPatch().setattr("compare.board.board.EventFile.put", full)
+    pytest.MonkeyPatch().setattr("compare.board.run_folder.EventFile.put", full)
 
 
 PLANTS: dict[str, Callable[[Named], None]] = {

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from compare.board.board import RunFolder
-from compare.training import checkpoint
-from compare.training.chunk import Chunk
+from compare.board.run_folder import RunFolder
+from compare.checkpoint import checkpoint
+from compare.report.chunk import Chunk
 from compare.training.harness import Run
 
 

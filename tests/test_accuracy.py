@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import compare
-from compare.forward import ForwardPass
+from compare.passes.forward import ForwardPass
 from compare.proof.balls import Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.lift import lift
 from compare.proof.program import trace
 from compare.proof.rounding import WORSE, Accuracy, Side
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
-from compare.quantity import Quantity
-from compare.report import Report
-from compare.training.tally import Tally
+from compare.report.quantity import Quantity
+from compare.report.report import Report
+from compare.training.accumulate import Tally
 
 HALF = torch.float16, torch.bfloat16
 ALL = *HALF, torch.float32, torch.float64
@@ -365,7 +365,7 @@ def test_what_overflows_from_an_output_that_did_is_lost() -> None:
     x = torch.tensor([1e20, 3.0])
     report = compare.check(
         lambda x, output, grad_output: (output * 2.7 / x * grad_output,), lambda x: x**2.7, (x,),
-        contract=dict.fromkeys(compare.contract.line.LINES, False),
+        contract=dict.fromkeys(compare.report.contract_line.LINES, False),
     )  # fmt: skip
     assert report.verdict == INACCURATE, str(report)
     assert "by hand it overflows at [0] (1 of 2 elements)" in str(report)

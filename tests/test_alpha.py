@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from compare.cases import CASES, Network
-from compare.training.given import draw
+from compare.cases.cases import CASES, Network
 from compare.training.harness import run
+from compare.training.sampling import draw
 from manual import three_layer
 
 SWEEP = CASES["alpha"].sweep

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from compare.bench import bench, children, claims, figures, growth, others, peers, works
+from compare.bench import bench, claims, figures, growth, peers, subprocesses, workloads
+from compare.bench import third_party as others
 from compare.bench.claims import CHOICES, GROUPS, Claim, Group
 from compare.bench.problems import Problem, problem, random_case
 from compare.bench.timing import NotHere, Times, Work, side_by_side, spread, timed
-from compare.cases import CASES, Case
-from compare.cli import main
-from compare.terminal import PlainConsole
+from compare.cases.cases import CASES, Case
+from compare.cli.main import main
+from compare.console import PlainConsole
 
 THREE = CASES["three_layer"]
 Maker = Callable[[Problem], Any]
@@ -252,7 +253,7 @@ def test_a_summary_of_planted_times() -> None:
 def test_claims_speak_of_works_that_there_are() -> None:
     """Every label in the table of claims is one that its group measures."""
     for group in GROUPS.values():
-        labels = {work.label for work in works.works(group.name)}
+        labels = {work.label for work in workloads.works(group.name)}
         named = {group.base, *group.ours}
         for claim in group.claims:
             named |= {claim.what, *claim.over}
@@ -310,7 +311,7 @@ def tiny_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert group.keys() == {
         "name", "title", "unit", "scale", "base", "rounds", "rows", "not_here", "claims"
     }  # fmt: skip
-    labels = [work.label for work in works.works(name, small=True)]
+    labels = [work.label for work in workloads.works(name, small=True)]
     assert {row["label"] for row in group["rows"]} | set(group["not_here"]) == set(labels)
     for row in group["rows"]:
         assert row["median"] >= 0 or name == "start", "a difference of times"
@@ -384,7 +385,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
 
 def test_help_names_every_group_and_leaves_torch_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from compare.cli import main\n"
+        "import sys; from compare.cli.main import main\n"
         "try: main(['bench', '--help'])\n"
         "finally: assert 'torch' not in sys.modules"
     )
@@ -395,10 +396,10 @@ def test_help_names_every_group_and_leaves_torch_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
 def test_the_peak_sees_what_a_step_holds() -> None:
     """Of 1000-1000-1000 by hand: two updates and two new matrices of 4 MB, at least."""
-    peak = partial(children.peak, sizes=(1000, 1000, 1000), rows=4)
+    peak = partial(subprocesses.peak, sizes=(1000, 1000, 1000), rows=4)
     assert 15e6 < peak(claims.HAND) < 80e6
 
 
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="unknown case"):
-        children.cpu("run", "nosuch")
+        subprocesses.cpu("run", "nosuch")

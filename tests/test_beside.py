@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import compare
+from compare.checking.second_inputs import SecondInputs
 from compare.proof.verdict import EXACT, ROUNDING, WRONG
-from compare.report import Report
-from compare.second_inputs import SecondInputs
+from compare.report.report import Report
 
 PASSES = (EXACT, ROUNDING)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES
-from compare.checking import check
+from compare.cases.cases import CASES
+from compare.checking.check import check
 from compare.training import harness
 from tests.test_diagnosis import _drawn
 

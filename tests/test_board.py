@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from compare import options
-from compare.board.board import RunFolder
-from compare.cases import CASES, Case
-from compare.cli import main
+from compare.board.run_folder import RunFolder
+from compare.cases import options
+from compare.cases.cases import CASES, Case
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.training.batch import GRAIN
-from compare.training.chunk import Chunk
+from compare.report.chunk import Chunk
+from compare.training.chunking import GRAIN
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
@@ -211,11 +211,11 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 BROKEN = {
-    "compare.board.board.heat_maps": MemoryError(),
-    "compare.board.board.surface": ValueError("image has wrong mode"),
-    "compare.board.board.Record.add": RuntimeError("planted"),
-    "compare.board.board.checkpoint.states": MemoryError(),
-    "compare.board.board._hparams": ZeroDivisionError("planted"),
+    "compare.board.run_folder.heat_maps": MemoryError(),
+    "compare.board.run_folder.surface": ValueError("image has wrong mode"),
+    "compare.board.run_folder.Record.add": RuntimeError("planted"),
+    "compare.board.run_folder.checkpoint.states": MemoryError(),
+    "compare.board.run_folder._hparams": ZeroDivisionError("planted"),
 }
 
 
@@ -245,7 +245,7 @@ def test_the_verdict_survives_its_page(
     words = "run two_layer --steps 5 --quiet --no-board --json s.json --html s.html"
     for name, left in (("_repr_html_", "s.json"), ("to_json", "s.html")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"compare.report.Report.{name}", failing(MemoryError()))
+            patch.setattr(f"compare.report.report.Report.{name}", failing(MemoryError()))
             assert main(words.split()) == 2
         out, err = capsys.readouterr()
         assert out.startswith("EXACT  all ")
@@ -302,7 +302,7 @@ def test_what_vanishes_at_the_very_end_is_noticed(
     folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
     report = folder.run.train([folder])
     monkeypatch.setattr(
-        "compare.board.board.save", lambda *_: shutil.rmtree(folder.path / "manual")
+        "compare.board.run_folder.save", lambda *_: shutil.rmtree(folder.path / "manual")
     )
     folder.finish(report)
     assert "manual/events" in str(folder.failed)

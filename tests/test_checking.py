@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import compare
-from compare.cli import main
+from compare.cli.main import main
 from compare.errors import BadInput
 from compare.proof.balls import _some
 
@@ -104,7 +104,7 @@ def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 1
     assert "z1 is the first wrong quantity" in done.stdout
-    assert "compare/checking.py" not in done.stdout
+    assert "compare/checking/check.py" not in done.stdout
 
 
 def test_exact_insists_on_bits() -> None:

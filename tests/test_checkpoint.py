@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from compare.cases import CASES
-from compare.cli import main
+from compare.cases.cases import CASES
+from compare.cli.main import main
 from compare.proof.bits import same_bits
-from compare.training.chunk import Chunk
+from compare.report.chunk import Chunk
+from compare.training.adapters import by_hand
+from compare.training.comparison import Judging
 from compare.training.harness import Run
-from compare.training.judging import Judging
-from compare.training.sides import by_hand
 from tests.resumed import copied, told
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut runs into chunks of at most 3 steps, and so within an epoch of mini-batches."""
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
 
 
 def resume(folder: Path, *words: str) -> int:
@@ -65,7 +65,7 @@ def test_the_end_is_that_of_the_run_that_was_never_stopped(
 
 
 def test_a_population_in_parts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compare.training.batch.GRAIN", 32)  # 2 networks of 16 values at a time
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 32)  # 2 networks of 16 values at a time
     run = Run(CASES["dropout"], steps=5, population=3, lift="none")
     assert len(run.parts) > 1
     whole, stopped = copied(run, tmp_path, at=2)
@@ -94,8 +94,8 @@ def test_ctrl_c_then_resume(
         advance(run, watchers)
 
     if presses == 2:
-        monkeypatch.setattr("compare.training.checkpoint.EVERY", 0)
-        monkeypatch.setattr("compare.training.checkpoint.SHARE", 1e9)
+        monkeypatch.setattr("compare.checkpoint.checkpoint.EVERY", 0)
+        monkeypatch.setattr("compare.checkpoint.checkpoint.SHARE", 1e9)
     with monkeypatch.context() as patch:
         judge = Judging.judge
         patch.setattr(Run, "_advance", pressed)
@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_chunk_in_hand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither what was found in a part of it, nor how far the weights had come."""
-    monkeypatch.setattr("compare.training.batch.GRAIN", 32)  # 2 networks of 16 values at a time
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 32)  # 2 networks of 16 values at a time
     case, judged = CASES["three_layer"], list[object]()
     hand, judge = by_hand(case), Judging.judge
 
@@ -164,11 +164,11 @@ def test_no_ctrl_c_cuts_what_is_being_written() -> None:
 KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import compare.training.batch, compare.training.checkpoint
-from compare.cli import main
+import compare.training.chunking, compare.checkpoint.checkpoint
+from compare.cli.main import main
 
-compare.training.batch.STEPS = 3
-compare.training.checkpoint.EVERY, compare.training.checkpoint.SHARE = 0, 1e9
+compare.training.chunking.STEPS = 3
+compare.checkpoint.checkpoint.EVERY, compare.checkpoint.checkpoint.SHARE = 0, 1e9
 top, wanted, cases = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 chance = random.Random(wanted)
 sys.stdout = sys.stderr = open(os.devnull, "w")

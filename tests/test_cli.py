@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compare.cli import main
+from compare.cli.main import main
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +141,7 @@ def test_json_on_standard_output_stands_alone(capsys: pytest.CaptureFixture[str]
 def test_json_to_a_file_keeps_every_bit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from compare.cases import CASES
+    from compare.cases.cases import CASES
 
     step = planted(CASES["two_layer"], one_ulp("l1_delta", 0, 3, 0), at=2)
     monkeypatch.setattr("compare.training.harness.by_hand", lambda _case: step)
@@ -162,7 +162,7 @@ def test_quiet_prints_the_verdict_only(capsys: pytest.CaptureFixture[str]) -> No
 def test_list_and_help_do_not_import_torch(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("--list", "--help", "run --help"):
         code = (
-            "import sys; from compare.cli import main\n"
+            "import sys; from compare.cli.main import main\n"
             f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
         )
@@ -297,7 +297,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
 
     def peak(steps: int) -> int:
         code = (
-            "import resource; from compare.cases import CASES\n"
+            "import resource; from compare.cases.cases import CASES\n"
             "from compare.training.harness import run\n"
             f"run(CASES['two_layer'], steps={steps})\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 import compare
 from compare.contract import settle
 from compare.contract.layouts import as_it_lies, keeps_layout, spread, transposed
-from compare.contract.line import LINES
 from compare.errors import BadInput
 from compare.proof.pair import Pair
+from compare.report.contract_line import LINES
 
 Forward = Callable[..., Any]
 
@@ -1030,7 +1030,10 @@ def test_a_gradient_of_another_dtype_in_another_layout() -> None:
 
 def test_a_fault_in_a_line_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor a reason for which nothing can be tried beside the inputs."""
-    for where in ("compare.contract.calls.Graph.differentiable", "compare.checking.Check._hand"):
+    for where in (
+        "compare.contract.calls.Graph.differentiable",
+        "compare.checking.check.Check._hand",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(where, None)  # calling it is a fault in a line of this package
             with pytest.raises(TypeError):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from compare.cases import CASES
-from compare.training.given import DTYPES
+from compare.cases.cases import CASES
+from compare.environment import DTYPES
 from compare.training.harness import run
 
 pytestmark = [

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compare.cases import CASES
-from compare.cli import main
+from compare.cases.cases import CASES
+from compare.cli.main import main
 from compare.training.harness import Run
 from tests import damage
 from tests.resumed import copied
@@ -96,7 +96,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.training.batch.STEPS", 3)
+        patch.setattr("compare.training.chunking.STEPS", 3)
         yield World(tmp_path_factory.mktemp("damage"))
 
 

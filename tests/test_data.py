@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compare.cases.data import Table, csv_table, digits
 from compare.errors import BadInput
-from compare.training.data import Table, csv_table, digits
 
 ROOT = Path(__file__).parent.parent
 
@@ -358,7 +358,7 @@ def test_the_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_reading_needs_neither_torch_nor_scikit_learn() -> None:
-    code = "import sys, compare.training.data\nassert not {'torch', 'sklearn'} & set(sys.modules)"
+    code = "import sys, compare.cases.data\nassert not {'torch', 'sklearn'} & set(sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.cases import CASES, Case, Network
-from compare.checking import check
+from compare.cases.cases import CASES, Case, Network
+from compare.checking.check import check
 from compare.diagnosis.diagnosis import _told
 from compare.diagnosis.operands import _REMARK
 from compare.diagnosis.remedies import factors
 from compare.diagnosis.wording import short, words
-from compare.forward import name
+from compare.passes.forward import name
 from compare.proof.program import trace
-from compare.report import Report
+from compare.report.report import Report
 from compare.training import harness
 from manual import dropout_as_published
 

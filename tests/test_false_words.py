@@ -286,8 +286,8 @@ def test_values_that_happen_to_be_equal_are_not_taken_for_one(row: Row) -> None:
 @pytest.fixture
 def remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for remedies, which other tests of this file do without."""
-    monkeypatch.setattr("compare.checking.diagnose", diagnose)
-    monkeypatch.setattr("compare.checking.rewritten", rewritten)
+    monkeypatch.setattr("compare.checking.check.diagnose", diagnose)
+    monkeypatch.setattr("compare.checking.check.rewritten", rewritten)
 
 
 MOVED_ALIKE: list[tuple[str, Callable[..., Tensor], Callable[..., Tensor], str]] = [

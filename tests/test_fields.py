@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compare.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected
+from compare.cases.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected
 from compare.errors import BadInput
+from compare.training.adapters import by_hand
 from compare.training.harness import Run, run
-from compare.training.sides import by_hand
 
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))
 CLASSES = ((0.0, 1.0), (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compare import files
-from compare.cli import main
+from compare.cli.main import main
 from compare.errors import BadInput
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES, Case, Network
-from compare.training.data import Table
+from compare.cases.cases import CASES, Case, Network
+from compare.cases.data import Table
 from compare.training.harness import run
 from manual.fused import Fused, step
 from manual.three_layer import step as listing

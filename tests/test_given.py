@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES, Case, Network
-from compare.training.data import Table
-from compare.training.given import Given, draw, first_weights
+from compare.cases.cases import CASES, Case, Network
+from compare.cases.data import Table
 from compare.training.harness import run
+from compare.training.sampling import Given, draw, first_weights
 from manual.batch_norm import normalise
 
 

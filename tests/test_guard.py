@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compare.cli import main
+from compare.cli.main import main
 from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.shown import rendered, shown

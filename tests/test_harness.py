@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare.cases import CASES, Case, Network
+from compare.cases.cases import CASES, Case, Network
+from compare.environment import DTYPES
 from compare.errors import BadInput
 from compare.proof.rounding import share_of_rounding
-from compare.report import Report
-from compare.training.batch import VECTOR_BYTES, plan
-from compare.training.chunk import Chunk
-from compare.training.given import DTYPES
+from compare.report.chunk import Chunk
+from compare.report.report import Report
+from compare.training.accumulate import Tally
+from compare.training.adapters import by_hand
+from compare.training.chunking import VECTOR_BYTES, plan
 from compare.training.harness import Run, run
-from compare.training.prove import Prover
+from compare.training.prover import Prover
 from compare.training.reference import Reference
-from compare.training.sides import by_hand
-from compare.training.tally import Tally
 from tests.conftest import Plant, one_ulp, planted
 
 pytestmark = pytest.mark.bits
@@ -122,7 +122,7 @@ def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
     cpu = torch.device("cpu")
     found = plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu)
     assert not found.together
-    monkeypatch.setattr("compare.training.batch.OWN_LOOP", 10_000)
+    monkeypatch.setattr("compare.training.chunking.OWN_LOOP", 10_000)
     batch = Run(case, steps=40)
     assert batch.judging.reference.together
     report = batch.train()
@@ -458,7 +458,7 @@ def test_a_population_in_parts_is_the_whole_population(
     """
     whole = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
     assert len(whole.parts) == 1
-    monkeypatch.setattr("compare.training.batch.GRAIN", 64)  # values of one quantity
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 64)  # values of one quantity
     parted = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
     assert len(parted.parts) > 1
     for value in (value for part in parted.parts for value in part.state.values()):
@@ -473,7 +473,7 @@ def test_a_population_in_parts_is_the_whole_population(
 
 
 def test_one_ulp_in_the_last_part_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compare.training.batch.GRAIN", 64)
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 64)
     # parts of 4 and 3 networks take step after step in turn: the second one's step 6
     step = planted(THREE_LAYER, one_ulp("l1_delta", 2, 1, 1), at=13)
     training = Run(THREE_LAYER, steps=20, population=7, seed=5, step=step)
@@ -490,8 +490,8 @@ def test_the_way_of_large_networks_finds_the_same(
 ) -> None:
     """Autograd takes the weights over, nothing is lifted: the same bits, counts and places."""
     plain = run(CASES[name], steps=12, lift="none", plain=True)
-    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
-    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
+    monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
     large = Run(CASES[name], steps=12)
     assert large.ahead.heavy
     report = large.train()
@@ -524,8 +524,8 @@ def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
 
     Weights that stay are UNDECIDED, since nothing is lifted here, and never a pass.
     """
-    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
-    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
+    monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
     hand, calls = by_hand(THREE_LAYER), itertools.count()
 
     def step(**given: Tensor) -> dict[str, Tensor]:
@@ -549,8 +549,8 @@ def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
 def test_one_ulp_on_the_way_of_large_networks_is_found(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("compare.training.batch.GRAIN", 1)
-    monkeypatch.setattr("compare.arguments.TOO_MANY", 1)
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
+    monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
     hand, calls = by_hand(THREE_LAYER), itertools.count()
 
     def step(**given: Tensor) -> dict[str, Tensor]:

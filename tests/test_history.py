@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 import compare
-from compare.board.board import EventFile
-from compare.cases import CASES
-from compare.cli import main
+from compare.board.run_folder import EventFile
+from compare.cases.cases import CASES
+from compare.cli.main import main
 from compare.errors import BadInput
 from compare.training.harness import run
 
@@ -180,7 +180,7 @@ def test_without_tensorboard_there_is_a_hint_and_no_board_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name in [
-        name for name in sys.modules if name.startswith(("tensorboard", "compare.board.board"))
+        name for name in sys.modules if name.startswith(("tensorboard", "compare.board.run_folder"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)

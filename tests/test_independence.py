@@ -119,24 +119,60 @@ def test_imports_inside_compare_run_one_way() -> None:
     assert_one_way(above)
 
 
+#: The folders of compare/, from the ground up: each imports those before it alone. The first is
+#: what belongs to all, the modules at the top.
+FLOORS = (
+    "", "proof", "diagnosis", "report", "passes", "contract", "guard", "checking", "cases", "ranks",
+    "training", "checkpoint", "board", "mutants", "practice", "bench", "cli",
+)  # fmt: skip
+DOORS = {"__init__", "__main__"}  # they hand on what is asked of them, from any floor
+
+
+def steps_back(files: dict[str, str]) -> list[str]:
+    """Return each import, lazy ones and those for types too, of a folder that stands higher."""
+    return [
+        f"{name} imports {other}"
+        for name, text in files.items()
+        if name not in DOORS
+        for other in sorted(modules_used(text))
+        if FLOORS.index(other.rpartition(".")[0]) > FLOORS.index(name.rpartition(".")[0])
+    ]
+
+
 def test_imports_between_the_folders_run_one_way() -> None:
     """What proves knows nothing of what is proved; a run knows nothing of who looks at it."""
-    above: dict[str, set[str]] = {}
+    assert {name.rpartition(".")[0] for name in FILES} == set(FLOORS)
+    assert steps_back(FILES) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["from compare.board.serve import serve", "import compare.cli.run"]
+)
+def test_a_step_back_is_caught(line: str) -> None:
+    lazy = f"def f():\n    {line}"
+    for_types = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {line}"
+    for source in (line, lazy, for_types):
+        assert len(steps_back(FILES | {"training.harness": source})) == 1
+
+
+def test_a_check_knows_neither_the_networks_nor_a_run() -> None:
+    """Whoever checks a pass of their own loads nothing of the blog's network."""
     for name, text in FILES.items():
-        folder, _, _ = name.rpartition(".")
-        if folder:
-            used = {other.rpartition(".")[0] for other in modules_used(text)}
-            above.setdefault(folder, set()).update(used - {folder, ""})
-    assert (above["proof"], above["diagnosis"]) == (set(), {"proof"})
-    assert_one_way(above)
+        used = {other.rpartition(".")[0] for other in modules_used(text)}
+        if FLOORS.index(folder := name.rpartition(".")[0]) <= FLOORS.index("checking"):
+            assert name in DOORS or not used & {"cases", "training"}, name
+        if folder not in ("torch_ref", "training"):
+            assert not any(part.split(".")[0] == "torch_ref" for part in imports(text)), name
+        if folder not in ("bench", "practice", "cli"):
+            assert not used & {"bench", "practice"}, name
 
 
 @pytest.mark.parametrize(
     ("source", "used"),
     [
         ("from compare import cli", "cli"),
-        ("import compare.cli", "cli"),
-        ("from compare.cli import main", "cli"),
+        ("import compare.cli.main", "cli"),
+        ("from compare.cli.main import main", "cli"),
         ("from compare.proof import bits", "proof.bits"),
         ("from compare.proof.bits import ulps", "proof.bits"),
     ],

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import compare
-from compare.cases import CASES
-from compare.cli import main
-from compare.commands import run
-from compare.training import checkpoint
-from compare.training.chunk import Chunk
-from compare.training.interrupt import KILLS, exit_code, noting, requests, stopping
+from compare.cases.cases import CASES
+from compare.checkpoint import checkpoint
+from compare.cli import run
+from compare.cli.main import main
+from compare.interrupts import KILLS, exit_code, noting, requests, stopping
+from compare.report.chunk import Chunk
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_signal_leaves_a_report_and_a_checkpoint(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the run goes on from there to its end."""
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     told = checkpoint.states
     sent: list[int] = []
 

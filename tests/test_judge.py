@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import compare
 from compare.proof.balls import _some
 from compare.proof.verdict import Proof
-from compare.report import Report
+from compare.report.report import Report
 
 
 class Off(TorchDispatchMode):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES
+from compare.cases.cases import CASES
 from compare.proof.bits import compare_bits
 from compare.proof.verdict import ROUNDING, Proof
-from compare.report import Report
+from compare.report.report import Report
+from compare.training.accumulate import Tally
+from compare.training.adapters import Named, Step, by_hand
 from compare.training.harness import Run
-from compare.training.sides import Named, Step, by_hand
-from compare.training.tally import Tally
 from tests.conftest import planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -21,7 +21,7 @@ BLOG = CASES["three_layer_blog_grouping"]  # l2_delta and l1_delta have other bi
 
 @pytest.fixture(autouse=True)
 def _ten_steps_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compare.training.batch.STEPS", 10)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 10)
 
 
 def _lifted(run: Run) -> list[int]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import expected
+from compare.cases.cases import expected
 from compare.errors import BadInput
-from compare.practice.finding import BLANK, RIGHT, STOPS, WRONG
 from compare.practice.levels import LEVELS, Level, find, new, said_by
-from compare.practice.trial import look_at
-from compare.training.given import draw
+from compare.practice.result import BLANK, RIGHT, STOPS, WRONG
+from compare.practice.worker import look_at
+from compare.training.sampling import draw
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
 EACH_LINE = pytest.mark.parametrize(

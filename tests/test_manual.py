@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare.cases import CASES, Network
+from compare.cases.cases import CASES, Network
 from compare.proof.bits import compare_bits
-from compare.report import Report
-from compare.training.given import draw
+from compare.report.report import Report
+from compare.training.sampling import draw
 from manual import network, three_layer, two_layer
 from manual.eleven_lines import eleven_lines
 from manual.sigmoid import GROUPINGS
@@ -106,7 +106,7 @@ def test_names_in_the_order_of_computation() -> None:
 def test_a_population_is_its_networks(sizes: list[int], rows: int, population: int) -> None:
     """The same lines serve networks side by side: each is close to what it is alone.
 
-    Close and not equal: another shape selects another kernel, see `compare.training.batch`.
+    Close and not equal: another shape selects another kernel, see `compare.training.chunking`.
     """
     shape = tuple(sizes)
     given = _random(shape, rows=rows, leading=(population,))

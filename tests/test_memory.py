@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.cases import CASES
+from compare.cases.cases import CASES
 
 
 class Saved:

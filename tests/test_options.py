@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from compare.cases import CASES, Network
-from compare.cli import main
+from compare.cases.cases import CASES, Network
+from compare.cli.main import main
 from compare.training.harness import Run
 
 ROWS = "a,b,kind\n" + "".join(

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.checking import Check
+from compare.checking.check import Check
 from compare.proof.draws import beside
 from compare.proof.pair import Pair
 from compare.proof.program import read
 from compare.proof.readings import AS_WRITTEN, HELD, Reading
-from compare.training.prove import Prover
-from compare.training.sides import Named
+from compare.training.adapters import Named
+from compare.training.prover import Prover
 
 X = torch.tensor([[1.5, -2.0], [0.25, 3.0]])
 

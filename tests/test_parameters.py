@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import compare
-from compare.cli import main
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.forward import parameters
+from compare.passes.forward import parameters
 from tests.test_false_words import function
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.checking import check
+from compare.checking.check import check
 from compare.proof.bits import compare_bits
 from manual.activations import ACTIVATIONS
 from manual.batch_norm import normalise, normalise_as_learned, normalise_back, running

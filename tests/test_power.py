@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
-from compare.cases import CASES, Case, Network
-from compare.cli import main
+from compare.cases.cases import CASES, Case, Network
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.mutants.formulas import Formulas
+from compare.mutants.case_subject import OfCase
+from compare.mutants.check_subject import OfCheck
+from compare.mutants.equivalence import Formulas
 from compare.mutants.mutants import of_subject
 from compare.mutants.mutate import evaluate, mutants
-from compare.mutants.of_case import OfCase
-from compare.mutants.of_check import OfCheck
-from compare.mutants.powered import CHECKS, Power
-from compare.mutants.rivals import Rivals
+from compare.mutants.other_checks import Rivals
+from compare.mutants.report import CHECKS, Power
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
@@ -253,7 +253,7 @@ def _all_by_check(subject: OfCheck | OfCase, patch: pytest.MonkeyPatch) -> tuple
     """Return what mutants show by the short way, and by a whole check of each."""
     short = of_subject(subject, alone=True)
     with patch.context() as whole:
-        whole.setattr("compare.mutants.formulas.Formulas.same", lambda *_: (None, None))
+        whole.setattr("compare.mutants.equivalence.Formulas.same", lambda *_: (None, None))
         full = of_subject(subject, alone=True)
     told = [found.to_dict() | {"seconds": 0, "total_seconds": 0} for found in (short, full)]
     return told[0], told[1]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from compare.cli import main
-from compare.practice.finding import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Finding
+from compare.cli.main import main
 from compare.practice.levels import LEVELS
-from compare.practice.trial import look_at
+from compare.practice.result import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Finding
+from compare.practice.worker import look_at
 
 ROOT = Path(__file__).parent.parent
 L1_ERROR, L1_DELTA = "l1_error = y - l1", "l1_delta = l1_error * (1 - l1) * l1"
@@ -393,7 +393,7 @@ def test_ctrl_c_ends_their_code_too() -> None:
 
 def test_writing_and_refusing_do_not_import_torch() -> None:
     code = (
-        "import sys; from compare.cli import main\n"
+        "import sys; from compare.cli.main import main\n"
         "assert main(['practice', 'new', 'a.py']) == 0\n"
         "assert main(['practice', 'b.py']) == 2\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"

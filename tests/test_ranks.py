@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from compare.cases import CASES, Case, Network
-from compare.cli import main
+from compare.cases.cases import CASES, Case, Network
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.one_process import OneProcess
-from compare.training.beside import BesideOneProcess
-from compare.training.given import draw
+from compare.ranks.ranks import ALONE, Ranks
+from compare.ranks.watchdog import Watchman, _born
+from compare.report.single_process import OneProcess
+from compare.training.adapters import by_hand
 from compare.training.harness import Run, run
-from compare.training.ranks import ALONE, Ranks
-from compare.training.sharing import agree, check_shares, merged_reports
-from compare.training.sides import by_hand
-from compare.training.watchman import Watchman, _born
+from compare.training.merge import agree, check_shares, merged_reports
+from compare.training.sampling import draw
+from compare.training.single_process_check import BesideOneProcess
 from tests.conftest import Started, one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +174,7 @@ def test_what_is_refused_is_refused_once(words: str, ranks: Started) -> None:
 @pytest.mark.slow
 def test_one_speaks_though_the_others_are_not_stopped_in_time(ranks: Started) -> None:
     """As on a busy machine."""
-    patches = {"compare.training.watchman._GRACE": 1.0}
+    patches = {"compare.ranks.watchdog._GRACE": 1.0}
     _, out, err = ranks(3, "run digits --steps 5", patches=patches, apart=True)
     refused = "64 rows a step on 3 ranks: give --batch-size a multiple of 3\n"
     assert out == ""
@@ -214,7 +214,7 @@ def test_a_rank_without_the_others_is_told_in_one_line() -> None:
 @pytest.mark.slow
 def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
     """By its beat alone: its process is not looked for where it is not."""
-    beat = {"compare.training.watchman._BEAT": 8.0}  # later than the broken connection is seen
+    beat = {"compare.ranks.watchdog._BEAT": 8.0}  # later than the broken connection is seen
     started = time.monotonic()
     words = f"{NETWORK} --lift none --steps 40"
     codes, out, err = ranks(2, words, ("die", 1, 20), apart=True, patches=beat)
@@ -332,7 +332,7 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
         store.set(f"{what}/1", value)
     watchman = Watchman(Ranks(0, 2), store)
     watchman.stop()
-    monkeypatch.setattr("compare.training.watchman._BEAT", 0.2)
+    monkeypatch.setattr("compare.ranks.watchdog._BEAT", 0.2)
     for beat in "123":
         store.set("beat/1", beat)
         time.sleep(0.15)
@@ -345,8 +345,8 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where to ask never ends; of other machines nothing is known then."""
-    monkeypatch.setattr("compare.training.watchman._BEAT", 1.5)
-    monkeypatch.setattr("compare.training.watchman._GRACE", 0.1)
+    monkeypatch.setattr("compare.ranks.watchdog._BEAT", 1.5)
+    monkeypatch.setattr("compare.ranks.watchdog._GRACE", 0.1)
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     for rank in (0, 2):
         store.set(f"place/{rank}", "1 0 elsewhere")

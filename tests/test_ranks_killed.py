@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compare.training.watchman import _born
+from compare.ranks.watchdog import _born
 from tests.test_ranks import ROOT, spoken
 
 

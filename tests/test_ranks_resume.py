@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from compare.training import sealed
+from compare.checkpoint import file as checksummed
 from tests.conftest import Started
 from tests.resumed import told
 
 OFTEN = {
-    "compare.training.batch.STEPS": 3,
-    "compare.training.checkpoint.EVERY": 0,
-    "compare.training.checkpoint.SHARE": 1e9,
+    "compare.training.chunking.STEPS": 3,
+    "compare.checkpoint.checkpoint.EVERY": 0,
+    "compare.checkpoint.checkpoint.SHARE": 1e9,
 }
 SHARED = "run digits --sizes 64,7,10 --momentum 0.9 --dropout 0.2 --steps 12 --lift none --quiet"
 SPLIT = "run three_layer_blog_grouping --population 3 --steps 24 --lift none --quiet"
@@ -82,7 +82,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
     with next((folder / "manual").iterdir()).open("ab") as events:
         events.write(b"what was written after the checkpoint")
     file = folder / "checkpoint"
-    kept, data = sealed.read(file), file.read_bytes()
+    kept, data = checksummed.read(file), file.read_bytes()
     assert [state["run"]["steps"] for state in kept["ranks"]] == [9, 9]
     name, again = folder.name, AGAIN.format(folder.name)
 
@@ -99,12 +99,12 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
             "or run it anew",
         )  # fmt: skip
     kept["ranks"][1]["world"]["torch"] = "2.0"
-    sealed.write(file, kept)
+    checksummed.write(file, kept)
     refused(
         2, f"rank 1: run {name}: torch was 2.0 and is {torch.__version__} here, and other bits "
         "could come of it: resume it where it was begun, or run it anew",
     )  # fmt: skip
-    sealed.write(file, {**kept, "ranks": kept["ranks"][:1]})
+    checksummed.write(file, {**kept, "ranks": kept["ranks"][:1]})
     refused(
         2, f"run {name}: ranks were 1 and are 2 here, and other bits come of it: "
         f"python -m compare run --resume {name}, or run it anew",
@@ -127,13 +127,13 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path) -> None:
     """However short the run; what is printed goes on with as many."""
-    rare = {"compare.training.batch.STEPS": 3}
+    rare = {"compare.training.chunking.STEPS": 3}
     ranks(2, f"{QUICK} --log-dir whole", patches=rare)
     codes, out, err = ranks(2, QUICK, ("interrupt", rank, 4), patches=rare)
     assert codes == [130, 130], out + err
     (whole,), (folder,) = (tmp_path / "whole").iterdir(), (tmp_path / "runs").iterdir()
     assert f"  go on: torchrun --nproc-per-node 2 -m compare run --resume {folder.name}\n" in out
-    assert sealed.read(folder / "checkpoint")["ranks"][1]["run"]["steps"] == 6
+    assert checksummed.read(folder / "checkpoint")["ranks"][1]["run"]["steps"] == 6
     codes, out, err = ranks(2, AGAIN.format(folder.name), patches=rare)
     assert codes == [0, 0], out + err
     assert told(folder) == told(whole)

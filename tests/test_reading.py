@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from compare.cli import main
+from compare.cases import reading
+from compare.cases.reading import table_bytes
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.training import reading
-from compare.training.reading import table_bytes
 
 CSV = "a,b,k\n" + "".join(f"{n},{n * n % 7},c{n % 2}\n" for n in range(40))
 

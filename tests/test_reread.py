@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import CASES
+from compare.cases.cases import CASES
 from compare.proof.program import Opaque, Program, recorded, trace
 from compare.proof.verdict import Proof
+from compare.training.adapters import Named, Step, by_hand
 from compare.training.branches import branches
 from compare.training.harness import run
-from compare.training.prove import Prover
-from compare.training.sides import Named, Step, by_hand
+from compare.training.prover import Prover
 from tests.conftest import planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -199,7 +199,7 @@ def test_work_that_leaves_no_trace_in_the_operations_is_noticed() -> None:
 
 def test_no_more_programs_are_kept_than_can_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step with numbers of its own each time is another program each time."""
-    monkeypatch.setattr("compare.training.prove.KEPT", 5)
+    monkeypatch.setattr("compare.training.prover.KEPT", 5)
     factor = 1.0
 
     def changing(X: Tensor) -> Named:

@@ -17,14 +17,15 @@ import pytest
 import torch
 
 import compare
-from compare.board.board import RunFolder
-from compare.cases import CASES
-from compare.cli import main
+from compare.board.run_folder import RunFolder
+from compare.cases.cases import CASES
+from compare.cases.data import digits
+from compare.checkpoint import checkpoint
+from compare.checkpoint import file as checksummed
+from compare.checkpoint.folder import SUBRUNS, Lock
+from compare.cli.main import main
 from compare.errors import BadInput
-from compare.training import checkpoint, sealed
-from compare.training.buckets import SIDES
-from compare.training.data import digits
-from compare.training.folder import SUBRUNS, Lock
+from compare.training.downsample import SIDES
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 from tests.resumed import copied, told
@@ -36,7 +37,7 @@ NAME = "2026-01-01_00-00-00_two_layer"
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 9 steps that was killed after its 6th, with a checkpoint of its 3rd."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.training.batch.STEPS", 3)
+        patch.setattr("compare.training.chunking.STEPS", 3)
         run = Run(CASES["two_layer"], steps=9, lift="none")
         return copied(run, tmp_path_factory.mktemp("kept"), at=3)[1]
 
@@ -44,7 +45,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stopped(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of it in runs/, below the working folder."""
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(kept, folder := Path("runs") / NAME)
     return folder
@@ -65,7 +66,7 @@ def refused(
     assert contents(folder) == before
 
 
-def _sealed(data: bytes, number: int = sealed.FORMAT) -> bytes:
+def _sealed(data: bytes, number: int = checksummed.FORMAT) -> bytes:
     digest = hashlib.sha256(data).hexdigest()
     return f"deltacheck checkpoint {number} {digest}\n".encode() + data
 
@@ -230,7 +231,7 @@ def test_another_environment(
         found = compare.environment.environment(torch.device("cpu"))  # type: ignore[attr-defined]
         with monkeypatch.context() as patch:
             changed = {**found, item: there}
-            patch.setattr("compare.training.checkpoint.environment", lambda _, c=changed: c)
+            patch.setattr("compare.checkpoint.checkpoint.environment", lambda _, c=changed: c)
             was = f"run {NAME}: {item} was {found[item]} and is {there} here, {end}"
             refused(capsys, stopped, was)
 
@@ -267,8 +268,8 @@ def test_an_event_file_that_is_shorter_or_gone(
 def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
-    monkeypatch.setattr("compare.training.checkpoint.EVERY", 0)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
+    monkeypatch.setattr("compare.checkpoint.checkpoint.EVERY", 0)
     rows = [f"{k % 7},{k % 5},{'ab'[k % 2]}" for k in range(30)]
     table = Path("my.csv")
     table.write_text("\n".join(["one,two,kind", *rows]))
@@ -298,8 +299,8 @@ def test_a_step_of_ones_own_has_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file cannot hold a Python function."""
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
-    monkeypatch.setattr("compare.training.checkpoint.EVERY", 0)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
+    monkeypatch.setattr("compare.checkpoint.checkpoint.EVERY", 0)
     case = CASES["two_layer"]
     for settings in ({}, {"step": planted(case, one_ulp("l1", 0, 0, 0), at=1)}):
         run = Run(case, steps=9, lift="none", **settings)
@@ -314,7 +315,7 @@ def test_a_step_of_ones_own_has_no_checkpoint(
 
 def test_checkpoints_are_rationed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None in a short run; afterwards by what the last one cost."""
-    monkeypatch.setattr("compare.training.batch.STEPS", 3)
+    monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     saved: list[int] = []
     save = checkpoint.save
 
@@ -369,7 +370,7 @@ def test_a_full_disk_leaves_what_can_be_resumed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("compare.board.board.EventFile.put", full)
+        patch.setattr("compare.board.run_folder.EventFile.put", full)
         assert main(["run", "--resume", NAME, "--quiet"]) == 2
     assert capsys.readouterr().err == (
         f"compare: run folder runs/{NAME}: No space left on device; "

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.checking import check
-from compare.forward import name
+from compare.checking.check import check
+from compare.passes.forward import name
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Gradients = tuple[Tensor | None, ...]

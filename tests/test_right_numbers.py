@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.checking import check
-from compare.contract.line import LINES
-from compare.forward import name
+from compare.checking.check import check
+from compare.passes.forward import name
+from compare.report.contract_line import LINES
 from tests.tenth import unless_chosen
 from tests.test_right_forms import DTYPES, Form, Forms, Gradients, Named, cases
 

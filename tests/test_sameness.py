@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.mutants.formulas import Formulas
+from compare.mutants.check_subject import OfCheck
+from compare.mutants.equivalence import Formulas
 from compare.mutants.mutate import mutants
-from compare.mutants.of_check import OfCheck
 from compare.proof.verdict import Proof
 
 NUMBERS = (0.1, 0.2, 0.7, 0.9, 1.1, 1.3, 0.6)

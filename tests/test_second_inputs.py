@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import compare
 from compare.errors import BadInput
-from compare.report import Report
+from compare.report.report import Report
 from tests.tenth import unless_chosen
 from tests.test_false_words import function, short
 

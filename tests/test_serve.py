@@ -20,10 +20,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from compare.board.board import RunFolder
+from compare.board.run_folder import RunFolder
 from compare.board.serve import _await
-from compare.cases import CASES
-from compare.cli import main
+from compare.cases.cases import CASES
+from compare.cli.main import main
 from compare.errors import BadInput
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted

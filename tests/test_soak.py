@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.cli import main
+from compare.cli.main import main
 
 MIB = 2**20
 FLAT = 4 * MIB  # what the allocator may move in half of them

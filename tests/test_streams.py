@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compare.cli import main
+from compare.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 RUN = "run two_layer --steps 3 --no-board"

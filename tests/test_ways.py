@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.report import Report
+from compare.report.report import Report
 
 Named = dict[str, Tensor]
 X = torch.tensor([[0.3, -1.2, 0.7], [1.1, 0.4, -0.2], [-0.8, 0.9, 1.3], [0.2, -0.5, 0.6]])

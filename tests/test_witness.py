@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.cases import Network
+from compare.cases.cases import Network
 from manual import network, three_layer
 from manual.losses import LOSSES
 from manual.sigmoid import GROUPINGS

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.checking import check
-from compare.forward import name
+from compare.checking.check import check
+from compare.passes.forward import name
 from tests.test_right_forms import DTYPES, Form, Gradients, Named, _normed, _normed_backward
 
 FORMS: dict[str, tuple[Form, tuple[str, ...]]] = {}

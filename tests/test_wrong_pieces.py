@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import manual
-from compare.cases import Case, Network
+from compare.cases.cases import Case, Network
 from compare.training.harness import run
 
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))

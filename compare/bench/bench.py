@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from compare.bench import growth, works
+from compare.bench import growth, workloads
 from compare.bench.claims import CHOICES, GROUPS, GROWTHS, Group
 from compare.bench.figures import growth_table, summary, table
 from compare.bench.timing import Times, side_by_side
+from compare.console import PlainConsole
 from compare.environment import environment
 from compare.files import save_json
-from compare.terminal import PlainConsole
-from compare.training.interrupt import requests
+from compare.interrupts import requests
 
 
 def bench(
@@ -95,7 +95,7 @@ def machine() -> dict[str, Any]:
 
 def _measure(group: Group, times: Times, tell: Any, stop: threading.Event, *, small: bool) -> None:
     side_by_side(
-        works.works(group.name, small=small), times,
+        workloads.works(group.name, small=small), times,
         seconds=0 if small else group.seconds, rounds=1 if small else group.rounds,
         tell=lambda words: tell(f"{group.name}: {words}"), stop=stop,
     )  # fmt: skip

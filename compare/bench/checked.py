@@ -5,9 +5,9 @@ from time import perf_counter
 from typing import Any
 
 from compare.bench.timing import Take
-from compare.cases import Case
-from compare.report import Report
-from compare.training.chunk import Chunk
+from compare.cases.cases import Case
+from compare.report.chunk import Chunk
+from compare.report.report import Report
 from compare.training.harness import Run
 
 

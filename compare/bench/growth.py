@@ -18,7 +18,7 @@ from compare.bench.checked import checked, checked_run
 from compare.bench.claims import GROWTHS
 from compare.bench.problems import random_case
 from compare.bench.timing import Take, Times, Work
-from compare.cases import CASES
+from compare.cases.cases import CASES
 from compare.errors import BadInput
 from compare.files import save
 

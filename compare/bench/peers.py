@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compare.bench.problems import Problem
-from compare.training.sides import Named, by_hand
+from compare.training.adapters import Named, by_hand
 from manual.fused import Fused as FusedStep
 
 _ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "identity": nn.Identity}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from compare.cases import Case, Network
-from compare.training.data import Table
-from compare.training.given import draw
-from compare.training.sides import Named
+from compare.cases.cases import Case, Network
+from compare.cases.data import Table
+from compare.training.adapters import Named
+from compare.training.sampling import draw
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from compare import options
-from compare.board import history
-from compare.board.board import RunFolder
+from compare.board import runs
+from compare.board.run_folder import RunFolder
+from compare.cases import options
+from compare.checkpoint import checkpoint
+from compare.checkpoint.checkpoint import Checkpoint
+from compare.checkpoint.folder import CHECKPOINT, Lock, check_plain
 from compare.errors import BadInput
-from compare.training import checkpoint
-from compare.training.checkpoint import Checkpoint
-from compare.training.folder import CHECKPOINT, Lock, check_plain
+from compare.ranks.ranks import Ranks
 from compare.training.harness import Run
-from compare.training.ranks import Ranks
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def taken_up(
     with ExitStack() as held:
         each = None
         if ranks.rank == 0:
-            path = history.find(log_dir, name).path
+            path = runs.find(log_dir, name).path
             check_plain(path)
             held.enter_context(closing(Lock(path)))
             whole = _stopped(path, words, ranks)
@@ -42,7 +42,7 @@ def taken_up(
 
 def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
     """Return the checkpoint of a run that can be gone on with by these ranks."""
-    result = history.result(path)
+    result = runs.result(path)
     if result is not None and not result.get("interrupted"):
         raise BadInput(
             f"run {path.name} is finished, {result['verdict']} after {result['steps']:,} steps: "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compare.errors import BadInput
-from compare.training.buckets import MOST
+from compare.training.downsample import MOST
 
 HOST = "127.0.0.1"
 _TRIES, _PATIENCE = 4, 20.0  # how often the server is asked, and seconds that it has each time

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from compare.contract.calls import Graph, called
 from compare.contract.layouts import cut, keeps_layout, spread, transposed
-from compare.contract.line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
-from compare.contract.others import compare_others
+from compare.contract.other_calls import compare_others
 from compare.contract.settle import Broken, NotShown, Settled, Values, place, worst
 from compare.errors import first_line, is_ours
 from compare.proof.bits import same_bits
+from compare.report.contract_line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
 
 EACH = 3  # inputs, of which every subset is asked; of more each alone
 _CHANCE = "two equal calls give other bits: the code is not deterministic"

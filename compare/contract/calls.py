@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import numbered, tensors
-from compare.backward import BackwardPass
 from compare.contract.layouts import as_it_lies
+from compare.passes.backward import BackwardPass
+from compare.passes.inputs import numbered, tensors
 from compare.proof.bits import same_bits
 
 Values = dict[str, Tensor]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compare.arguments import numbered
 from compare.errors import first_line
-from compare.forward import ForwardPass
-from compare.passes import Passes
+from compare.passes.forward import ForwardPass
+from compare.passes.inputs import numbered
+from compare.passes.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from compare.arguments import numbered_from
 from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.diagnosis.wording import SAME, words
 from compare.proof.balls import Balls
 from compare.proof.lift import cone
+from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Program, ValueOf, operation
 

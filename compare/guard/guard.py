@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compare.errors import BadInput, UserError
-from compare.strangers import fitted
+from compare.untrusted import fitted
 
 _ROOT = Path(__file__).parents[2]
 _GRACE = 5.0  # seconds beyond its limit, which the process keeps by itself

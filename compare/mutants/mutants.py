@@ -13,25 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import check_modes
-from compare.backward import Backward
-from compare.buffers import put_back
-from compare.cases import find
-from compare.checking import Forward
+from compare.cases.cases import find
+from compare.checking.check import Forward
+from compare.checking.user_file import load_inputs, passes, theirs
+from compare.environment import dtype_named
 from compare.errors import BadInput
-from compare.mutants.formulas import Formulas
-from compare.mutants.fresh import draws, reshaped, why
+from compare.mutants.case_subject import OfCase
+from compare.mutants.check_subject import OfCheck
+from compare.mutants.equivalence import Formulas
+from compare.mutants.inputs import draws, reshaped, why
 from compare.mutants.mutate import Mutant, mutants
-from compare.mutants.of_case import OfCase
-from compare.mutants.of_check import OfCheck
-from compare.mutants.powered import Power, Survivor
-from compare.mutants.rivals import Rivals
+from compare.mutants.other_checks import Rivals
+from compare.mutants.report import Power, Survivor
 from compare.mutants.subjects import Subject
+from compare.passes.backward import Backward
+from compare.passes.buffers import put_back
+from compare.passes.inputs import check_modes
 from compare.proof.program import Opaque, Program
 from compare.proof.verdict import UNDECIDED, WRONG
-from compare.report import Report
-from compare.training.given import dtype_named
-from compare.userfile import load_inputs, passes, theirs
+from compare.report.report import Report
 
 Watch = Callable[[int], None]  # is told how many mutants are done
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.mutants.slips import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation
+from compare.mutants.operators import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation
 from compare.proof.program import Program, constant_text, line_of, operation, root
 from compare.proof.source import code_at
 

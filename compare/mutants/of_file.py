@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from compare.cases import CASES
+from compare.cases.cases import CASES
 from compare.guard.child import Tell
 from compare.guard.shown import rendered
 from compare.mutants.mutants import of_case, of_file

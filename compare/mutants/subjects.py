@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import how_much, numbered_from
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate
+from compare.passes.inputs import how_much
+from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, trace
-from compare.report import Report
+from compare.report.report import Report
 
 Named = dict[str, Tensor]
 DOUBLE = torch.float64

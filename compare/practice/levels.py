@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from compare.cases import CASES, Case, Network
+from compare.cases.cases import CASES, Case, Network
 from compare.errors import BadInput, unknown
 from compare.practice.solutions import TEXTS
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
-from compare.practice.exercise import DoesNotRun, read, text_of
-from compare.practice.finding import STOPS, Finding
 from compare.practice.levels import LEVELS, Level, find, said_by
+from compare.practice.parser import DoesNotRun, read, text_of
+from compare.practice.result import STOPS, Finding
 
 _MEMORY = 2 * 2**30  # bytes: what asks for more runs away
 _LINES, _COLUMNS = 8, 76  # of what it prints, at most
@@ -41,7 +41,7 @@ def look(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
     printed = Printed(_LINES, _COLUMNS)
     words = {"file": str(path), "level": level.name}
     ended = guarded(
-        "compare.practice.trial:judged", words, printed, seconds=seconds, memory=_MEMORY
+        "compare.practice.worker:judged", words, printed, seconds=seconds, memory=_MEMORY
     )
     return _finding(ended, text, path, seconds), printed
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from compare.practice.attempt import Answer, Attempt, silence
-from compare.practice.exercise import STEP
-from compare.practice.finding import WRONG, Finding
-from compare.training.sides import Named
+from compare.practice.executor import Answer, Attempt, silence
+from compare.practice.parser import STEP
+from compare.practice.result import WRONG, Finding
+from compare.training.adapters import Named
 
 _JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps, besides the end
 _TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # steps whose error is kept

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.cases import Case
+from compare.cases.cases import Case
 from compare.proof.bits import compare_bits
 from compare.proof.program import Opaque
-from compare.training.given import Given
-from compare.training.prove import Prover
-from compare.training.sides import Autograd, Named, by_hand_prediction
-from compare.training.tally import Tally
+from compare.training.accumulate import Tally
+from compare.training.adapters import Autograd, Named, by_hand_prediction
+from compare.training.prover import Prover
+from compare.training.sampling import Given
 
 Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
 

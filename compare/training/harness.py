@@ -9,35 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.arguments import check_modes, how_much, kind_of
-from compare.cases import Case, check_steps
-from compare.environment import environment
+from compare.cases.cases import Case, check_steps
+from compare.cases.options import command
+from compare.environment import device_named, dtype_named, environment
 from compare.errors import BadInput, whole
-from compare.one_process import OneProcess
-from compare.options import command
-from compare.report import Report
-from compare.training.ahead import Ahead
-from compare.training.batch import plan
-from compare.training.beside import BesideOneProcess
-from compare.training.buckets import Buckets
-from compare.training.chunk import Bucket, Chunk, merged
+from compare.interrupts import cut_short, requests, stopping
+from compare.passes.inputs import check_modes, how_much, kind_of
+from compare.ranks.ranks import ALONE, Ranks
+from compare.report.chunk import Bucket, Chunk, merged
+from compare.report.report import Report
+from compare.report.single_process import OneProcess
+from compare.training.accumulate import Tally
+from compare.training.adapters import Autograd, Named, Step, by_hand
+from compare.training.chunking import plan
+from compare.training.comparison import Judging
+from compare.training.downsample import Buckets
 from compare.training.evaluation import Evaluation
-from compare.training.given import device_named, draw, dtype_named
-from compare.training.interrupt import cut_short, requests, stopping
-from compare.training.judging import Judging
-from compare.training.parts import Part
-from compare.training.prove import Prover
-from compare.training.ranks import ALONE, Ranks
-from compare.training.reference import Reference
-from compare.training.scores import confusion, right
-from compare.training.sharing import (
+from compare.training.manual_side import Ahead
+from compare.training.merge import (
     agree,
     check_shares,
     merged_chunks,
     merged_reports,
 )
-from compare.training.sides import Autograd, Named, Step, by_hand
-from compare.training.tally import Tally
+from compare.training.metrics import confusion, right
+from compare.training.prover import Prover
+from compare.training.reference import Reference
+from compare.training.sampling import draw
+from compare.training.shard import Part
+from compare.training.single_process_check import BesideOneProcess
 
 Watcher = Callable[[Chunk], None]
 MOST_OUTPUT = 10_000  # values of an output that a report shows

@@ -3,9 +3,9 @@
 import torch
 
 from compare.proof.bits import same_bits
-from compare.training.chunk import furthest
-from compare.training.parts import Part, at, unequal_steps
-from compare.training.sides import Autograd, Named, Watch, copies
+from compare.report.chunk import furthest
+from compare.training.adapters import Autograd, Named, Watch, copies
+from compare.training.shard import Part, at, unequal_steps
 
 
 class Reference:

@@ -1,0 +1,84 @@
+"""One verdict on the backward pass of two layers with biases: ours, and torch's gradcheck."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.bench.timing import Take
+from compare.checking.check import check
+from compare.passes.forward import name
+
+Sizes = tuple[int, int, int]
+
+
+def ours(sizes: Sizes, rows: int) -> Take:
+    """Return what judges it by compare.check."""
+    inputs = _inputs(*sizes, rows=rows)
+
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            report = check(_backward, _forward, inputs)
+            assert report.ok, str(report)
+
+    return take
+
+
+def slow(sizes: Sizes, rows: int, *, fast_mode: bool = False) -> Take:
+    """Return what judges it by torch.autograd.gradcheck."""
+    inputs = tuple(_inputs(*sizes, rows=rows).values())
+
+    def take(steps: int) -> None:
+        for _ in range(steps):
+            torch.autograd.gradcheck(_TwoLayers.apply, inputs, fast_mode=fast_mode)
+
+    return take
+
+
+def fast(sizes: Sizes, rows: int) -> Take:
+    """Return what judges it by gradcheck's fast mode: one random direction."""
+    return slow(sizes, rows, fast_mode=True)
+
+
+def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # sizes
+    """Return data, and weights that need a gradient, for I-H-O."""
+    chance = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=chance, dtype=torch.float64)
+
+    weights = {"w1": normal(I, H) / I**0.5, "b1": normal(H), "w2": normal(H, O) / H**0.5}
+    weights["b2"] = normal(O)
+    data = {"X": normal(rows, I), "y": normal(rows, O)}
+    return {**data, **{name: weight.requires_grad_() for name, weight in weights.items()}}
+
+
+def _forward(X: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    h = name(torch.sigmoid(name(X @ w1 + b1, "z1")), "h")
+    return ((y - torch.sigmoid(name(h @ w2 + b2, "z2"))) ** 2).sum() / 2
+
+
+def _backward(X: Tensor, y: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    output = torch.sigmoid(z2)
+    dz2 = (output - y) * (1 - output) * output
+    dh = dz2 @ w2.mT
+    dz1 = dh * (1 - h) * h
+    return {"z2": dz2, "h": dh, "z1": dz1, "w2": h.mT @ dz2, "b2": dz2.sum(0),
+            "w1": X.mT @ dz1, "b1": dz1.sum(0)}  # fmt: skip
+
+
+class _TwoLayers(torch.autograd.Function):
+    """The same pass as gradcheck takes it."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+        w1, b1, w2, b2 = weights
+        h = torch.sigmoid(X @ w1 + b1)
+        z2 = h @ w2 + b2
+        ctx.save_for_backward(X, y, w2, h, z2)
+        return ((y - torch.sigmoid(z2)) ** 2).sum() / 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        found = _backward(*ctx.saved_tensors)
+        return None, None, *(grads[0] * found[key] for key in ("w1", "b1", "w2", "b2"))

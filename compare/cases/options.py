@@ -1,0 +1,189 @@
+"""The command line's options for a network of one's own: one for each field of its description."""
+
+import argparse
+import dataclasses
+import functools
+import shlex
+from pathlib import Path
+from typing import Any
+
+from compare.cases.cases import CASES, INITS, Case, Network
+from compare.errors import BadInput, unknown
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Network)}
+#: What a run is unless the command line says otherwise: there a None says nothing.
+USUAL: dict[str, Any] = {
+    "case": "three_layer", "dtype": "float64", "device": "cpu", "seed": 1, "population": 1,
+    "lift": "auto",
+}  # fmt: skip
+_OF_THE_CASE = ("init", "batch_size", "data", "target")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of Network, and for how its weights and rows are drawn."""
+    group = parser.add_argument_group(
+        "a network of your own", "with run network, or to change a case built of the same pieces"
+    )
+    for field in dataclasses.fields(Network):
+        words = field.metadata.get("help", "values in each layer, inputs first, as 3,8,8,1")
+        choices = field.metadata.get("choices") or ()
+        if choices:
+            words += f": {', '.join(choices)}"
+        flag, default = _flag(field.name), field.default
+        if isinstance(default, bool):
+            group.add_argument(
+                flag, action="store_true", default=argparse.SUPPRESS, help=words, dest=field.name
+            )
+            continue
+        if field.name != "sizes":
+            words += f" (default: {_text(default)})"
+        kind: Any = str if choices else {"sizes": _wholes, "betas": _numbers}.get(field.name, float)
+        group.add_argument(
+            flag, type=kind, default=argparse.SUPPRESS, help=words, dest=field.name, metavar="V"
+        )
+    group.add_argument(
+        "--init", default=argparse.SUPPRESS, metavar="V",
+        help=f"how weights are drawn: {', '.join(INITS)} (default: blog)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-size", type=int, default=argparse.SUPPRESS, metavar="N",
+        help="rows of a mini-batch (default: all rows at every step)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data", type=Path, default=argparse.SUPPRESS, metavar="FILE",
+        help="a table of your own, CSV: numbers, and a column of classes",
+    )  # fmt: skip
+    group.add_argument(
+        "--target", default=argparse.SUPPRESS, metavar="COLUMN",
+        help="the column of classes (default: the last)",
+    )  # fmt: skip
+
+
+def asked(case: Case, options: dict[str, Any], seed: int) -> Case:
+    """Return the case with what the command line asks for.
+
+    Raises BadInput where the case is a listing that stands as it is, or for an unfit value.
+    """
+    given = {name: options[name] for name in (*_DEFAULTS, *_OF_THE_CASE) if name in options}
+    if not given:
+        return case
+    if case.by_hand != "network" or case.sweep:
+        what = "a table of its own" if case.sweep else "a listing that stands as it is"
+        raise BadInput(f"{_flag(next(iter(given)))}: case {case.name} is {what}; use run network")
+    if given.get("init", "blog") not in INITS:
+        raise unknown("init", given["init"], INITS)
+    if "data" in given:
+        if not given["data"].name:
+            raise BadInput("--data is empty: name a CSV file")
+        case = _on_table(case, given.pop("data"), given.pop("target", None), seed)
+    elif "target" in given:
+        raise BadInput(f"--target {given['target']}: it names a column of --data FILE")
+    own = {name: given.pop(name) for name in ("init", "batch_size") if name in given}
+    changed = dataclasses.replace(case.network, **given)
+    changed.check()
+    return dataclasses.replace(case, network=changed, promises="", **own)
+
+
+def _on_table(case: Case, path: Path, target: str | None, seed: int) -> Case:
+    """Return the case on a person's own table, its usual settings those of a classifier."""
+    from compare.cases.data import csv_table
+
+    data = functools.partial(csv_table, path, target)
+    table = data(seed)
+    rows, inputs = table.X.shape
+    batch_size = min(32, rows)
+    network = dataclasses.replace(
+        case.network, sizes=(inputs, 16, len(table.classes)), alpha=0.1, output="identity",
+        loss="cross_entropy",
+    )  # fmt: skip
+    return dataclasses.replace(
+        case, network=network, X=(), y=(), data=data, init="glorot", batch_size=batch_size,
+        steps=50 * (rows // batch_size),
+    )  # fmt: skip
+
+
+def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
+    """Return the command line of a run without what is usual; None for a case of Python's own."""
+    base = CASES.get(case.name)
+    if base is not None and base.sweep and not case.sweep:
+        base = CASES["network"]
+    words: dict[str, Any] = {}
+    if base is not None and isinstance(case.data, functools.partial):
+        path, target = case.data.args
+        base = _on_table(base, path, target, settings["seed"])
+        words = {"data": path} | ({} if target is None else {"target": target})
+        base = dataclasses.replace(base, data=case.data)
+    if base is None:
+        return None
+    own: dict[str, Any] = {
+        "name": case.name,
+        "shows": case.shows,
+        "steps": case.steps,
+        "promises": case.promises,
+    }
+    if base != case:
+        words |= {n: v for n, v in case.network.question().items() if v != getattr(base.network, n)}
+        for name in ("init", "batch_size"):
+            if getattr(case, name) != getattr(base, name):
+                words[name] = getattr(case, name)
+        again = dataclasses.replace(
+            base, network=case.network, init=case.init, batch_size=case.batch_size, **own
+        )
+        if again != case or case.by_hand != "network":
+            return None
+    words |= {"steps": steps} | {n: v for n, v in settings.items() if v != USUAL[n]}
+    spelled = [_spelled(name, value) for name, value in words.items()]
+    return f"python -m compare run {base.name} {' '.join(spelled)}"
+
+
+def elsewhere(log_dir: Path) -> str:
+    """Return the words that name a log folder, none for the usual one."""
+    place = shlex.quote(str(log_dir))
+    return "" if place == "runs" else f" --log-dir {place}"
+
+
+def resuming(folder: Path) -> str:
+    """Return the command line that goes on with the run of a folder."""
+    return f"python -m compare run --resume {shlex.quote(folder.name)}{elsewhere(folder.parent)}"
+
+
+def agree(words: dict[str, Any], case: Case, settings: dict[str, Any]) -> None:
+    """Raise BadInput for a word of the command line that is not so in a run to go on with."""
+    path, target = case.data.args if isinstance(case.data, functools.partial) else (None, None)
+    own = {"init": case.init, "batch_size": case.batch_size, "data": path, "target": target}
+    known = {"case": case.name, **case.network.question(), **own, **settings}
+    for name, value in known.items():
+        if words.get(name) is not None and words[name] != value:
+            said = f"case {words[name]}" if name == "case" else _spelled(name, words[name])
+            raise BadInput(
+                f"{said}: the run to go on with has {_text(value)}; leave that out, or run it anew"
+            )
+
+
+def _spelled(name: str, value: Any) -> str:
+    if value is True:
+        return _flag(name)
+    text = shlex.quote(_text(value))
+    return f"{_flag(name)}{'=' if text.startswith('-') else ' '}{text}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _wholes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers as 3,8,8,1") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give two numbers as 0.9,0.999") from None

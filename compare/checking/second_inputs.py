@@ -1,0 +1,341 @@
+"""The formulas judged once more, at inputs beside the given ones: the code is run and read again.
+
+A pass that forgets a weight of 1, keeps what it once computed for a shape, or takes y for x where
+the two are equal, is right at the given inputs alone.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from compare.errors import BadInput, first_line, is_ours
+from compare.passes.inputs import numbered, tensors
+from compare.passes.passes import Passes
+from compare.proof.bits import same_bits
+from compare.proof.bounds import Bounds
+from compare.proof.following import by_hand_alone
+from compare.proof.judge import judge
+from compare.proof.lift import Start, lift
+from compare.proof.others import constant, other, scaled
+from compare.proof.pair import Pair
+from compare.proof.program import Opaque, Program, ValueOf
+from compare.proof.recorder import memory
+from compare.proof.rounding import bounds_for
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, WRONG, Beside, Proof
+
+SHARES = 1.0, 1 / 4, 1 / 16  # of a move: less where more leads to no numbers
+MOST = 8  # inputs that are held one by one, to find which of them a WRONG quantity hangs on
+
+
+class NotTried(Exception):
+    """Nothing can be judged at other inputs; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """By how much the inputs are moved, in which draw, and which of them are not."""
+
+    share: float
+    number: int = 0
+    held: frozenset[str] = frozenset()
+
+
+class SecondInputs:
+    """A check once more, at other inputs; `pair` is what was judged at the given ones."""
+
+    def __init__(self, check: Passes, pair: Pair) -> None:
+        self.check, self.pair = check, pair
+        self.forward = check.forward
+
+    def judged(self, proofs: Mapping[str, Proof]) -> tuple[dict[str, Proof], Beside]:
+        """Return the proofs, WRONG of what is right at the given inputs alone; and what is said.
+
+        It takes two draws that agree. Numbers lost there are nobody's: another input may be harder
+        than the given ones. The code runs as often as in the check itself; where something is WRONG
+        as often again, and for each such quantity and each input that was moved, of 8 at most.
+        """
+        right = [name for name, proof in proofs.items() if proof.verdict in (EXACT, ROUNDING)]
+        if not right:
+            return dict(proofs), Beside()
+        try:
+            draw, there = self._first(right)
+        except NotTried as why:
+            return dict(proofs), Beside(False, f"not tried beside the inputs given: {why}")
+        odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
+        found, wrong = dict(proofs), self._again(draw, odd)
+        for name, proof in wrong.items():
+            text = f"right at the inputs given{self._while(name, draw)}: {proof.text}"
+            found[name] = replace(
+                proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
+            )
+        return found, Beside(True, self._said(right, there, draw, odd.keys() - wrong.keys()))
+
+    def _again(self, draw: _Draw, odd: Mapping[str, Proof]) -> Mapping[str, Proof]:
+        """Return those of the WRONG that are it in another draw too.
+
+        All 1 may be a number, a scale, or a class, labels: the first draw scales it, the second one
+        puts some elements into the other class.
+        """
+        for number in (1, 2) if odd else ():
+            try:
+                there = self._at(replace(draw, number=number), odd)
+            except NotTried:
+                continue
+            return {k: v for k, v in odd.items() if k in there and there[k].verdict == WRONG}
+        return {}
+
+    def _said(
+        self, right: Collection[str], there: Mapping[str, Proof], draw: _Draw, once: Collection[str]
+    ) -> str:
+        """Return what was not shown beside the given inputs."""
+        said = []
+        if left := [name for name in right if name not in there]:
+            said.append(
+                f"{', '.join(left)}: not tried beside the inputs given: "
+                f"{', '.join(self.unread)}, read by hand alone, may follow them (pass it from "
+                "forward by compare.name, or hold it)"
+            )
+        if self.outside:
+            names = ", ".join(self.outside)
+            said.append(f"{names}: kept beside the inputs given: by hand it is read from outside")
+        if same := self._same(draw):
+            said.append(f"{', '.join(same)}: the same beside the inputs given")
+        for name in once:
+            classes = self._classes
+            only = f" (right where {' and '.join(classes)} is 0 or 1)" if classes else ""
+            said.append(f"{name}: another formula in one of two draws beside the inputs{only}")
+        for name, proof in there.items():
+            if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
+                said.append(f"{name}: not shown beside the inputs given: {proof.text}")
+        return "; ".join(said)
+
+    def _while(self, name: str, draw: _Draw) -> str:
+        """Return in words beside which inputs a quantity is right."""
+        moved = [*self._changed(self._inputs(draw)), *self.parameters]
+        keeps = []
+        for label in moved[:MOST] if len(moved) > 1 else ():
+            try:
+                there = self._at(replace(draw, held=draw.held | {label}), [name])
+            except NotTried:
+                continue
+            if name in there and there[name].verdict != WRONG:
+                keeps.append(label)
+        if not keeps:
+            return (
+                f" and not beside them, with {' and '.join(moved)} moved (pass what follows "
+                "another from forward by compare.name; hold what never changes)"
+            )
+        one, rest = keeps[0], [label for label in moved if label != keeps[0]]
+        return (
+            f"; right beside them only while {' or '.join(keeps)} stays as it is (if {one} follows "
+            f"{' and '.join(rest)}, pass it from forward by compare.name; if it never changes, "
+            f"hold=({one!r},))"
+        )
+
+    def _first(self, right: Collection[str]) -> tuple[_Draw, dict[str, Proof]]:
+        """Judge at the largest move that leads to numbers; then with whole numbers as they are."""
+        if self.check.backward.by_identity:
+            raise NotTried(
+                "by hand they are asked for by identity, and no others can stand for them"
+            )
+        draws = [_Draw(share) for share in SHARES]
+        whole = frozenset(k for k, v in tensors(self.forward.inputs).items() if _whole(v))
+        reasons = []
+        for draw in [*draws, *([_Draw(1.0, held=whole)] if whole else [])]:
+            try:
+                return draw, self._at(draw, right)
+            except NotTried as why:
+                reasons.append(why)
+        raise reasons[0]
+
+    @property
+    def _classes(self) -> list[str]:
+        """The inputs that may be all of one class."""
+        values = tensors(self.forward.inputs).items()
+        kept = {*self.forward.leaves, *self.check.hold}
+        return [k for k, v in values if k not in kept and v.numel() > 1 and constant(v)]
+
+    def _same(self, draw: _Draw) -> list[str]:
+        """Return what has no other of its kind, or none that is known."""
+        inputs, moved = tensors(self.forward.inputs), self._changed(self._inputs(draw))
+        kept = {*self.check.hold, *self.outside, *self.unread, *moved}
+        floats = [k for k, v in inputs.items() if v.is_floating_point() and k not in kept]
+        return floats + [k for k in self.forward.parameters if k not in self.parameters]
+
+    # -- one draw
+
+    def _at(self, draw: _Draw, right: Collection[str]) -> dict[str, Proof]:
+        """Judge what is `right` at other inputs; raises NotTried."""
+        moved = self._inputs(draw)
+        if not self._changed(moved) and not self.parameters:
+            raise NotTried("they are whole numbers, or held")
+        try:
+            again = self.check.anew(moved)
+            pair = again.pair_read(self.pair.entries)
+        except BadInput as error:
+            raise NotTried(str(error)) from None
+        except Exception as error:
+            if is_ours(error):
+                raise
+            raise NotTried(first_line(error)) from None
+        here, there = (
+            {**dict(zip(numbered("output", c.forward.outputs), c.forward.outputs, strict=True)),
+             **c.forward.values, **p.autograd}
+            for c, p in ((self.check, self.pair), (again, pair))
+        )  # fmt: skip
+        for name, values in there.items():
+            if name in here and _newly_infinite(here[name], values):
+                raise NotTried(f"{name} is not finite there")
+        pair = self._with_parameters(pair, draw)
+        names = [name for name in pair.manual if name in right and name not in self.follows_unread]
+        proofs = judge(pair, list(pair.manual), brief=True)
+        return {name: proofs[name] for name in names}
+
+    def _inputs(self, draw: _Draw) -> dict[str, Any]:
+        """Return what forward is given then."""
+        forward = self.forward
+        kept = {*self.check.hold, *draw.held, *self.unread, *self.outside}
+        moved: dict[str, Any] = dict(forward.inputs)
+        for name, value in tensors(forward.inputs).items():
+            leaf = name in forward.leaves
+            new = value.detach().clone()
+            if name not in kept:
+                new = other(name, new, leaf=leaf, share=draw.share, draw=draw.number)
+            moved[name] = new.requires_grad_(leaf)
+        if self.followed:
+            assert isinstance(self.pair.reference, Program)
+            given = {**self.pair.inputs, **{k: v.detach() for k, v in tensors(moved).items()}}
+            values = lift(self.pair.reference, Bounds(), given)
+            for name in self.followed:
+                like, found = forward.inputs[name], values[ValueOf(name)].floats
+                found = found.reshape(like.shape).to(like.dtype)
+                moved[name] = found.clone().requires_grad_(name in forward.leaves)
+        return moved
+
+    def _changed(self, moved: Mapping[str, Any]) -> list[str]:
+        """Return the inputs that are others."""
+        given = tensors(self.forward.inputs)
+        return [
+            k for k, v in tensors(moved).items() if not same_bits(v.detach(), given[k].detach())
+        ]
+
+    # -- what by hand is read and by forward is not: it may follow the other inputs
+
+    @property
+    def followed(self) -> list[str]:
+        """Those of them that are a value on forward's way, and are not held."""
+        given = self.pair.given.items()
+        return [n for n, (_, key) in given if key and n in {*self.pair.inputs} - self.check.hold]
+
+    @cached_property
+    def unread(self) -> list[str]:
+        """Those of them that are nothing that forward computes, or are held."""
+        return [name for name in by_hand_alone(self.pair) if name not in self.followed]
+
+    @cached_property
+    def follows_unread(self) -> set[str]:
+        """The quantities that are computed from those."""
+        if not self.unread:
+            return set()
+        if isinstance(self.pair.hand, Opaque):
+            return {*self.pair.manual}
+        sources = self.pair.hand.sources()
+        return {name for name in self.pair.manual if not sources[name].isdisjoint(self.unread)}
+
+    @cached_property
+    def outside(self) -> list[str]:
+        """The inputs that the by-hand side takes from a closure: the very tensors given."""
+        if isinstance(self.pair.hand, Opaque):
+            return []
+        known = {at for _, at in self.pair.hand.held() if at is not None}
+        return [k for k, v in tensors(self.forward.inputs).items() if memory(v) in known]
+
+    # -- parameters: moved in the programs, never in the module
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The tensors that forward reaches, that need a gradient and are no input.
+
+        None where by hand there are tensors that forward has not: they may have been made of them.
+        """
+        hand, reference = self.pair.hand, self.pair.reference
+        if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+            return {}
+        found = {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
+        theirs = {at for _, at in reference.held() if at is not None}
+        every = [*self.forward.parameters.values()]
+        for value, at in hand.held():
+            if value.is_floating_point() and at not in theirs and _which(value, at, every) is None:
+                return {}
+        return found
+
+    def _with_parameters(self, pair: Pair, draw: _Draw) -> Pair:
+        """Return the pair with other parameters in both programs, and what they give then."""
+        hand, reference = pair.hand, pair.reference
+        if not self.parameters or isinstance(hand, Opaque) or isinstance(reference, Opaque):
+            return pair
+        every = [*self.forward.parameters.values()]
+        new = {
+            id(value): scaled(name, value, draw.share, draw.number)
+            for name, value in self.parameters.items()
+            if name not in draw.held
+        }
+
+        def change(held: Tensor, at: int | None) -> Tensor | None:
+            which = _which(held, at, every)
+            return None if id(which) not in new else _laid(held, which, new[id(which)])
+
+        hand, reference = hand.holding(change), reference.holding(change)
+        n = bounds_for(reference, pair.inputs.values())
+        theirs = lift(reference, n, pair.inputs)
+        given = {
+            name: (value if key is None else theirs[key].floats, key)
+            for name, (value, key) in pair.given.items()
+        }
+        floats = {name: value for name, (value, _) in given.items()}
+        mine = lift(hand, bounds_for(hand, floats.values()), floats)
+        manual = {name: mine[name].floats for name in pair.manual}
+        starts = {k: Start(manual[k], n.exact(manual[k])) for k in pair.went_on_from(manual)}
+        going_on = lift(reference, n, pair.inputs, starts=starts)
+        autograd = {name: going_on[name].floats for name in pair.autograd}
+        return replace(
+            pair, hand=hand, reference=reference, given=given, manual=manual, autograd=autograd,
+            shared={}, maker=None,
+        )  # fmt: skip
+
+
+def _whole(values: Tensor) -> bool:
+    """Whether it is one whole number, an exponent perhaps."""
+    return values.is_floating_point() and values.numel() == 1 and bool(values == values.round())
+
+
+def _newly_infinite(here: Tensor, there: Tensor) -> bool:
+    return here.shape == there.shape and bool((here.isfinite() & ~there.isfinite()).any())
+
+
+def _which(held: Tensor, at: int | None, parameters: Sequence[Tensor]) -> Tensor | None:
+    """Return the parameter that a tensor holds, as it was, flat or transposed.
+
+    It lies where that lies; or it is a copy, with the bits of one parameter alone. What has two
+    values, ones or zeros, is a copy of nothing for sure.
+    """
+    alike = [was for was in parameters if _laid(held, was, was) is not None]
+    there = [was for was in alike if at is not None and memory(was) == at]
+    if there or len(alike) != 1 or len(held.unique()) <= 2:
+        return there[0] if there else None
+    return alike[0]
+
+
+def _laid(held: Tensor, was: Tensor | None, now: Tensor) -> Tensor | None:
+    """Return what a tensor becomes that has the numbers of a parameter; None if it has not."""
+    if was is None or held.dtype != was.dtype or held.numel() != was.numel():
+        return None
+    turned = was.detach().mT if was.ndim > 1 else was.detach()
+    if held.shape == turned.shape and same_bits(held, turned):
+        return now.detach().mT.clone() if was.ndim > 1 else now.detach().clone()
+    if same_bits(held.reshape(-1), was.detach().reshape(-1)):
+        return now.detach().reshape(held.shape).clone()
+    return None

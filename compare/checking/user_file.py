@@ -1,0 +1,168 @@
+"""A person's own file for `python -m compare check FILE`: read, moved to a dtype and device."""
+
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from compare.checking.check import check
+from compare.environment import device_named, dtype_named
+from compare.errors import BadInput, UserError
+from compare.guard.child import Tell
+from compare.guard.shown import rendered
+from compare.report.report import Report
+
+
+def check_file(
+    path: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    lift: str | int,
+    inputs: Path | None = None,
+) -> Report:
+    """Check the file's `backward` against its `forward` at its `inputs`.
+
+    `inputs` is a dict, a tuple, or a function without parameters that returns one; or a file that
+    `load_inputs` reads. The file may also define `hold`, `contract` and
+    `formula_ulps`, as `check` has them.
+    Raises BadInput for a file that has not all three, UserError where its own code raises.
+    """
+    module = _defining(path)
+    own = ("hold", "contract", "formula_ulps")
+    options = {name: getattr(module, name) for name in own if name in vars(module)}
+    with theirs(path):
+        return check(*_passes(module, path, dtype, device, inputs), lift=lift, **options)
+
+
+def judged(
+    _tell: Tell, *, file: str, dtype: str | None, device: str, lift: str | int,
+    inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Check a file; return what there is to show of it, as `Judged` has it."""
+    report = check_file(
+        Path(file), dtype=None if dtype is None else dtype_named(dtype),
+        device=device_named(device), lift=lift, inputs=None if inputs is None else Path(inputs),
+    )  # fmt: skip
+    return {
+        "code": 0 if report.meets(demand) else 1,
+        "text": rendered(width, report.headline() if quiet else report),
+        "json": report.to_dict(),
+        "page": report.page() if page else "",
+    }
+
+
+def passes(
+    path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None = None
+) -> tuple[Any, Any, Any]:
+    """Return the file's backward, forward and inputs, as `check_file` has them."""
+    return _passes(_defining(path), path, dtype, device, inputs)
+
+
+def _defining(path: Path) -> ModuleType:
+    """Return the file as a module that has both passes and inputs."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
+    with theirs(path):
+        module = _load(path)
+    for name in ("forward", "backward", "inputs"):
+        if not hasattr(module, name):
+            raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
+    return module
+
+
+def _passes(
+    module: ModuleType, path: Path, dtype: torch.dtype | None, device: torch.device,
+    inputs: Path | None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    with theirs(path):
+        own = module.inputs() if callable(module.inputs) else module.inputs
+    given = own if inputs is None else load_inputs(inputs)
+    return module.backward, module.forward, _moved(given, dtype, device)
+
+
+def load_inputs(path: Path) -> dict[str, Any]:
+    """Return inputs that `--save` wrote: a dict of tensors and plain values, by torch.save.
+
+    Raises BadInput for anything else.
+    """
+    try:
+        found = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; name a file of inputs") from None
+    except Exception:  # torch.load has many of its own for what it did not write
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} holds no inputs: save a dict of tensors with torch.save")
+    return found
+
+
+def _load(path: Path) -> ModuleType:
+    """Run the file as a module of its own, with its folder first on the import path."""
+    if b"\0" in path.read_bytes():
+        raise BadInput(f"{path} is no Python file: it holds bytes of 0")
+    loader = SourceFileLoader("_checked_file", str(path))
+    module = ModuleType(loader.name)
+    module.__file__ = str(path)
+    sys.modules[loader.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    loader.exec_module(module)
+    return module
+
+
+def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Return the inputs on the device, tensors of floats in the dtype if one is asked for."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        kind = dtype if dtype and value.is_floating_point() else value.dtype
+        return value.detach().to(device, kind).requires_grad_(value.requires_grad)
+
+    if isinstance(inputs, Mapping):
+        return {name: move(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(move(value) for value in inputs)
+    return move(inputs)
+
+
+def _library(filename: str) -> bool:
+    """Whether a frame is in Python itself or an installed library."""
+    return "site-packages" in filename or filename.startswith(("<", os.path.dirname(os.__file__)))
+
+
+class theirs:  # noqa: N801 - read as a word: with theirs(path)
+    """Within, an exception from the user's file becomes a UserError with their lines of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None or isinstance(error, BadInput | KeyboardInterrupt):
+            return
+        file = str(self.path)
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines = traceback.format_exception_only(error)
+        else:
+            frames = traceback.extract_tb(trace)
+            ours = str(Path(__file__).parent)
+            last = max((k for k, f in enumerate(frames) if f.filename.startswith(ours)), default=-1)
+            theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
+            if not theirs and not isinstance(error, SystemExit):
+                return  # not in their code: a fault of this program
+            first = theirs[0] if theirs else 0
+            linecache.checkcache(file)
+            lines = traceback.format_list(frames[first:])
+            lines += traceback.format_exception_only(error)
+        raise UserError(
+            f"{self.path} raised an exception of its own:\n{''.join(lines).rstrip()}"
+        ) from error

@@ -1,0 +1,197 @@
+"""The checkpoint of a run: its settings, its state, and what its bits depend on; in one file.
+
+The data and the first weights are drawn again from the settings, and a digest says whether the rows
+are still the same. Of several ranks rank 0 writes what all of them have after the same chunk, and
+hands it out again: a checkpoint is of one step and whole, and other machines need no file.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import compare
+from compare import untrusted
+from compare.cases.cases import CASES, Case
+from compare.cases.data import csv_table
+from compare.checkpoint import file as checksummed
+from compare.checkpoint.schema import FolderState, Kept, check_folder, check_state
+from compare.checkpoint.state import gathered, restore
+from compare.environment import device_named, environment
+from compare.errors import BadInput, first_line
+from compare.ranks.ranks import ALONE, Ranks
+from compare.training.harness import Run
+from compare.training.sampling import Given
+
+EVERY = 5.0  # seconds at least between two, so that a short run writes none
+SHARE = 0.02  # of a run's time may go into writing them
+
+
+@dataclass
+class Checkpoint:
+    """A run that was stopped: what it was asked, and how far it had come."""
+
+    path: Path  # of the file
+    case: Case
+    kept: Kept
+
+    @property
+    def name(self) -> str:
+        """The run folder's."""
+        return self.path.parent.name
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The keyword arguments of Run."""
+        return asdict(self.kept.asked)
+
+    @property
+    def folder(self) -> FolderState:
+        """What the run folder keeps of its own."""
+        return self.kept.folder
+
+    @property
+    def count(self) -> int:
+        """How many ranks it was run on."""
+        return len(self.kept.ranks)
+
+    def of(self, rank: int) -> "Checkpoint":
+        """Return what one rank goes on with: its state alone, and nothing of the folder."""
+        first, own = self.kept.ranks[0], self.kept.ranks[rank]
+        if own.run.parts is None:
+            state = dataclasses.replace(own.run, parts=first.run.parts)
+            own = dataclasses.replace(own, run=state)
+        none = FolderState(0, None, {}, [], {})
+        kept = dataclasses.replace(self.kept, ranks=[own], folder=none)
+        return dataclasses.replace(self, kept=kept)
+
+    def run(self, ranks: Ranks = ALONE) -> Run:
+        """Return the run as it was on the one rank whose state this is.
+
+        Raises BadInput where its bits could come out otherwise.
+        """
+        here = _world(environment(device_named(self.asked["device"])))
+        (own,) = self.kept.ranks
+        was = own.world
+        for item in {**was, **here}:
+            if was.get(item) != here.get(item):
+                raise BadInput(
+                    f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
+                    "and other bits could come of it: resume it where it was begun, or run it anew"
+                )
+        with _odd(self.path):
+            run = Run(self.case, ranks=ranks, **self.asked)
+        if _digest(run.given) != self.kept.rows:
+            file = self.kept.data
+            what = f"--data {file[0]}" if isinstance(file, tuple) else f"case {self.case.name}"
+            raise BadInput(
+                f"run {self.name}: {what} holds other rows than when it was begun: "
+                "put those back, or run it anew"
+            )
+        with _odd(self.path):
+            check_state(own.run, run)
+            restore(run, own.run)
+        return run
+
+
+def can(run: Run) -> bool:
+    """Whether a file can hold the run: not one with Python code of one's own."""
+    return not run.own_step and (run.case.data is None or _data(run.case) is not None)
+
+
+def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
+    """Return, on rank 0, the states of all ranks, if it `wanted` them and they make a checkpoint.
+
+    All ranks ask this after each chunk.
+    """
+    last = run.report.steps == run.steps or not run.regular
+    if last or not can(run) or not run.ranks.any(wanted):
+        return None
+    mine = {"world": _world(run.report.environment), "run": gathered(run)}
+    return run.ranks.to_first(mine)
+
+
+def save(run: Run, states: list[dict[str, Any]], path: Path, folder: dict[str, Any]) -> None:
+    """Write a checkpoint; raises BadInput where it cannot be written."""
+    case = dataclasses.replace(run.case, data=None, sweep=())
+    kept = {
+        "case": asdict(case) | {"network": asdict(case.network)},
+        "data": _data(run.case),
+        "asked": run.asked,
+        "rows": _digest(run.given),
+        "ranks": states,
+        "folder": folder,
+    }
+    checksummed.write(path, kept)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; raises BadInput where there is none, or none that can be used."""
+    if not path.exists():
+        raise BadInput(
+            f"run {path.parent.name}: there is no checkpoint in it (the first is written after "
+            f"{EVERY:g} s, and none of a step or data of one's own from Python): run it anew"
+        )
+    found = checksummed.read(path)
+    with _odd(path):
+        kept = untrusted.fitted(found, Kept)
+        check_folder(kept.folder, kept.ranks[0].run)
+        case = Case(**vars(kept.case))
+        case.network.check()
+        if (case.by_hand, case.grouping) not in {(c.by_hand, c.grouping) for c in CASES.values()}:
+            raise ValueError(f"{case.by_hand!r} is no listing of this project - at `$.case`")
+        if isinstance(kept.data, tuple):
+            case = dataclasses.replace(
+                case, data=functools.partial(csv_table, Path(kept.data[0]), kept.data[1])
+            )
+        elif kept.data is not None:
+            case = dataclasses.replace(case, data=CASES[kept.data].data)
+    return Checkpoint(path, case, kept)
+
+
+@contextlib.contextmanager
+def _odd(path: Path) -> Iterator[None]:
+    """Turn whatever an odd checkpoint ends in into BadInput: nothing is touched before."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{path} holds no run that can be gone on with ({first_line(error)}): "
+            "put the run's own back, or run it anew"
+        ) from error
+
+
+def _data(case: Case) -> str | list[str | None] | None:
+    """Return what names the data: a case's name, or a file and its target; None: nothing does."""
+    if isinstance(case.data, functools.partial) and case.data.func is csv_table:
+        path, target = case.data.args
+        return [str(path), target]
+    return next((c.name for c in CASES.values() if case.data and c.data is case.data), None)
+
+
+def _world(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what the bits depend on: this project's own code, and the machine's."""
+    code = hashlib.sha256()
+    for package in ("compare", "manual", "torch_ref"):
+        for file in sorted((Path(__file__).parents[2] / package).rglob("*.py")):
+            code.update(file.read_bytes())
+    own = f"{compare.__version__}+{code.hexdigest()[:12]}"
+    return {"deltacheck": own, **{item: str(value) for item, value in environment.items()}}
+
+
+def _digest(given: Given) -> str:
+    """Return a digest of the rows to learn from and of those kept back."""
+    found = hashlib.sha256(repr(given.classes).encode())
+    for value in (given.X, given.y, given.X_test, given.y_test):
+        if value is not None:
+            one = value[0].cpu().contiguous()
+            found.update(repr(tuple(one.shape)).encode() + one.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,79 @@
+"""What a terminal shows while work goes on: lines, a bar, a count."""
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from compare.console import PlainConsole
+
+if TYPE_CHECKING:
+    from compare.report.chunk import Chunk
+
+
+class RunProgress:
+    """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
+
+    def __init__(
+        self, console: PlainConsole, steps: int, *, done: int = 0, quiet: bool, lines: bool
+    ) -> None:
+        self.console = console
+        self.lines = lines and not quiet
+        self.told = set(told(steps))
+        self.errors: list[float] = []
+        self.bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=steps, completed=done, speed="")
+
+    def __enter__(self) -> "RunProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, chunk: "Chunk") -> None:
+        """Move the bar, and keep and print the errors that the blog prints."""
+        for k in sorted(self.told & set(range(chunk.start, chunk.start + chunk.steps))):
+            error = float(chunk.error["manual"][k - chunk.start])
+            self.errors.append(error)
+            if not self.lines:
+                continue
+            right = chunk.accuracy.get("manual")
+            share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
+            self.console.say(f"Error:{error:.12g}{share}")
+        speed = self.bar.tasks[0].speed
+        self.bar.update(
+            self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
+        )
+
+
+class MutantsProgress:
+    """On a terminal, how many mutants are done."""
+
+    def __init__(self, console: PlainConsole, *, quiet: bool) -> None:
+        self.status = console.status("reading the pass")
+        self.shown = console.is_terminal and not quiet
+
+    def __enter__(self) -> "MutantsProgress":
+        if self.shown:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.status.stop()
+
+    def __call__(self, count: int) -> None:
+        """Say that so many are done."""
+        self.status.update(f"{count:,} mutants judged")
+
+
+def told(steps: int) -> range:
+    """Return the steps whose error is told: of 60,000 every 10,000th, as the blog does."""
+    return range(0, steps, max(1, -(-steps // 6)))

@@ -1,0 +1,20 @@
+"""What the terminal shows: plain text."""
+
+from typing import IO, cast
+
+from rich.console import Console
+
+from compare.errors import printable
+from compare.streams import streams
+
+
+class PlainConsole(Console):
+    """Plain text, dropped once it cannot be written (`| head`): the run goes on to its end."""
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        file = cast(IO[str], streams().error if stderr else streams().output)
+        super().__init__(file=file, quiet=quiet, highlight=False, markup=False, emoji=False)
+
+    def say(self, text: str) -> None:
+        """Print a line that is never broken, so that it can be copied."""
+        self.print(printable(text), soft_wrap=True)

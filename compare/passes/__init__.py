@@ -1,0 +1,1 @@
+"""Someone's forward and backward at some inputs: run, and read as programs."""

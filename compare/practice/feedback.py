@@ -1,0 +1,171 @@
+"""The words of an answer to a learner: what is right, the first line that is not, one hint.
+
+Never more than one line is talked about, and never a table of numbers. Imports no torch.
+"""
+
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from compare.console import PlainConsole
+from compare.guard.guard import Printed
+from compare.practice.levels import Level
+from compare.practice.result import BLANK, RIGHT, WRONG, Finding
+from compare.proof.verdict import EXACT, ROUNDING, STYLE, UNDECIDED
+
+_LABEL = 14  # columns
+_WIDEST = 88
+_BAR = 40
+
+
+def tell(
+    console: PlainConsole, path: Path, level: Level, found: Finding, printed: Printed, *,
+    hint: bool, answer: bool,
+) -> None:  # fmt: skip
+    """Print the answer: prose in lines of the window's width, code and commands never broken."""
+    for line in printed.lines:
+        console.say(f"  | {line}")
+    if printed.cut:
+        console.say(f"  | ... {_plural(printed.cut, 'more line')} that the file printed, cut here")
+    title, style = _title(found)
+    head = Text(f"{path}, level {level.name}: ")
+    head.append(title, style)
+    console.print(head, soft_wrap=True)
+    width = max(30, min(console.width, _WIDEST) - _LABEL - 4)
+    for label, text in _rows(path, level, found, console, hint=hint, answer=answer):
+        lines = textwrap.wrap(text.lstrip("`"), width) if text[:1] != "`" else [text[1:]]
+        for k, line in enumerate(lines):
+            console.say(f"  {label if k == 0 else '':<{_LABEL}}  {line}")
+
+
+def _title(found: Finding) -> tuple[str, str]:
+    if found.state == RIGHT:
+        return "every line is right", STYLE[EXACT]
+    if found.state == BLANK:
+        begun = any(name != found.name for name in found.verdicts)
+        return ("right so far", STYLE[EXACT]) if begun else ("lines to fill in", STYLE[UNDECIDED])
+    if found.state == WRONG:
+        return "a line to look at again", STYLE["WRONG"]
+    return "not yet", STYLE[UNDECIDED]
+
+
+def _rows(
+    path: Path, level: Level, found: Finding, console: PlainConsole, *, hint: bool, answer: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts; a text that begins with ` is code."""
+    right = [n for n, verdict in found.verdicts.items() if n != found.name or found.state == RIGHT]
+    if right:
+        yield "right" if found.state == RIGHT else "right so far", ", ".join(right)
+    yield from _how_right(found, right)
+    if found.state == RIGHT:
+        yield from _trained(found, console)
+        yield from _next(path, level)
+        return
+    if found.line:
+        yield f"line {found.line}", f"`{found.text}"
+    yield "" if found.line else "why", _said(found)
+    for remark in found.remarks:
+        yield "", _sentence(remark)
+    for k, line in enumerate(found.put_back):
+        yield "" if k else "put back", f"`{line}"
+    if (blank := level.blanks.get(found.name)) is None:
+        return
+    yield "hint", blank.hint
+    if hint or answer:
+        yield "more", blank.more
+    if answer:
+        yield "answer", f"`{blank.answer}"
+    else:
+        again = f"python -m compare practice {shlex.quote(str(path))}"
+        yield ("for the line", f"`{again} --answer") if hint else ("for more", f"`{again} --hint")
+
+
+def _said(found: Finding) -> str:
+    if found.state == BLANK:
+        if list(found.verdicts) in ([], ["l0"]):
+            return f"is the line to begin with; {found.left} are to be filled in."
+        left = (
+            f"; {found.left - 1} more after it" if found.left > 1 else ", the last one to fill in"
+        )
+        return f"comes next{left}."
+    return _sentence(found.said)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is to be said of lines that are right and have not autograd's bits."""
+    rounded = [name for name in right if found.verdicts[name] == ROUNDING]
+    if rounded:
+        yield (
+            "rounding",
+            (
+                f"{', '.join(rounded)}: the same formula as autograd's, in another order, so the "
+                "last bits differ. That is every bit as right."
+            ),
+        )
+    unproven = [name for name in right if found.verdicts[name] == UNDECIDED]
+    if found.why_numbers:
+        names = f" Of {', '.join(unproven)} the last bits differ:" if unproven else ""
+        yield "by numbers", (
+            "These lines cannot be read as torch operations (numpy, or .item()?), so they "
+            f"were judged by their numbers alone.{names} "
+            + ("close enough for rounding, though that it is no more cannot be proven "
+               "(UNDECIDED)." if unproven else "They have autograd's bits.")
+        )  # fmt: skip
+    elif unproven:
+        yield (
+            "undecided",
+            (
+                f"{', '.join(unproven)}: nothing wrong was found, but that it is right was not "
+                "proven either."
+            ),
+        )
+
+
+def _trained(found: Finding, console: PlainConsole) -> Iterator[tuple[str, str]]:
+    """Yield how the network trained: its error over the steps as bars, its output beside y."""
+    steps = ", ".join(f"{step:,}" for step in found.judged_at)
+    yield (
+        "checked",
+        (
+            f"Each line by autograd, on your own values above it, at steps {steps} and after "
+            "the last."
+        ),
+    )
+    full = "\u2588" if (console.encoding or "").lower().startswith("utf") else "#"
+    largest = max(error for _, error in found.errors) or 1.0
+    for k, (step, error) in enumerate(found.errors):
+        bar = full * round(_BAR * error / largest)
+        yield "" if k else "error at step", f"`{step:>6,}  {error:<9.4g}{bar}".rstrip()
+    yield "output", "`" + "".join(f"{value:<9.4f}" for value in found.output).rstrip()
+    yield "beside y", "`" + "".join(f"{value:<9g}" for value in found.wanted).rstrip()
+
+
+def _next(path: Path, level: Level) -> Iterator[tuple[str, str]]:
+    if level.next is None:
+        yield "next", "That was the last level. All of it in one network, by hand and by autograd:"
+        yield "", "`python -m compare run everything --steps 50"
+        return
+    file = shlex.quote(str(path.with_name(f"{level.next}.py")))
+    yield "next level", f"`python -m compare practice new {file} --level {level.next}"
+
+
+def to_dict(path: Path, level: Level, found: Finding, printed: Printed) -> dict[str, Any]:
+    """Return the answer for JSON; the hint is there, the line itself is not."""
+    blank = level.blanks.get(found.name)
+    return {
+        "file": str(path), "level": level.name, **found.to_dict(),
+        "hint": blank.hint if blank and found.state != RIGHT else None,
+        "printed": printed.lines, "printed_lines_cut": printed.cut, "next": level.next,
+    }  # fmt: skip
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,270 @@
+"""What a run found: one verdict for each quantity and one for all; as text, rich table and JSON."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from compare.errors import BadInput, printable, unknown
+from compare.files import save
+from compare.proof.verdict import (
+    EXACT,
+    ROUNDING,
+    STYLE,
+    UNDECIDED,
+    WEIGHT,
+    WRONG,
+    Beside,
+)
+from compare.report.chunk import Bucket
+from compare.report.contract_line import Line, broken, refusals, told
+from compare.report.html import Curve, fragment, page
+from compare.report.quantity import Quantity
+from compare.report.single_process import OneProcess
+from compare.report.text import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
+
+
+@dataclass
+class Report:
+    """What was found: of a run at every step, of `check` at its inputs."""
+
+    case: str
+    settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
+    unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
+    not_judged: tuple[str, ...] = ()  # parameters that forward reaches and by hand has none for
+    beside: Beside | None = None  # of a check: at other inputs; None where nothing was asked there
+    conditions: tuple[str, ...] = ()  # for which alone the verdict holds: "grad_output = 1"
+    steps: int = 0  # compared so far
+    quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
+    follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
+    free_gap: float | None = 0.0  # None: autograd was not let go on its own
+    accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
+    classes: tuple[str, ...] = ()
+    # rows kept back: of each class, taken for which; of very many classes, some to a row and column
+    confusion: list[list[int]] | None = None
+    output: list[list[float]] = field(default_factory=list)  # the first network's last lN
+    environment: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    interrupted: bool = False
+    curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
+    command: str | None = None  # what shows the same again, where a command does
+    contract: tuple[Line, ...] = ()  # of check: what other calls of the by-hand side gave
+    one_process: OneProcess | None = None  # beside it, where several ranks share the rows
+
+    @property
+    def verdict(self) -> str:
+        """The weightiest verdict of any quantity; UNDECIDED where nothing was compared."""
+        found = {quantity.verdict for quantity in self.quantities.values()} or {UNDECIDED}
+        if self.one_process and self.one_process.verdict == WRONG:
+            found.add(WRONG)
+        if broken(self.contract):
+            found.add(WRONG)
+        return next(verdict for verdict in WEIGHT if verdict in found)
+
+    @property
+    def first_wrong(self) -> str | None:
+        """The first quantity that is WRONG: at the earliest step, in the order of computation."""
+        wrong = [q for q in self.quantities.values() if q.verdict == WRONG]
+        return min(wrong, key=lambda q: q.first_unequal or 0).name if wrong else None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every quantity is EXACT or ROUNDING."""
+        return self.meets("rounding")
+
+    def meets(self, demand: str) -> bool:
+        """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
+        if demand not in ("exact", "rounding"):
+            raise unknown("demand", demand, ("exact", "rounding"))
+        return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
+
+    @property
+    def classes_each(self) -> int:
+        """How many neighbouring classes stand in one row, and one column, of `confusion`."""
+        return -(-len(self.classes) // len(self.confusion)) if self.confusion else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        return {
+            "case": self.case,
+            "verdict": self.verdict,
+            "first_wrong": self.first_wrong,
+            "steps": self.steps,
+            "interrupted": self.interrupted,
+            **self.settings,
+            "unnamed": list(self.unnamed),
+            "not_judged": list(self.not_judged),
+            "conditions": list(self.conditions),
+            "beside": None if self.beside is None else self.beside.to_dict(),
+            "contract": [line.to_dict() for line in self.contract],
+            "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
+            "free_gap": None if self.free_gap is None else self.free_gap.hex(),
+            "accuracy": self.accuracy,
+            **({"one_process": self.one_process.to_dict()} if self.one_process else {}),
+            "classes": list(self.classes),
+            "confusion": self.confusion,
+            **({"classes_each": self.classes_each} if self.confusion else {}),
+            "output": [[value.hex() for value in row] for row in self.output],
+            "environment": self.environment,
+            "seconds": self.seconds,
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def about(self) -> list[tuple[str, str]]:
+        """Return what is known of the run: settings, time, machine and versions."""
+        known = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
+        again = {"again": self.command} if self.command and self.verdict == EXACT else {}
+        return [(key, str(value)) for key, value in {**known, **again}.items()]
+
+    def markdown(self) -> str:
+        """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
+        titles, *rows = cells(self.quantities.values())
+        table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
+        parts = [f"**{self.verdict}** {as_markdown(self._claim() + self._only_for())}"]
+        parts.append("\n".join(f"| {' | '.join(map(as_markdown, row))} |" for row in table))
+        # an indented line is shown as it is
+        behind = [printable(f"    {label:<{LABEL}} {text}") for label, text in self._explanation()]
+        if behind:
+            parts += ["### What stands behind it", "\n".join(behind)]
+        about = "\n".join(f"| {' | '.join(map(as_markdown, each))} |" for each in self.about())
+        return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the report to a file: .html a page with plots, .json, .txt the text.
+
+        Raises BadInput for another ending, or where it cannot be written.
+        """
+        try:
+            path = Path(path)
+        except TypeError:
+            raise BadInput(f"path is {path!r}: give the name of a file") from None
+        forms: dict[str, Callable[[], str]] = {
+            ".html": self.page,
+            ".json": self.to_json,
+            ".txt": lambda: f"{self}\n",
+        }
+        if path.suffix not in forms:
+            raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
+        save(path, forms[path.suffix]())
+
+    def page(self) -> str:
+        """Return the report as a page with plots."""
+        return page(f"{self.case}: {self.verdict}", self._repr_html_())
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it."""
+        plots: list[tuple[str, list[Curve]]] = []
+        if self.curves:
+            sides = ("autograd", "by hand"), ("autograd", "manual")
+            losses: list[Curve] = [
+                (label, [(b.start, b.values[side]["loss"]) for b in self.curves])
+                for label, side in zip(*sides, strict=True)
+            ]
+            ulps = [(b.start, b.largest_ulp) for b in self.curves]
+            plots = [("Loss", losses), ("Largest difference, in ulps", [("ulps", ulps)])]
+        told = (
+            self._claim() + self._only_for(),
+            cells(self.quantities.values()),
+            self._explanation(),
+        )
+        return fragment(self.case, self.verdict, *told, plots, self.about())
+
+    def headline(self) -> Text:
+        """Return the verdict and what it rests on, in one line."""
+        line = Text(self.verdict, style=STYLE[self.verdict])
+        line.append(f"  {printable(self._claim() + self._only_for())}", style="default")
+        if self.interrupted:
+            line.append(" (interrupted: the steps until then)", style="default")
+        return line
+
+    def _only_for(self) -> str:
+        """Return what the claim holds for alone, what is not judged, and what is refused."""
+        only = f", for {', '.join(self.conditions)}" if self.conditions else ""
+        only += f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else ""
+        return only + refusals(self.contract)
+
+    def _claim(self) -> str:
+        """Return what the verdict rests on, in one line."""
+        rows = list(self.quantities.values())
+        if not rows:
+            return "nothing was compared"
+        where = "" if self.case == "check" else f" at each of {plural(self.steps, 'step')}"
+        if self.verdict == EXACT:
+            if not any(q.compared for q in rows):
+                return "nothing to compare: no quantity has any elements"
+            if len(rows) == 1:
+                return f"{rows[0].name} has autograd's bits{where}"
+            return f"all {len(rows)} quantities have autograd's bits{where}"
+        odd = [q for q in rows if q.verdict == self.verdict]
+        names = ", ".join(q.name for q in odd)
+        if self.verdict == ROUNDING:
+            shown = "at these inputs" if self.case == "check" else "at the steps lifted"
+            shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
+            at_all = "" if self.case == "check" else " at every step"
+            accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
+            names = ", ".join(q.name for q in odd if q.name not in accepted)
+            claim = [f"the same formulas {shown}"]
+            claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
+            claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
+            claim += [f"{q.name} {q.proof.shortfall}" for q in odd if q.proof and q.proof.shortfall]
+            return "; ".join(claim)
+        if not odd and broken(self.contract):
+            return broken(self.contract)
+        if not odd:
+            return "what the ranks add is not what one process finds"
+        word = self.verdict.lower()
+        first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
+        at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
+        lost = first.proof.shortfall if first.proof else ""
+        return f"{first.name} is the first {word} quantity{at}{lost and f': it {lost}'}"
+
+    def _explanation(self) -> Iterator[tuple[str, str]]:
+        """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
+        rows = list(self.quantities.values())
+        if self.first_wrong:
+            above = itertools.takewhile(lambda q: q.name != self.first_wrong, rows)
+            before = [q.name for q in above if q.verdict != WRONG]
+            if before:
+                yield "right so far", ", ".join(before)
+        for q in sorted(rows, key=lambda q: WEIGHT.index(q.verdict)):
+            if q.verdict != EXACT:
+                yield from lines(q)
+        if self.first_wrong and (after := self.follows.get(self.first_wrong)):
+            yield "follows", ", ".join(after)
+        yield from right_bits(q for q in rows if q.verdict == EXACT)
+        unread: dict[str, list[str]] = {}
+        for q in rows:
+            if q.verdict == EXACT and q.proof and not q.proof.lifted:
+                unread.setdefault(q.proof.text.removeprefix("not lifted: "), []).append(q.name)
+        for why, names in unread.items():
+            yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
+        if self.beside and self.beside.text:
+            yield "beside", self.beside.text
+        yield from told(self.contract)
+        if self.one_process:
+            yield "one process", self.one_process.text
+        if self.unnamed:
+            why = "the by-hand side gives none"
+            yield "not judged", f"{', '.join(self.unnamed)} ({why})"
+        if self.command and self.verdict != EXACT:
+            yield "again", self.command
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield table(self.quantities.values(), options.max_width)
+        yield self.headline()
+        for label, text in self._explanation():
+            yield line(label, text)
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True, highlight=False, markup=False)
+        with console.capture() as capture:
+            console.print(self, crop=False)
+        return capture.get().rstrip("\n")

@@ -1,0 +1,125 @@
+"""How quantities are told: their table, and what stands behind each, in words."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from compare.errors import printable
+from compare.proof.verdict import STYLE, WRONG
+from compare.report.quantity import Quantity
+
+LABEL = 14  # columns for a line's label
+
+
+def cells(rows: Iterable[Quantity]) -> list[tuple[str, ...]]:
+    """Return the table's texts: a row of titles, then one for each quantity."""
+    titles = ("quantity", "shape", "compared", "equal bits", "max ulp", "verdict")
+    found: list[tuple[str, ...]] = [titles]
+    for q in rows:
+        ulp = "NaN" if q.nans else _short(q.max_ulp)
+        shape = str(q.shape).replace(" ", "")
+        found.append((printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
+    return found
+
+
+def table(quantities: Iterable[Quantity], width: int) -> Table:
+    """Return a row for each quantity; what does not fit is left out, the verdict never."""
+    rows = cells(quantities)
+    kept = list(range(len(rows[0])))
+    for column in (2, 1, 3, 4):  # compared, shape, equal bits, max ulp
+        if sum(max(len(row[k]) for row in rows) + 2 for k in kept) - 2 <= width:
+            break
+        kept.remove(column)
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for k in kept:
+        made.add_column(rows[0][k], no_wrap=True, justify="right" if 2 <= k <= 4 else "left")
+    for row in rows[1:]:
+        verdict = Text(row[-1], style=STYLE[row[-1]])
+        made.add_row(*(row[k] for k in kept[:-1]), verdict)
+    return made
+
+
+def lines(q: Quantity) -> Iterator[tuple[str, str]]:
+    """Yield the lines on one quantity."""
+    if q.problem:
+        yield q.name, q.problem
+        yield from _remedies(q)
+        return
+    nans = f", {q.nans:,} of them NaN" if q.nans else ""
+    differ = f"{q.compared - q.equal:,} of {q.compared:,} differ{nans}"
+    yield q.name, f"{q.shape} {q.dtype}: {differ}, by at most {q.max_ulp:,} ulp"
+    if w := q.worst:
+        step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
+        step += "" if w.rank is None else f"rank {w.rank}, "
+        yield "", f"worst at {step}{list(w.index)}"
+        zeros = "   (the sign of a zero)" if w.manual == w.autograd == 0 else ""
+        yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}{zeros}"
+    if q.proof:
+        yield "", q.proof.text
+        if q.proof.manual_error is not None and q.proof.autograd_error is not None:
+            errors = (q.proof.manual_error, q.proof.autograd_error)
+            yield (
+                "",
+                "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
+            )
+        if q.proof.manual_bits is not None and q.proof.autograd_bits is not None:
+            of = q.proof.manual_bits, q.proof.autograd_bits
+            lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""
+            yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of) + lost
+    yield from _remedies(q)
+
+
+def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
+    """Yield where a wrong quantity stands, and what would make it right, or that nothing would."""
+    if q.proof and q.proof.line:
+        yield "at", q.proof.line
+    if q.diagnosis is None:
+        return
+    if q.verdict != WRONG:
+        for text in q.diagnosis.found:
+            yield "", f"for autograd's bits {text}"
+        return
+    for k, text in enumerate(q.diagnosis.found):
+        yield "or" if k else "would be right", text
+    if not q.diagnosis.found:
+        yield "", f"nothing found that would make it right ({q.diagnosis.note})"
+
+
+def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:
+    """Yield to how many bits quantities are right that have autograd's own."""
+    known = {q.name: q.proof for q in rows if q.proof and q.proof.manual_bits is not None}
+    bits = {name: proof.manual_bits or 0.0 for name, proof in known.items()}
+    if len(bits) > 3:
+        least = min(bits, key=bits.__getitem__)
+        told = f"each to {bits[least]:.1f} bits or more ({least})"
+    else:
+        told = ", ".join(f"{name} to {count:.1f} bits" for name, count in bits.items())
+    if told:
+        yield "right", f"{told}, on both sides alike"
+    for name, proof in known.items():
+        if proof.both_lost:
+            yield "", f"{name}: {proof.both_lost}"
+
+
+def line(label: str, text: str) -> Text:
+    """Return a labelled line that is never broken, so that a command can be copied."""
+    told = f"  {label:<{LABEL}}{' ' if label else '  '}{text}"
+    return Text(printable(told), no_wrap=True, overflow="ignore")
+
+
+def as_markdown(text: str) -> str:
+    """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
+    return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _short(count: int) -> str:
+    """Return a count in at most 9 columns."""
+    return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"

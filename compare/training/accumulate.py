@@ -1,0 +1,166 @@
+"""Adds up, chunk by chunk, what the comparison of each named quantity found."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compare.proof.bits import Difference, Kind, kind, mismatch
+from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.report.quantity import Place, Quantity
+from compare.report.report import Report
+from compare.training.adapters import Named
+
+_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
+
+
+class Tally:
+    """The rows of a report while its run goes on."""
+
+    def __init__(self, report: Report, seed: int) -> None:
+        self.report = report
+        self.seed = seed  # of the first network; the next ones have seed + 1, seed + 2, ...
+        self.first: dict[str, Kind] = {}
+        self.proofs: dict[str, list[tuple[int, Proof]]] = {}
+        self.bounds: dict[str, tuple[float | None, int]] = {}
+
+    def open(self, manual: Named, autograd: Mapping[str, Tensor | Kind]) -> bool:
+        """Make a row for every name of either side; return whether all can be compared.
+
+        A name that one side lacks, another shape, dtype or device is the row's `problem`.
+        Nothing is broadcast or converted.
+        """
+        for name in dict.fromkeys([*autograd, *manual]):
+            one, other = manual.get(name), autograd.get(name)
+            if one is None and name in self.report.unnamed:
+                continue
+            some = autograd[name] if one is None else one
+            row = Quantity(name, tuple(some.shape[1:]), str(some.dtype).removeprefix("torch."))
+            if one is None or other is None:
+                row.problem = f"missing {'by hand' if one is None else 'on the autograd side'}"
+            else:
+                row.problem = mismatch(one, other)
+            self.report.quantities[name] = row
+        return all(row.problem is None for row in self.report.quantities.values())
+
+    def comparable(self, steps: list[Named], networks: int) -> int:
+        """Return how many steps, from the first on, have the names, shapes, dtypes and devices.
+
+        Shapes but for the leading dimension, which is `networks`.
+
+        The first that has not gets the row's `problem`: nothing later can be compared.
+        """
+        rows = [name for name, row in self.report.quantities.items() if row.problem is None]
+        if not self.first:
+            self.first = {name: kind(steps[0][name][0]) for name in rows}
+        known = {
+            name: one._replace(shape=torch.Size((networks, *one.shape)))
+            for name, one in self.first.items()
+        }
+        if all(named.keys() == known.keys() for named in steps) and all(
+            set(map(attrgetter(*Kind._fields), map(itemgetter(name), steps))) == {first}
+            for name, first in known.items()
+        ):
+            return len(steps)
+        for k, named in enumerate(steps):
+            if named.keys() == known.keys() and not any(
+                mismatch(named[name], first) for name, first in known.items()
+            ):
+                continue
+            step = self.report.steps + k
+            for name in dict.fromkeys([*rows, *named]):
+                if name not in known or name not in named:
+                    why = "missing" if name in known else "new, and unknown to autograd"
+                    why += " by hand"
+                else:
+                    why = mismatch(named[name], known[name], "at first") or ""
+                if why and name not in self.report.quantities:
+                    self.report.quantities[name] = Quantity(name, (), "")
+                if why:
+                    row = self.report.quantities[name]
+                    row.problem, row.first_unequal = f"from step {step} on {why}", step
+            return k
+        return len(steps)
+
+    def add(self, name: str, start: int, found: Difference, network: int = 0) -> None:
+        """Add what was found for (steps, networks, ...) values from `start` and `network` on."""
+        row = self.report.quantities[name]
+        row.compared += found.total
+        row.equal += found.equal
+        if found.worst is None:
+            return
+        if row.first_unequal is None:
+            row.first_unequal = start + found.first
+        if row.worst is None or found.worst.outranks(row.max_ulp, nan=row.nans > 0):
+            step, nth, *index = found.worst.index
+            row.worst = Place(
+                start + step, self.seed + network + nth, tuple(index),
+                found.worst.manual, found.worst.autograd,
+            )  # fmt: skip
+        row.nans += found.nans
+        row.max_ulp = max(row.max_ulp, found.max_ulp)
+
+    def prove(self, step: int, proofs: dict[str, Proof]) -> None:
+        """Keep what was shown of one sampled step."""
+        for name, proof in proofs.items():
+            self.proofs.setdefault(name, []).append((step, proof))
+
+    def bound(self, name: str, share: float | None, step: int) -> None:
+        """Keep the largest share that a difference has of what both sides may round.
+
+        None, where there is no bound, and NaN are kept before any number.
+        """
+        known, _ = self.bounds.get(name, (-1.0, step))
+        if known is None or math.isnan(known):
+            return
+        if share is None or not share <= known:
+            self.bounds[name] = (share, step)
+
+    def conclude(self) -> None:
+        """Turn bits, sampled proofs and bounds into each row's verdict."""
+        for name, row in self.report.quantities.items():
+            if row.problem is None and name in self.proofs:
+                row.proof = self._conclude(row)
+
+    def _conclude(self, row: Quantity) -> Proof:
+        proofs = self.proofs[row.name]
+        errors: dict[str, Any] = {
+            side: max((e for _, p in proofs if (e := getattr(p, side)) is not None), default=None)
+            for side in ("manual_error", "autograd_error")
+        }
+        known = [p for _, p in proofs if p.manual_bits is not None]
+        if known:
+            least = min(known, key=attrgetter("manual_bits"))
+            errors |= {n: getattr(least, n) for n in _OF_BITS}
+        for verdict in (WRONG, INACCURATE):
+            for step, proof in proofs:
+                if proof.verdict == verdict:
+                    return replace(proof, text=f"at step {step}: {proof.text}", **errors)
+        sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
+        unread = next(((step, p) for step, p in proofs if not p.lifted), None)
+        lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")
+        if row.equal == row.compared:
+            return Proof(
+                EXACT, lifted if unread is None else unread[1].text, unread is None, **errors
+            )
+        if unread is not None:
+            return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
+        share, step = self.bounds.get(row.name, (None, proofs[0][0]))
+        if share is None or not math.isfinite(share):
+            text = f"{lifted}; no bound on its rounding at step {step}"
+            return Proof(UNDECIDED, text, True, **errors)
+        if not share <= 1:
+            text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
+            return Proof(UNDECIDED, text, True, **errors, share=share)
+        text = f"{lifted}; at every step apart at most {share:.2g} of what both may round"
+        told = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
+        return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=told)
+
+    @property
+    def unequal(self) -> int:
+        """Elements so far that differ."""
+        return sum(row.compared - row.equal for row in self.report.quantities.values())

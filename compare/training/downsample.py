@@ -1,0 +1,107 @@
+"""A run in at most a thousand buckets of steps: the largest of each, so that no step is lost.
+
+A curve of every step would be thinned out by whoever draws it. What is told of a bucket's losses
+and norms is its first step's; of its differences the largest, and how many there were so far.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compare.report.chunk import Bucket, Chunk
+
+MOST = 1000  # what TensorBoard's server keeps of a curve by default
+SIDES = ("manual", "autograd")
+
+
+class Buckets:
+    """Sorts chunks of a run of `steps` into buckets."""
+
+    def __init__(self, steps: int) -> None:
+        self.every = -(-steps // MOST)
+        self.open: Bucket | None = None
+        self.unequal: dict[str, int] = {}  # elements so far
+        self.compared: dict[str, int] = {}
+        self.max_ulp = 0.0
+
+    def add(self, chunk: Chunk) -> Iterator[Bucket]:
+        """Yield the buckets that end within the chunk."""
+        stop = chunk.start + chunk.steps
+        firsts = range(chunk.start + -chunk.start % self.every, stop, self.every)
+        values = _values(chunk, [first - chunk.start for first in firsts])
+        cuts = sorted({chunk.start, stop, *firsts})
+        for k, start in enumerate(cuts[:-1]):
+            if start % self.every == 0:
+                told = {side: values[side][firsts.index(start)] for side in SIDES}
+                self.open = Bucket(start, start, told)
+            assert self.open is not None
+            self._extend(self.open, chunk, start - chunk.start, cuts[k + 1] - chunk.start)
+            if self.open.stop % self.every == 0:
+                yield self.open
+                self.open = None
+
+    def rest(self) -> Iterator[Bucket]:
+        """Yield the last bucket, where a run ends within one."""
+        if self.open is not None:
+            yield self.open
+            self.open = None
+
+    def _extend(self, bucket: Bucket, chunk: Chunk, start: int, stop: int) -> None:
+        bucket.stop = chunk.start + stop
+        for name, each in chunk.compared.items():
+            self.compared[name] = self.compared.get(name, 0) + each * (stop - start)
+        for name, found in chunk.differences.items():
+            largest = float(found.max_ulp[start:stop].max())
+            bucket.largest_ulp = max(bucket.largest_ulp, largest)
+            count = int(found.unequal[start:stop].sum())
+            self.unequal[name] = self.unequal.get(name, 0) + count
+        for name, shares in chunk.shares.items():
+            known = bucket.share_of_bound.get(name, 0.0)
+            bucket.share_of_bound[name] = max(known, float(shares[start:stop].max()))
+        self.max_ulp = max(self.max_ulp, bucket.largest_ulp)
+        bucket.unequal = sum(self.unequal.values())
+        bucket.max_ulp = self.max_ulp
+        bucket.exact = {n: 1 - self.unequal.get(n, 0) / c for n, c in self.compared.items() if c}
+        bucket.free_gap = chunk.free_gap
+
+
+def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
+    """Return what is told of each side at some steps of the chunk."""
+    found: dict[str, list[dict[str, float]]] = {}
+    norms: dict[int, Tensor] = {}  # where the bits are the same both sides have one tensor
+    for side in SIDES:
+        columns = {"loss": chunk.loss[side][at], "mean absolute error": chunk.error[side][at]}
+        if side in chunk.accuracy:
+            columns["accuracy"] = chunk.accuracy[side][at]
+        for name, value in chunk.values[side].items():
+            if is_told(name):
+                if id(value) not in norms:
+                    norms[id(value)] = _norms(
+                        value[:, 0] if len(value) == len(at) else value[at, 0]
+                    )
+                columns[f"norm/{name}"] = norms[id(value)]
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        found[side] = [dict(zip(columns, row, strict=True)) for row in rows]
+    return found
+
+
+def is_told(name: str) -> bool:
+    """Whether a quantity is a weight, a delta or an update."""
+    return (name.startswith("syn") and name[3:].isdecimal()) or name.endswith(("_delta", "_update"))
+
+
+def _norms(values: Tensor) -> Tensor:
+    """Return the Euclidean norm of the first network's tensor at each step."""
+    wide = torch.promote_types(values.dtype, torch.float32)  # all that a curve can show
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=wide)
+    return norms
+
+
+def as_array(values: Tensor) -> np.ndarray:
+    """Return a tensor as an array for pictures, without a copy where numpy knows its dtype."""
+    values = values.detach().cpu()
+    wide = values.float() if values.dtype == torch.bfloat16 else values
+    array: np.ndarray = wide.numpy()
+    return array

@@ -1,0 +1,117 @@
+"""What ranks together have added, beside one process that does all rows by itself.
+
+The two are the same formula with its sums in another order, so each update may be apart by what
+both runs can round, from the step's data and weights on, and by what the ranks' additions round.
+"""
+
+import math
+
+import torch
+
+from compare.cases.cases import Case
+from compare.proof.bits import same_bits
+from compare.proof.bounds import Bound
+from compare.proof.lift import Missing, lift
+from compare.proof.program import Opaque, trace
+from compare.proof.rounding import bounds_for, share_of_rounding
+from compare.proof.verdict import ROUNDING, UNDECIDED, WRONG
+from compare.ranks.ranks import Ranks
+from compare.report.chunk import Chunk
+from compare.report.single_process import OneProcess
+from compare.training.adapters import Named, by_hand, copies
+from compare.training.merge import sums
+
+
+class BesideOneProcess:
+    """Puts what is `found` into the record; `off` says why there is to be no bound.
+
+    `stop` is the step after the run's last one.
+    """
+
+    def __init__(
+        self, case: Case, ranks: Ranks, found: OneProcess, *, stop: int, off: Opaque | None
+    ) -> None:
+        self.case, self.ranks, self.found, self.stop, self.off = case, ranks, found, stop, off
+        self.sums = sums(case.network)
+
+    def follow(self, chunk: Chunk, data: list[Named], state: Named) -> None:
+        """Have rank 0 do all rows of some steps, first and last among them; all ranks ask this.
+
+        `data` has the rows of all ranks, and `state` is what the chunk set out from.
+        """
+        ranks, found = self.ranks, self.found
+        found.chunks += 1
+        wanted = {0} if found.chunks & (found.chunks - 1) == 0 else set()
+        wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.stop else set()
+        ours = chunk.values["manual"]
+        for k in sorted(wanted):
+            parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
+            sizes = {name: ranks.added(v.double().abs()) for name, v in parts.items()}
+            told = ranks.gather(sides_taken(self.case, {n: v[k] for n, v in ours.items()}))
+            sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
+            if ranks.rank == 0:
+                before = {name: ours[name][k - 1] for name in state} if k else state
+                updates = {name: ours[name][k] for name in self.sums}
+                step = chunk.start + k
+                self.judge(step, {**data[k], **before}, updates, sizes, sides)
+
+    def judge(self, step: int, given: Named, updates: Named, sizes: Named, sides: Named) -> None:
+        """Judge the `updates` of one step of one network, `given` all its rows and weights.
+
+        `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows.
+        """
+        self.found.steps.append(step)
+        hand = by_hand(self.case)
+        with torch.inference_mode():
+            alone = hand(**copies(given))
+        apart = [name for name, update in updates.items() if not same_bits(update, alone[name])]
+        if not apart:
+            return
+        taken = sides_taken(self.case, alone)
+        if not all(torch.equal(side, taken[name]) for name, side in sides.items()):
+            self.found.decide(
+                UNDECIDED, apart[0], 0.0, "a value so near to a kink that it takes sides"
+            )
+            return
+        try:
+            if self.off:
+                raise self.off
+            program = trace(hand, given)
+        except Opaque as why:
+            self.found.decide(UNDECIDED, apart[0], 0.0, str(why))
+            return
+        found = lift(program, bounds_for(program, given.values()), given, only=apart)
+        for name in apart:
+            bound = found[name].numbers
+            if isinstance(bound, Missing):
+                self.found.decide(UNDECIDED, name, 0.0, str(bound))
+                continue
+            assert isinstance(bound, Bound)
+            # each rank rounds its part, its share of a penalty too, and each addition its sum
+            added = (
+                (self.ranks.count + 2) * torch.finfo(updates[name].dtype).eps * sizes[name].cpu()
+            )
+            share = share_of_rounding(updates[name], alone[name], 2 * bound.error + added)
+            largest = float(share.max())
+            if not math.isfinite(largest):
+                self.found.decide(UNDECIDED, name, 0.0, "it is not finite")
+                continue
+            self.found.decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
+
+
+def sides_taken(case: Case, values: Named) -> Named:
+    """Return on which side of its kink each row's value lies, where a step has kinks.
+
+    The bound holds for runs that take the same sides: one more rounding of a value beside relu's 0
+    turns a whole slope on or off.
+    """
+    network = case.network
+    taken: Named = {}
+    if network.activation in ("relu", "leaky_relu"):
+        taken |= {f"l{n}": values[f"l{n}"] > 0 for n in network.hidden}
+    if network.output in ("relu", "leaky_relu"):
+        taken[network.prediction] = values[network.prediction] > 0
+    if network.trim and network.trimming == "zero":
+        deltas = [f"l{n}_delta" for n in range(1, len(network.sizes))]
+        taken |= {name: values[name] == 0 for name in deltas}
+    return taken
