@@ -170,9 +170,9 @@ def test_a_check_knows_neither_the_networks_nor_a_run() -> None:
 @pytest.mark.parametrize(
     ("source", "used"),
     [
-        ("from compare import cli", "cli"),
-        ("import compare.cli.main", "cli"),
-        ("from compare.cli.main import main", "cli"),
+        ("from compare import errors", "errors"),
+        ("import compare.cli.main", "cli.main"),
+        ("from compare.cli.main import main", "cli.main"),
         ("from compare.proof import bits", "proof.bits"),
         ("from compare.proof.bits import ulps", "proof.bits"),
     ],

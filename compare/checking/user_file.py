@@ -154,7 +154,7 @@ class theirs:  # noqa: N801 - read as a word: with theirs(path)
             lines = traceback.format_exception_only(error)
         else:
             frames = traceback.extract_tb(trace)
-            ours = str(Path(__file__).parent)
+            ours = str(Path(__file__).parents[1])
             last = max((k for k, f in enumerate(frames) if f.filename.startswith(ours)), default=-1)
             theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
             if not theirs and not isinstance(error, SystemExit):
