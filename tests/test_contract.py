@@ -1032,7 +1032,7 @@ def test_a_fault_in_a_line_of_this_program_is_no_refusal(monkeypatch: pytest.Mon
     """Nor a reason for which nothing can be tried beside the inputs."""
     for where in (
         "compare.contract.calls.Graph.differentiable",
-        "compare.checking.check.Check._hand",
+        "compare.passes.passes.Passes.anew",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, None)  # calling it is a fault in a line of this package

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.checking.check import Check
+from compare.passes.passes import Passes
 from compare.proof.draws import beside
 from compare.proof.pair import Pair
-from compare.proof.program import read
 from compare.proof.readings import AS_WRITTEN, HELD, Reading
 from compare.training.adapters import Named
 from compare.training.prover import Prover
@@ -23,11 +22,8 @@ def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
 
 def pair() -> Pair:
     """Return the pair of a check, as check itself makes it."""
-    check = Check(backward, lambda x: x * x * 0.1, {"x": X}, 0)
-    forward, hand = check.forward, check.backward
-    manual = hand.run()
-    programs = read(hand, hand.given), read(forward.reference, forward.given)
-    return check.pair(manual, check._autograd(manual), *programs, None)
+    passes = Passes(backward, lambda x: x * x * 0.1, {"x": X}, lift="all")
+    return passes.pair(passes.manual, passes.autograd(passes.manual))
 
 
 def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:

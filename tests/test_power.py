@@ -23,6 +23,7 @@ from compare.mutants.mutants import of_subject
 from compare.mutants.mutate import evaluate, mutants
 from compare.mutants.other_checks import Rivals
 from compare.mutants.report import CHECKS, Power
+from compare.passes.passes import Passes
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
@@ -53,29 +54,33 @@ def _zeros_too(*shape: int) -> Tensor:
     return values
 
 
+def _of_check(*given: Any) -> OfCheck:
+    return OfCheck(Passes(*given))
+
+
 def _of_activation(name: str) -> OfCheck:
     z = torch.cat([_normal(9, scale=2), EDGES])
-    return OfCheck(_activation(name), lambda z: TORCHS[name](z), {"z": z})
+    return _of_check(_activation(name), lambda z: TORCHS[name](z), {"z": z})
 
 
 def _of_loss(name: str) -> OfCheck:
     l, y = _rows(name, torch.float64, 4, 3)
     given = {"l": l.requires_grad_(), "y": y}
-    return OfCheck(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
+    return _of_check(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
 
 
 PIECES: dict[str, Callable[[], OfCheck]] = {
     **{name: partial(_of_activation, name) for name in ACTIVATIONS},
     **{name: partial(_of_loss, name) for name in LOSSES},
-    "batch norm": lambda: OfCheck(
+    "batch norm": lambda: _of_check(
         _BatchNorm, _torch_norm,
         {"z": _normal(5, 3), "gamma": _normal(1, 3, seed=4), "beta": _normal(1, 3, seed=5)},
     ),
-    "dropout": lambda: OfCheck(
+    "dropout": lambda: _of_check(
         _Drop, lambda a, mask: a * mask / 0.7,
         {"a": _normal(4, 5).requires_grad_(), "mask": (_normal(4, 5, seed=14) > 0).double()},
     ),
-    "penalty": lambda: OfCheck(
+    "penalty": lambda: _of_check(
         _Penalty, lambda syn: 0.15 * (syn**2).sum() + 0.2 * syn.abs().sum(),
         {"syn": _zeros_too(4, 5)},
     ),
@@ -280,12 +285,12 @@ def test_the_short_way_finds_what_a_whole_check_finds(
 ) -> None:
     """Of a mutant only what differs is lifted: the same counts, the same survivors and reasons."""
     cases = {
-        "batch of one": lambda: OfCheck(_backward, _forward, _given(1)),
+        "batch of one": lambda: _of_check(_backward, _forward, _given(1)),
         "case": lambda: OfCase(CASES["two_layer"]),
-        "overflow": lambda: OfCheck(
+        "overflow": lambda: _of_check(
             _of_softmax, lambda x: torch.softmax(4 * x, 1), {"x": _normal(4, 5).float()}
         ),
-        "unread": lambda: OfCheck(
+        "unread": lambda: _of_check(
             _of_unread, lambda x, t: torch.tanh(x) * t, {"x": _normal(4, 5), "t": _normal(4, 5)}
         ),
     }
@@ -295,7 +300,7 @@ def test_the_short_way_finds_what_a_whole_check_finds(
 
 def test_the_first_wrong_quantity_is_that_of_check() -> None:
     """A mutant as a backward pass of its own, given to `check`: WRONG, and at the same place."""
-    subject = OfCheck(_backward, _forward, _given(5))
+    subject = _of_check(_backward, _forward, _given(5))
     report = compare.check(_backward, _forward, _given(5))
     formulas = Formulas(subject, list(report.quantities))
     for mutant in list(mutants(subject.hand, subject.given))[::6]:
@@ -310,7 +315,7 @@ def test_the_first_wrong_quantity_is_that_of_check() -> None:
 def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
     """It moves each element by itself; the report says so, and shows no count."""
     given = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
-    found = Rivals(OfCheck(_backward, _forward, given))
+    found = Rivals(_of_check(_backward, _forward, given))
     assert found.cannot["gradcheck"] == (
         "3,640 elements of inputs and results, each of which it moves or asks for by itself, of "
         "every mutant: more than 2,000"
@@ -351,7 +356,7 @@ def test_what_has_no_mutants_is_refused_in_one_line() -> None:
 
 def test_each_mutant_is_there_once_and_runs() -> None:
     """Of two ways to the same operations one is kept; each names its line."""
-    subject = OfCheck(_backward, _forward, _given(5))
+    subject = _of_check(_backward, _forward, _given(5))
     found = list(mutants(subject.hand, subject.given))
     assert len({(m.kind, m.what, m.node) for m in found}) == len(found) > 20
     assert all(m.line and m.line[0] == __file__ and m.leads_to for m in found)

@@ -12,6 +12,7 @@ import compare
 from compare.mutants.check_subject import OfCheck
 from compare.mutants.equivalence import Formulas
 from compare.mutants.mutate import mutants
+from compare.passes.passes import Passes
 from compare.proof.verdict import Proof
 
 NUMBERS = (0.1, 0.2, 0.7, 0.9, 1.1, 1.3, 0.6)
@@ -99,10 +100,11 @@ def test_what_is_deep_is_lifted_with_more_digits() -> None:
 def test_a_mutant_that_is_right_in_another_reading_is_not_called_wrong() -> None:
     """By hand the tenth is data, and a product with 1 becomes a quotient."""
     inputs = {"x": drawn(3, 4).requires_grad_(), "w": TENTH, "one": torch.ones(())}
-    subject = OfCheck(
+    passes = Passes(
         lambda grad_output, w, one: {"x": grad_output * w * one},
         lambda x, w, one: x * 0.1 * one, inputs,
     )  # fmt: skip
+    subject = OfCheck(passes)
     formulas = Formulas(subject, ["x"])
     quotient = [m for m in mutants(subject.hand, subject.given) if "div" in m.what][-1]
     same, _ = formulas.same(quotient)

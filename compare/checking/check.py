@@ -1,43 +1,34 @@
 """`compare.check`: the verdict on anyone's own backward pass."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from compare.checking.second_inputs import SecondInputs
 from compare.contract.ask import Contract
 from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
-from compare.errors import BadInput, unknown, whole
-from compare.passes.backward import Backward, BackwardPass
+from compare.errors import unknown
+from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
-from compare.passes.forward import ForwardPass
-from compare.passes.inputs import check_modes, how_much, numbered, tensors
-from compare.proof.bits import compare_bits, mismatch
-from compare.proof.following import following
+from compare.passes.inputs import check_modes
+from compare.passes.passes import Forward, Inputs, Passes
 from compare.proof.judge import judge
-from compare.proof.pair import Lift, Pair
-from compare.proof.program import Opaque, Program, read
-from compare.proof.readings import Reading
+from compare.proof.pair import Pair
+from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Proof
-from compare.proof.ways import Ways, own_ways, passed
+from compare.proof.ways import Ways, passed
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
-from compare.report.quantity import Place, Quantity
+from compare.report.quantity import Quantity
 from compare.report.report import Report
-
-Forward = Callable[..., Any]
 
 
 def check(
     backward: Backward,
     forward: Forward,
-    inputs: Mapping[str, Any] | Sequence[Any],
+    inputs: Inputs,
     *,
     seed: int = 0,
     lift: str | int = "auto",
@@ -83,14 +74,23 @@ def check(
     """
     check_modes()
     with put_back(backward, forward):
-        made = Check(backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps)
-        return made.report(lift, contract)
+        passes = Passes(
+            backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps, lift=lift
+        )
+        not_asked = left_out(contract)
+        report = _judged(passes)
+        if passes.backward.by_identity:
+            why = "by hand the inputs are asked for by identity"
+            report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
+        elif report.verdict != WRONG:
+            report.contract = Contract(passes).lines(not_asked)
+        return report
 
 
 def assert_same(
     backward: Backward,
     forward: Forward,
-    inputs: Mapping[str, Any] | Sequence[Any],
+    inputs: Inputs,
     *,
     demand: str = "rounding",
     seed: int = 0,
@@ -114,199 +114,30 @@ def assert_same(
         raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
 
 
-class Check:
-    """One check: both passes, and the pair from them for the judge."""
-
-    def __init__(
-        self,
-        backward: Backward,
-        forward: Forward,
-        inputs: Mapping[str, Any] | Sequence[Any],
-        seed: int,
-        grads: Sequence[Tensor] | None = None,
-        hold: Collection[str] = (),
-        formula_ulps: float = 0.0,
-    ) -> None:
-        self.seed = whole("seed", seed)
-        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
-            raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
-        self.formula_ulps = float(formula_ulps)
-        self.forward = ForwardPass(forward, inputs, seed, grads)
-        if isinstance(hold, str) or not isinstance(hold, Collection):
-            raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")
-        self.hold = frozenset(map(str, hold))
-        known = [*self.forward.inputs, *self.forward.parameters]
-        for label in self.hold - {*known}:
-            raise unknown("input to hold", label, known)
-        self.backward = BackwardPass(backward, self.forward)
-        self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
-
-    def report(self, lift: str | int, contract: Mapping[str, bool] | None = None) -> Report:
-        """Run both sides, read both as programs, judge, and put it all together."""
-        not_asked = left_out(contract)
-        forward, backward = self.forward, self.backward
-        off, entries = how_much(lift, [*forward.inputs.values(), *forward.values.values()])
-        manual = self._by_hand()
-        hand = off or self._hand()
-        reference = off or read(forward.reference, forward.given)
-        report = self.compared(manual, hand, reference, entries, beside=not off)
-        if backward.by_identity:
-            why = "by hand the inputs are asked for by identity"
-            report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
-        elif report.verdict != WRONG:
-            kept = Contract(self, manual, hand, reference, entries)
-            report.contract = kept.lines(not_asked)
-        return report
-
-    def under(self, grads: Sequence[Tensor]) -> "Check":
-        """Return the same passes at the same inputs with other numbers above the outputs."""
-        other = copy(self)
-        other.forward, other.backward = copy(self.forward), copy(self.backward)
-        other.forward.grads, other.backward.forward = [*grads], other.forward
-        other.shared = {}
-        return other
-
-    def pair_read(self, entries: int | None) -> Pair:
-        """Run both sides and read both as programs."""
-        manual = self._by_hand()
-        hand = self._hand()
-        reference = read(self.forward.reference, self.forward.given)
-        return self._both(manual, hand, reference, entries)[1]
-
-    def _by_hand(self) -> dict[str, Tensor]:
-        """Run the by-hand side, and note for which parameters it has gradients."""
-        manual = self.backward.run()
-        self.forward.judged = [label for label in self.forward.parameters if label in manual]
-        return manual
-
-    def _hand(self) -> Program | Opaque:
-        """Read the by-hand side as a program."""
-        if self.backward.by_identity:
-            return Opaque(
-                "it asks for the gradients of its own inputs by identity, so that no copies of "
-                "them can be put in their place"
-            )
-        return read(self.backward, self.backward.given)
-
-    def anew(self, inputs: Mapping[str, Any]) -> "Check":
-        """Return the same check at other inputs."""
-        return Check(
-            self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold,
-            formula_ulps=self.formula_ulps,
-        )  # fmt: skip
-
-    def compared(
-        self,
-        manual: Mapping[str, Tensor],
-        hand: Program | Opaque,
-        reference: Program | Opaque,
-        entries: int | None,
-        *,
-        brief: bool = False,
-        beside: bool = False,
-    ) -> Report:
-        """Judge what the by-hand side gave, `manual`, with both programs; `brief` as judge has it.
-
-        No remedy is looked for then, where nobody reads of it. What is right is judged `beside`
-        the inputs too.
-        """
-        forward = self.forward
-        autograd, pair = self._both(manual, hand, reference, entries)
-        proofs = judge(pair, list(pair.manual), brief=brief, first=brief)
-        if not brief and (ways := _ways_once_more(pair, proofs)):
-            autograd, pair = self._both(manual, hand, reference, entries, ways)
-            proofs = judge(pair, list(pair.manual))
-        report = Report("check", {}, environment=environment(forward.outputs[0].device))
-        for label, value in autograd.items():
-            report.quantities[label] = quantity(label, manual.get(label), value)
-        report.conditions = tuple(f"{label} = 1" for label in self.backward.ones) + autocast()
-        report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
-        report.unnamed = tuple(label for label in forward.values if label not in manual)
-        report.steps = 1
-        report.follows = hand.follows() if isinstance(hand, Program) else {}
-        if not brief:
-            odd = [label for label in autograd if label in manual and label not in pair.manual]
-            proofs = rewritten(pair, diagnose(pair, proofs, odd))
+def _judged(passes: Passes) -> Report:
+    """Judge both passes at their inputs, and what is right beside them too."""
+    forward, off = passes.forward, passes.off
+    manual = passes.manual
+    autograd, pair = passes.compared(manual, passes.hand)
+    proofs = judge(pair, list(pair.manual))
+    if ways := _ways_once_more(pair, proofs):
+        autograd, pair = passes.compared(manual, passes.hand, ways)
+        proofs = judge(pair, list(pair.manual))
+    odd = [label for label in autograd if label in manual and label not in pair.manual]
+    proofs = rewritten(pair, diagnose(pair, proofs, odd))
+    report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
+    for label, value in autograd.items():
+        row = report.quantities[label] = Quantity.of(label, manual.get(label), value)
+        row.proof = proofs.get(label)
+    report.conditions = tuple(f"{label} = 1" for label in passes.backward.ones) + autocast()
+    report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
+    report.unnamed = tuple(label for label in forward.values if label not in manual)
+    report.follows = passes.hand.follows() if isinstance(passes.hand, Program) else {}
+    if not off and report.verdict != WRONG:
+        proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
         for label, proof in proofs.items():
             report.quantities[label].proof = proof
-        if beside and report.verdict != WRONG:
-            proofs, report.beside = SecondInputs(self, pair).judged(proofs)
-            for label, proof in proofs.items():
-                report.quantities[label].proof = proof
-        return report
-
-    def pair(
-        self,
-        manual: Mapping[str, Tensor],
-        autograd: Mapping[str, Tensor],
-        hand: Program | Opaque,
-        reference: Program | Opaque,
-        entries: int | None,
-        ways: Ways | None = None,
-    ) -> Pair:
-        """Return both passes at these inputs, of what each gave only what can be compared."""
-        forward, given = self.forward, tensors(self.backward.given)
-        judged = [
-            label
-            for label, value in autograd.items()
-            if label in manual and mismatch(manual[label], value) is None
-        ]
-        pair = Pair(
-            hand=hand,
-            reference=reference,
-            entries=entries,
-            inputs=tensors(forward.given),
-            given={key: (value, forward.counterpart(key)) for key, value in given.items()},
-            manual={label: manual[label] for label in judged},
-            autograd={label: autograd[label] for label in judged},
-            gradients=True,
-            replaced=[label for label in forward.values if label in judged],
-            formula_ulps=self.formula_ulps,
-            ways=ways or {},
-            numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
-            maker=partial(self._at, hand, reference, entries),
-            shared=self.shared,
-        )
-        return following(pair)
-
-    def _both(
-        self,
-        manual: Mapping[str, Tensor],
-        hand: Program | Opaque,
-        reference: Program | Opaque,
-        entries: int | None,
-        ways: Ways | None = None,
-    ) -> tuple[dict[str, Tensor], Pair]:
-        """Return autograd's values, each along the by-hand side's own way, and the pair."""
-        if ways is None:
-            ways = own_ways(hand, reference, [k for k in self.forward.values if k in manual])
-        autograd = self._autograd(manual)
-        for way in {*ways.values()}:
-            along = self.forward.gradients(manual, way)
-            autograd |= {name: along[name] for name, its in ways.items() if its == way}
-        return autograd, self.pair(manual, autograd, hand, reference, entries, ways)
-
-    def _autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return autograd's values in the order of computation, a Function's outputs first."""
-        outputs = self.forward.outputs if self.backward.is_function else []
-        found = dict(zip(numbered("output", outputs), outputs, strict=True)) if outputs else {}
-        return {**found, **self.forward.gradients(manual)}
-
-    def _at(
-        self,
-        hand: Program | Opaque,
-        reference: Program | Opaque,
-        entries: int | None,
-        inputs: Mapping[str, Tensor],
-    ) -> Pair:
-        """Return both passes at other inputs, run there and not read again."""
-        forward = self.forward
-        moved = {key: inputs.get(key, value) for key, value in forward.inputs.items()}
-        for key in forward.leaves:
-            moved[key] = moved[key].detach().requires_grad_()
-        other = Check(self.backward.function, forward.function, moved, self.seed + 1)
-        manual = other._by_hand()
-        return other.pair(manual, other._autograd(manual), hand, reference, entries)
+    return report
 
 
 def _ways_once_more(pair: Pair, proofs: Mapping[str, Proof]) -> Ways:
@@ -334,25 +165,3 @@ def autocast() -> tuple[str, ...]:
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     dtypes = [str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in kinds]
     return tuple(f"torch.autocast to {dtype}" for dtype in dict.fromkeys(dtypes))
-
-
-def quantity(label: str, manual: Tensor | None, autograd: Tensor) -> Quantity:
-    """Return one quantity with its bits compared; `manual` is None where it is missing."""
-    row = Quantity(label, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
-    if manual is None:
-        row.problem = (
-            "missing by hand: return its gradient (None for zero), or say which inputs need one "
-            "with requires_grad=True"
-        )
-        return row
-    row.problem = mismatch(manual, autograd)
-    if row.problem:
-        return row
-    found = compare_bits(manual, autograd)
-    row.compared, row.equal, row.nans, row.max_ulp = (
-        found.total, found.equal, found.nans, found.max_ulp,
-    )  # fmt: skip
-    if found.worst:
-        worst = found.worst
-        row.worst = Place(None, None, worst.index, worst.manual, worst.autograd)
-    return row

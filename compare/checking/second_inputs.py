@@ -174,7 +174,7 @@ class SecondInputs:
             raise NotTried("they are whole numbers, or held")
         try:
             again = self.check.anew(moved)
-            pair = again.pair_read(self.pair.entries)
+            _, pair = again.compared(again.manual, again.hand)
         except BadInput as error:
             raise NotTried(str(error)) from None
         except Exception as error:

@@ -75,9 +75,13 @@ class Contract(Settled):
     ) -> tuple[dict[str, Tensor], list[str]]:
         with _theirs():
             found, none = called(self.passes.backward, list(grads), **how)
-        if not self.passes.backward.is_function and (lost := self.manual.keys() - found.keys()):
+        if not self.passes.backward.is_function and (
+            lost := self.passes.manual.keys() - found.keys()
+        ):
             raise Broken(f"no gradient for {', '.join(sorted(lost))}")
-        if not self.passes.backward.is_function and (more := found.keys() - self.manual.keys()):
+        if not self.passes.backward.is_function and (
+            more := found.keys() - self.passes.manual.keys()
+        ):
             raise Broken(f"a gradient for {', '.join(sorted(more))}, which had none before")
         return found, none
 
@@ -112,7 +116,7 @@ class Contract(Settled):
 
         def laid_out(way: tuple[str, list[Tensor]]) -> str:
             found, _ = self._call(way[1])
-            return self.settle(found, self.manual)
+            return self.settle(found, self.passes.manual)
 
         return _each(ways, itemgetter(0), laid_out)
 
@@ -140,7 +144,7 @@ class Contract(Settled):
     def _twice(self) -> str:
         """Ask for the bits of the first time, of code that two fresh calls show to have them."""
         once, again = self._on_one_graph()
-        if not _same(once, {key: self.manual[key] for key in once}):
+        if not _same(once, {key: self.passes.manual[key] for key in once}):
             raise NotShown(_CHANCE)
         if _same(again, once):
             return ""
@@ -160,7 +164,7 @@ class Contract(Settled):
         if all(keeps_layout(value) for value in taken if isinstance(value, Tensor)):
             return None
         found, _ = self._call(self._grads, strided=True)
-        return self.settle(found, self.manual)
+        return self.settle(found, self.passes.manual)
 
     def _subsets(self) -> str | None:
         leaves = self.passes.forward.leaves
@@ -171,7 +175,7 @@ class Contract(Settled):
 
         def alone(subset: Collection[str]) -> str:
             found, none = self._call(self._grads, leaves=subset)
-            return self.settle(found, self.manual, none=none)
+            return self.settle(found, self.passes.manual, none=none)
 
         return _each(subsets, lambda subset: f"for {' and '.join(subset)} alone", alone)
 

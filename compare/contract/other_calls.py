@@ -67,11 +67,11 @@ def _pair(settled: Settled, names: list[str], mine: Values, theirs: Values) -> P
         return dict(zip(names, _others_of(forward.function, forward.fresh(given)), strict=True))
 
     given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
-    readable = isinstance(settled.hand, Program)  # what is too large is left unread here too
+    readable = isinstance(passes.hand, Program)  # what is too large is left unread here too
     return Pair(
-        hand=read(by_hand, given) if readable else settled.hand,
-        reference=read(reference, given) if readable else settled.reference,
-        entries=settled.entries,
+        hand=read(by_hand, given) if readable else passes.hand,
+        reference=read(reference, given) if readable else passes.reference,
+        entries=passes.entries,
         inputs=tensors(given),
         given={key: (value, None) for key, value in tensors(given).items()},
         manual=mine,

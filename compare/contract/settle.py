@@ -18,7 +18,7 @@ from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, trace
+from compare.proof.program import Opaque, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.verdict import UNDECIDED, WRONG
 
@@ -38,10 +38,6 @@ class Settled:
     """What the calls are compared with: the check's own call, and both programs as it read them."""
 
     passes: Passes
-    manual: Values
-    hand: Program | Opaque
-    reference: Program | Opaque
-    entries: int | None
 
     def settle(
         self,
@@ -62,7 +58,7 @@ class Settled:
             return ""
         outputs = passes.forward.outputs if passes.backward.is_function else []
         # an output that is the main call's has been judged
-        known = [k for k in numbered("output", outputs) if alike(found[k], self.manual[k])]
+        known = [k for k in numbered("output", outputs) if alike(found[k], self.passes.manual[k])]
         found = {key: value for key, value in found.items() if key not in known}
         try:
             gradients = passes.forward.gradients(found)
@@ -81,7 +77,7 @@ class Settled:
         )
         odd = [key for key, value in mine.items() if not alike(value, theirs[key])]
         if odd:
-            pair = passes.pair(mine, theirs, self.hand, self.reference, self.entries)
+            pair = passes.pair(mine, theirs)
             verdicts = decided(pair, odd, passes.forward, as_read=not nans)
             decide(verdicts, mine, theirs, none)
         alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
@@ -93,11 +89,11 @@ class Settled:
         By the bound alone, before anything is lifted: the formula was shown of the check's own
         call, and what is further apart, or has no bound, is judged like any gradient.
         """
-        hand = self.hand
+        hand = passes.hand
         odd = [key for key, value in found.items() if not alike(value, equal[key])]
         if isinstance(hand, Opaque) or any(mismatch(found[key], equal[key]) for key in odd):
             return False
-        pair = passes.pair(found, found, hand, self.reference, self.entries)
+        pair = passes.pair(found, found)
         with torch.no_grad():
             bounds = Lifting(pair).local(hand, bounds_for(hand, pair.floats.values()))
         rooms = [bounds[key].numbers if key in bounds else None for key in odd]

@@ -1,6 +1,6 @@
 """Mutants of a case's by-hand step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import Case
-from compare.checking.check import quantity
 from compare.environment import dtype_named
-from compare.mutants.mutate import evaluate, plain
-from compare.mutants.subjects import Named, Subject, double, read
+from compare.mutants.mutate import evaluate
+from compare.mutants.subjects import Named, Subject, double, readable, too_large
+from compare.passes.inputs import how_much
 from compare.proof.bits import mismatch
-from compare.proof.judge import judge
 from compare.proof.pair import Pair
-from compare.proof.program import Program
-from compare.report.report import Report
+from compare.proof.program import Program, read
 from compare.training.adapters import Autograd, by_hand
 from compare.training.sampling import draw
 
@@ -44,29 +42,24 @@ class OfCase(Subject):
                 state = {name: after.get(name, state[name]) for name in state}
         assert given is not None
         self.given = self.inputs = given
+        off, self.entries = how_much("auto", given.values())
+        if off:
+            raise too_large(self.name, off)
         if programs is None:
             programs = (
-                plain(read("backward", hand, given)),
-                plain(read("autograd's step", self.side.traceable, given)),
+                readable("backward", read(hand, given)),
+                readable("autograd's step", read(self.side.traceable, given)),
             )
         self.hand, self.reference = programs
         self.plain = self.side.step(**given)
 
-    def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant of the step, each quantity from the by-hand values above it."""
-        problems = {name: mismatch(value, self.plain[name]) for name, value in values.items()}
-        fitting = {name: value for name, value in values.items() if problems[name] is None}
+    def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
+        """Return autograd's step going on from a mutant's values, and both as a pair."""
+        fitting = {k: v for k, v in values.items() if mismatch(v, self.plain[k]) is None}
         theirs = self.side.step_from(fitting, **self.given)
-        report = Report("check", {}, steps=1)
-        for name, value in values.items():
-            report.quantities[name] = quantity(name, value, theirs[name])
-        pair = replace(
-            self.pair, hand=program, manual=fitting, autograd={n: theirs[n] for n in fitting}
-        )
-        proofs = judge(pair, list(fitting), brief=True, first=True)
-        for name, proof in proofs.items():
-            report.quantities[name].proof = proof
-        return report
+        autograd = {name: theirs[name] for name in values}
+        both = {name: theirs[name] for name in fitting}
+        return autograd, replace(self.pair, hand=program, manual=fitting, autograd=both)
 
     @cached_property
     def pair(self) -> Pair:
@@ -115,6 +108,3 @@ class OfCase(Subject):
         l1, l2 = trainer.penalties
         syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
         return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
-
-    def _values(self) -> Iterable[Any]:
-        return self.given.values()

@@ -1,20 +1,18 @@
 """Mutants of anyone's backward pass."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compare.checking.check import Check, Forward
-from compare.mutants.mutate import evaluate, plain
-from compare.mutants.subjects import Named, Subject, double, read
-from compare.passes.backward import Backward
+from compare.mutants.mutate import evaluate
+from compare.mutants.subjects import Named, Subject, double, readable, too_large
 from compare.passes.inputs import numbered, tensors
+from compare.passes.passes import Passes
 from compare.proof.pair import Pair
 from compare.proof.program import Program
-from compare.report.report import Report
 
 
 class OfCheck(Subject):
@@ -22,37 +20,25 @@ class OfCheck(Subject):
 
     name = "backward"
 
-    def __init__(
-        self,
-        backward: Backward,
-        forward: Forward,
-        inputs: Mapping[str, Any] | Sequence[Any],
-        seed: int = 0,
-        programs: tuple[Program, Program] | None = None,
-        grads: Sequence[Tensor] | None = None,
-    ) -> None:
-        self.check = Check(backward, forward, inputs, seed, grads)
-        self.forward, self.backward = self.check.forward, self.check.backward
-        self.seed = seed
+    def __init__(self, passes: Passes, programs: tuple[Program, Program] | None = None) -> None:
+        self.passes, self.forward = passes, passes.forward
+        if passes.off:
+            raise too_large(self.name, passes.off)
         self.inputs = tensors(self.forward.inputs)
-        self.given = {k: v.detach() for k, v in tensors(self.backward.given).items()}
+        self.given = {k: v.detach() for k, v in tensors(passes.backward.given).items()}
         if programs is None:
-            self.backward.run()
-            programs = (
-                plain(read("backward", self.backward, self.backward.given)),
-                plain(read("forward", self.forward.reference, self.forward.given)),
-            )
-        self.hand, self.reference = programs
+            programs = readable("backward", passes.hand), readable("forward", passes.reference)
+        self.hand, self.reference = passes.hand, passes.reference = programs
 
-    def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant as `check` would."""
-        return self.check.compared(values, program, self.reference, self.entries, brief=True)
+    def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
+        """Return autograd's values going on from a mutant's, and both as a pair."""
+        return self.passes.compared(values, program)
 
     @cached_property
     def pair(self) -> Pair:
         """The pass as it stands beside its reference."""
         values = self.values(self.hand)
-        return self.check.pair(values, values, self.hand, self.reference, self.entries)
+        return self.passes.pair(values, values)
 
     def autograd(self) -> Named:
         """Return autograd's own gradients, and the output where the pass gives one."""
@@ -61,19 +47,14 @@ class OfCheck(Subject):
 
     def at(self, inputs: Named) -> "OfCheck":
         """Return the same pass at other inputs; what stands above the output is of their dtype."""
-        leaves = self.forward.leaves
-        marked = {k: v.detach().clone().requires_grad_(k in leaves) for k, v in inputs.items()}
         grads = [grad.to(self._like(grad, inputs)) for grad in self.forward.grads]
-        return self._with(marked, (self.hand, self.reference), grads)
+        there = self.passes.at({k: v.clone() for k, v in inputs.items()}, grads)
+        return OfCheck(there, (self.hand, self.reference))
 
     def anew(self, inputs: Named) -> "OfCheck":
         """Return the pass read again, at inputs of other shapes."""
         inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
-        return self._with(inputs)
-
-    def _with(self, inputs: Named, *others: Any) -> "OfCheck":
-        every = {**self.forward.inputs, **inputs}
-        return OfCheck(self.backward.function, self.forward.function, every, self.seed, *others)
+        return OfCheck(self.passes.anew({**self.forward.inputs, **inputs}))
 
     def everything(self) -> dict[str, Any]:
         """Return all that forward takes."""
@@ -117,12 +98,9 @@ class OfCheck(Subject):
             given, outputs = with_grads(leaves, grads)
             found = evaluate(program, given, double)
             # one that takes the loss's own gradient for 1 is the factor of whatever stands above
-            above = grads[0] if self.backward.ones and not own else None
+            above = grads[0] if self.passes.backward.ones and not own else None
             if above is not None and not outputs[0].ndim:
                 found = {name: value * above for name, value in found.items()}
             return [found.get(label) for label in forward.leaves]
 
         return {k: self.inputs[k].detach() for k in forward.leaves}, run, back
-
-    def _values(self) -> Iterable[Any]:
-        return [*self.forward.inputs.values(), *self.forward.values.values()]

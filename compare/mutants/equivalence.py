@@ -59,7 +59,7 @@ class Formulas:
         """Return the pass itself lifted, every operation of it."""
         if reading not in self.lifts:
             seen: Seen = {}
-            n = Balls(self.subject.entries, reading)
+            n = Balls(self.subject.pair.entries, reading)
             self._lifted(self.subject.hand, n, seen)
             self.lifts[reading] = n, seen
         return self.lifts[reading]
@@ -88,7 +88,7 @@ class Formulas:
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
             return same_formula(
                 mine.numbers, theirs.numbers, mine.floats.dtype,
-                terms=lambda: self._terms[name], sampled=self.subject.entries is not None,
+                terms=lambda: self._terms[name], sampled=self.subject.pair.entries is not None,
             ).same  # fmt: skip
 
     @cached_property

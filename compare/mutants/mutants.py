@@ -5,7 +5,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import find
-from compare.checking.check import Forward
 from compare.checking.user_file import load_inputs, passes, theirs
 from compare.environment import dtype_named
 from compare.errors import BadInput
@@ -29,6 +28,7 @@ from compare.mutants.subjects import Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
 from compare.passes.inputs import check_modes
+from compare.passes.passes import Forward, Inputs, Passes
 from compare.proof.program import Opaque, Program
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report.report import Report
@@ -39,7 +39,7 @@ Watch = Callable[[int], None]  # is told how many mutants are done
 def power(
     backward: Backward,
     forward: Forward,
-    inputs: Mapping[str, Any] | Sequence[Any],
+    inputs: Inputs,
     *,
     seed: int = 0,
     watch: Watch | None = None,
@@ -61,7 +61,7 @@ def power(
         raise BadInput(f"watch is {watch!r}: give a function of a count")
     check_modes()
     with put_back(backward, forward):
-        return of_subject(OfCheck(backward, forward, inputs, seed), seed=seed, watch=watch)
+        return of_subject(OfCheck(Passes(backward, forward, inputs, seed)), seed=seed, watch=watch)
 
 
 def of_file(
@@ -72,7 +72,7 @@ def of_file(
     kind = None if dtype is None else dtype_named(dtype)
     backward, forward, given = passes(path, kind, torch.device("cpu"), inputs)
     with theirs(path):
-        subject = OfCheck(backward, forward, given)
+        subject = OfCheck(Passes(backward, forward, given))
     return of_subject(subject, seed=seed, watch=watch)
 
 

@@ -5,7 +5,7 @@ The same two programs serve at other inputs of the same shapes, and in another d
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from compare.errors import BadInput
-from compare.mutants.mutate import evaluate
-from compare.passes.inputs import how_much
+from compare.mutants.mutate import evaluate, plain
+from compare.proof.judge import judge
 from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, trace
+from compare.proof.program import Opaque, Program
+from compare.report.quantity import Quantity
 from compare.report.report import Report
 
 Named = dict[str, Tensor]
@@ -50,9 +51,19 @@ class Subject(ABC):
         return evaluate(program, self.given, lambda d: here if d == was or (here == DOUBLE and was
                         and d.is_floating_point) else d)  # fmt: skip
 
-    @abstractmethod
     def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant by what it gave."""
+        """Judge a mutant by what it gave, each quantity from its own values above it."""
+        autograd, pair = self.compared(program, values)
+        report = Report("check", {}, steps=1)
+        for name, value in autograd.items():
+            report.quantities[name] = Quantity.of(name, values.get(name), value)
+        for name, proof in judge(pair, list(pair.manual), brief=True, first=True).items():
+            report.quantities[name].proof = proof
+        return report
+
+    @abstractmethod
+    def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
+        """Return autograd's values going on from a mutant's, and both as a pair."""
 
     @abstractmethod
     def autograd(self) -> Named:
@@ -88,21 +99,6 @@ class Subject(ABC):
     def pair(self) -> Pair:
         """The pass as it stands beside its reference; a mutant is another by-hand side of it."""
 
-    @cached_property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted, None for all, as `check` has it.
-
-        Raises BadInput where there is so much that `check` would lift nothing.
-        """
-        off, entries = how_much("auto", self._values())
-        if off:
-            raise BadInput(f"{self.name}: {off}; for mutants of it give smaller inputs")
-        return entries
-
-    @abstractmethod
-    def _values(self) -> Iterable[Any]:
-        """Return whatever counts for how much is lifted."""
-
 
 def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {
@@ -111,14 +107,16 @@ def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def read(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Program:
-    """Return a program; raises BadInput where there is none."""
-    try:
-        return trace(function, dict(given))
-    except Opaque as why:
-        raise BadInput(
-            f"{what} {why}: write it in torch operations, to have mutants of it"
-        ) from None
+def readable(what: str, program: Program | Opaque) -> Program:
+    """Return a program without what only hands on; raises BadInput where there is none."""
+    if isinstance(program, Opaque):
+        raise BadInput(f"{what} {program}: write it in torch operations, to have mutants of it")
+    return plain(program)
+
+
+def too_large(what: str, off: Opaque) -> BadInput:
+    """Return the error for inputs of which `check` would lift nothing."""
+    return BadInput(f"{what}: {off}; for mutants of it give smaller inputs")
 
 
 def double(dtype: torch.dtype) -> torch.dtype:

@@ -1,34 +1,199 @@
-"""Both passes at some inputs, as what judges them further takes them: `checking.Check` is one."""
+"""A by-hand pass and the forward pass that it is for, at some inputs: each run and read once."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
-from compare.passes.backward import BackwardPass
+from compare.errors import BadInput, unknown, whole
+from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
-from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program
+from compare.passes.inputs import how_much, numbered, tensors
+from compare.proof.bits import mismatch
+from compare.proof.following import following
+from compare.proof.pair import Lift, Pair
+from compare.proof.program import Opaque, Program, read
+from compare.proof.readings import Reading
+from compare.proof.ways import Ways, own_ways
+
+Forward = Callable[..., Any]
+Inputs = Mapping[str, Any] | Sequence[Any]
 
 
-class Passes(Protocol):
-    """A by-hand pass and the forward pass that it is for, and how to have them otherwise."""
+class Passes:
+    """Both passes at some inputs, what they give there, and both as programs.
 
-    forward: ForwardPass
-    backward: BackwardPass
-    hold: frozenset[str]
+    The arguments are those of `compare.check`; `grads` stand above the outputs in place of what
+    `seed` draws. Raises BadInput for what cannot be judged.
+    """
+
+    def __init__(
+        self,
+        backward: Backward,
+        forward: Forward,
+        inputs: Inputs,
+        seed: int = 0,
+        *,
+        grads: Sequence[Tensor] | None = None,
+        hold: Collection[str] = (),
+        formula_ulps: float = 0.0,
+        lift: str | int = "auto",
+    ) -> None:
+        self.seed, self.lift = whole("seed", seed), lift
+        if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
+            raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
+        self.formula_ulps = float(formula_ulps)
+        self.forward = ForwardPass(forward, inputs, seed, grads)
+        if isinstance(hold, str) or not isinstance(hold, Collection):
+            raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")
+        self.hold = frozenset(map(str, hold))
+        known = [*self.forward.inputs, *self.forward.parameters]
+        for label in self.hold - {*known}:
+            raise unknown("input to hold", label, known)
+        self.backward = BackwardPass(backward, self.forward)
+        self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
+
+    # -- what they give and how they read; the by-hand side runs first, for it says which of the
+    #    parameters have a gradient by hand, and whether copies will do for its inputs
+
+    @cached_property
+    def manual(self) -> dict[str, Tensor]:
+        """What the by-hand side gives."""
+        found = self.backward.run()
+        self.forward.judged = [label for label in self.forward.parameters if label in found]
+        return found
+
+    @cached_property
+    def _lifted(self) -> tuple[Opaque | None, int | None]:
+        return how_much(self.lift, [*self.forward.inputs.values(), *self.forward.values.values()])
+
+    @property
+    def off(self) -> Opaque | None:
+        """Why nothing is lifted, None where it is."""
+        return self._lifted[0]
+
+    @property
+    def entries(self) -> int | None:
+        """How many entries of a large product are lifted, None for all."""
+        return self._lifted[1]
+
+    @cached_property
+    def hand(self) -> Program | Opaque:
+        """The by-hand side as a program."""
+        self._run()
+        if self.off:
+            return self.off
+        if self.backward.by_identity:
+            return Opaque(
+                "it asks for the gradients of its own inputs by identity, so that no copies of "
+                "them can be put in their place"
+            )
+        return read(self.backward, self.backward.given)
+
+    @cached_property
+    def reference(self) -> Program | Opaque:
+        """The reference as a program."""
+        self._run()
+        return self.off or read(self.forward.reference, self.forward.given)
+
+    def _run(self) -> None:
+        """See that the by-hand side has run."""
+        assert self.manual is not None
+
+    # -- the same passes otherwise
 
     def under(self, grads: Sequence[Tensor]) -> "Passes":
-        """Return them with other numbers above the outputs."""
+        """Return them at the same inputs with other numbers above the outputs."""
+        other = copy(self)
+        other.forward, other.backward = copy(self.forward), copy(self.backward)
+        other.forward.grads, other.backward.forward = [*grads], other.forward
+        other.shared = {}
+        other.__dict__.pop("manual", None)
+        return other
 
-    def anew(self, inputs: Mapping[str, Any]) -> "Passes":
-        """Return them at other inputs."""
+    def anew(self, inputs: Inputs) -> "Passes":
+        """Return them at other inputs, to be run and read again there."""
+        return Passes(
+            self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold,
+            formula_ulps=self.formula_ulps, lift=self.lift,
+        )  # fmt: skip
+
+    def at(self, inputs: Mapping[str, Any], grads: Sequence[Tensor] | None = None) -> "Passes":
+        """Return them at other values of the inputs, read as they were here.
+
+        Where no `grads` are given, others are drawn.
+        """
+        every = {**self.forward.inputs, **inputs}
+        for key in self.forward.leaves:
+            every[key] = every[key].detach().requires_grad_()
+        seed = self.seed + 1 if grads is None else self.seed
+        other = Passes(self.backward.function, self.forward.function, every, seed, grads=grads)
+        other.hand, other.reference, other._lifted = self.hand, self.reference, self._lifted
+        other.forward.judged = [*self.forward.judged]
+        return other
+
+    # -- both sides together
+
+    def autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return autograd's values in the order of computation, a Function's outputs first.
+
+        Each goes on from the by-hand gradients above it.
+        """
+        outputs = self.forward.outputs if self.backward.is_function else []
+        found = dict(zip(numbered("output", outputs), outputs, strict=True))
+        return {**found, **self.forward.gradients(manual)}
+
+    def compared(
+        self,
+        manual: Mapping[str, Tensor],
+        hand: Program | Opaque,
+        ways: Ways | None = None,
+    ) -> tuple[dict[str, Tensor], Pair]:
+        """Return autograd's values, each along the by-hand side's own way, and both as a pair."""
+        if ways is None:
+            named = [label for label in self.forward.values if label in manual]
+            ways = own_ways(hand, self.reference, named)
+        autograd = self.autograd(manual)
+        for way in {*ways.values()}:
+            along = self.forward.gradients(manual, way)
+            autograd |= {name: along[name] for name, its in ways.items() if its == way}
+        return autograd, self.pair(manual, autograd, hand, ways)
 
     def pair(
-        self, manual: Mapping[str, Tensor], autograd: Mapping[str, Tensor],
-        hand: Program | Opaque, reference: Program | Opaque, entries: int | None,
-    ) -> Pair:  # fmt: skip
-        """Return them with what each gave, read as these programs."""
+        self,
+        manual: Mapping[str, Tensor],
+        autograd: Mapping[str, Tensor],
+        hand: Program | Opaque | None = None,
+        ways: Ways | None = None,
+    ) -> Pair:
+        """Return what each side gave as a pair, of it only what can be compared."""
+        forward, given = self.forward, tensors(self.backward.given)
+        judged = [
+            label
+            for label, value in autograd.items()
+            if label in manual and mismatch(manual[label], value) is None
+        ]
+        pair = Pair(
+            hand=self.hand if hand is None else hand,
+            reference=self.reference,
+            entries=self.entries,
+            inputs=tensors(forward.given),
+            given={key: (value, forward.counterpart(key)) for key, value in given.items()},
+            manual={label: manual[label] for label in judged},
+            autograd={label: autograd[label] for label in judged},
+            gradients=True,
+            replaced=[label for label in forward.values if label in judged],
+            formula_ulps=self.formula_ulps,
+            ways=ways or {},
+            numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
+            maker=self._pair_at,
+            shared=self.shared,
+        )
+        return following(pair)
 
-    def pair_read(self, entries: int | None) -> Pair:
-        """Run both and read both as programs."""
+    def _pair_at(self, inputs: Mapping[str, Tensor]) -> Pair:
+        """Return both sides at other inputs, run there and not read again."""
+        there = self.at({key: inputs[key] for key in self.forward.inputs if key in inputs})
+        return there.pair(there.manual, there.autograd(there.manual))

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from compare.proof.bits import compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof
 
 
@@ -44,6 +47,26 @@ class Quantity:
     first_unequal: int | None = None  # the step
     problem: str | None = None  # why it could not be compared at all
     proof: Proof | None = None
+
+    @classmethod
+    def of(cls, name: str, manual: Tensor | None, autograd: Tensor) -> "Quantity":
+        """Return one quantity with its bits compared; `manual` is None where it is missing."""
+        row = cls(name, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
+        if manual is None:
+            row.problem = (
+                "missing by hand: return its gradient (None for zero), or say which inputs need "
+                "one with requires_grad=True"
+            )
+            return row
+        row.problem = mismatch(manual, autograd)
+        if row.problem:
+            return row
+        found = compare_bits(manual, autograd)
+        row.compared, row.equal, row.nans = found.total, found.equal, found.nans
+        row.max_ulp = found.max_ulp
+        if worst := found.worst:
+            row.worst = Place(None, None, worst.index, worst.manual, worst.autograd)
+        return row
 
     @property
     def verdict(self) -> str:
