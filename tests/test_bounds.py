@@ -176,7 +176,9 @@ def _online(x: Tensor, start: float) -> Tensor:
 
 def _attention(p: Tensor) -> Tensor:
     """Return what softmax's backward makes of its output and of some cotangent."""
-    g = torch.linspace(-1, 1, p.numel(), dtype=p.dtype).reshape(p.shape)
+    # of operations that a program records as they are: a linspace that it takes apart gives other
+    # bits, and with these a float run could take the other side of a mask
+    g = (torch.arange(p.numel(), dtype=p.dtype) * (2 / (p.numel() - 1)) - 1).reshape(p.shape)
     return p * (g - (p * g).sum(-1, keepdim=True))
 
 
