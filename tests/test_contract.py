@@ -18,6 +18,7 @@ from compare.contract import settle
 from compare.contract.layouts import as_it_lies, keeps_layout, spread, transposed
 from compare.errors import BadInput
 from compare.proof.pair import Pair
+from compare.proof.verdict import Verdict
 from compare.report.contract_line import LINES
 
 Forward = Callable[..., Any]
@@ -499,7 +500,7 @@ def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound
     judged: list[set[str]] = []
     original = settle.verdicts_on
 
-    def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
+    def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
         found = original(pair, names)
         judged.append({*found.values()})
         return found

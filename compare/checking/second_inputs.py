@@ -24,7 +24,7 @@ from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
 from compare.proof.recorder import memory
 from compare.proof.rounding import bounds_for
-from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, WRONG, Beside, Proof
+from compare.proof.verdict import UNDECIDED, WRONG, Beside, Proof
 
 SHARES = 1.0, 1 / 4, 1 / 16  # of a move: less where more leads to no numbers
 MOST = 8  # inputs that are held one by one, to find which of them a WRONG quantity hangs on
@@ -57,7 +57,7 @@ class SecondInputs:
         than the given ones. The code runs as often as in the check itself; where something is WRONG
         as often again, and for each such quantity and each input that was moved, of 8 at most.
         """
-        right = [name for name, proof in proofs.items() if proof.verdict in (EXACT, ROUNDING)]
+        right = [name for name, proof in proofs.items() if proof.verdict.passes]
         if not right:
             return dict(proofs), Beside()
         try:
@@ -108,7 +108,7 @@ class SecondInputs:
             only = f" (right where {' and '.join(classes)} is 0 or 1)" if classes else ""
             said.append(f"{name}: another formula in one of two draws beside the inputs{only}")
         for name, proof in there.items():
-            if proof.verdict not in (EXACT, ROUNDING, WRONG, INACCURATE):
+            if proof.verdict == UNDECIDED:
                 said.append(f"{name}: not shown beside the inputs given: {proof.text}")
         return "; ".join(said)
 

@@ -5,11 +5,11 @@ streams, what was found so far. What can be drawn or read again from the setting
 """
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 
 from compare.checkpoint.schema import RunState
 from compare.training.adapters import Named
@@ -25,20 +25,20 @@ def gathered(run: Run) -> dict[str, Any]:
         "parts": None if run.along.rank else [_part(part) for part in run.parts],
         "last": None if run.last_output is None else run.last_output.to("cpu", copy=True),
         "unequal_chunks": run.judging.unequal_chunks,
-        "curves": [asdict(bucket) for bucket in run.curves],
+        "curves": [to_builtins(bucket) for bucket in run.curves],
         "taken": given.taken,
         "order": None if given.order is None else torch.from_numpy(given.order),
         "chances": [_stream(chance) for chance in given.chances],
         "seconds": time.perf_counter() - run.started,
         "steps": report.steps,
         "free_gap": report.free_gap,
-        "one_process": report.one_process and asdict(report.one_process),
-        "quantities": [asdict(row) for row in report.quantities.values()],
+        "one_process": report.one_process and to_builtins(report.one_process),
+        "quantities": [to_builtins(row) for row in report.quantities.values()],
         "first": {name: tuple(kind) for name, kind in tally.first.items()},
-        "proofs": {n: [(k, asdict(p)) for k, p in each] for n, each in tally.proofs.items()},
+        "proofs": {n: [(k, to_builtins(p)) for k, p in each] for n, each in tally.proofs.items()},
         "bounds": tally.bounds,
-        "diagnosed": {v: sorted(names) for v, names in run.prover.diagnosed.items()},
-        "open": buckets.open and asdict(buckets.open),
+        "diagnosed": {str(v): sorted(names) for v, names in run.prover.diagnosed.items()},
+        "open": buckets.open and to_builtins(buckets.open),
         "so_far": {n: getattr(buckets, n) for n in ("unequal", "compared", "max_ulp")},
     }
 

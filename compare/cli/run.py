@@ -16,7 +16,6 @@ from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.files import check_outputs, kept_going, save_json
 from compare.interrupts import KILLS, exit_code, noting
-from compare.proof.verdict import WEIGHT
 from compare.ranks.ranks import Ranks
 from compare.ranks.watchdog import joined
 
@@ -172,7 +171,7 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: R
                 console.print(report, crop=False)
         if report.interrupted:
             break
-    worst = next(v for v in WEIGHT if v in {report.verdict for report in reports})
+    worst = max(report.verdict for report in reports)
     console.say(f"{worst}  {len(reports)} networks, each compared at every step")
     if args.json is not None:
         runs = [report.to_dict() for report in reports]

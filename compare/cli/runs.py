@@ -8,7 +8,7 @@ from rich.text import Text
 
 from compare.console import PlainConsole
 from compare.errors import printable
-from compare.proof.verdict import STYLE
+from compare.proof.verdict import Verdict
 
 
 def runs(args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def runs(args: argparse.Namespace) -> int:
         if (found := run.result) is None:
             table.add_row(printable(run.name), printable(run.odd) or "stopped before its end")
             continue
-        verdict = Text(found["verdict"], style=STYLE[found["verdict"]])
+        verdict = Text(found["verdict"], style=Verdict[found["verdict"]].style)
         figures = f"{found['steps']:,}", f"{found['seconds']:.1f}"
         table.add_row(printable(run.name), verdict, *figures)
     PlainConsole().print(table, crop=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.verdict import UNDECIDED, WRONG
+from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 
 Values = Mapping[str, Tensor]
 
@@ -104,7 +104,7 @@ class Settled:
         )
 
 
-def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
+def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
     """Return the verdicts on what is named, up to the first that is WRONG."""
     return {
         name: proof.verdict for name, proof in judge(pair, names, brief=True, first=True).items()
@@ -113,7 +113,7 @@ def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, str]:
 
 def decided(
     pair: Pair, names: Sequence[str], forward: ForwardPass, *, as_read: bool
-) -> dict[str, str]:
+) -> dict[str, Verdict]:
     """Return the verdicts on what another call gave.
 
     Other bits of the operations that were read are within their own rounding. Another call may do
@@ -130,7 +130,7 @@ def decided(
     return verdicts
 
 
-def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, str]:
+def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, Verdict]:
     """Return which values are WRONG by the bound alone, of what is not lifted."""
     program = pair.reference
     if isinstance(program, Opaque) and names:
@@ -152,7 +152,7 @@ def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, str
 
 
 def decide(
-    verdicts: Mapping[str, str],
+    verdicts: Mapping[str, Verdict],
     mine: Values,
     theirs: Values,
     none: Collection[str] = (),

@@ -13,7 +13,7 @@ from rich.text import Text
 from compare.errors import BadInput
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import KINDS
-from compare.proof.verdict import STYLE, WRONG
+from compare.proof.verdict import EXACT, WRONG
 
 CHECKS = {
     "check": "check",
@@ -145,7 +145,7 @@ class Power:
         """Return in one line how much `check` sees."""
         if not self.mutants:
             return Text(f"NO MUTANTS  {self.name} computes nothing that could be wrong")
-        style = STYLE["EXACT"] if self.ok else STYLE[WRONG]
+        style = (EXACT if self.ok else WRONG).style
         word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
         same = f", {self.same_function} more are the same function" if self.same_function else ""
         line = Text(word, style=style, no_wrap=True, overflow="ignore")
@@ -179,7 +179,7 @@ class Power:
         """Return how many a check caught, in red where some are left."""
         if name in self.cannot:
             return Text("-")
-        return Text(str(caught), style="" if of in (None, caught) else STYLE[WRONG])
+        return Text(str(caught), style="" if of in (None, caught) else WRONG.style)
 
     def _notes(self) -> list[tuple[str, str]]:
         notes: list[tuple[str, str]] = []

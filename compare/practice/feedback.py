@@ -15,7 +15,7 @@ from compare.console import PlainConsole
 from compare.guard.guard import Printed
 from compare.practice.levels import Level
 from compare.practice.result import BLANK, RIGHT, WRONG, Finding
-from compare.proof.verdict import EXACT, ROUNDING, STYLE, UNDECIDED
+from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, Verdict
 
 _LABEL = 14  # columns
 _WIDEST = 88
@@ -44,13 +44,13 @@ def tell(
 
 def _title(found: Finding) -> tuple[str, str]:
     if found.state == RIGHT:
-        return "every line is right", STYLE[EXACT]
+        return "every line is right", EXACT.style
     if found.state == BLANK:
         begun = any(name != found.name for name in found.verdicts)
-        return ("right so far", STYLE[EXACT]) if begun else ("lines to fill in", STYLE[UNDECIDED])
+        return ("right so far", EXACT.style) if begun else ("lines to fill in", UNDECIDED.style)
     if found.state == WRONG:
-        return "a line to look at again", STYLE["WRONG"]
-    return "not yet", STYLE[UNDECIDED]
+        return "a line to look at again", Verdict.WRONG.style
+    return "not yet", UNDECIDED.style
 
 
 def _rows(

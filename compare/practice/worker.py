@@ -22,8 +22,8 @@ from compare.practice.training import train
 from compare.proof.bits import compare_bits
 from compare.proof.draws import generator
 from compare.proof.program import Opaque
-from compare.proof.verdict import WEIGHT
 from compare.proof.verdict import WRONG as IS_WRONG
+from compare.proof.verdict import Verdict
 from compare.training.adapters import Named
 from compare.training.prover import Prover
 
@@ -40,7 +40,7 @@ class _Trial:
     def __init__(self, attempt: Attempt) -> None:
         self.a = attempt
         self.provers: dict[int | None, Prover] = {}
-        self.verdicts: dict[str, str] = {}  # by the file's names
+        self.verdicts: dict[str, Verdict] = {}  # by the file's names
         self.why_numbers = ""
         self.places = {  # of the reference's names in the loop
             ref.lstrip("-"): (attempt.exercise.last[name], name)
@@ -99,8 +99,7 @@ class _Trial:
                 self.why_numbers = str(hand)
         for ref, proof in proofs.items():
             _, name = self.places[ref]
-            verdicts = {proof.verdict, self.verdicts.get(name, proof.verdict)}
-            self.verdicts[name] = next(v for v in WEIGHT if v in verdicts)
+            self.verdicts[name] = max(proof.verdict, self.verdicts.get(name, proof.verdict))
         wrong = [(*self.places[r], r) for r, p in proofs.items() if p.verdict == IS_WRONG]
         if not wrong:
             return ended

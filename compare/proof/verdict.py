@@ -1,24 +1,54 @@
 """The verdicts, and what stands behind one."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from enum import StrEnum
+from typing import Any, Self
 
-EXACT: Final = "EXACT"
-ROUNDING: Final = "ROUNDING"
-UNDECIDED: Final = "UNDECIDED"
-INACCURATE: Final = "INACCURATE"
-WRONG: Final = "WRONG"
-Verdict = Literal["EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG"]
-#: From the verdict that outweighs all others to the one that needs all quantities to agree.
-WEIGHT: tuple[Verdict, ...] = (WRONG, INACCURATE, UNDECIDED, ROUNDING, EXACT)
-#: How rich prints each; the colours are legible on dark and on light.
-STYLE: dict[str, str] = {
-    EXACT: "bold green",
-    ROUNDING: "bold cyan",
-    UNDECIDED: "bold yellow",
-    INACCURATE: "bold magenta",
-    WRONG: "bold red",
-}
+
+class Verdict(StrEnum):
+    """A word that orders by how bad it is, so that `max` of several is the verdict on them all.
+
+    With it come its colours, for rich and for a page; they are legible on dark and on light.
+    """
+
+    EXACT = "EXACT", "green", "#1a7f37"
+    ROUNDING = "ROUNDING", "cyan", "#0a6c8a"
+    UNDECIDED = "UNDECIDED", "yellow", "#9a6700"
+    INACCURATE = "INACCURATE", "magenta", "#8250df"
+    WRONG = "WRONG", "red", "#cf222e"
+
+    severity: int
+    style: str
+    web_colour: str
+
+    def __new__(cls, word: str, colour: str, web_colour: str) -> Self:
+        """Return the member for a word, graver than those above it."""
+        self = str.__new__(cls, word)
+        self._value_, self.severity = word, len(cls.__members__)
+        self.style, self.web_colour = f"bold {colour}", web_colour
+        return self
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is a pass by the usual demand."""
+        return self <= Verdict.ROUNDING
+
+    def __lt__(self, other: str) -> bool:
+        return self.severity < Verdict[other].severity
+
+    def __le__(self, other: str) -> bool:
+        return self.severity <= Verdict[other].severity
+
+    def __gt__(self, other: str) -> bool:
+        return self.severity > Verdict[other].severity
+
+    def __ge__(self, other: str) -> bool:
+        return self.severity >= Verdict[other].severity
+
+    __repr__ = str.__repr__  # a report shows it as the word that it is
+
+
+EXACT, ROUNDING, UNDECIDED, INACCURATE, WRONG = Verdict
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,8 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_COLOURS = {
-    "EXACT": "#1a7f37",
-    "ROUNDING": "#0a6c8a",
-    "UNDECIDED": "#9a6700",
-    "INACCURATE": "#8250df",
-    "WRONG": "#cf222e",
-}
+from compare.proof.verdict import Verdict
+
 _STYLE = """
 .dc { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem;
       color: #1f2328; background: #fff; }
@@ -41,7 +36,7 @@ def page(title: str, body: str) -> str:
 
 
 def fragment(
-    title: str, verdict: str, claim: str, table: Sequence[Sequence[str]],
+    title: str, verdict: Verdict, claim: str, table: Sequence[Sequence[str]],
     lines: Iterable[tuple[str, str]],
     plots: Iterable[tuple[str, Sequence[Curve]]], about: Iterable[tuple[str, str]],
 ) -> str:  # fmt: skip
@@ -64,8 +59,8 @@ def fragment(
     return "\n".join(parts)
 
 
-def _verdict(verdict: str) -> str:
-    return f"<strong style='color:{_COLOURS[verdict]}'>{escape(verdict)}</strong>"
+def _verdict(verdict: Verdict) -> str:
+    return f"<strong style='color:{verdict.web_colour}'>{verdict}</strong>"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -73,7 +68,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
     def cells(row: Sequence[str], tag: str) -> str:
         name, shape, *numbers, verdict = row
-        told = _verdict(verdict) if verdict in _COLOURS else escape(verdict)
+        told = _verdict(verdict) if isinstance(verdict, Verdict) else escape(verdict)
         words = (escape(name), told, escape(shape))
         figures = [f"<{tag} class='n'>{escape(number)}</{tag}>" for number in numbers]
         return "".join([*(f"<{tag}>{word}</{tag}>" for word in words), *figures])

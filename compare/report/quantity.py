@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from compare.proof.bits import compare_bits, mismatch
-from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof
+from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Quantity:
         return row
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
         if self.problem or self.nans:
             return WRONG

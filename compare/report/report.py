@@ -12,21 +12,15 @@ from rich.text import Text
 
 from compare.errors import BadInput, printable, unknown
 from compare.files import save
-from compare.proof.verdict import (
-    EXACT,
-    ROUNDING,
-    STYLE,
-    UNDECIDED,
-    WEIGHT,
-    WRONG,
-    Beside,
-)
+from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Beside, Verdict
 from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, refusals, told
 from compare.report.html import Curve, fragment, page
 from compare.report.quantity import Quantity
 from compare.report.single_process import OneProcess
 from compare.report.text import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
+
+_DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
 
 
 @dataclass
@@ -57,14 +51,11 @@ class Report:
     one_process: OneProcess | None = None  # beside it, where several ranks share the rows
 
     @property
-    def verdict(self) -> str:
-        """The weightiest verdict of any quantity; UNDECIDED where nothing was compared."""
-        found = {quantity.verdict for quantity in self.quantities.values()} or {UNDECIDED}
-        if self.one_process and self.one_process.verdict == WRONG:
-            found.add(WRONG)
-        if broken(self.contract):
-            found.add(WRONG)
-        return next(verdict for verdict in WEIGHT if verdict in found)
+    def verdict(self) -> Verdict:
+        """The gravest verdict of any quantity; UNDECIDED where nothing was compared."""
+        if broken(self.contract) or (self.one_process and self.one_process.verdict == WRONG):
+            return WRONG
+        return max((q.verdict for q in self.quantities.values()), default=UNDECIDED)
 
     @property
     def first_wrong(self) -> str | None:
@@ -79,9 +70,9 @@ class Report:
 
     def meets(self, demand: str) -> bool:
         """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
-        if demand not in ("exact", "rounding"):
-            raise unknown("demand", demand, ("exact", "rounding"))
-        return self.verdict in ({EXACT} if demand == "exact" else {EXACT, ROUNDING})
+        if demand not in _DEMANDS:
+            raise unknown("demand", demand, _DEMANDS)
+        return self.verdict <= _DEMANDS[demand]
 
     @property
     def classes_each(self) -> int:
@@ -179,7 +170,7 @@ class Report:
 
     def headline(self) -> Text:
         """Return the verdict and what it rests on, in one line."""
-        line = Text(self.verdict, style=STYLE[self.verdict])
+        line = Text(self.verdict, style=self.verdict.style)
         line.append(f"  {printable(self._claim() + self._only_for())}", style="default")
         if self.interrupted:
             line.append(" (interrupted: the steps until then)", style="default")
@@ -234,7 +225,7 @@ class Report:
             before = [q.name for q in above if q.verdict != WRONG]
             if before:
                 yield "right so far", ", ".join(before)
-        for q in sorted(rows, key=lambda q: WEIGHT.index(q.verdict)):
+        for q in sorted(rows, key=lambda q: q.verdict, reverse=True):
             if q.verdict != EXACT:
                 yield from lines(q)
         if self.first_wrong and (after := self.follows.get(self.first_wrong)):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from compare.proof.verdict import EXACT, UNDECIDED, WEIGHT, Verdict
+from compare.proof.verdict import EXACT, UNDECIDED, Verdict
 
 
 @dataclass
@@ -39,7 +39,6 @@ class OneProcess:
         }
 
     def decide(self, verdict: Verdict, name: str, share: float, why: str) -> None:
-        """Keep the weightiest verdict, of several the one that comes nearest to its bound."""
-        known = WEIGHT.index(self.verdict), -self.share
-        if (WEIGHT.index(verdict), -share) < known:
+        """Keep the gravest verdict, of several the one that comes nearest to its bound."""
+        if (verdict, share) > (self.verdict, self.share):
             self.verdict, self.share, self.name, self.why = verdict, share, name, why

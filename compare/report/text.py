@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compare.errors import printable
-from compare.proof.verdict import STYLE, WRONG
+from compare.proof.verdict import WRONG, Verdict
 from compare.report.quantity import Quantity
 
 LABEL = 14  # columns for a line's label
@@ -36,8 +36,7 @@ def table(quantities: Iterable[Quantity], width: int) -> Table:
     for k in kept:
         made.add_column(rows[0][k], no_wrap=True, justify="right" if 2 <= k <= 4 else "left")
     for row in rows[1:]:
-        verdict = Text(row[-1], style=STYLE[row[-1]])
-        made.add_row(*(row[k] for k in kept[:-1]), verdict)
+        made.add_row(*(row[k] for k in kept[:-1]), Text(row[-1], style=Verdict[row[-1]].style))
     return made
 
 

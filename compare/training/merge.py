@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from compare.cases.cases import Case, Network
 from compare.errors import BadInput
-from compare.proof.verdict import EXACT, WEIGHT, Proof
+from compare.proof.verdict import EXACT, Proof
 from compare.ranks.ranks import Ranks, fingerprint, named
 from compare.report.chunk import Chunk, furthest, merged
 from compare.report.quantity import Place, Quantity
@@ -158,14 +158,10 @@ def _worst(of: dict[int, Quantity], shared: bool) -> Place | None:
 
 
 def _proof(proofs: Sequence[Proof]) -> Proof | None:
-    """Return the weightiest proof; of several the one that comes nearest to its bound."""
+    """Return the gravest proof; of several the one that comes nearest to its bound."""
     if not proofs:
         return None
-    weight = min(WEIGHT.index(proof.verdict) for proof in proofs)
-    heavy = [proof for proof in proofs if proof.verdict == WEIGHT[weight]]
-    if WEIGHT[weight] == EXACT:
-        return heavy[0]
-    return max(heavy, key=lambda proof: proof.share or 0.0)
+    return max(proofs, key=lambda p: (p.verdict, 0.0 if p.verdict == EXACT else p.share or 0.0))
 
 
 def _mean(reports: Sequence[Report]) -> float | None:

@@ -1,0 +1,35 @@
+"""The verdicts as values: words to whoever reads them, in an order of their own."""
+
+import itertools
+import json
+import pickle
+
+import pytest
+
+from compare.proof.verdict import Verdict
+
+ORDER = ("EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG")
+
+
+@pytest.mark.parametrize("word", ORDER)
+def test_a_verdict_is_its_word_wherever_it_is_shown_or_kept(word: str) -> None:
+    verdict = Verdict[word]
+    assert verdict == word
+    assert {word: 1}[verdict] == 1
+    assert f"{verdict}" == str(verdict) == word
+    assert repr(verdict) == repr(word)
+    assert json.dumps({verdict: verdict}) == json.dumps({word: word})
+    assert pickle.loads(pickle.dumps(verdict)) is verdict
+
+
+def test_verdicts_order_by_how_grave_they_are_and_not_as_words() -> None:
+    for better, worse in itertools.combinations(ORDER, 2):
+        for other in (worse, Verdict[worse]):
+            assert Verdict[better] < other
+            assert Verdict[better] <= other
+            assert not Verdict[better] > other
+            assert not Verdict[better] >= other
+        assert max(Verdict[worse], Verdict[better]) == worse
+    assert Verdict.WRONG <= "WRONG"
+    assert Verdict.WRONG >= "WRONG"
+    assert [word for word in ORDER if Verdict[word].passes] == ["EXACT", "ROUNDING"]
