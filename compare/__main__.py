@@ -3,12 +3,12 @@
 import signal
 import sys
 
-from compare.interrupts import requests
+from compare.interrupts import interrupts
 from compare.streams import occupy
 
 if __name__ == "__main__":
     occupy()
-    with requests():  # before the slow imports, in which a Ctrl-C would be lost
+    with interrupts():  # before the slow imports, in which a Ctrl-C would be lost
         from compare.cli.main import main
 
         code = main()

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from compare.console import PlainConsole
 from compare.errors import BadInput, first_line
-from compare.interrupts import stopping
+from compare.interrupts import stop
 from compare.streams import streams
 
 _WRITTEN = "json", "html", "save", "plot"  # options that name a file to write
@@ -147,7 +147,7 @@ def _open_for_writing(path: Path) -> BinaryIO:
             os.set_blocking(number, True)
             return open(number, "wb", buffering=0)
         except OSError as error:
-            if error.errno != errno.ENXIO or not path.is_fifo() or stopping():
+            if error.errno != errno.ENXIO or not path.is_fifo() or stop.is_set():
                 raise
         if not said:
             streams().error.write(f"compare: {path}: waits for someone to read it\n")

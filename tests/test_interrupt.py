@@ -14,7 +14,7 @@ from compare.cases.cases import CASES
 from compare.checkpoint import checkpoint
 from compare.cli import run
 from compare.cli.main import main
-from compare.interrupts import KILLS, exit_code, noting, requests, stopping
+from compare.interrupts import KILLS, exit_code, interrupts, stop
 from compare.report.chunk import Chunk
 
 
@@ -76,11 +76,11 @@ def test_an_ignored_signal_stays_ignored() -> None:
     for ignored, other in ((signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
         before = signal.signal(ignored, signal.SIG_IGN)
         try:
-            with requests(), noting(*KILLS):
+            with interrupts("run"):
                 os.kill(os.getpid(), ignored)
-                assert not stopping()
+                assert not stop.is_set()
                 os.kill(os.getpid(), other)
-                assert stopping()
+                assert stop.is_set()
                 assert exit_code() == 143
         finally:
             signal.signal(ignored, before)
@@ -95,7 +95,7 @@ def test_python_keeps_its_own_handlers() -> None:
 
     compare.training.harness.run(CASES["two_layer"], [watch], steps=2, lift="none")
     assert set(seen) == {signal.SIG_DFL}
-    with requests(), noting(*KILLS):
+    with interrupts("run"):
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
         assert exit_code() == 129

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from compare.bench.timing import Times, side_by_side
 from compare.console import PlainConsole
 from compare.environment import environment
 from compare.files import save_json
-from compare.interrupts import requests
+from compare.interrupts import cut_short, stop
 
 
 def bench(
@@ -49,23 +48,20 @@ def bench(
         bar.refresh()
 
     interrupted = False
-    with requests() as signals, bar:
-        try:
-            signals.working = True  # a second Ctrl-C does not wait for the work in hand
+    try:
+        with bar, cut_short():
             for name in (n for n in GROUPS if n in asked):
                 group, times = GROUPS[name], Times()
                 try:
-                    _measure(group, times, tell, signals.stop, small=small)
+                    _measure(group, times, tell, small=small)
                 finally:
                     found["groups"].append(summary(group, times))
                     console.print(table(found["groups"][-1]))
                     console.print()
             for name in GROWTHS if "growth" in asked else ():
-                grown.append(_grow(name, tell, signals.stop, small=small))
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            signals.working = False
+                grown.append(_grow(name, tell, small=small))
+    except KeyboardInterrupt:
+        interrupted = True
     if grown:
         console.print(growth_table(grown))
         console.print()
@@ -93,7 +89,7 @@ def machine() -> dict[str, Any]:
     return {**environment(torch.device("cpu")), "cpu": cpu, "cores": os.cpu_count(), "load": load}
 
 
-def _measure(group: Group, times: Times, tell: Any, stop: threading.Event, *, small: bool) -> None:
+def _measure(group: Group, times: Times, tell: Any, *, small: bool) -> None:
     side_by_side(
         workloads.works(group.name, small=small), times,
         seconds=0 if small else group.seconds, rounds=1 if small else group.rounds,
@@ -101,7 +97,7 @@ def _measure(group: Group, times: Times, tell: Any, stop: threading.Event, *, sm
     )  # fmt: skip
 
 
-def _grow(name: str, tell: Any, stop: threading.Event, *, small: bool) -> growth.Growth:
+def _grow(name: str, tell: Any, *, small: bool) -> growth.Growth:
     times = Times()
     side_by_side(
         growth.works(name, small=small), times, seconds=0 if small else 4, rounds=1 if small else 3,

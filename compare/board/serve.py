@@ -3,22 +3,21 @@
 import contextlib
 import io
 import logging
-import signal
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from compare.errors import BadInput
+from compare.interrupts import stop
 from compare.training.downsample import MOST
 
 HOST = "127.0.0.1"
 _TRIES, _PATIENCE = 4, 20.0  # how often the server is asked, and seconds that it has each time
 
 
-def serve(log_dir: Path, port: int, say: Callable[[str], None], stop: threading.Event) -> None:
-    """Serve `log_dir` until `stop` is set; say the address once it answers.
+def serve(log_dir: Path, port: int, say: Callable[[str], None]) -> None:
+    """Serve `log_dir` until a signal; say the address once it answers.
 
     A port that is taken gives way to the next free one. Every bucket of a run is kept.
     Raises BadInput where there is nothing to show, or no port.
@@ -64,9 +63,3 @@ def _await(address: str) -> None:
             if not left:
                 raise BadInput(f"{address} does not answer: {error}; try another --port") from error
             time.sleep(0.5)
-
-
-def stop_at_signals(stop: threading.Event) -> None:
-    """Have Ctrl-C and a polite kill set `stop`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from compare.errors import BadInput
-from compare.interrupts import stopping
+from compare.interrupts import stop
 from compare.streams import streams
 
 MOST_BYTES = 2**30  # of a table, which takes several times as much once it is numbers
@@ -57,7 +57,7 @@ def _whole(path: Path, number: int) -> bytes:
     size, since, said = 0, time.monotonic(), False
     while True:
         if not select.select([number], [], [], _LOOK)[0]:
-            if stopping():
+            if stop.is_set():
                 raise KeyboardInterrupt
             if not said and time.monotonic() - since > _SILENCE:
                 said = True

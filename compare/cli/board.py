@@ -1,7 +1,6 @@
 """Serves TensorBoard on the run folders."""
 
 import argparse
-import threading
 from pathlib import Path
 
 from compare.console import PlainConsole
@@ -10,11 +9,9 @@ from compare.errors import BadInput
 
 def board(args: argparse.Namespace) -> int:
     """Serve TensorBoard on the runs until a signal."""
-    from compare.board.serve import serve, stop_at_signals
+    from compare.board.serve import serve
 
     if not 1 <= args.port <= 65535:
         raise BadInput(f"--port {args.port}: give 1 to 65535")
-    stop = threading.Event()
-    stop_at_signals(stop)
-    serve(Path(args.log_dir), args.port, PlainConsole().say, stop)
+    serve(Path(args.log_dir), args.port, PlainConsole().say)
     return 0

@@ -1,7 +1,6 @@
 """Judges the backward pass of a file."""
 
 import argparse
-import signal
 from pathlib import Path
 
 from compare.cli.judged import judged
@@ -15,7 +14,6 @@ def check(args: argparse.Namespace) -> int:
     """Judge the backward pass of a file."""
     check_outputs(args.json, args.html)
     check_limit(args.timeout)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     console = PlainConsole(stderr=args.json == "-")
     words = {
         "file": str(args.file), "dtype": args.dtype, "device": args.device, "lift": args.lift,

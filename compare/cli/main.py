@@ -16,7 +16,7 @@ from compare.cli.parser import parser
 from compare.console import PlainConsole
 from compare.errors import BadInput, UserError, printable
 from compare.files import check_apart
-from compare.interrupts import exit_code, requests
+from compare.interrupts import exit_code, interrupts
 from compare.ranks.ranks import started
 from compare.ranks.watchdog import unsaid
 from compare.streams import kept, streams
@@ -55,8 +55,7 @@ def _code(words: list[str]) -> int:
         if words[0] in CASES:
             raise BadInput(f"{words[0]!r} is a case: say run {words[0]}")
         args = parser().parse_args(words)
-        with requests():
-            return _dispatch(args)
+        return _dispatch(args)
     except UserError as error:  # lines of their own
         return _say("\n".join(map(printable, f"compare: {error}".splitlines())), 2)
     except BadInput as error:
@@ -93,10 +92,12 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     check_apart(vars(args))
-    if args.command != "run" and (count := started().count) > 1:
+    count = started().count
+    if args.command != "run" and count > 1:
         raise BadInput(f"{args.command} on {count} ranks: torchrun is for run, leave it out")
     module = importlib.import_module(f"compare.cli.{args.command}")
-    return int(getattr(module, args.command)(args))
+    with interrupts(f"{args.command} on ranks" if count > 1 else args.command):
+        return int(getattr(module, args.command)(args))
 
 
 def _list() -> int:

@@ -1,7 +1,6 @@
 """Counts how many mutants of a pass each check catches."""
 
 import argparse
-import signal
 from pathlib import Path
 
 from compare.cases.cases import CASES
@@ -23,7 +22,6 @@ def mutants(args: argparse.Namespace) -> int:
     if args.target not in CASES and not path.is_file():
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     console = PlainConsole(stderr=args.json == "-")
     words = {
         "target": args.target, "dtype": args.dtype, "seed": args.seed,

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def practice(args: argparse.Namespace) -> int:
         return 0
     check_limit(args.timeout)
     check_outputs(args.json)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # their code may never end
     level = level_of(path, args.level)
     console = PlainConsole(stderr=args.json == "-")
     with console.status("looking at it ...") if console.is_terminal else nullcontext():

@@ -15,7 +15,7 @@ from compare.cli.progress import RunProgress, told
 from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.files import check_outputs, kept_going, save_json
-from compare.interrupts import KILLS, exit_code, noting
+from compare.interrupts import exit_code
 from compare.ranks.ranks import Ranks
 from compare.ranks.watchdog import joined
 
@@ -37,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     with joined(args.device, args.wait) as ranks:
         if ranks.rank:
             args.json = args.html = None
-        # of several ranks torchrun's own SIGTERM is the watchman's
-        with noting(*(KILLS if ranks.count == 1 else ())):
-            return (_run if args.resume is None else _resume)(args, ranks)
+        return (_run if args.resume is None else _resume)(args, ranks)
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:

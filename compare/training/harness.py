@@ -13,7 +13,7 @@ from compare.cases.cases import Case, check_steps
 from compare.cases.options import command
 from compare.environment import device_named, dtype_named, environment
 from compare.errors import BadInput, whole
-from compare.interrupts import cut_short, requests, stopping
+from compare.interrupts import cut_short, interrupts, stop
 from compare.passes.inputs import check_modes, how_much, kind_of
 from compare.ranks.ranks import ALONE, Ranks
 from compare.report.chunk import Bucket, Chunk, merged
@@ -147,9 +147,9 @@ class Run:
         """Train all steps; Ctrl-C ends it after the chunk in hand, a second one cuts that short."""
         report = self.report
         self.started = time.perf_counter() - report.seconds  # there are some when it is resumed
-        with requests():
+        with interrupts():
             try:
-                self.stopping = self.ranks.any(stopping())
+                self.stopping = self.ranks.any(stop.is_set())
                 self._keep()
                 while report.steps < self.steps and self.regular and not self.stopping:
                     self._advance(watchers)
@@ -183,7 +183,7 @@ class Run:
         """Take and judge a chunk of steps, and tell the watchers, whose writing nothing cuts."""
         with cut_short():
             chunk = self._chunk()
-            self.stopping = self.ranks.any(stopping())
+            self.stopping = self.ranks.any(stop.is_set())
         self._keep()
         if chunk is None:
             return
