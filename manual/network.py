@@ -4,7 +4,8 @@ A layer is linear, then batch norm, activation, dropout, each of these asked for
 of them the lines are those of `three_layer` in loops.
 """
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,153 +33,148 @@ class Forward(NamedTuple):
 
 
 # B rows, sizes[n] values in layer n; any leading dimensions are networks side by side
-def step(
-    *, X: Tensor, y: Tensor, sizes: tuple[int, ...], alpha: float, activation: str, output: str,
-    loss: str, bias: bool, batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float,
-    dropout: float, trim: float, trimming: str, l1_penalty: float, l2_penalty: float,
-    optimizer: str, momentum: float, nesterov: bool, betas: tuple[float, float], adam_eps: float,
-    weight_decay: float, ranks: int = 1, **given: Tensor,
-) -> Named:  # fmt: skip
-    """Take one step: X (B, sizes[0]), y (B, sizes[-1]), syn<n> (sizes[n], sizes[n+1]).
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What the network is and how it learns; a field missing or too many is a TypeError."""
 
-    Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n])
-    and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as it is; and with
-    adam t, the number of the step from 1.
-    With several ranks X and y are one rank's rows; <weight>_part is the update that they ask for,
-    and <weight>_update the sum of all ranks' parts: as it is given, else added up here.
-    Raises TypeError for what is missing or too much, ValueError for weights of other sizes, and
-    KeyError for an unknown name.
-    """
-    N = len(sizes) - 1                                      # the last layer
-    weights = weight_names(sizes, bias, batch_norm)
-    moments = MOMENTS[optimizer] if optimizer != "sgd" or momentum else ()
-    check_names(tuple(given), sizes, bias, batch_norm, dropout > 0, moments, ranks > 1)
-    for n in range(N):
-        if (shape := given[f"syn{n}"].shape[-2:]) != sizes[n : n + 2]:
-            raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes[n : n + 2]}")
+    sizes: tuple[int, ...]
+    alpha: float
+    activation: str
+    output: str
+    loss: str
+    bias: bool
+    batch_norm: bool
+    batch_norm_eps: float
+    batch_norm_momentum: float
+    dropout: float
+    trim: float
+    trimming: str
+    l1_penalty: float
+    l2_penalty: float
+    optimizer: str
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    adam_eps: float
+    weight_decay: float
 
-    # feed forward
-    q, z, a, normed, statistics = feed_forward(
-        X, given, sizes=sizes, activation=activation, output=output, batch_norm=batch_norm,
-        batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum, dropout=dropout,
-        training=True,
-    )  # fmt: skip
+    def step(self, *, X: Tensor, y: Tensor, ranks: int = 1, **given: Tensor) -> Named:
+        """Take one step: X (B, sizes[0]), y (B, sizes[-1]), syn<n> (sizes[n], sizes[n+1]).
 
-    # the error goes back layer by layer; every delta is known before any weight moves
-    updates: Named = {}
-    error = q[f"l{N}_error"] = LOSSES[loss].error(q[f"l{N}"], y, ranks)
-    for n in range(N, 0, -1):
-        if dropout and n < N:
-            error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], dropout)
-        act = ACTIVATIONS[activation if n < N else output]
-        delta = act.delta(error, z[n], a[n])
-        if trim:
-            delta = trimmed(delta, trim, trimming)
-        q[f"l{n}_delta"] = delta
-        if batch_norm and n < N:
-            delta, updates[f"gamma{n}_update"], updates[f"beta{n}_update"] = normalise_back(
-                delta, given[f"gamma{n}"], normed[n]
-            )
-            q[f"z{n}_delta"] = delta
-        updates[f"syn{n - 1}_update"] = q[f"l{n - 1}"].mT @ delta
-        if f"bias{n - 1}" in given:
-            rows = delta.shape[-2]                          # of one nothing is added: a -0 stays
-            updates[f"bias{n - 1}_update"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
-        if n > 1:
-            error = q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
+        Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n>
+        (1, sizes[n]) and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as
+        it is; and with adam t, the number of the step from 1.
+        With several ranks X and y are one rank's rows; <weight>_part is the update that they ask
+        for, and <weight>_update the sum of all ranks' parts: as it is given, else added up here.
+        Raises TypeError for what is missing or too much, ValueError for weights of other sizes, and
+        KeyError for an unknown name.
+        """
+        sums = {f"{weight}_update" for weight in self.weights} if ranks > 1 else set()
+        if wrong := ", ".join(sorted(given.keys() - sums ^ self.names)):
+            raise TypeError(f"given too much or too little for this network: {wrong}")
+        N = len(self.sizes) - 1                             # the last layer
+        for n in range(N):
+            if (shape := given[f"syn{n}"].shape[-2:]) != (sizes := self.sizes[n : n + 2]):
+                raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes}")
 
-    if l1_penalty or l2_penalty:
-        for syn in (f"syn{n}" for n in range(N)):
-            pull = penalty_update(given[syn], l1_penalty / ranks, l2_penalty / ranks)
-            updates[f"{syn}_update"] += pull
-    if ranks > 1:                                           # of what each rank's rows ask for
-        q |= {name.replace("update", "part"): part for name, part in updates.items()}
-        for name, part in updates.items():
-            updates[name] = given[name] if name in given else added(part)
-    q |= updates
+        # feed forward
+        q, z, a, normed, statistics = self.feed_forward(X, given, training=True)
 
-    # update weights
-    if optimizer == "sgd":
-        q |= sgd(given, updates, weights, alpha=alpha, momentum=momentum, nesterov=nesterov)
-    else:
-        t = int(given["t"].flatten()[0])
-        q |= adam(given, updates, weights, alpha=alpha, betas=betas, adam_eps=adam_eps,
-                  weight_decay=weight_decay, t=t)  # fmt: skip
-    q |= statistics
-    return q
+        # the error goes back layer by layer; every delta is known before any weight moves
+        updates: Named = {}                                 # by weight
+        error = q[f"l{N}_error"] = LOSSES[self.loss].error(q[f"l{N}"], y, ranks)
+        for n in range(N, 0, -1):
+            if self.dropout and n < N:
+                error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], self.dropout)
+            act = ACTIVATIONS[self.activation if n < N else self.output]
+            delta = act.delta(error, z[n], a[n])
+            if self.trim:
+                delta = trimmed(delta, self.trim, self.trimming)
+            q[f"l{n}_delta"] = delta
+            if self.batch_norm and n < N:
+                delta, updates[f"gamma{n}"], updates[f"beta{n}"] = normalise_back(
+                    delta, given[f"gamma{n}"], normed[n]
+                )
+                q[f"z{n}_delta"] = delta
+            updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
+            if f"bias{n - 1}" in given:
+                rows = delta.shape[-2]                      # of one nothing is added: a -0 stays
+                updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
+            if n > 1:
+                error = q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
 
+        if self.l1_penalty or self.l2_penalty:
+            for syn in (f"syn{n}" for n in range(N)):
+                pull = penalty_update(given[syn], self.l1_penalty / ranks, self.l2_penalty / ranks)
+                updates[syn] += pull
+        if ranks > 1:                                       # of what each rank's rows ask for
+            q |= {f"{weight}_part": part for weight, part in updates.items()}
+            for weight, part in updates.items():
+                name = f"{weight}_update"
+                updates[weight] = given[name] if name in given else added(part)
+        q |= {f"{weight}_update": update for weight, update in updates.items()}
 
-@cache
-def weight_names(sizes: tuple[int, ...], bias: bool, batch_norm: bool) -> tuple[str, ...]:
-    """Return what is learned; a layer with batch norm has its beta in place of a bias."""
-    N = len(sizes) - 1
-    names: list[str] = []
-    for n in range(N):
-        names += [f"syn{n}"] + [f"bias{n}"] * (bias and (not batch_norm or n == N - 1))
-        names += [f"gamma{n + 1}", f"beta{n + 1}"] * (batch_norm and n < N - 1)
-    return tuple(names)
+        # update weights
+        if self.optimizer == "sgd":
+            q |= sgd(given, updates, self.weights, alpha=self.alpha, momentum=self.momentum,
+                     nesterov=self.nesterov)  # fmt: skip
+        else:
+            t = int(given["t"].flatten()[0])
+            q |= adam(given, updates, self.weights, alpha=self.alpha, betas=self.betas,
+                      adam_eps=self.adam_eps, weight_decay=self.weight_decay, t=t)  # fmt: skip
+        q |= statistics
+        return q
 
+    def predict(self, *, X: Tensor, **given: Tensor) -> Named:
+        """Return every layer's value in evaluation, given X, the weights and the statistics."""
+        return self.feed_forward(X, given, training=False).named
 
-@cache                                                      # it is asked at every step
-def check_names(
-    given: tuple[str, ...], sizes: tuple[int, ...], bias: bool, batch_norm: bool, dropout: bool,
-    moments: tuple[str, ...], several_ranks: bool,
-) -> None:  # fmt: skip
-    """Raise TypeError unless a step is given just what it needs besides X and y.
+    def feed_forward(self, X: Tensor, given: Named, *, training: bool) -> Forward:
+        """Return every layer's value; in evaluation nothing is dropped and the statistics stay."""
+        N = len(self.sizes) - 1
+        kept = Forward({"l0": X}, {}, {}, {}, {})
+        q = kept.named
+        for n in range(1, N + 1):
+            z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
+            if f"bias{n - 1}" in given:
+                z += given[f"bias{n - 1}"]
+            if self.batch_norm and n < N:
+                q[f"z{n}"] = z
+                learned = given[f"gamma{n}"], given[f"beta{n}"]
+                statistics = given[f"mean{n}"], given[f"var{n}"]
+                if training:
+                    z, kept.normed[n], *batch = normalise(z, *learned, self.batch_norm_eps)
+                    for name, before, now in zip(("mean", "var"), statistics, batch, strict=True):
+                        moved = running(before, now, self.batch_norm_momentum)
+                        kept.statistics[f"{name}{n}"] = moved
+                else:
+                    z = normalise_as_learned(z, *learned, *statistics, self.batch_norm_eps)
+                q[f"norm{n}"] = z
+            a = ACTIVATIONS[self.activation if n < N else self.output].value(z)
+            kept.z[n], kept.a[n] = z, a
+            if self.dropout and n < N and training:
+                q[f"a{n}"] = a
+                a = drop(a, given[f"mask{n}"], self.dropout)
+            q[f"l{n}"] = a
+        return kept
 
-    Of several ranks the sums of their updates may be given.
-    """
-    weights = weight_names(sizes, bias, batch_norm)
-    known = {*weights, *(f"{name}_{moment}" for name in weights for moment in moments)}
-    for n in range(1, len(sizes) - 1):
-        known |= {f"mean{n}", f"var{n}"} if batch_norm else set()
-        known |= {f"mask{n}"} if dropout else set()
-    known |= {"t"} if "exp_avg" in moments else set()
-    sums = {f"{name}_update" for name in weights if several_ranks}
-    if wrong := ", ".join(sorted(set(given) - sums ^ known)):
-        raise TypeError(f"given too much or too little for this network: {wrong}")
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The names of what is learned; a layer with batch norm has its beta in place of a bias."""
+        N = len(self.sizes) - 1
+        names: list[str] = []
+        for n in range(N):
+            normed = self.batch_norm and n < N - 1
+            names += [f"syn{n}"] + [f"bias{n}"] * (self.bias and not normed)
+            names += [f"gamma{n + 1}", f"beta{n + 1}"] * normed
+        return tuple(names)
 
-
-def feed_forward(
-    X: Tensor, given: Named, *, sizes: tuple[int, ...], activation: str, output: str,
-    batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float, dropout: float,
-    training: bool,
-) -> Forward:  # fmt: skip
-    """Return every layer's value; in evaluation nothing is dropped and the statistics stay."""
-    N = len(sizes) - 1
-    kept = Forward({"l0": X}, {}, {}, {}, {})
-    q = kept.named
-    for n in range(1, N + 1):
-        z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
-        if f"bias{n - 1}" in given:
-            z += given[f"bias{n - 1}"]
-        if batch_norm and n < N:
-            q[f"z{n}"] = z
-            learned = given[f"gamma{n}"], given[f"beta{n}"]
-            statistics = given[f"mean{n}"], given[f"var{n}"]
-            if training:
-                z, kept.normed[n], *batch = normalise(z, *learned, batch_norm_eps)
-                for name, before, now in zip(("mean", "var"), statistics, batch, strict=True):
-                    kept.statistics[f"{name}{n}"] = running(before, now, batch_norm_momentum)
-            else:
-                z = normalise_as_learned(z, *learned, *statistics, batch_norm_eps)
-            q[f"norm{n}"] = z
-        a = ACTIVATIONS[activation if n < N else output].value(z)
-        kept.z[n], kept.a[n] = z, a
-        if dropout and n < N and training:
-            q[f"a{n}"] = a
-            a = drop(a, given[f"mask{n}"], dropout)
-        q[f"l{n}"] = a
-    return kept
-
-
-def predict(
-    *, X: Tensor, sizes: tuple[int, ...], activation: str, output: str, batch_norm: bool,
-    batch_norm_eps: float, batch_norm_momentum: float, **given: Tensor,
-) -> Named:  # fmt: skip
-    """Return every layer's value in evaluation: X (B, sizes[0]), the rest as `step` takes it."""
-    return feed_forward(
-        X, given, sizes=sizes, activation=activation, output=output, batch_norm=batch_norm,
-        batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum, dropout=0.0,
-        training=False,
-    ).named  # fmt: skip
+    @cached_property
+    def names(self) -> set[str]:
+        """The names of what a step is given besides X and y."""
+        moments = MOMENTS[self.optimizer] if self.optimizer != "sgd" or self.momentum else ()
+        names = {*self.weights, *(f"{name}_{m}" for name in self.weights for m in moments)}
+        for n in range(1, len(self.sizes) - 1):
+            names |= {f"mean{n}", f"var{n}"} if self.batch_norm else set()
+            names |= {f"mask{n}"} if self.dropout else set()
+        return names | ({"t"} if "exp_avg" in moments else set())

@@ -22,14 +22,14 @@ def sgd(
     given: Named, updates: Named, weights: tuple[str, ...], *, alpha: float, momentum: float,
     nesterov: bool,
 ) -> Named:  # fmt: skip
-    """Return each weight, moved by its <weight>_update, and its buffer if there is momentum.
+    """Return each weight, moved by its update, and its buffer if there is momentum.
 
     Source: torch.optim.SGD: buffer = momentum * buffer + gradient, and Nesterov's step looks one
     ahead, gradient + momentum * buffer.
     """
     moved: Named = {}
     for name in weights:
-        update = updates[f"{name}_update"]
+        update = updates[name]
         if not momentum:
             moved[name] = torch.add(given[name], update, alpha=alpha)
             continue
@@ -45,7 +45,7 @@ def adam(
     given: Named, updates: Named, weights: tuple[str, ...], *, alpha: float,
     betas: tuple[float, float], adam_eps: float, weight_decay: float, t: int,
 ) -> Named:  # fmt: skip
-    """Return each weight, moved by its <weight>_update, and its two moments; t counts from 1.
+    """Return each weight, moved by its update, and its two moments; t counts from 1.
 
     Source: Kingma and Ba, 2014, as torch.optim.Adam computes it: the corrections for the moments'
     start at 0 go into the step and into the denominator. The decay is AdamW's, apart from the
@@ -55,7 +55,7 @@ def adam(
     beta1, beta2 = betas
     step = alpha / (1 - beta1**t)
     for name in weights:
-        gradient = -updates[f"{name}_update"]
+        gradient = -updates[name]
         exp_avg = torch.lerp(given[f"{name}_exp_avg"], gradient, 1 - beta1)
         exp_avg_sq = beta2 * given[f"{name}_exp_avg_sq"]
         exp_avg_sq = torch.addcmul(exp_avg_sq, gradient, gradient, value=1 - beta2)

@@ -82,7 +82,7 @@ def test_the_loops_are_the_listings(listing: object, sizes: tuple[int, ...]) -> 
     given = _random(sizes, rows=4, leading=(6,))
     alike = {"sizes": sizes, "alpha": 0.7}
     expected = listing.step(**given, **alike, grouping="left_to_right")  # type: ignore[attr-defined]
-    actual = network.step(**given, **Network(**alike).question())
+    actual = network.Network(**Network(**alike).question()).step(**given)
     assert list(actual) == list(expected)
     for name in expected:
         _assert_same_bits(actual[name], expected[name])
@@ -110,10 +110,10 @@ def test_a_population_is_its_networks(sizes: list[int], rows: int, population: i
     """
     shape = tuple(sizes)
     given = _random(shape, rows=rows, leading=(population,))
-    question = Network(shape, alpha=0.5).question()
-    together = network.step(**given, **question)
+    asked = network.Network(**Network(shape, alpha=0.5).question())
+    together = asked.step(**given)
     for p in range(population):
-        alone = network.step(**{name: value[p] for name, value in given.items()}, **question)
+        alone = asked.step(**{name: value[p] for name, value in given.items()})
         for name, value in alone.items():
             torch.testing.assert_close(together[name][p], value, rtol=1e-12, atol=1e-14)
 
@@ -145,9 +145,9 @@ def test_a_side_that_does_not_know_a_field_says_so() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
     with pytest.raises(TypeError, match="too much or too little for this network: syn7"):
-        network.step(**given, **Network(**asked).question(), syn7=given["syn1"])
+        network.Network(**Network(**asked).question()).step(**given, syn7=given["syn1"])
     with pytest.raises(ValueError, match=r"syn0 is \(3, 4\) where sizes say \(3, 5\)"):
-        network.step(**given, **Network((3, 5, 1)).question())
+        network.Network(**Network((3, 5, 1)).question()).step(**given)
     with pytest.raises(TypeError, match="expected syn0, syn1, got"):
         Trainer(like=given["X"], **Network(**asked).question()).step(**given, syn7=given["syn1"])
     with pytest.raises(TypeError, match="alpha"):

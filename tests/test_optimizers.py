@@ -49,7 +49,7 @@ class Side:
         self.optimizer.step()
         o = self.options
         given = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
-        found = {"w_update": -gradient}
+        found = {"w": -gradient}
         if self.sgd:
             moved = sgd(
                 given, found, ("w",), alpha=o["lr"], momentum=o.get("momentum", 0.0),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from compare.cases.cases import Case
 from compare.proof.bits import Kind, kind, same_bits
+from manual.network import Network as ByHand
 from torch_ref import Trainer
 
 Named = dict[str, Tensor]
@@ -30,24 +31,18 @@ def by_hand(case: Case) -> Step:
     A listing of the blog knows fewer fields than there are; those that ask for nothing unusual are
     left out. Any other that it does not know is its TypeError: nothing is ignored in silence.
     """
-    module = importlib.import_module(f"manual.{case.by_hand}")
-    known = inspect.signature(module.step).parameters
-    unusual = case.network.unusual()
-    question = {
-        name: value
-        for name, value in case.network.question().items()
-        if name in known or name in unusual
-    }
-    own = {} if case.grouping is None else {"grouping": case.grouping}
-    return partial(module.step, **question, **own)
+    own: Any = {} if case.grouping is None else {"grouping": case.grouping}
+    if case.by_hand == "network":
+        return partial(ByHand(**case.network.question()).step, **own)
+    step: Step = importlib.import_module(f"manual.{case.by_hand}").step
+    known = inspect.signature(step).parameters.keys() | case.network.unusual()
+    question = {n: value for n, value in case.network.question().items() if n in known}
+    return partial(step, **question, **own)
 
 
 def by_hand_prediction(case: Case) -> Step:
     """Return evaluation by hand, with the question put to it; the listings have that of network."""
-    predict = importlib.import_module("manual.network").predict
-    known = inspect.signature(predict).parameters
-    question = {n: v for n, v in case.network.question().items() if n in known}
-    return partial(predict, **question)
+    return ByHand(**case.network.question()).predict
 
 
 class Autograd:

@@ -36,7 +36,7 @@ class Judging:
     ) -> None:  # fmt: skip
         self.case, self.reference, self.prover, self.tally = case, reference, prover, tally
         self.along, self.stop, self.leads = along, stop, leads
-        self.sums = sums(case.network) if along.count > 1 else ()
+        self.sums = sums(case.network) if along.count > 1 else {}
         self.unequal_chunks = 0
 
     def judge(self, part: Part, before: list[Named], after: list[Named]) -> Chunk:
@@ -157,8 +157,8 @@ class Judging:
 
     def _judge_sums(self, ours: Named, theirs: Named, found: dict[str, Difference]) -> None:
         """Bound how far two sums over ranks of the same parts may be apart; all ranks do it."""
-        for name in self.sums:
-            size = self.along.added(ours[name.replace("_update", "_part")].double().abs())
+        for name, part in self.sums.items():
+            size = self.along.added(ours[part].double().abs())
             if not found[name].worst:
                 continue
             # each side adds count - 1 times, in whatever order (Higham, section 4.2)

@@ -12,7 +12,7 @@ from compare.report.chunk import Chunk, furthest, merged
 from compare.report.quantity import Place, Quantity
 from compare.report.report import Report
 from compare.training.adapters import Named
-from manual.network import weight_names
+from manual.network import Network as ByHand
 
 
 def check_shares(ranks: Ranks, case: Case, rows: int) -> None:
@@ -43,10 +43,10 @@ def own_rows(step: Named, ranks: Ranks) -> Named:
     return {name: v if name == "t" else ranks.own(v) for name, v in step.items()}
 
 
-def sums(network: Network) -> tuple[str, ...]:
-    """Return the names of the updates, each a sum over the ranks."""
-    names = weight_names(network.sizes, network.bias, network.batch_norm)
-    return tuple(f"{name}_update" for name in names)
+def sums(network: Network) -> dict[str, str]:
+    """Return the names of the updates, each a sum over the ranks, with that of what they add."""
+    weights = ByHand(**network.question()).weights
+    return {f"{name}_update": f"{name}_part" for name in weights}
 
 
 def agree(

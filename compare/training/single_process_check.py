@@ -45,7 +45,7 @@ class BesideOneProcess:
         wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.stop else set()
         ours = chunk.values["manual"]
         for k in sorted(wanted):
-            parts = {name: ours[name.replace("_update", "_part")][k] for name in self.sums}
+            parts = {name: ours[part][k] for name, part in self.sums.items()}
             sizes = {name: ranks.added(v.double().abs()) for name, v in parts.items()}
             told = ranks.gather(sides_taken(self.case, {n: v[k] for n, v in ours.items()}))
             sides = {name: torch.cat([each[name] for each in told], -2) for name in told[0]}
