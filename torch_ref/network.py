@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_ref.settings import Settings
+
 
 class Synapse(nn.Module):
     """A matrix of weights between two layers: (..., B, I) @ (..., I, O) -> (..., B, O).
@@ -89,32 +91,31 @@ class Network(nn.Sequential):
     """z1, norm1, a1, l1, z2, ...: each submodule is called by the name of the value it returns.
 
     norm<n> is there with batch norm; with dropout a hidden layer's activation is called a<n>, and
-    l<n> is what its mask keeps.
+    l<n> is what its mask keeps. `layers` holds them by layer, from the first on, and by kind.
     """
 
-    def __init__(
-        self, *, sizes: tuple[int, ...], activation: str, output: str, bias: bool,
-        batch_norm: bool, batch_norm_eps: float, batch_norm_momentum: float, dropout: float,
-        like: Tensor,
-    ) -> None:  # fmt: skip
+    def __init__(self, asked: Settings, like: Tensor) -> None:
         """Build it with zero weights, in the dtype, device and leading dimensions of `like`."""
         leading = like.shape[:-2]
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for n, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-            hidden = n < len(sizes) - 1
-            biased = bias and not (batch_norm and hidden)  # there beta takes its place
-            layers[f"z{n}"] = Synapse(
-                like.new_zeros(*leading, inputs, outputs),
-                like.new_zeros(*leading, 1, outputs) if biased else None,
-            )
-            if batch_norm and hidden:
-                layers[f"norm{n}"] = BatchNorm(
-                    like.new_ones(*leading, 1, outputs),
-                    eps=batch_norm_eps,
-                    momentum=batch_norm_momentum,
+        layers: list[dict[str, nn.Module]] = []
+        for n, (inputs, outputs) in enumerate(pairwise(asked.sizes), start=1):
+            hidden = n < len(asked.sizes) - 1
+            dropped = hidden and asked.dropout > 0
+            zeros = like.new_zeros(*leading, 1, outputs)
+            biased = asked.bias and not (asked.batch_norm and hidden)  # there beta takes its place
+            syn = like.new_zeros(*leading, inputs, outputs)
+            layer: dict[str, nn.Module] = {"z": Synapse(syn, zeros if biased else None)}
+            if asked.batch_norm and hidden:
+                layer["norm"] = BatchNorm(
+                    zeros + 1, eps=asked.batch_norm_eps, momentum=asked.batch_norm_momentum
                 )
-            last = f"a{n}" if dropout and hidden else f"l{n}"
-            layers[last] = ACTIVATIONS[activation if hidden else output]()
-            if dropout and hidden:
-                layers[f"l{n}"] = Mask(dropout)
-        super().__init__(layers)
+            activation = asked.activation if hidden else asked.output
+            layer["a" if dropped else "l"] = ACTIVATIONS[activation]()
+            if dropped:
+                layer["l"] = Mask(asked.dropout)
+            layers.append(layer)
+        super().__init__(OrderedDict(
+            (f"{kind}{n}", module)
+            for n, layer in enumerate(layers, start=1) for kind, module in layer.items()
+        ))  # fmt: skip
+        self.layers = layers

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.losses import LOSSES
-from torch_ref.network import BatchNorm, Mask, Network, Synapse
+from torch_ref.network import Mask, Network, Synapse
+from torch_ref.settings import Settings
 
 Look = Callable[[str, Tensor], Tensor | None]
 
-_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+#: Every optimizer by its name.
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Trainer:
@@ -30,58 +32,41 @@ class Trainer:
     over ranks is rounded depends on how much is added at once.
     """
 
-    def __init__(
-        self, *, like: Tensor, sizes: tuple[int, ...], alpha: float, activation: str, output: str,
-        loss: str, bias: bool, batch_norm: bool, batch_norm_eps: float,
-        batch_norm_momentum: float, dropout: float, trim: float, trimming: str, l1_penalty: float,
-        l2_penalty: float, optimizer: str, momentum: float, nesterov: bool,
-        betas: tuple[float, float], adam_eps: float, weight_decay: float, ranks: int = 1,
-    ) -> None:  # fmt: skip
-        self.network = Network(
-            sizes=sizes, activation=activation, output=output, bias=bias, batch_norm=batch_norm,
-            batch_norm_eps=batch_norm_eps, batch_norm_momentum=batch_norm_momentum,
-            dropout=dropout, like=like,
-        )  # fmt: skip
-        self.loss = partial(LOSSES[loss], ranks=ranks)
-        self.penalties = l1_penalty / ranks, l2_penalty / ranks  # each rank adds its share
+    def __init__(self, *, like: Tensor, ranks: int = 1, **fields: Any) -> None:
+        asked = Settings(**fields)
+        self.network = Network(asked, like)
+        self.loss = partial(LOSSES[asked.loss], ranks=ranks)
+        self.penalties = asked.l1_penalty / ranks, asked.l2_penalty / ranks  # each rank its share
         self.ranks = ranks
         self.parallel: DistributedDataParallel | None = None  # made when first needed
         self.sums: dict[str, Tensor] = {}  # over the ranks, where they are given
-        modules = dict(self.network.named_children())
-        self.masks = {name.replace("l", "mask"): m for name, m in modules.items() if isinstance(m, Mask)}  # fmt: skip  # noqa: E501
         self.parameters: dict[str, nn.Parameter] = {}
         self.statistics: dict[str, Tensor] = {}
-        #: The name of the gradient at each module's value.
-        self.gradients: dict[str, str] = {}
-        for name, module in modules.items():
-            n = int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
-            normed = f"norm{n}" in modules
-            if isinstance(module, Synapse):
-                self.parameters |= {f"{key}{n - 1}": p for key, p in module.named_parameters()}
-                self.gradients[name] = f"z{n}_delta" if normed else f"l{n}_delta"
-            elif isinstance(module, BatchNorm):
-                self.parameters |= {f"{key}{n}": p for key, p in module.named_parameters()}
-                self.statistics |= {f"{key}{n}": b for key, b in module.named_buffers()}
-                self.gradients[name] = f"l{n}_delta"
-            else:
-                self.gradients[name] = f"{name}_error"
-            if trim and self.gradients[name] == f"l{n}_delta":
-                module.register_forward_hook(partial(_trim, limit=trim, trimming=trimming))
-            module.register_forward_hook(partial(self._saw, name))
-        #: The modules whose values have a name: not z where an activation follows at once.
-        self.shown = [n for n in modules if n[0] != "z" or n.replace("z", "norm") in modules]
+        self.masks: dict[str, Mask] = {}
         self.look: Look = _overlook
+        for n, layer in enumerate(self.network.layers, start=1):
+            last = "norm" if "norm" in layer else "z"  # before the activation, where the delta is
+            gradients = {"z": f"z{n}_delta", "a": f"a{n}_error", "l": f"l{n}_error"}
+            gradients[last] = f"l{n}_delta"
+            for kind, module in layer.items():
+                number = n - 1 if kind == "z" else n  # syn0 leads from layer 0 to layer 1
+                self.parameters |= {f"{key}{number}": p for key, p in module.named_parameters()}
+                self.statistics |= {f"{key}{n}": b for key, b in module.named_buffers()}
+                if isinstance(module, Mask):
+                    self.masks[f"mask{n}"] = module
+                if asked.trim and kind == last:
+                    module.register_forward_hook(partial(_trim, asked))
+                name = "" if kind == last == "z" else f"{kind}{n}"  # a value that has no name
+                module.register_forward_hook(partial(self._saw, kind, name, gradients[kind]))
 
-        options: dict[str, Any] = {"lr": alpha}
-        if optimizer == "sgd":
-            options |= {"momentum": momentum, "nesterov": nesterov}
-            self.moments = ["momentum_buffer"] if momentum else []
+        if asked.optimizer == "sgd":
+            own: dict[str, Any] = {"momentum": asked.momentum, "nesterov": asked.nesterov}
+            self.moments = ["momentum_buffer"] if asked.momentum else []
         else:
-            options |= {"betas": betas, "eps": adam_eps, "weight_decay": weight_decay}
+            own = {"betas": asked.betas, "eps": asked.adam_eps, "weight_decay": asked.weight_decay}
             self.moments = ["exp_avg", "exp_avg_sq"]
-        self.optimizer: torch.optim.Optimizer = _OPTIMIZERS[optimizer](
-            self.parameters.values(), **options
-        )
+        own |= {"params": self.parameters.values(), "lr": asked.alpha}
+        self.optimizer: torch.optim.Optimizer = OPTIMIZERS[asked.optimizer](**own)
         self.optimizer.register_step_pre_hook(self._saw_updates)
 
     def learn(self, look: Look, *, X: Tensor, y: Tensor, **given: Tensor) -> None:
@@ -135,14 +120,16 @@ class Trainer:
             self.network(X)
         self.look = _overlook
 
-    def _saw(self, name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def _saw(
+        self, kind: str, name: str, gradient: str, _module: nn.Module, _inputs: Any, output: Tensor
+    ) -> None:
         """Show a layer's value, and later on the gradient at it."""
-        if name in self.shown and (self.network.training or name[0] != "a"):
+        if name and (self.network.training or kind != "a"):
             value = self.look(name, output.detach())
             if value is not None:
                 output.data.copy_(value)  # also what the way back has saved of it
         if output.requires_grad:
-            output.register_hook(lambda gradient: self.look(self.gradients[name], gradient))
+            output.register_hook(lambda value: self.look(gradient, value))
 
     def _saw_updates(self, *_: Any) -> None:
         """Show the gradients of the weights before the optimizer moves them."""
@@ -211,19 +198,19 @@ class Trainer:
         """Return the penalties on every matrix of weights."""
         l1, l2 = self.penalties
         total = torch.zeros(())
-        for name, syn in self.parameters.items():
-            if name.startswith("syn"):
-                if l2:
-                    total = total + l2 / 2 * (syn**2).sum((-2, -1))
-                if l1:
-                    total = total + l1 * syn.abs().sum((-2, -1))
+        for syn in (m.syn for m in self.network.modules() if isinstance(m, Synapse)):
+            if l2:
+                total = total + l2 / 2 * (syn**2).sum((-2, -1))
+            if l1:
+                total = total + l1 * syn.abs().sum((-2, -1))
         return total
 
 
-def _trim(_module: nn.Module, _inputs: Any, z: Tensor, *, limit: float, trimming: str) -> None:
+def _trim(asked: Settings, _module: nn.Module, _inputs: Any, z: Tensor) -> None:
     """Have the gradient at a pre-activation trimmed on its way back."""
+    limit = asked.trim
     if z.requires_grad:
-        if trimming == "clip":
+        if asked.trimming == "clip":
             z.register_hook(lambda gradient: gradient.clamp(-limit, limit))
         else:
             z.register_hook(lambda gradient: F.hardshrink(gradient, limit))
