@@ -68,8 +68,8 @@ WHOLE = st.sampled_from(
     [
         b"", b"\0" * 100, b"{}", b"[]", b"null", b"5", b'"EXACT"', b"[" * 100_000, b"1" * 5000,
         b'{"a":' * 5000, b"\xff\xfe{\0}\0", b"\xef\xbb\xbf{}", b"PK\x05\x06" + b"\0" * 18,
-        b"PK\x03\x04", b"\x93NUMPY\x01\0", b"deltacheck checkpoint 2 ", b"\x80\x04N.",
-        b"deltacheck checkpoint 2 \n", b"deltacheck checkpoint " + b"9" * 5000 + b" x\n",
+        b"PK\x03\x04", b"\x93NUMPY\x01\0", b"deltacheck checkpoint 3 ", b"\x80\x04N.",
+        b"deltacheck checkpoint 3 \n", b"deltacheck checkpoint " + b"9" * 5000 + b" x\n",
     ]
 ) | st.binary(max_size=200)  # fmt: skip
 

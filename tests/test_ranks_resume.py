@@ -83,7 +83,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
         events.write(b"what was written after the checkpoint")
     file = folder / "checkpoint"
     kept, data = checksummed.read(file), file.read_bytes()
-    assert [state["run"]["steps"] for state in kept["ranks"]] == [9, 9]
+    assert [state["run"]["report"]["steps"] for state in kept["ranks"]] == [9, 9]
     name, again = folder.name, AGAIN.format(folder.name)
 
     def refused(count: int, message: str) -> None:
@@ -133,7 +133,7 @@ def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path)
     assert codes == [130, 130], out + err
     (whole,), (folder,) = (tmp_path / "whole").iterdir(), (tmp_path / "runs").iterdir()
     assert f"  go on: torchrun --nproc-per-node 2 -m compare run --resume {folder.name}\n" in out
-    assert checksummed.read(folder / "checkpoint")["ranks"][1]["run"]["steps"] == 6
+    assert checksummed.read(folder / "checkpoint")["ranks"][1]["run"]["report"]["steps"] == 6
     codes, out, err = ranks(2, AGAIN.format(folder.name), patches=rare)
     assert codes == [0, 0], out + err
     assert told(folder) == told(whole)

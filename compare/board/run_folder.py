@@ -9,13 +9,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import torch
+from msgspec import Meta
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -35,17 +34,23 @@ from compare.checkpoint.folder import (
     SubRun,
     cut_back,
 )
-from compare.checkpoint.schema import FolderState
 from compare.errors import BadInput, first_line
 from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
+from compare.state_dict import Count, Types, plain, require, typed
 from compare.training.downsample import SIDES, as_array, is_told
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run
 
 _BINS = 30  # of a histogram
 _PICTURES = 8  # how many times in a run heat maps are drawn
+#: A file of curves, as this project and TensorBoard name them: no separator, no other file.
+EventFileName = Annotated[str, Meta(pattern=r"\Aevents\.out\.tfevents\.[0-9A-Za-z._-]{1,200}\Z")]
+_STATE = Types(
+    told=Count, silent=Bucket | None, files=dict[SubRun, tuple[EventFileName, Count]],
+    record=dict[str, Any],
+)  # fmt: skip
 
 
 class EventFile:
@@ -124,7 +129,7 @@ class RunFolder:
         self.record = Record(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
         try:
-            names: Mapping[SubRun, str] = self._take_up(stopped.folder) if stopped else {}
+            names = self._load_state_dict(stopped) if stopped else {}
             for name in SUBRUNS:
                 self.files[name] = EventFile(self.path / name, names.get(name))
         except OSError as error:
@@ -150,7 +155,7 @@ class RunFolder:
             states = checkpoint.states(self.run, not self.failed and (due or self.run.stopping))
         if states:
             with self._surviving():
-                self._keep(states)
+                checkpoint.save(self.run, states, self.path / CHECKPOINT, self._state_dict())
             self.kept = time.monotonic()
             self.cost = self.kept - started
 
@@ -178,23 +183,29 @@ class RunFolder:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
             self._unlock()
 
-    def _keep(self, states: list[dict[str, Any]]) -> None:
-        """Write a checkpoint of all ranks' states."""
-        state = {
+    def _state_dict(self) -> dict[str, Any]:
+        """Return what is its own in a checkpoint, once the disk has the curves."""
+        return {
             "told": self.told,
-            "silent": self.silent and asdict(self.silent),
+            "silent": plain(self.silent),
             "files": {name: file.mark() for name, file in self.files.items()},
-            "names": self.record.names,
-            "arrays": {n: torch.from_numpy(a) for n, a in self.record.arrays().items()},
+            "record": self.record.state_dict(),
         }
-        checkpoint.save(self.run, states, self.path / CHECKPOINT, state)
 
-    def _take_up(self, kept: FolderState) -> Mapping[SubRun, str]:
-        """Make the folder what it was at the checkpoint; return the names of its event files."""
-        cut_back(self.path, kept.files)
-        self.told, self.silent = kept.told, kept.silent
-        self.record.restore(kept.names, {n: a.numpy() for n, a in kept.arrays.items()})
-        return {part: name for part, (name, _) in kept.files.items()}
+    def _load_state_dict(self, stopped: Checkpoint) -> Mapping[SubRun, str]:
+        """Make the folder what it was at the checkpoint; return the names of its event files.
+
+        Nothing is touched, and BadInput raised, where its state does not go with the run's.
+        """
+        with checkpoint.usable(stopped.path):
+            found = typed(stopped.kept.folder, _STATE)
+            require(set(found.files) == {*SUBRUNS}, "files", "not one of each sub-run")
+            ended = len(self.run.buckets.ended)
+            require(found.told <= ended, "told", "more than there are curves")
+            self.record.load_state_dict(found.record, self.run.report.steps)
+        cut_back(self.path, found.files)
+        self.told, self.silent = found.told, found.silent
+        return {part: name for part, (name, _) in found.files.items()}
 
     def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
         compared = self.files["compare"]

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from compare.files import save
 from compare.report.chunk import Chunk
+from compare.state_dict import Types, require, require_vector, typed
 
 _SHARE = 0.02  # of a run's time may go into saving while it goes on
+_STATE = Types(names=list[str], arrays=dict[str, Tensor])
 
 
 class Record:
@@ -67,12 +71,24 @@ class Record:
             arrays |= {f"unequal/{name}": unequal, f"max_ulp/{name}": max_ulp}
         return arrays
 
-    def restore(self, names: list[str], arrays: dict[str, np.ndarray]) -> None:
-        """Go on from the names and the `arrays` of a record that was stopped."""
-        self.names = names
-        self.losses = {side: [arrays[f"loss_{side}"]] for side in self.losses}
-        self.steps = len(arrays["loss_manual"])
-        for key, unequal in arrays.items():
-            kind, _, name = key.partition("/")
-            if kind == "unequal":
-                self.differences[name] = [(0, unequal, arrays[f"max_ulp/{name}"])]
+    def state_dict(self) -> dict[str, Any]:
+        """Return the names, and the numbers as tensors."""
+        arrays = {name: torch.from_numpy(array) for name, array in self.arrays().items()}
+        return {"names": self.names, "arrays": arrays}
+
+    def load_state_dict(self, state: object, steps: int) -> None:
+        """Take over the record of so many steps; raises ValueError where it is none."""
+        found = typed(state, _STATE)
+        left = dict(found.arrays)
+        for side in self.losses:
+            name = f"loss_{side}"
+            require_vector(loss := left.pop(name, None), steps, torch.float64, name)
+            self.losses[side] = [loss.numpy()]
+        for name in found.names:
+            unequal, max_ulp = (left.pop(f"{k}/{name}", None) for k in ("unequal", "max_ulp"))
+            if unequal is not None or max_ulp is not None:
+                require_vector(unequal, steps, torch.int64, f"unequal/{name}")
+                require_vector(max_ulp, steps, torch.uint64, f"max_ulp/{name}")
+                self.differences[name] = [(0, unequal.numpy(), max_ulp.numpy())]
+        require(not left, "arrays", f"{next(iter(left), '')!r} is of nothing that was named")
+        self.names, self.steps = found.names, steps

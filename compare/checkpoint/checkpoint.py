@@ -10,27 +10,57 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 
 import compare
 from compare import untrusted
 from compare.cases.cases import CASES, Case
 from compare.cases.data import csv_table
 from compare.checkpoint import file as checksummed
-from compare.checkpoint.schema import FolderState, Kept, check_folder, check_state
-from compare.checkpoint.state import gathered, restore
+from compare.checkpoint.state import load_state_dict, state_dict
 from compare.environment import device_named, environment
 from compare.errors import BadInput, first_line
 from compare.ranks.ranks import ALONE, Ranks
+from compare.state_dict import Count, Types, plain, typed
 from compare.training.harness import Run
 from compare.training.sampling import Given
 
 EVERY = 5.0  # seconds at least between two, so that a short run writes none
 SHARE = 0.02  # of a run's time may go into writing them
+
+
+Positive = Annotated[int, Meta(ge=1)]
+#: A case without its data and its table of networks, and the keyword arguments of Run.
+_CASE = Types({f.name: f.type for f in fields(Case) if f.name not in ("data", "sweep")})
+_ASKED = Types(
+    dtype=str, device=str, seed=Count, population=Positive, steps=Positive, plain=bool,
+    lift=str | Count,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankState:
+    """What one rank has: what its bits depend on, and its run."""
+
+    world: dict[str, str]
+    run: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the file holds; the states are looked at by whose they are."""
+
+    case: dict[str, Any]
+    data: str | tuple[str, str | None] | None
+    asked: dict[str, Any]
+    rows: str
+    ranks: Annotated[list[RankState], Meta(min_length=1)]
+    folder: dict[str, Any]
 
 
 @dataclass
@@ -39,6 +69,7 @@ class Checkpoint:
 
     path: Path  # of the file
     case: Case
+    asked: dict[str, Any]  # the keyword arguments of Run
     kept: Kept
 
     @property
@@ -47,28 +78,16 @@ class Checkpoint:
         return self.path.parent.name
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """The keyword arguments of Run."""
-        return asdict(self.kept.asked)
-
-    @property
-    def folder(self) -> FolderState:
-        """What the run folder keeps of its own."""
-        return self.kept.folder
-
-    @property
     def count(self) -> int:
         """How many ranks it was run on."""
         return len(self.kept.ranks)
 
     def of(self, rank: int) -> "Checkpoint":
         """Return what one rank goes on with: its state alone, and nothing of the folder."""
-        first, own = self.kept.ranks[0], self.kept.ranks[rank]
-        if own.run.parts is None:
-            state = dataclasses.replace(own.run, parts=first.run.parts)
-            own = dataclasses.replace(own, run=state)
-        none = FolderState(0, None, {}, [], {})
-        kept = dataclasses.replace(self.kept, ranks=[own], folder=none)
+        first, own = self.kept.ranks[0].run, self.kept.ranks[rank]
+        if own.run.get("parts") is None:
+            own = RankState(own.world, {**own.run, "parts": first.get("parts")})
+        kept = dataclasses.replace(self.kept, ranks=[own], folder={})
         return dataclasses.replace(self, kept=kept)
 
     def run(self, ranks: Ranks = ALONE) -> Run:
@@ -85,7 +104,7 @@ class Checkpoint:
                     f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
                     "and other bits could come of it: resume it where it was begun, or run it anew"
                 )
-        with _odd(self.path):
+        with usable(self.path):
             run = Run(self.case, ranks=ranks, **self.asked)
         if _digest(run.given) != self.kept.rows:
             file = self.kept.data
@@ -94,9 +113,8 @@ class Checkpoint:
                 f"run {self.name}: {what} holds other rows than when it was begun: "
                 "put those back, or run it anew"
             )
-        with _odd(self.path):
-            check_state(own.run, run)
-            restore(run, own.run)
+        with usable(self.path):
+            load_state_dict(run, own.run)
         return run
 
 
@@ -113,15 +131,14 @@ def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
     last = run.report.steps == run.steps or not run.regular
     if last or not can(run) or not run.ranks.any(wanted):
         return None
-    mine = {"world": _world(run.report.environment), "run": gathered(run)}
+    mine = {"world": _world(run.report.environment), "run": state_dict(run)}
     return run.ranks.to_first(mine)
 
 
 def save(run: Run, states: list[dict[str, Any]], path: Path, folder: dict[str, Any]) -> None:
     """Write a checkpoint; raises BadInput where it cannot be written."""
-    case = dataclasses.replace(run.case, data=None, sweep=())
     kept = {
-        "case": asdict(case) | {"network": asdict(case.network)},
+        "case": plain(dataclasses.replace(run.case, data=None, sweep=())),
         "data": _data(run.case),
         "asked": run.asked,
         "rows": _digest(run.given),
@@ -139,10 +156,10 @@ def load(path: Path) -> Checkpoint:
             f"{EVERY:g} s, and none of a step or data of one's own from Python): run it anew"
         )
     found = checksummed.read(path)
-    with _odd(path):
+    with usable(path):
         kept = untrusted.fitted(found, Kept)
-        check_folder(kept.folder, kept.ranks[0].run)
-        case = Case(**vars(kept.case))
+        case = Case(**vars(typed(kept.case, _CASE)))
+        asked = vars(typed(kept.asked, _ASKED))
         case.network.check()
         if (case.by_hand, case.grouping) not in {(c.by_hand, c.grouping) for c in CASES.values()}:
             raise ValueError(f"{case.by_hand!r} is no listing of this project - at `$.case`")
@@ -152,11 +169,11 @@ def load(path: Path) -> Checkpoint:
             )
         elif kept.data is not None:
             case = dataclasses.replace(case, data=CASES[kept.data].data)
-    return Checkpoint(path, case, kept)
+    return Checkpoint(path, case, asked, kept)
 
 
 @contextlib.contextmanager
-def _odd(path: Path) -> Iterator[None]:
+def usable(path: Path) -> Iterator[None]:
     """Turn whatever an odd checkpoint ends in into BadInput: nothing is touched before."""
     try:
         yield

@@ -17,7 +17,7 @@ from compare import untrusted
 from compare.errors import BadInput
 from compare.files import save
 
-FORMAT = 2  # count up with every change of what stands in a checkpoint
+FORMAT = 3  # count up with every change of what stands in a checkpoint
 MOST = 2**33  # bytes that are read
 _MAGIC = b"deltacheck checkpoint "
 _LINE = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})")

@@ -1,84 +1,83 @@
-"""The state of a run between two chunks of steps, as tensors and plain values, and back.
+"""The state of a run between two chunks of steps: that of each part of it that has one.
 
 Everything that a later step, or the end, looks at: the weights and autograd's own, the random
 streams, what was found so far. What can be drawn or read again from the settings is not here.
 """
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import torch
-from msgspec import to_builtins
+from msgspec import Meta
+from torch import Tensor
 
-from compare.checkpoint.schema import RunState
-from compare.training.adapters import Named
+from compare.report.quantity import Quantity
+from compare.report.single_process import OneProcess
+from compare.state_dict import Count, Stateful, Types, require, state_of, typed
+from compare.training.downsample import SIDES
 from compare.training.harness import Run
-from compare.training.shard import Part
+
+_REPORT = Types(
+    steps=Count, seconds=Annotated[float, Meta(ge=0)], free_gap=float | None,
+    quantities=dict[str, Quantity], one_process=OneProcess | None,
+)  # fmt: skip
+_RUN = Types(last_output=Tensor | None)
 
 
-def gathered(run: Run) -> dict[str, Any]:
-    """Return the state of a run as tensors and plain values."""
-    given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
+def _owners(run: Run) -> dict[str, Stateful]:
+    """Return what has a state of its own, besides the parts of a population."""
     return {
+        "given": run.given, "tally": run.tally, "buckets": run.buckets, "prover": run.prover,
+        "judging": run.judging,
+    }  # fmt: skip
+
+
+def state_dict(run: Run) -> dict[str, Any]:
+    """Return the state of a run as tensors and plain values."""
+    run.report.seconds = time.perf_counter() - run.started
+    return {
+        "report": state_of(run.report, _REPORT),
+        "run": state_of(run, _RUN),
         # of the rows that ranks share all have the same weights: rank 0's are kept
-        "parts": None if run.along.rank else [_part(part) for part in run.parts],
-        "last": None if run.last_output is None else run.last_output.to("cpu", copy=True),
-        "unequal_chunks": run.judging.unequal_chunks,
-        "curves": [to_builtins(bucket) for bucket in run.curves],
-        "taken": given.taken,
-        "order": None if given.order is None else torch.from_numpy(given.order),
-        "chances": [_stream(chance) for chance in given.chances],
-        "seconds": time.perf_counter() - run.started,
-        "steps": report.steps,
-        "free_gap": report.free_gap,
-        "one_process": report.one_process and to_builtins(report.one_process),
-        "quantities": [to_builtins(row) for row in report.quantities.values()],
-        "first": {name: tuple(kind) for name, kind in tally.first.items()},
-        "proofs": {n: [(k, to_builtins(p)) for k, p in each] for n, each in tally.proofs.items()},
-        "bounds": tally.bounds,
-        "diagnosed": {str(v): sorted(names) for v, names in run.prover.diagnosed.items()},
-        "open": buckets.open and to_builtins(buckets.open),
-        "so_far": {n: getattr(buckets, n) for n in ("unequal", "compared", "max_ulp")},
+        "parts": None if run.along.rank else [part.state_dict() for part in run.parts],
+        **{name: owner.state_dict() for name, owner in _owners(run).items()},
     }
 
 
-def restore(run: Run, kept: RunState) -> None:
-    """Give a run that is ready to train what `gathered` found, and `check_state` looked at."""
-    given, report, tally, buckets = run.given, run.report, run.tally, run.buckets
-    place = given.X.device
-    for part, was in zip(run.parts, kept.parts or (), strict=True):
-        part.state = {n: v.to(place, copy=True) for n, v in was.state.items()}
-        if was.free is not None:
-            part.free = {n: v.to(place, copy=True) for n, v in was.free.items()}
-    run.last_output = None if kept.last is None else kept.last.to(place)
-    run.judging.unequal_chunks = kept.unequal_chunks
-    run.curves = kept.curves
-    given.taken = kept.taken
-    given.order = None if kept.order is None else kept.order.numpy()
-    for chance, stream in zip(given.chances, kept.chances, strict=True):
-        kind, keys, position, has_gauss, gauss = stream
-        chance.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    report.seconds, report.steps = kept.seconds, kept.steps
-    report.free_gap = kept.free_gap
-    if report.one_process and kept.one_process:
-        vars(report.one_process).update(vars(kept.one_process))
-    report.quantities |= {row.name: row for row in kept.quantities}
-    tally.first, tally.proofs, tally.bounds = kept.first, kept.proofs, kept.bounds
-    run.prover.diagnosed = {v: set(names) for v, names in kept.diagnosed.items()}
-    buckets.open = kept.open
-    vars(buckets).update(vars(kept.so_far))
+def load_state_dict(run: Run, state: dict[str, Any]) -> None:
+    """Give a run that is ready to train what `state_dict` returned.
+
+    Raises an exception where it is not a state that this run can come to, and is of no use then.
+    """
+    report, own = typed(state["report"], _REPORT), typed(state["run"], _RUN)
+    asked = run.report.one_process is not None
+    require((report.one_process is not None) == asked, "one_process", "unasked")
+    names = [row.name for row in report.quantities.values()]
+    require(names == [*report.quantities], "quantities", "under other names")
+    vars(run.report).update(vars(report))
+    if run.beside:
+        run.beside.found = report.one_process
+    last = own.last_output
+    if last is not None:
+        require(last.ndim == 2 and last.is_floating_point(), "last_output", "no table of floats")
+        run.last_output = last.to(run.given.X.device)
+    for part, kept in zip(run.parts, state["parts"], strict=True):
+        part.load_state_dict(kept)
+    for name, owner in _owners(run).items():
+        owner.load_state_dict(state[name])
+    _check_steps(run)
 
 
-def _part(part: Part) -> dict[str, Any]:
-    return {"state": _own(part.state), "free": part.free and _own(part.free)}
-
-
-def _own(values: Named) -> Named:
-    """Return copies with storage of their own: a view would bring all that it is a view of."""
-    return {name: value.to("cpu", copy=True) for name, value in values.items()}
-
-
-def _stream(chance: np.random.RandomState) -> tuple[Any, ...]:
-    kind, keys, *rest = chance.get_state(legacy=True)
-    return kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest  # ranks cannot send uint32
+def _check_steps(run: Run) -> None:
+    """Raise ValueError where the parts of a run have not come equally far."""
+    steps, every, buckets = run.report.steps, run.buckets.every, run.buckets.all
+    require(steps < run.steps, "steps", f"{steps:,} done of {run.steps:,}")
+    require(run.given.taken == steps, "taken", f"{run.given.taken:,} after {steps:,} steps")
+    within = run.buckets.open is not None
+    require(within == (steps % every != 0), "open", "a bucket too many or too few")
+    ends = [bucket.start for bucket in buckets] + [steps]
+    require(ends == [*range(0, steps, every), steps], "ended", "steps left out or twice")
+    require([bucket.stop for bucket in buckets] == ends[1:], "ended", "steps left out or twice")
+    for bucket in buckets:
+        require(set(bucket.values) == {*SIDES}, "ended", "not of both sides")
+        told = all("loss" in values for values in bucket.values.values())
+        require(told, "ended", "no loss")

@@ -13,13 +13,19 @@ from compare.proof.bits import Difference, Kind, kind, mismatch
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Place, Quantity
 from compare.report.report import Report
+from compare.state_dict import Count, Stateful, Types, require
 from compare.training.adapters import Named
 
 _OF_BITS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
 
 
-class Tally:
+class Tally(Stateful):
     """The rows of a report while its run goes on."""
+
+    STATE = Types(
+        first=dict[str, Kind], proofs=dict[str, list[tuple[Count, Proof]]],
+        bounds=dict[str, tuple[float | None, Count]],
+    )  # fmt: skip
 
     def __init__(self, report: Report, seed: int) -> None:
         self.report = report
@@ -27,6 +33,14 @@ class Tally:
         self.first: dict[str, Kind] = {}
         self.proofs: dict[str, list[tuple[int, Proof]]] = {}
         self.bounds: dict[str, tuple[float | None, int]] = {}
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError where it does not go with the rows of the report."""
+        rows = self.report.quantities
+        known = {name for name, row in rows.items() if row.problem is None}
+        require(known == {*found.first}, "first", "other names than the quantities")
+        require({*found.proofs} <= {*rows}, "proofs", "of no quantity")
+        require(all(found.proofs.values()), "proofs", "none of a quantity")
 
     def open(self, manual: Named, autograd: Mapping[str, Tensor | Kind]) -> bool:
         """Make a row for every name of either side; return whether all can be compared.

@@ -11,6 +11,7 @@ from compare.proof.rounding import share_of_rounding
 from compare.proof.verdict import EXACT, ROUNDING, WRONG, Proof
 from compare.ranks.ranks import Ranks
 from compare.report.chunk import Chunk
+from compare.state_dict import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
 from compare.training.merge import sums
@@ -23,12 +24,14 @@ from manual.losses import LOSSES
 _SUM = "the sum of the ranks' parts, each of which is judged by itself"
 
 
-class Judging:
+class Judging(Stateful):
     """What is found goes into the tally; `stop` is the step after the run's last one.
 
     `along` are the ranks that share each step's rows. The first and the last step of the first
     network of part 0 are lifted where it `leads`.
     """
+
+    STATE = Types(unequal_chunks=Count)
 
     def __init__(
         self, case: Case, reference: Reference, prover: Prover, tally: Tally, along: Ranks, *,

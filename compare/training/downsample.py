@@ -4,30 +4,41 @@ A curve of every step would be thinned out by whoever draws it. What is told of 
 and norms is its first step's; of its differences the largest, and how many there were so far.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from compare.report.chunk import Bucket, Chunk
+from compare.state_dict import Count, Stateful, Types
 
 MOST = 1000  # what TensorBoard's server keeps of a curve by default
 SIDES = ("manual", "autograd")
 
 
-class Buckets:
+class Buckets(Stateful):
     """Sorts chunks of a run of `steps` into buckets."""
+
+    STATE = Types(
+        ended=list[Bucket], open=Bucket | None, unequal=dict[str, Count],
+        compared=dict[str, Count], max_ulp=float,
+    )  # fmt: skip
 
     def __init__(self, steps: int) -> None:
         self.every = -(-steps // MOST)
+        self.ended: list[Bucket] = []
         self.open: Bucket | None = None
         self.unequal: dict[str, int] = {}  # elements so far
         self.compared: dict[str, int] = {}
         self.max_ulp = 0.0
 
-    def add(self, chunk: Chunk) -> Iterator[Bucket]:
-        """Yield the buckets that end within the chunk."""
+    @property
+    def all(self) -> list[Bucket]:
+        """The buckets so far, with one that the run stands within."""
+        return self.ended if self.open is None else [*self.ended, self.open]
+
+    def add(self, chunk: Chunk) -> list[Bucket]:
+        """Return the buckets that end within the chunk."""
+        known = len(self.ended)
         stop = chunk.start + chunk.steps
         firsts = range(chunk.start + -chunk.start % self.every, stop, self.every)
         values = _values(chunk, [first - chunk.start for first in firsts])
@@ -39,14 +50,9 @@ class Buckets:
             assert self.open is not None
             self._extend(self.open, chunk, start - chunk.start, cuts[k + 1] - chunk.start)
             if self.open.stop % self.every == 0:
-                yield self.open
+                self.ended.append(self.open)
                 self.open = None
-
-    def rest(self) -> Iterator[Bucket]:
-        """Yield the last bucket, where a run ends within one."""
-        if self.open is not None:
-            yield self.open
-            self.open = None
+        return self.ended[known:]
 
     def _extend(self, bucket: Bucket, chunk: Chunk, start: int, stop: int) -> None:
         bucket.stop = chunk.start + stop

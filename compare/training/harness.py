@@ -16,7 +16,7 @@ from compare.errors import BadInput, whole
 from compare.interrupts import cut_short, interrupts, stop
 from compare.passes.inputs import check_modes, how_much, kind_of
 from compare.ranks.ranks import ALONE, Ranks
-from compare.report.chunk import Bucket, Chunk, merged
+from compare.report.chunk import Chunk, merged
 from compare.report.report import Report
 from compare.report.single_process import OneProcess
 from compare.training.accumulate import Tally
@@ -135,7 +135,6 @@ class Run:
                 case, ranks, self.report.one_process, stop=self.steps, off=self.lifts[0]
             )
         self.buckets = Buckets(self.steps)
-        self.curves: list[Bucket] = []  # that have ended
 
         self.started = 0.0
         self.last_output: Tensor | None = None  # the first network's last output
@@ -168,7 +167,7 @@ class Run:
         report.seconds = time.perf_counter() - self.started
         if self.ranks.count > 1:
             report = merged_reports(self.ranks.gather(report), shared=self.along.count > 1)
-        report.curves = [*self.curves, *self.buckets.rest()]
+        report.curves = self.buckets.all
         return report
 
     @property
@@ -187,8 +186,7 @@ class Run:
         self._keep()
         if chunk is None:
             return
-        chunk.buckets = list(self.buckets.add(chunk))
-        self.curves += chunk.buckets
+        chunk.buckets = self.buckets.add(chunk)
         for watcher in watchers:
             watcher(chunk)
 

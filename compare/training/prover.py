@@ -14,7 +14,8 @@ from compare.proof.lift import Missing, Start, cone, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, recorded, text_of, trace
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.verdict import ROUNDING, WRONG, Proof
+from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
+from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named, Step
 from compare.training.branches import branches
 
@@ -23,7 +24,7 @@ _Read = Program | Opaque
 KEPT = 100  # programs at a time: a step with numbers of its own each time has as many as steps
 
 
-class Prover:
+class Prover(Stateful):
     """Both sides of a run as programs, each as it is at the step that is proved.
 
     A step is recorded wherever it is looked at, and read as a program where its operations or
@@ -33,6 +34,8 @@ class Prover:
     looks for what would make a quantity right, the `numbers` of the question, by name, among it;
     `judged` is autograd's step from by-hand values, where it can be taken at other inputs.
     """
+
+    STATE = Types(diagnosed=dict[Verdict, set[str]])
 
     def __init__(
         self, hand: Step, reference: Step, off: Opaque | None, entries: int | None, *,
@@ -46,6 +49,10 @@ class Prover:
         self.remedies, self.numbers, self.judged = remedies, dict(numbers or {}), judged
         # What a search was made for, by verdict: once, where it is first seen so.
         self.diagnosed: dict[str, set[str]] = {WRONG: set(), ROUNDING: set()}
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError for verdicts that no search is made for."""
+        require({*found.diagnosed} == {*self.diagnosed}, "diagnosed", "other verdicts")
 
     def proof(self, given: Named, manual: Named, autograd: Named) -> dict[str, Proof]:
         """Return the full proof for one step of one network, its tensors (1, ...)."""

@@ -8,25 +8,35 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from compare.cases.cases import Case, Network, Rows
 from compare.environment import short
 from compare.errors import BadInput, unknown, whole
+from compare.state_dict import Count, Stateful, Types, require, require_vector
 
 SEEDS = 2**32  # numpy's range
+_WORDS = 624  # of numpy's generator
+Stream = tuple[
+    Literal["MT19937"], Tensor, Annotated[int, Meta(ge=0, le=_WORDS)],
+    Annotated[int, Meta(ge=0, le=1)], float,
+]  # fmt: skip
 
 
 @dataclass
-class Given:
+class Given(Stateful):
     """X (P, rows, I), y (P, rows, O), and the first weights and whatever else a step hands on.
 
     `state` has syn<n> (P, sizes[n], sizes[n+1]) and, where the network has them, bias<n>, gamma<n>,
     beta<n>, mean<n>, var<n> (P, 1, size) and each weight's moments, shaped as it is.
     """
+
+    STATE = Types(taken=Count, order=Tensor | None, streams=list[Stream])
 
     X: Tensor
     y: Tensor
@@ -37,12 +47,40 @@ class Given:
     classes: tuple[str, ...]  # the names of y's columns, where they are classes
     chances: list[np.random.RandomState]  # each network's, after its weights
     taken: int = 0  # steps so far
-    order: np.ndarray | None = None  # of the rows in this epoch, each network's, (P, rows)
+    order: Tensor | None = None  # of the rows in this epoch, each network's, (P, rows)
 
     @property
     def rows(self) -> int:
         """How many rows a step takes."""
         return self.case.batch_size or self.X.shape[-2]
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The state of each network's random numbers."""
+        found = [chance.get_state(legacy=True) for chance in self.chances]
+        # ranks cannot send uint32
+        return [(k, torch.from_numpy(np.asarray(words, np.int64)), *r) for k, words, *r in found]
+
+    @streams.setter
+    def streams(self, found: list[Stream]) -> None:
+        for chance, (kind, words, *rest) in zip(self.chances, found, strict=True):
+            state: Any = kind, words.numpy().astype(np.uint32), *rest
+            chance.set_state(state)
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError for other streams than there are, or an order of other rows."""
+        require(len(found.streams) == len(self.chances), "streams", "another number of them")
+        for _, words, *_rest in found.streams:
+            require_vector(words, _WORDS, torch.int64, "streams")
+            in_range = bool(((words >= 0) & (words < 2**32)).all())
+            require(in_range, "streams", "words beyond 32 bits")
+        drawn = self.case.batch_size is not None and found.taken > 0
+        require((found.order is None) != drawn, "order", "of rows that are not drawn")
+        if found.order is not None:
+            rows = torch.arange(self.X.shape[-2]).expand(len(self.chances), -1)
+            fits = found.order.shape == rows.shape and found.order.dtype == rows.dtype
+            in_order = fits and torch.equal(found.order.sort(1).values, rows)
+            require(in_order, "order", "no order of the rows")
 
     def steps(self, count: int) -> list[dict[str, Tensor]]:
         """Return what each of the next steps is given besides the state: X, y, masks, t."""
@@ -62,10 +100,11 @@ class Given:
         rows = self.X.shape[-2]
         place = self.taken % (rows // self.rows)
         if place == 0:
-            self.order = np.stack([chance.permutation(rows) for chance in self.chances])
+            orders = [chance.permutation(rows) for chance in self.chances]
+            self.order = torch.from_numpy(np.stack(orders))
         assert self.order is not None
         chosen = self.order[:, place * self.rows : (place + 1) * self.rows]
-        index = torch.from_numpy(np.ascontiguousarray(chosen))[..., None].to(self.X.device)
+        index = chosen[..., None].to(self.X.device)
         return {name: v.take_along_dim(index, -2) for name, v in (("X", self.X), ("y", self.y))}
 
     def _masks(self) -> dict[str, Tensor]:

@@ -1,18 +1,23 @@
 """Some networks of a population at a time, and values of them over (steps, networks, ...)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from compare.proof.bits import as_integers
 from compare.ranks.ranks import Ranks
+from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named
 from compare.training.chunking import fill
 from compare.training.merge import own_rows
 from compare.training.sampling import Given
 
 
-class Part:
+class Part(Stateful):
     """Some networks of a population, as many as are in hand at a time."""
+
+    STATE = Types(state=Named, free=Named | None)
 
     def __init__(
         self, first: int, networks: int, given: Given, multiple: int, ranks: Ranks
@@ -23,6 +28,16 @@ class Part:
         # the same at every step, where there are no mini-batches
         rows = own_rows({"X": given.X, "y": given.y}, ranks)
         self.rows = {} if given.case.batch_size else self._cut(rows)
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError for weights of other names or shapes; put those on their device."""
+        for what in ("state", "free") if found.free is not None else ("state",):
+            values = getattr(found, what)
+            require([*values] == [*self.state], what, "other names")
+            for name, mine in self.state.items():
+                kinds = [(tuple(v.shape), v.dtype, v.layout) for v in (values[name], mine)]
+                require(kinds[0] == kinds[1], f"{what}.{name}", "another shape or dtype")
+                values[name] = values[name].to(mine.device, copy=True)
 
     def data(self, step: Named) -> Named:
         """Return these networks' of what a step is given besides the state."""
