@@ -29,7 +29,7 @@ class Stateful:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values, and tensors of its own on the CPU."""
-        return state_of(self, self.STATE)
+        return {name: plain(getattr(self, name)) for name in self.STATE}
 
     def load_state_dict(self, state: object) -> None:
         """Take over a state; raises ValueError for one that this cannot come to."""
@@ -40,11 +40,6 @@ class Stateful:
 
     def check_state(self, found: SimpleNamespace) -> None:
         """Raise ValueError where values of the right types are no state of this."""
-
-
-def state_of(owner: object, types: Types) -> dict[str, Any]:
-    """Return some attributes as plain values, and tensors of their own on the CPU."""
-    return {name: plain(getattr(owner, name)) for name in types}
 
 
 def typed(state: object, types: Types) -> SimpleNamespace:

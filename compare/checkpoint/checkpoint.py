@@ -22,7 +22,7 @@ from compare import untrusted
 from compare.cases.cases import CASES, Case
 from compare.cases.data import csv_table
 from compare.checkpoint import file as checksummed
-from compare.checkpoint.state import load_state_dict, state_dict
+from compare.checkpoint.state import PART, load_state_dict, state_dict
 from compare.environment import device_named, environment
 from compare.errors import BadInput, first_line
 from compare.ranks.ranks import ALONE, Ranks
@@ -85,9 +85,9 @@ class Checkpoint:
     def of(self, rank: int) -> "Checkpoint":
         """Return what one rank goes on with: its state alone, and nothing of the folder."""
         first, own = self.kept.ranks[0].run, self.kept.ranks[rank]
-        if own.run.get("parts") is None:
-            own = RankState(own.world, {**own.run, "parts": first.get("parts")})
-        kept = dataclasses.replace(self.kept, ranks=[own], folder={})
+        parts = {name: state for name, state in first.items() if name.startswith(PART)}
+        ranks = [RankState(own.world, parts | own.run)]
+        kept = dataclasses.replace(self.kept, ranks=ranks, folder={})
         return dataclasses.replace(self, kept=kept)
 
     def run(self, ranks: Ranks = ALONE) -> Run:

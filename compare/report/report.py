@@ -5,8 +5,9 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -19,13 +20,19 @@ from compare.report.html import Curve, fragment, page
 from compare.report.quantity import Quantity
 from compare.report.single_process import OneProcess
 from compare.report.text import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
+from compare.state_dict import Count, Stateful, Types, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
 
 
 @dataclass
-class Report:
+class Report(Stateful):
     """What was found: of a run at every step, of `check` at its inputs."""
+
+    STATE = Types(
+        steps=Count, seconds=Annotated[float, Meta(ge=0)], free_gap=float | None,
+        quantities=dict[str, Quantity], one_process=OneProcess | None,
+    )  # fmt: skip
 
     case: str
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
@@ -49,6 +56,13 @@ class Report:
     command: str | None = None  # what shows the same again, where a command does
     contract: tuple[Line, ...] = ()  # of check: what other calls of the by-hand side gave
     one_process: OneProcess | None = None  # beside it, where several ranks share the rows
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError for rows under other names, or another process that was not asked."""
+        names = [row.name for row in found.quantities.values()]
+        require(names == [*found.quantities], "quantities", "under other names")
+        asked = (found.one_process is None) == (self.one_process is None)
+        require(asked, "one_process", "unasked")
 
     @property
     def verdict(self) -> Verdict:

@@ -19,6 +19,7 @@ from compare.ranks.ranks import ALONE, Ranks
 from compare.report.chunk import Chunk, merged
 from compare.report.report import Report
 from compare.report.single_process import OneProcess
+from compare.state_dict import Stateful, Types, require
 from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, Step, by_hand
 from compare.training.chunking import plan
@@ -43,13 +44,15 @@ Watcher = Callable[[Chunk], None]
 MOST_OUTPUT = 10_000  # values of an output that a report shows
 
 
-class Run:
+class Run(Stateful):
     """A case with its settings, checked and drawn, ready to train.
 
     `step` stands in for the case's own by-hand step: it returns new tensors, by name, each time.
     `plain` has autograd take every step alone, the short path that the batch is tested against.
     Raises BadInput for settings that cannot be used.
     """
+
+    STATE = Types(last_output=Tensor | None)  # besides that of its parts
 
     def __init__(
         self,
@@ -169,6 +172,13 @@ class Run:
             report = merged_reports(self.ranks.gather(report), shared=self.along.count > 1)
         report.curves = self.buckets.all
         return report
+
+    def check_state(self, found: Any) -> None:
+        """Raise ValueError for what is no output; put it on its device."""
+        if (last := found.last_output) is not None:
+            table = last.ndim == 2 and last.is_floating_point()
+            require(table, "last_output", "no table of floats")
+            found.last_output = last.to(self.given.X.device)
 
     @property
     def state(self) -> Named:
