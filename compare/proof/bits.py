@@ -6,7 +6,7 @@ The lowest room of the house: imports torch and numpy, nothing of the project.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,13 +67,16 @@ def ulps(one: Tensor, other: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Worst:
+class Place:
     """The element that is furthest apart, or the first NaN: where it is and both its values."""
 
     index: tuple[int, ...]
     manual: float
     autograd: float
     ulp: int  # 0 where one of the two is NaN: a NaN is at no distance
+    step: int | None = None  # of a run, from 0
+    seed: int | None = None  # of the network
+    rank: int | None = None  # whose rows, where many processes share them
 
     @property
     def nan(self) -> bool:
@@ -84,6 +87,17 @@ class Worst:
         """Whether this is worse than an element `ulp` apart, or than one that is NaN."""
         return not nan and (self.nan or self.ulp > ulp)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, both values as float.hex() so that no bit is lost."""
+        return {
+            **({} if self.rank is None else {"rank": self.rank}),
+            "step": self.step,
+            "seed": self.seed,
+            "index": list(self.index),
+            "manual": self.manual.hex(),
+            "autograd": self.autograd.hex(),
+        }
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -93,7 +107,7 @@ class Difference:
     equal: int
     nans: int = 0
     max_ulp: int = 0
-    worst: Worst | None = None  # None when all is equal and nothing is NaN
+    worst: Place | None = None  # None when all is equal and nothing is NaN
     first: int = 0  # the first index in the leading dimension with an unequal element
 
 
@@ -146,9 +160,9 @@ def _with(found: Difference, one: Tensor, other: Tensor, at: int, shape: torch.S
     order = distance ^ torch.iinfo(torch.int64).min  # unsigned order: flip the top bit
     place = int(torch.where(nan, torch.iinfo(torch.int64).max, order).argmax())
     index = _unravel(at + place, shape)
-    worst = Worst(index, float(one[place]), float(other[place]), _unsigned(distance[place]))
+    worst = Place(index, float(one[place]), float(other[place]), _unsigned(distance[place]))
     first = at + int(unequal.to(torch.uint8).argmax())
-    outranks = found.worst is None or worst.outranks(found.max_ulp, nan=found.nans > 0)
+    outranks = worst.outranks(found.max_ulp, nan=found.nans > 0)
     return Difference(
         total=found.total,
         equal=found.equal - count,

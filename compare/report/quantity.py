@@ -5,31 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from compare.proof.bits import compare_bits, mismatch
+from compare.proof.bits import Difference, Place, compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where two values were furthest apart: step from 0, network's seed, index, both values."""
-
-    step: int | None  # None where there are no steps
-    seed: int | None
-    index: tuple[int, ...]
-    manual: float
-    autograd: float
-    rank: int | None = None  # whose rows, where many processes share them
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, both values as float.hex() so that no bit is lost."""
-        return {
-            **({} if self.rank is None else {"rank": self.rank}),
-            "step": self.step,
-            "seed": self.seed,
-            "index": list(self.index),
-            "manual": self.manual.hex(),
-            "autograd": self.autograd.hex(),
-        }
 
 
 @dataclass
@@ -62,11 +39,17 @@ class Quantity:
         if row.problem:
             return row
         found = compare_bits(manual, autograd)
-        row.compared, row.equal, row.nans = found.total, found.equal, found.nans
-        row.max_ulp = found.max_ulp
-        if worst := found.worst:
-            row.worst = Place(None, None, worst.index, worst.manual, worst.autograd)
+        row.add(found, found.worst)
         return row
+
+    def add(self, found: Difference, worst: Place | None) -> None:
+        """Add what was found for some of its elements, at `worst` the furthest apart."""
+        self.compared += found.total
+        self.equal += found.equal
+        if worst and worst.outranks(self.max_ulp, nan=self.nans > 0):
+            self.worst = worst
+        self.nans += found.nans
+        self.max_ulp = max(self.max_ulp, found.max_ulp)
 
     @property
     def verdict(self) -> Verdict:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compare.proof.bits import Difference, Kind, kind, mismatch
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
-from compare.report.quantity import Place, Quantity
+from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.state_dict import Count, Stateful, Types, require
 from compare.training.adapters import Named
@@ -103,20 +103,14 @@ class Tally(Stateful):
     def add(self, name: str, start: int, found: Difference, network: int = 0) -> None:
         """Add what was found for (steps, networks, ...) values from `start` and `network` on."""
         row = self.report.quantities[name]
-        row.compared += found.total
-        row.equal += found.equal
-        if found.worst is None:
-            return
-        if row.first_unequal is None:
-            row.first_unequal = start + found.first
-        if row.worst is None or found.worst.outranks(row.max_ulp, nan=row.nans > 0):
-            step, nth, *index = found.worst.index
-            row.worst = Place(
-                start + step, self.seed + network + nth, tuple(index),
-                found.worst.manual, found.worst.autograd,
-            )  # fmt: skip
-        row.nans += found.nans
-        row.max_ulp = max(row.max_ulp, found.max_ulp)
+        worst = found.worst
+        if worst:
+            if row.first_unequal is None:
+                row.first_unequal = start + found.first
+            step, nth, *index = worst.index
+            seed = self.seed + network + nth
+            worst = replace(worst, index=tuple(index), step=start + step, seed=seed)
+        row.add(found, worst)
 
     def prove(self, step: int, proofs: dict[str, Proof]) -> None:
         """Keep what was shown of one sampled step."""

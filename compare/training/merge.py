@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from compare.cases.cases import Case, Network
 from compare.errors import BadInput
+from compare.proof.bits import Place
 from compare.proof.verdict import EXACT, Proof
 from compare.ranks.ranks import Ranks, fingerprint, named
 from compare.report.chunk import Chunk, furthest, merged
-from compare.report.quantity import Place, Quantity
+from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.training.adapters import Named
 from manual.network import Network as ByHand
@@ -145,16 +146,9 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
 def _worst(of: dict[int, Quantity], shared: bool) -> Place | None:
     """Return the first NaN, else the place that is furthest apart, the earliest of them."""
     places = [
-        (-(row.nans > 0), -row.max_ulp, w.step or 0, w.seed or 0, rank)
-        for rank, row in of.items()
-        if (w := row.worst)
+        replace(row.worst, rank=rank if shared else None) for rank, row in of.items() if row.worst
     ]
-    if not places:
-        return None
-    rank = min(places)[-1]
-    worst = of[rank].worst
-    assert worst
-    return replace(worst, rank=rank) if shared else worst
+    return min(places, key=lambda w: (not w.nan, -w.ulp, w.step or 0, w.seed or 0), default=None)
 
 
 def _proof(proofs: Sequence[Proof]) -> Proof | None:
