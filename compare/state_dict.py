@@ -70,7 +70,7 @@ def require(so: bool, what: str, odd: str) -> None:
         raise ValueError(f"{odd} - at `$.{what}`")
 
 
-def require_vector(value: Tensor | None, length: int, dtype: torch.dtype, what: str) -> None:
+def require_vector(value: Tensor, length: int, dtype: torch.dtype, what: str) -> None:
     """Raise ValueError for what are not so many numbers of a dtype."""
-    fits = value is not None and value.shape == (length,) and value.dtype == dtype
+    fits = value.shape == (length,) and value.dtype == dtype
     require(fits, what, f"not {length:,} numbers of {str(dtype).removeprefix('torch.')}")

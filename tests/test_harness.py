@@ -23,7 +23,7 @@ from compare.training.adapters import by_hand
 from compare.training.chunking import VECTOR_BYTES, plan
 from compare.training.harness import Run, run
 from compare.training.prover import Prover
-from compare.training.reference import Reference
+from compare.training.sides import Reference
 from tests.conftest import Plant, one_ulp, planted
 
 pytestmark = pytest.mark.bits

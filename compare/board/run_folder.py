@@ -263,7 +263,7 @@ class RunFolder:
 
     def _see_that_all_is_there(self) -> None:
         if missing := self._missing():
-            raise _Gone(missing)
+            raise FileNotFoundError(missing)
 
     def _give_up(self, error: Exception) -> None:
         """Remove the half-written folder and remember why."""
@@ -295,10 +295,6 @@ class RunFolder:
 
 
 _CHANGE = "give --log-dir another place, or --no-board"
-
-
-class _Gone(Exception):
-    """A part of the folder is no more where it was."""
 
 
 def _same(path: Path, identity: os.stat_result) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from compare.files import save
 from compare.report.chunk import Chunk
 from compare.state_dict import Types, require, require_vector, typed
+from compare.training.downsample import SIDES
 
 _SHARE = 0.02  # of a run's time may go into saving while it goes on
 _STATE = Types(names=list[str], arrays=dict[str, Tensor])
@@ -29,21 +30,23 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.steps = 0
-        self.losses: dict[str, list[np.ndarray]] = {"manual": [], "autograd": []}
         self.names: list[str] = []
-        self.differences: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        # what stands in the file, by its name there, in pieces
+        self.columns = {f"loss_{side}": [np.empty(0)] for side in SIDES}
         self.saved = time.monotonic()
         self.cost = 0.0  # seconds of the last saving
 
     def add(self, chunk: Chunk) -> None:
         """Keep a chunk, and save where the last saving was long ago for what it cost."""
-        news = not self.steps or (bool(chunk.differences) and not self.differences)
+        news = not self.steps or (bool(chunk.differences) and len(self.columns) == len(SIDES))
         self.names = list(chunk.compared)
-        for side, losses in self.losses.items():
-            losses.append(chunk.loss[side].double().cpu().numpy())
-        for name, found in chunk.differences.items():
-            entry = (chunk.start, found.unequal, found.max_ulp)
-            self.differences.setdefault(name, []).append(entry)
+        found = {f"loss_{side}": loss.double().cpu().numpy() for side, loss in chunk.loss.items()}
+        for name, steps in chunk.differences.items():
+            found |= {f"unequal/{name}": steps.unequal, f"max_ulp/{name}": steps.max_ulp}
+        for name, values in found.items():  # nothing was unequal before
+            self.columns.setdefault(name, [np.zeros(self.steps, values.dtype)])
+        for name, pieces in self.columns.items():
+            pieces.append(found.get(name, np.zeros(chunk.steps, pieces[0].dtype)))
         self.steps = chunk.start + chunk.steps
         if news or time.monotonic() - self.saved > self.cost / _SHARE:
             self.save()
@@ -60,16 +63,8 @@ class Record:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the numbers as they stand in the file."""
-        arrays: dict[str, np.ndarray] = {}
-        for side, losses in self.losses.items():
-            arrays[f"loss_{side}"] = np.concatenate(losses or [np.empty(0)])
-        for name, entries in self.differences.items():
-            unequal, max_ulp = np.zeros(self.steps, np.int64), np.zeros(self.steps, np.uint64)
-            for start, counts, largest in entries:
-                unequal[start : start + len(counts)] = counts
-                max_ulp[start : start + len(largest)] = largest
-            arrays |= {f"unequal/{name}": unequal, f"max_ulp/{name}": max_ulp}
-        return arrays
+        self.columns = {name: [np.concatenate(each)] for name, each in self.columns.items()}
+        return {name: each for name, (each,) in self.columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the names, and the numbers as tensors."""
@@ -79,16 +74,12 @@ class Record:
     def load_state_dict(self, state: object, steps: int) -> None:
         """Take over the record of so many steps; raises ValueError where it is none."""
         found = typed(state, _STATE)
-        left = dict(found.arrays)
-        for side in self.losses:
-            name = f"loss_{side}"
-            require_vector(loss := left.pop(name, None), steps, torch.float64, name)
-            self.losses[side] = [loss.numpy()]
+        kinds = dict.fromkeys(self.columns, torch.float64)
         for name in found.names:
-            unequal, max_ulp = (left.pop(f"{k}/{name}", None) for k in ("unequal", "max_ulp"))
-            if unequal is not None or max_ulp is not None:
-                require_vector(unequal, steps, torch.int64, f"unequal/{name}")
-                require_vector(max_ulp, steps, torch.uint64, f"max_ulp/{name}")
-                self.differences[name] = [(0, unequal.numpy(), max_ulp.numpy())]
-        require(not left, "arrays", f"{next(iter(left), '')!r} is of nothing that was named")
+            both = {f"unequal/{name}": torch.int64, f"max_ulp/{name}": torch.uint64}
+            kinds |= both if both.keys() & found.arrays else {}
+        require(kinds.keys() == found.arrays.keys(), "arrays", "not of what was named")
+        for name, kind in kinds.items():
+            require_vector(found.arrays[name], steps, kind, f"arrays.{name}")
+        self.columns = {name: [array.numpy()] for name, array in found.arrays.items()}
         self.names, self.steps = found.names, steps

@@ -14,11 +14,11 @@ from compare.report.chunk import Chunk
 from compare.state_dict import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
+from compare.training.chunking import Part, at, one_network, stacked, unequal_steps
+from compare.training.evaluation import error, right
 from compare.training.merge import sums
-from compare.training.metrics import error, right
 from compare.training.prover import Prover, whole_numbers
-from compare.training.reference import Reference
-from compare.training.shard import Part, at, one_network, stacked, unequal_steps
+from compare.training.sides import Reference
 from manual.losses import LOSSES
 
 _SUM = "the sum of the ranks' parts, each of which is judged by itself"

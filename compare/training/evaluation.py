@@ -1,4 +1,4 @@
-"""After training: both sides asked, in evaluation, about the rows kept back."""
+"""How well a network tells y: at a step, and after training, of the rows kept back."""
 
 import numpy as np
 import torch
@@ -15,42 +15,78 @@ from compare.training.sampling import Given
 Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
 
 PREFIX = "test_"  # of the quantities' names
+MOST_CLASSES = 256  # that a confusion matrix tells apart: it grows with their square
 
 
-class Evaluation:
-    """Judges every layer's value of a prediction; `off` and `entries` are the lifting's."""
+def evaluate(
+    given: Given, state: Named, tally: Tally, autograd: Autograd, off: Opaque | None,
+    entries: int | None,
+) -> None:  # fmt: skip
+    """Judge every layer's value of a prediction of the rows kept back, if there are any.
 
-    def __init__(
-        self, case: Case, autograd: Autograd, off: Opaque | None, entries: int | None
-    ) -> None:
-        self.hand, self.autograd = by_hand_prediction(case), autograd
-        self.prover = Prover(self.hand, autograd.traceable_prediction, off, entries)
+    The report gets a row for each, and how many rows are right by hand. All networks are compared
+    and bounded, the first one is lifted; `off` and `entries` are the lifting's.
+    """
+    X, y, case, report = given.X_test, given.y_test, given.case, tally.report
+    if X is None or y is None:
+        return
+    hand = by_hand_prediction(case)
+    asked = {"X": X, **{name: state[name] for name in autograd.learned(X)}}
+    with torch.inference_mode():
+        ours = hand(**{name: value.clone() for name, value in asked.items()})
+    theirs = autograd.predict_from(ours, **asked)
+    network, l = case.network, ours[case.network.prediction]
+    report.classes = given.classes
+    if network.loss == "cross_entropy":
+        report.confusion = confusion(l, y)
+    if network.classes:
+        report.accuracy = float(right(l[None], y[None], network.loss))
+    names = {name: PREFIX + name for name in ours}
+    if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):
+        return
+    prover = Prover(hand, autograd.traceable_prediction, off, entries)
+    step, unequal = report.steps - 1, []
+    one = [{name: value[:1].clone() for name, value in s.items()} for s in (asked, ours, theirs)]
+    for name, proof in prover.proof(*one).items():
+        found = compare_bits(ours[name][None], theirs[name][None])
+        tally.add(names[name], step, found)
+        tally.prove(step, {names[name]: proof})
+        unequal += [name] * bool(found.worst)
+    for name, share in prover.shares(unequal, asked, ours, theirs).items():
+        tally.bound(names[name], None if share is None else float(share.max()), step)
 
-    def judge(self, X: Tensor, state: Named, tally: Tally) -> Named:
-        """Add a row to the tally for each value at X (P, rows, I); return the by-hand values.
 
-        All networks are compared and bounded, the first one is lifted.
-        """
-        given = {"X": X, **{name: state[name] for name in self.autograd.learned(X)}}
-        with torch.inference_mode():
-            ours = self.hand(**{name: value.clone() for name, value in given.items()})
-        theirs = self.autograd.predict_from(ours, **given)
-        step = tally.report.steps - 1
-        names = {name: PREFIX + name for name in ours}
-        if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):
-            return ours
-        one = [
-            {name: value[:1].clone() for name, value in s.items()} for s in (given, ours, theirs)
-        ]
-        unequal = []
-        for name, proof in self.prover.proof(*one).items():
-            found = compare_bits(ours[name][None], theirs[name][None])
-            tally.add(names[name], step, found)
-            tally.prove(step, {names[name]: proof})
-            unequal += [name] * bool(found.worst)
-        for name, share in self.prover.shares(unequal, given, ours, theirs).items():
-            tally.bound(names[name], None if share is None else float(share.max()), step)
-        return ours
+def error(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the mean absolute error of (steps, networks, rows, outputs), at each step.
+
+    Logits say of y what they are as chances.
+    """
+    if loss == "cross_entropy":
+        l = torch.softmax(l, -1)
+    elif loss == "binary_cross_entropy_with_logits":
+        l = torch.sigmoid(l)
+    return (y - l).abs().mean((-3, -2, -1))
+
+
+def right(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the share of rows whose class is right, at each step likewise."""
+    if loss == "cross_entropy":
+        hits = l.argmax(-1) == y.argmax(-1)
+    else:
+        hits = ((l > 0) == (y > 0.5)).all(-1)
+    return hits.to(torch.float64).mean((-2, -1))
+
+
+def confusion(l: Tensor, y: Tensor) -> list[list[int]]:
+    """Return how many rows of each class were taken for which, of (networks, rows, classes).
+
+    Of more than MOST_CLASSES classes some neighbouring ones share a row and a column.
+    """
+    each = max(1, -(-y.shape[-1] // MOST_CLASSES))
+    count = -(-y.shape[-1] // each)
+    pairs = y.argmax(-1).flatten() // each * count + l.argmax(-1).flatten() // each
+    found: list[list[int]] = torch.bincount(pairs, minlength=count**2).view(count, count).tolist()
+    return found
 
 
 _AROUND, _CELLS = 0.5, 81  # how far a surface reaches beyond the rows, and how fine it is

@@ -22,22 +22,19 @@ from compare.report.single_process import OneProcess
 from compare.state_dict import Stateful, Types, require
 from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, Step, by_hand
-from compare.training.chunking import plan
+from compare.training.chunking import Part, plan
 from compare.training.comparison import Judging
 from compare.training.downsample import Buckets
-from compare.training.evaluation import Evaluation
-from compare.training.manual_side import Ahead
+from compare.training.evaluation import evaluate
 from compare.training.merge import (
     agree,
     check_shares,
     merged_chunks,
     merged_reports,
 )
-from compare.training.metrics import confusion, right
 from compare.training.prover import Prover
-from compare.training.reference import Reference
 from compare.training.sampling import draw
-from compare.training.shard import Part
+from compare.training.sides import Ahead, Reference
 from compare.training.single_process_check import BesideOneProcess
 
 Watcher = Callable[[Chunk], None]
@@ -161,8 +158,8 @@ class Run(Stateful):
                     raise  # the other ranks may be anywhere
                 self._go_back()  # without the chunk in hand
                 report.interrupted = True
-        if not report.interrupted and self.regular:
-            self._evaluate()
+        if not report.interrupted and self.regular and not self.along.rank:
+            evaluate(self.given, self.state, self.tally, self.autograd, *self.lifts)
         if self.last_output is not None and self.last_output.numel() <= MOST_OUTPUT:
             report.output = self.last_output.tolist()
         self.tally.conclude()
@@ -211,19 +208,6 @@ class Run(Stateful):
         vars(self.report).update(found)
         for part, (state, free) in zip(self.parts, states, strict=True):
             part.state, part.free = state, free
-
-    def _evaluate(self) -> None:
-        """Ask both sides about the rows kept back, if there are any."""
-        X, y = self.given.X_test, self.given.y_test
-        if X is None or y is None or self.along.rank:  # of one network rank 0 asks
-            return
-        evaluation = Evaluation(self.case, self.autograd, *self.lifts)
-        l = evaluation.judge(X, self.state, self.tally)[self.case.network.prediction]
-        self.report.classes = self.given.classes
-        if self.case.network.loss == "cross_entropy":
-            self.report.confusion = confusion(l, y)
-        if self.case.network.classes:
-            self.report.accuracy = float(right(l[None], y[None], self.case.network.loss))
 
     def _chunk(self) -> Chunk | None:
         """Go ahead by hand for a chunk of steps, then judge it, part after part."""

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from compare.cases.cases import Case, Network
 from compare.errors import BadInput
 from compare.proof.bits import Place
-from compare.proof.verdict import EXACT, Proof
+from compare.proof.verdict import EXACT, Proof, Verdict
 from compare.ranks.ranks import Ranks, fingerprint, named
 from compare.report.chunk import Chunk, furthest, merged
 from compare.report.quantity import Quantity
@@ -112,11 +114,7 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         free_gap=furthest(known) if len(known) == len(gaps) else None,
         accuracy=_mean(asked),
         output=[row for report in reports for row in report.output] if shared else first.output,
-        confusion=[
-            [sum(cells) for cells in zip(*lines, strict=True)]
-            for lines in zip(*counts, strict=True)
-        ]
-        or None,
+        confusion=torch.tensor(counts).sum(0).tolist() if counts else None,
         seconds=max(report.seconds for report in reports),
         interrupted=any(report.interrupted for report in reports),
     )
@@ -130,32 +128,27 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
     problem = next(iter(problems.values()), None)
     if problem and len(problems) < len(of):
         problem = f"rank {next(iter(problems))}: {problem}"
+    places = [
+        replace(row.worst, rank=rank if shared else None) for rank, row in of.items() if row.worst
+    ]
+
+    def earliest(place: Place) -> tuple[float, ...]:  # the first NaN, else the furthest apart
+        return not place.nan, -place.ulp, place.step or 0, place.seed or 0
+
+    def nearest(proof: Proof) -> tuple[Verdict, float]:  # the gravest, by its bound
+        return proof.verdict, 0.0 if proof.verdict == EXACT else proof.share or 0.0
+
     return replace(
         rows[0],
         compared=sum(row.compared for row in rows),
         equal=sum(row.equal for row in rows),
         nans=sum(row.nans for row in rows),
         max_ulp=max(row.max_ulp for row in rows),
-        worst=_worst(of, shared),
+        worst=min(places, key=earliest, default=None),
         first_unequal=min(seen, default=None),
         problem=problem,
-        proof=_proof([row.proof for row in rows if row.proof]),
+        proof=max((row.proof for row in rows if row.proof), key=nearest, default=None),
     )
-
-
-def _worst(of: dict[int, Quantity], shared: bool) -> Place | None:
-    """Return the first NaN, else the place that is furthest apart, the earliest of them."""
-    places = [
-        replace(row.worst, rank=rank if shared else None) for rank, row in of.items() if row.worst
-    ]
-    return min(places, key=lambda w: (not w.nan, -w.ulp, w.step or 0, w.seed or 0), default=None)
-
-
-def _proof(proofs: Sequence[Proof]) -> Proof | None:
-    """Return the gravest proof; of several the one that comes nearest to its bound."""
-    if not proofs:
-        return None
-    return max(proofs, key=lambda p: (p.verdict, 0.0 if p.verdict == EXACT else p.share or 0.0))
 
 
 def _mean(reports: Sequence[Report]) -> float | None:
