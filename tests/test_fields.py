@@ -83,9 +83,9 @@ def networks(draw: st.DrawFn) -> Network:
     return Network(
         sizes=(3, *draw(st.lists(st.integers(1, 6), max_size=3)), 2),
         alpha=draw(st.sampled_from([0.01, 0.3])),
-        activation=draw(st.sampled_from(ACTIVATIONS)),
-        output=draw(st.sampled_from(ACTIVATIONS)),
-        loss=draw(st.sampled_from(LOSSES)),
+        activation=draw(st.sampled_from([*ACTIVATIONS])),
+        output=draw(st.sampled_from([*ACTIVATIONS])),
+        loss=draw(st.sampled_from([*LOSSES])),
         bias=draw(flag),
         batch_norm=draw(flag),
         dropout=draw(st.sampled_from([0.0, 0.3])),

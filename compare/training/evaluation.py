@@ -107,7 +107,7 @@ def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
     scales = [torch.linspace(*each, _CELLS).to(X) for each in ends]
     grid = least.expand(_CELLS, _CELLS, -1).clone()
     grid[..., varying[0]], grid[..., varying[1]] = scales[0], scales[1][:, None]
-    learned = {name: v[0] for name, v in state.items() if not name.endswith(case.network.moments)}
+    learned = {name: v[0] for name, v in state.items()}
     predict = by_hand_prediction(case)
     # line by line: a wide layer's values at all cells at once would be large
     lines = [predict(X=line, **learned)[case.network.prediction][:, 0] for line in grid]

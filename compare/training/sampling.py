@@ -178,13 +178,10 @@ def _check_numbers(network: Network, dtype: torch.dtype) -> None:
             raise BadInput(
                 f"{name} {value}: {short(dtype)} holds numbers up to {info.max:.2g}, give less"
             )
-        if not held and name in network.unusual() | {"adam_eps"} and _asks(network, name):
+        counts = network.optimizer != "sgd" if name == "adam_eps" else name in network.unusual()
+        if not held and counts:
             least = info.smallest_normal
             raise BadInput(f"{name} {value} is 0 in {short(dtype)}: give {least:.2g} or more")
-
-
-def _asks(network: Network, name: str) -> bool:
-    return name != "adam_eps" or network.optimizer != "sgd"
 
 
 def first_weights(

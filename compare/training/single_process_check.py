@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from compare.cases.cases import Case
+from compare.cases.cases import ACTIVATIONS, Case
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
 from compare.proof.lift import Missing, lift
@@ -107,9 +107,9 @@ def sides_taken(case: Case, values: Named) -> Named:
     """
     network = case.network
     taken: Named = {}
-    if network.activation in ("relu", "leaky_relu"):
+    if ACTIVATIONS[network.activation].kinked:
         taken |= {f"l{n}": values[f"l{n}"] > 0 for n in network.hidden}
-    if network.output in ("relu", "leaky_relu"):
+    if ACTIVATIONS[network.output].kinked:
         taken[network.prediction] = values[network.prediction] > 0
     if network.trim and network.trimming == "zero":
         deltas = [f"l{n}_delta" for n in range(1, len(network.sizes))]

@@ -1,0 +1,180 @@
+"""Adding is easy: each table that lacks what another has is named in a sentence.
+
+To add an activation, give it a row in manual/activations.py and run this file.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torch_ref.losses
+import torch_ref.network
+from compare.cases import cases
+from compare.cli.main import main
+from compare.diagnosis.remedies import SLOPES
+from compare.proof import balls, bounds, operations
+from compare.training.harness import run
+from manual import activations, losses, network, optimizers
+from tests import operation_cases, test_fields, test_optimizers, test_pieces
+from torch_ref import settings, trainer
+
+README = Path(__file__).parent.parent / "README.md"
+NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # of activations, from 8 on
+
+
+def tables() -> dict[str, dict[str, Collection[str]]]:
+    """Return, for each kind of thing, the names that each of its tables has."""
+    sloped = {row.of for row in SLOPES if row.activation}
+    tested = test_optimizers.ROWS.values()
+    calls = {row for call in operation_cases.CALLS for row in call.rows}
+    return {
+        "activation": {
+            "manual.activations.ACTIVATIONS": activations.ACTIVATIONS,
+            "torch_ref.network.ACTIVATIONS": torch_ref.network.ACTIVATIONS,
+            "compare.cases.cases.ACTIVATIONS": cases.ACTIVATIONS,
+            # sin and cos stand in other people's networks; the slope of the identity is no factor
+            "compare.diagnosis.remedies.SLOPES": sloped - {"sin", "cos"} | {"identity"},
+        },
+        "rounding activation": {
+            "compare.cases.cases.ACTIVATIONS": _rounding(cases.ACTIVATIONS),
+            "tests.test_pieces.FEW_ULPS": {"gelu", *(name for name, _ in test_pieces.FEW_ULPS)},
+        },
+        "loss": {
+            "manual.losses.LOSSES": losses.LOSSES,
+            "torch_ref.losses.LOSSES": torch_ref.losses.LOSSES,
+            "compare.cases.cases.LOSSES": cases.LOSSES,
+        },
+        "rounding loss": {
+            "compare.cases.cases.LOSSES": _rounding(cases.LOSSES),
+            "tests.test_pieces.OTHER_BITS": [n for n, w in test_pieces.OTHER_BITS if w == "error"],
+        },
+        "optimizer": {
+            "manual.optimizers.MOMENTS": optimizers.MOMENTS,
+            "torch_ref.trainer.OPTIMIZERS": trainer.OPTIMIZERS,
+            "compare.cases.cases.OPTIMIZERS": cases.OPTIMIZERS,
+            "tests.test_optimizers.ROWS": {kind.__name__.lower() for kind, _ in tested},
+        },
+        "field": {
+            "compare.cases.cases.Network": _fields(cases.Network),
+            "manual.network.Network": _fields(network.Network),
+            "torch_ref.settings.Settings": _fields(settings.Settings),
+            "tests.test_fields.FIELDS": test_fields.FIELDS,
+        },
+        "operation": {
+            "compare.proof.operations.ROWS": calls.union(operations.ROWS),  # or a list beside it
+            "tests/operation_cases.py": calls,
+        },
+        "elementary function": {
+            "compare.proof.balls._FUNCTIONS": balls._FUNCTIONS,
+            "compare.proof.bounds._SLOPES": bounds._SLOPES,
+        },
+    }  # fmt: skip
+
+
+def _rounding(table: dict[str, cases.Piece]) -> list[str]:
+    return [name for name, piece in table.items() if piece.rounds]
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def lacking() -> list[str]:
+    """Return a sentence for each row that a table lacks."""
+    return [
+        f"{kind} {name} lacks a row in {place}"
+        for kind, places in tables().items()
+        for name in dict.fromkeys(chain(*places.values()))
+        for place, names in places.items()
+        if name not in names
+    ]
+
+
+def test_every_table_has_every_row() -> None:
+    assert not lacking(), "\n".join(lacking())
+
+
+def _elu(z: Tensor) -> Tensor:
+    return torch.where(z > 0, z, torch.expm1(z))
+
+
+def _elu_delta(error: Tensor, z: Tensor, l: Tensor) -> Tensor:
+    return error * torch.where(z > 0, 1.0, l + 1)
+
+
+def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object) -> None:
+    monkeypatch.setitem(table, name, row)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "row", "kind", "places"),
+    [
+        (activations.ACTIVATIONS, "elu", activations.Activation(_elu, _elu_delta), "activation",
+         ["torch_ref.network.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
+          "compare.diagnosis.remedies.SLOPES"]),
+        (torch_ref.network.ACTIVATIONS, "mine", torch.nn.Mish, "activation",
+         ["manual.activations.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
+          "compare.diagnosis.remedies.SLOPES"]),
+        (losses.LOSSES, "huber", losses.LOSSES["mse"], "loss",
+         ["torch_ref.losses.LOSSES", "compare.cases.cases.LOSSES"]),
+        (optimizers.MOMENTS, "lion", ("exp_avg",), "optimizer",
+         ["torch_ref.trainer.OPTIMIZERS", "compare.cases.cases.OPTIMIZERS",
+          "tests.test_optimizers.ROWS"]),
+        (operations.ROWS, "bessel", None, "operation", ["tests/operation_cases.py"]),
+        (balls._FUNCTIONS, "bessel", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
+    ],
+)  # fmt: skip
+def test_a_row_in_one_table_alone_is_told_by_the_others(
+    table: dict[str, object], name: str, row: object, kind: str, places: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _row(monkeypatch, table, name, row)
+    assert lacking() == [f"{kind} {name} lacks a row in {place}" for place in places]
+
+
+def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatch) -> None:
+    _row(monkeypatch, cases.ACTIVATIONS, "tanh", cases.Piece("its exp is its own"))
+    assert lacking() == ["rounding activation tanh lacks a row in tests.test_pieces.FEW_ULPS"]
+
+
+@pytest.mark.parametrize("name", cases.ACTIVATIONS)
+def test_a_kink_is_told_of(name: str) -> None:
+    """The slopes beside 0, where the value is 0 too, are apart just where the row says so."""
+    row, sides = activations.ACTIVATIONS[name], torch.tensor([-1e-9, 1e-9], dtype=torch.float64)
+    below, above = row.delta(torch.ones_like(sides), sides, row.value(sides)).tolist()
+    assert (abs(above - below) > 1e-3) == cases.ACTIVATIONS[name].kinked
+
+
+def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them a network has it, and is judged: here with each value a few roundings away."""
+    _row(monkeypatch, activations.ACTIVATIONS, "elu", activations.Activation(_elu, _elu_delta))
+    _row(monkeypatch, torch_ref.network.ACTIVATIONS, "elu", torch.nn.ELU)
+    _row(monkeypatch, cases.ACTIVATIONS, "elu", cases.Piece("its kernel has an expm1 of its own"))
+    asked = cases.Network((3, 4, 1), alpha=0.1, activation="elu")
+    case = dataclasses.replace(cases.CASES["network"], network=asked, promises="")
+    assert (case.promises, case.demand) == ("ROUNDING", "rounding")
+    monkeypatch.setattr(cases.Network, "check", lambda _: None)  # its choices were read at import
+    report = run(case, steps=3)
+    assert report.verdict in ("EXACT", "ROUNDING"), str(report)
+
+
+def test_a_case_is_one_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = dataclasses.replace(cases.CASES["two_layer"], name="mine", shows="a row of my own")
+    _row(monkeypatch, cases.CASES, "mine", mine)
+    assert main(["--list"]) == 0
+    assert re.search(r"mine +EXACT +10,000 +a row of my own", capsys.readouterr().out)
+    assert main(["run", "mine", "--steps", "3", "--no-board"]) == 0
+
+
+def test_the_readme_counts_the_activations() -> None:
+    said = re.search(r"any of (\w+) activations", README.read_text())
+    assert said is None or said[1] == NUMBERS[len(activations.ACTIVATIONS) - 8]
