@@ -68,9 +68,3 @@ def require(so: bool, what: str, odd: str) -> None:
     """Raise ValueError for a state whose item `what` is `odd`, where it is not `so`."""
     if not so:
         raise ValueError(f"{odd} - at `$.{what}`")
-
-
-def require_vector(value: Tensor, length: int, dtype: torch.dtype, what: str) -> None:
-    """Raise ValueError for what are not so many numbers of a dtype."""
-    fits = value.shape == (length,) and value.dtype == dtype
-    require(fits, what, f"not {length:,} numbers of {str(dtype).removeprefix('torch.')}")

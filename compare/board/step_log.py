@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compare.files import save
 from compare.report.chunk import Chunk
-from compare.state_dict import Types, require, require_vector, typed
+from compare.state_dict import Types, require, typed
 from compare.training.downsample import SIDES
 
 _SHARE = 0.02  # of a run's time may go into saving while it goes on
@@ -80,6 +80,7 @@ class Record:
             kinds |= both if both.keys() & found.arrays else {}
         require(kinds.keys() == found.arrays.keys(), "arrays", "not of what was named")
         for name, kind in kinds.items():
-            require_vector(found.arrays[name], steps, kind, f"arrays.{name}")
+            fits = found.arrays[name].shape == (steps,) and found.arrays[name].dtype == kind
+            require(fits, f"arrays.{name}", f"not {steps:,} numbers of {kind}")
         self.columns = {name: [array.numpy()] for name, array in found.arrays.items()}
         self.names, self.steps = found.names, steps

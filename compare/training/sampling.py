@@ -18,13 +18,14 @@ from torch import Tensor
 from compare.cases.cases import Case, Network, Rows
 from compare.environment import short
 from compare.errors import BadInput, unknown, whole
-from compare.state_dict import Count, Stateful, Types, require, require_vector
+from compare.state_dict import Count, Stateful, Types, require
 
 SEEDS = 2**32  # numpy's range
-_WORDS = 624  # of numpy's generator
+#: The state of numpy's generator: its 624 words of 32 bits, in hex, where it is in them, and a
+#: normal number in hand.
 Stream = tuple[
-    Literal["MT19937"], Tensor, Annotated[int, Meta(ge=0, le=_WORDS)],
-    Annotated[int, Meta(ge=0, le=1)], float,
+    Literal["MT19937"], Annotated[str, Meta(pattern=r"\A([0-9a-f]{8}){624}\Z")],
+    Annotated[int, Meta(ge=0, le=624)], Annotated[int, Meta(ge=0, le=1)], float,
 ]  # fmt: skip
 
 
@@ -57,23 +58,18 @@ class Given(Stateful):
     @property
     def streams(self) -> list[Stream]:
         """The state of each network's random numbers."""
-        found = [chance.get_state(legacy=True) for chance in self.chances]
-        # ranks cannot send uint32
-        return [(k, torch.from_numpy(np.asarray(words, np.int64)), *r) for k, words, *r in found]
+        states: list[Any] = [chance.get_state(legacy=True) for chance in self.chances]
+        return [(kind, words.tobytes().hex(), *rest) for kind, words, *rest in states]
 
     @streams.setter
     def streams(self, found: list[Stream]) -> None:
-        for chance, (kind, words, *rest) in zip(self.chances, found, strict=True):
-            state: Any = kind, words.numpy().astype(np.uint32), *rest
-            chance.set_state(state)
+        for chance, (kind, words, at, has_normal, normal) in zip(self.chances, found, strict=True):
+            words_32 = np.frombuffer(bytes.fromhex(words), np.uint32)
+            chance.set_state((kind, words_32, at, has_normal, normal))
 
     def check_state(self, found: Any) -> None:
         """Raise ValueError for other streams than there are, or an order of other rows."""
         require(len(found.streams) == len(self.chances), "streams", "another number of them")
-        for _, words, *_rest in found.streams:
-            require_vector(words, _WORDS, torch.int64, "streams")
-            in_range = bool(((words >= 0) & (words < 2**32)).all())
-            require(in_range, "streams", "words beyond 32 bits")
         drawn = self.case.batch_size is not None and found.taken > 0
         require((found.order is None) != drawn, "order", "of rows that are not drawn")
         if found.order is not None:
