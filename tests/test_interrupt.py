@@ -86,6 +86,20 @@ def test_an_ignored_signal_stays_ignored() -> None:
             signal.signal(ignored, before)
 
 
+@pytest.mark.parametrize("command", ["check", "mutants", "practice"])
+def test_what_ends_at_once_heeds_an_earlier_request(command: str) -> None:
+    """As one that comes while Python still imports; in a run a second one is needed."""
+    with interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        with interrupts("run"):
+            assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt), interrupts(command):
+            pass
+    assert not stop.is_set()
+    with pytest.raises(KeyboardInterrupt), interrupts(command):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_python_keeps_its_own_handlers() -> None:
     """`compare.run` takes Ctrl-C alone; the first signal gives the exit code."""
     seen: list[object] = []

@@ -152,6 +152,37 @@ def test_objects_are_not_made(stopped: Path, capsys: pytest.CaptureFixture[str])
     assert not Path("made").exists()
 
 
+@pytest.mark.parametrize(
+    ("owner", "key", "value", "odd"),
+    [
+        ("report", "steps", 9, "9 done of 9 - at `$.steps`"),
+        ("report", "steps", 4, "3 after 4 steps - at `$.taken`"),
+        ("report", "quantities", {}, "other names than the quantities - at `$.first`"),
+        ("report", "one_process", {"steps": []}, "unasked - at `$.one_process`"),
+        ("run", "last_output", torch.zeros(3), "no table of floats - at `$.last_output`"),
+        ("given", "streams", [], "another number of them - at `$.streams`"),
+        ("given", "order", torch.arange(4), "of rows that are not drawn - at `$.order`"),
+        ("tally", "proofs", {"l9": []}, "of no quantity - at `$.proofs`"),
+        ("prover", "diagnosed", {}, "other verdicts - at `$.diagnosed`"),
+        ("buckets", "ended", [], "steps left out or twice - at `$.ended`"),
+        ("part 0", "state", {}, "other names - at `$.state`"),
+        ("part 0", "free", {"syn0": torch.zeros(2)}, "another shape or dtype - at `$.free.syn0`"),
+        ("judging", "unequal_chunks", -1, "Expected `int` >= 0 - at `$.unequal_chunks`"),
+    ],
+)
+def test_a_state_that_the_run_cannot_come_to(
+    owner: str, key: str, value: object, odd: str, stopped: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The file is whole and of the right types, and yet not of this run: whose state it is says."""
+    file = stopped / "checkpoint"
+    kept = checksummed.read(file)
+    kept["ranks"][0]["run"][owner][key] = value
+    checksummed.write(file, kept)
+    message = f"runs/{NAME}/checkpoint holds no run that can be gone on with (ValueError: {odd}): "
+    refused(capsys, stopped, message + "put the run's own back, or run it anew")
+
+
 def test_no_checkpoint(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stopped / "checkpoint").unlink()
     message = (
@@ -348,7 +379,6 @@ def test_every_case_and_every_float_comes_back(tmp_path: Path) -> None:
         losses = {f"loss_{side}": torch.zeros(0).double() for side in SIDES}
         folder: dict[str, Any] = {
             "told": 0,
-            "silent": None,
             "files": empty,
             "record": {"names": [], "arrays": losses},
         }

@@ -38,7 +38,7 @@ from compare.errors import BadInput, first_line
 from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
-from compare.state_dict import Count, Types, plain, require, typed
+from compare.state_dict import Count, Types, require, typed
 from compare.training.downsample import SIDES, as_array, is_told
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run
@@ -48,8 +48,7 @@ _PICTURES = 8  # how many times in a run heat maps are drawn
 #: A file of curves, as this project and TensorBoard name them: no separator, no other file.
 EventFileName = Annotated[str, Meta(pattern=r"\Aevents\.out\.tfevents\.[0-9A-Za-z._-]{1,200}\Z")]
 _STATE = Types(
-    told=Count, silent=Bucket | None, files=dict[SubRun, tuple[EventFileName, Count]],
-    record=dict[str, Any],
+    told=Count, files=dict[SubRun, tuple[EventFileName, Count]], record=dict[str, Any]
 )  # fmt: skip
 
 
@@ -118,7 +117,6 @@ class RunFolder:
     def __init__(self, log_dir: Path, run: Run, stopped: Checkpoint | None = None) -> None:
         self.run = run
         self.told = 0  # buckets
-        self.silent: Bucket | None = None  # the last one, if nothing was told of its shares
         last = run.steps - 1
         self.drawn = {last * k // (_PICTURES - 1) for k in range(_PICTURES)}
         self.failed: str | None = None
@@ -142,7 +140,7 @@ class RunFolder:
         if not self.failed:
             with self._surviving():
                 self._see_that_all_is_there()
-                self._write(chunk.buckets)
+                self._write(self.run.buckets.ended)
                 stop = chunk.start + chunk.steps
                 for step in sorted(self.drawn & set(range(chunk.start, stop))):
                     self._draw(chunk, step)
@@ -165,7 +163,7 @@ class RunFolder:
             return
         with self._surviving():
             self._see_that_all_is_there()
-            self._write(report.curves[self.told :], last=True)
+            self._write(report.curves, last=True)
             self.record.save(last=True)
             for tag, png in _last_pictures(self.run, report):
                 self.files["compare"].picture(tag, report.steps, png)
@@ -187,7 +185,6 @@ class RunFolder:
         """Return what is its own in a checkpoint, once the disk has the curves."""
         return {
             "told": self.told,
-            "silent": plain(self.silent),
             "files": {name: file.mark() for name, file in self.files.items()},
             "record": self.record.state_dict(),
         }
@@ -204,12 +201,21 @@ class RunFolder:
             require(found.told <= ended, "told", "more than there are curves")
             self.record.load_state_dict(found.record, self.run.report.steps)
         cut_back(self.path, found.files)
-        self.told, self.silent = found.told, found.silent
+        self.told = found.told
         return {part: name for part, (name, _) in found.files.items()}
 
     def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
+        """Write what ended since the last call. Shares are 1 until something differs.
+
+        They are told at first, before the fall, and at last.
+        """
         compared = self.files["compare"]
-        for bucket in buckets:
+
+        def tell_last() -> None:
+            if self.told > 1 and not (known := buckets[self.told - 1]).unequal:
+                compared.add(known.stop - 1, _shares(known))
+
+        for bucket in buckets[self.told :]:
             for side in SIDES:
                 self.files[side].add(bucket.start, bucket.values[side])
             told = {
@@ -219,15 +225,13 @@ class RunFolder:
                 **({} if bucket.free_gap is None else {_GAP: bucket.free_gap}),
                 **{f"error over bound/{n}": s for n, s in bucket.share_of_bound.items()},
             }
-            # shares are 1 until something differs: told at first, before the fall, and at last
-            tell = bucket.unequal or not self.told
-            if tell and self.silent:
-                compared.add(self.silent.stop - 1, _shares(self.silent))
-            compared.add(bucket.stop - 1, told | (_shares(bucket) if tell else {}))
-            self.silent = None if tell else bucket
+            if bucket.unequal:
+                tell_last()
+            shares = _shares(bucket) if bucket.unequal or not self.told else {}
+            compared.add(bucket.stop - 1, told | shares)
             self.told += 1
-        if last and self.silent:
-            compared.add(self.silent.stop - 1, _shares(self.silent))
+        if last:
+            tell_last()
 
     def _draw(self, chunk: Chunk, step: int) -> None:
         """Draw weights and deltas of the first network at one step, and histograms of weights."""
