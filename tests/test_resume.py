@@ -271,7 +271,7 @@ def test_other_code(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The project's version and a digest of its source."""
-    was = checkpoint.load(stopped / "checkpoint").kept.ranks[0].world["deltacheck"]
+    was = checkpoint.load(stopped / "checkpoint").ranks[0].world["deltacheck"]
     digest = was.removeprefix(f"{compare.__version__}+")
     monkeypatch.setattr(compare, "__version__", "0.0.9")
     message = (
@@ -286,7 +286,7 @@ def test_an_event_file_that_is_shorter_or_gone(
     cut: int, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file,) = (stopped / "autograd").iterdir()
-    name, length = checkpoint.load(stopped / "checkpoint").kept.folder["files"]["autograd"]
+    name, length = checkpoint.load(stopped / "checkpoint").folder["files"]["autograd"]
     assert name == file.name
     os.truncate(file, cut) if cut else file.unlink()
     message = (

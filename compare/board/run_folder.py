@@ -195,7 +195,7 @@ class RunFolder:
         Nothing is touched, and BadInput raised, where its state does not go with the run's.
         """
         with checkpoint.usable(stopped.path):
-            found = typed(stopped.kept.folder, _STATE)
+            found = typed(stopped.folder, _STATE)
             require(set(found.files) == {*SUBRUNS}, "files", "not one of each sub-run")
             ended = len(self.run.buckets.ended)
             require(found.told <= ended, "told", "more than there are curves")

@@ -18,7 +18,6 @@ import torch
 from msgspec import Meta
 
 import compare
-from compare import untrusted
 from compare.cases.cases import CASES, Case
 from compare.cases.data import csv_table
 from compare.checkpoint import file as checksummed
@@ -51,16 +50,11 @@ class RankState:
     run: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What the file holds; the states are looked at by whose they are."""
-
-    case: dict[str, Any]
-    data: str | tuple[str, str | None] | None
-    asked: dict[str, Any]
-    rows: str
-    ranks: Annotated[list[RankState], Meta(min_length=1)]
-    folder: dict[str, Any]
+#: What the file holds; the states are looked at by whose they are.
+_KEPT = Types(
+    case=dict[str, Any], data=str | tuple[str, str | None] | None, asked=dict[str, Any], rows=str,
+    ranks=Annotated[list[RankState], Meta(min_length=1)], folder=dict[str, Any],
+)  # fmt: skip
 
 
 @dataclass
@@ -69,8 +63,11 @@ class Checkpoint:
 
     path: Path  # of the file
     case: Case
+    data: str | tuple[str, str | None] | None  # a case's name, or a file and its target
     asked: dict[str, Any]  # the keyword arguments of Run
-    kept: Kept
+    rows: str  # a digest of them
+    ranks: list[RankState]
+    folder: dict[str, Any]  # what the run folder keeps of its own
 
     @property
     def name(self) -> str:
@@ -80,15 +77,14 @@ class Checkpoint:
     @property
     def count(self) -> int:
         """How many ranks it was run on."""
-        return len(self.kept.ranks)
+        return len(self.ranks)
 
     def of(self, rank: int) -> "Checkpoint":
         """Return what one rank goes on with: its state alone, and nothing of the folder."""
-        first, own = self.kept.ranks[0].run, self.kept.ranks[rank]
+        first, own = self.ranks[0].run, self.ranks[rank]
         parts = {name: state for name, state in first.items() if name.startswith(PART)}
         ranks = [RankState(own.world, parts | own.run)]
-        kept = dataclasses.replace(self.kept, ranks=ranks, folder={})
-        return dataclasses.replace(self, kept=kept)
+        return dataclasses.replace(self, ranks=ranks, folder={})
 
     def run(self, ranks: Ranks = ALONE) -> Run:
         """Return the run as it was on the one rank whose state this is.
@@ -96,7 +92,7 @@ class Checkpoint:
         Raises BadInput where its bits could come out otherwise.
         """
         here = _world(environment(device_named(self.asked["device"])))
-        (own,) = self.kept.ranks
+        (own,) = self.ranks
         was = own.world
         for item in {**was, **here}:
             if was.get(item) != here.get(item):
@@ -106,8 +102,8 @@ class Checkpoint:
                 )
         with usable(self.path):
             run = Run(self.case, ranks=ranks, **self.asked)
-        if _digest(run.given) != self.kept.rows:
-            file = self.kept.data
+        if _digest(run.given) != self.rows:
+            file = self.data
             what = f"--data {file[0]}" if isinstance(file, tuple) else f"case {self.case.name}"
             raise BadInput(
                 f"run {self.name}: {what} holds other rows than when it was begun: "
@@ -157,7 +153,7 @@ def load(path: Path) -> Checkpoint:
         )
     found = checksummed.read(path)
     with usable(path):
-        kept = untrusted.fitted(found, Kept)
+        kept = typed(found, _KEPT)
         case = Case(**vars(typed(kept.case, _CASE)))
         asked = vars(typed(kept.asked, _ASKED))
         case.network.check()
@@ -169,7 +165,8 @@ def load(path: Path) -> Checkpoint:
             )
         elif kept.data is not None:
             case = dataclasses.replace(case, data=CASES[kept.data].data)
-    return Checkpoint(path, case, asked, kept)
+    kept.case, kept.asked = case, asked
+    return Checkpoint(path, **vars(kept))
 
 
 @contextlib.contextmanager
