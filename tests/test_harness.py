@@ -493,7 +493,7 @@ def test_the_way_of_large_networks_finds_the_same(
     monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
     monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
     large = Run(CASES[name], steps=12)
-    assert large.ahead.heavy
+    assert large.manual_side.heavy
     report = large.train()
     for row, other in zip(report.quantities.values(), plain.quantities.values(), strict=True):
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
@@ -538,11 +538,11 @@ def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
     if verdict is None:
         with pytest.raises(BadInput, match="and at first did not"):
             training.train()
-        assert training.ahead.apart
+        assert training.manual_side.apart
     else:
         report = training.train()
         assert report.verdict == verdict, str(report)
-        assert not training.ahead.apart
+        assert not training.manual_side.apart
 
 
 @pytest.mark.parametrize("name", ["l1", "l2_delta", "syn0_update", "syn1"])

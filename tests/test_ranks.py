@@ -19,13 +19,13 @@ from compare.cases.cases import CASES, Case, Network
 from compare.cli.main import main
 from compare.errors import BadInput
 from compare.ranks.ranks import ALONE, Ranks
-from compare.ranks.watchdog import Watchman, _born
+from compare.ranks.watchdog import Watchdog, _born
 from compare.report.single_process import OneProcess
 from compare.training.adapters import by_hand
 from compare.training.harness import Run, run
 from compare.training.merge import agree, check_shares, merged_reports
 from compare.training.sampling import draw
-from compare.training.single_process_check import BesideOneProcess
+from compare.training.single_process_check import SingleProcessCheck
 from tests.conftest import Started, one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -280,7 +280,9 @@ def test_lost_rows_are_not_rounding() -> None:
         (parts[0], {"WRONG"}),
     ):
         found = OneProcess()
-        BesideOneProcess(case, Ranks(0, 2), found, stop=1, off=None).judge(0, data, sums, sizes, {})
+        SingleProcessCheck(case, Ranks(0, 2), found, stop=1, off=None).judge(
+            0, data, sums, sizes, {}
+        )
         assert found.verdict in allowed, found.text
         assert found.verdict == "EXACT" or found.share > 0
     report = run(CASES["two_layer"], steps=2)
@@ -330,15 +332,15 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     for what, value in (("place", "1 0 elsewhere"), ("beat", "")):
         store.set(f"{what}/1", value)
-    watchman = Watchman(Ranks(0, 2), store)
-    watchman.stop()
+    watchdog = Watchdog(Ranks(0, 2), store)
+    watchdog.stop()
     monkeypatch.setattr("compare.ranks.watchdog._BEAT", 0.2)
     for beat in "123":
         store.set("beat/1", beat)
         time.sleep(0.15)
-        assert watchman._gone() == []
+        assert watchdog._gone() == []
     time.sleep(0.3)
-    assert watchman._gone() == [1]
+    assert watchdog._gone() == [1]
 
 
 def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
@@ -351,13 +353,13 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     for rank in (0, 2):
         store.set(f"place/{rank}", "1 0 elsewhere")
         store.set(f"beat/{rank}", "")
-    watchman = Watchman(Ranks(1, 3), store)
-    watchman.stop()
-    assert watchman._gone() == []
-    watchman.store = SimpleNamespace(multi_get=lambda _: time.sleep(60))
-    assert watchman._gone() == []
+    watchdog = Watchdog(Ranks(1, 3), store)
+    watchdog.stop()
+    assert watchdog._gone() == []
+    watchdog.store = SimpleNamespace(multi_get=lambda _: time.sleep(60))
+    assert watchdog._gone() == []
     time.sleep(1.5)
-    assert watchman._gone() == [0]
+    assert watchdog._gone() == [0]
 
 
 def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,25 +369,25 @@ def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
         store.set(f"place/{rank}", f"{os.getpid()} another {socket.gethostname()}")
     store.set("left/1", "1")
 
-    def end(watchman: Watchman, gone: list[int], message: str, told: bool) -> None:
+    def end(watchdog: Watchdog, gone: list[int], message: str, told: bool) -> None:
         ended.append((gone, message, told))
-        watchman.over.set()
+        watchdog.over.set()
 
-    monkeypatch.setattr(Watchman, "_end", end)
-    Watchman(Ranks(0, 4), store).thread.join(5)
+    monkeypatch.setattr(Watchdog, "_end", end)
+    Watchdog(Ranks(0, 4), store).thread.join(5)
     assert ended == [([1, 3], "rank 3 ended before the run did: all ranks stop", False)]
 
 
 def test_one_rank_speaks() -> None:
     """The first to ask; where nothing answers, the lowest that is left."""
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    several = [Watchman(Ranks(rank, 3), store) for rank in range(3)]
-    for watchman in several:
-        watchman.stop()
+    several = [Watchdog(Ranks(rank, 3), store) for rank in range(3)]
+    for watchdog in several:
+        watchdog.stop()
     assert [several[rank].speaks() for rank in (2, 0, 1)] == [True, False, False]
-    for watchman in several:
-        watchman.store = SimpleNamespace(add=lambda *_: 1 / 0)
-    assert [watchman.speaks(gone=[0]) for watchman in several[1:]] == [True, False]
+    for watchdog in several:
+        watchdog.store = SimpleNamespace(add=lambda *_: 1 / 0)
+    assert [watchdog.speaks(gone=[0]) for watchdog in several[1:]] == [True, False]
 
 
 @pytest.mark.long

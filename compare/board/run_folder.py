@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary as summaries
 
 from compare.board.pictures import Pair, as_matrix, confusion, heat_maps, surface
-from compare.board.step_log import Record
+from compare.board.step_log import StepLog
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
 from compare.checkpoint.folder import (
@@ -124,7 +124,7 @@ class RunFolder:
         self.lock = None if stopped else Lock(self.path)
         self.identity = self.path.stat()  # held by the lock, so that no other folder comes to it
         self.kept, self.cost = time.monotonic(), 0.0  # the last checkpoint: when, its seconds
-        self.record = Record(self.path / STEPS)
+        self.record = StepLog(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
         try:
             names = self._load_state_dict(stopped) if stopped else {}

@@ -18,7 +18,7 @@ _SHARE = 0.02  # of a run's time may go into saving while it goes on
 _STATE = Types(names=list[str], arrays=dict[str, Tensor])
 
 
-class Record:
+class StepLog:
     """Keeps each step's losses of both sides, and its differences; saves them now and then.
 
     In the file: `loss_manual`, `loss_autograd` (steps,) float64; `names`, every quantity; and of

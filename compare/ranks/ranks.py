@@ -1,6 +1,6 @@
 """Many processes started by torchrun: who this one is, and what they tell each other.
 
-Imports torch only where they speak. `watchman` sees to it that no rank waits for ever.
+Imports torch only where they speak. `watchdog` sees to it that no rank waits for ever.
 """
 
 import os

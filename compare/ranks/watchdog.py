@@ -32,10 +32,10 @@ _GRACE = 5.0  # for those who are not to speak: torchrun stops them before
 _START = 30.0  # the same, where there is no store yet to ask who speaks
 
 
-_watchman: "Watchman | None" = None  # this process's, where it is one of several
+_watchdog: "Watchdog | None" = None  # this process's, where it is one of several
 
 
-class Watchman:
+class Watchdog:
     """Looks at the other ranks until `stop`."""
 
     def __init__(self, ranks: Ranks, store: Any) -> None:
@@ -191,8 +191,8 @@ def joined(device: str | None, wait: float) -> Iterator[Ranks]:
             f"the {ranks.count} ranks did not come together: {why}; start them with torchrun, "
             "or unset RANK and WORLD_SIZE for one process"
         ) from error
-    global _watchman
-    _watchman = Watchman(
+    global _watchdog
+    _watchdog = Watchdog(
         ranks, distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
     )
     try:
@@ -204,11 +204,11 @@ def joined(device: str | None, wait: float) -> Iterator[Ranks]:
     except BaseException as error:  # a second Ctrl-C too
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             late = re.search("timed out|timeout", str(error), re.IGNORECASE)
-            _watchman.late(wait) if late else _watchman.lost()
+            _watchdog.late(wait) if late else _watchdog.lost()
         raise
     finally:
-        _watchman.leave()
-        _watchman.stop()
+        _watchdog.leave()
+        _watchdog.stop()
     distributed.destroy_process_group()
 
 
@@ -242,10 +242,10 @@ def unsaid() -> str:
         return ""
     if ranks is ALONE:
         return ""
-    if ranks.rank and (_watchman or "TORCHELASTIC_RUN_ID" in os.environ):
+    if ranks.rank and (_watchdog or "TORCHELASTIC_RUN_ID" in os.environ):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        _quit_if_told(_GRACE if _watchman else _START)
-    if _watchman and not _watchman.speaks():
+        _quit_if_told(_GRACE if _watchdog else _START)
+    if _watchdog and not _watchdog.speaks():
         _quit_if_told(_GRACE)
         os._exit(3)
     return f"rank {ranks.rank}: " if ranks.rank else ""

@@ -34,8 +34,8 @@ from compare.training.merge import (
 )
 from compare.training.prover import Prover
 from compare.training.sampling import draw
-from compare.training.sides import Ahead, Reference
-from compare.training.single_process_check import BesideOneProcess
+from compare.training.sides import ManualSide, Reference
+from compare.training.single_process_check import SingleProcessCheck
 
 Watcher = Callable[[Chunk], None]
 MOST_OUTPUT = 10_000  # values of an output that a report shows
@@ -102,7 +102,7 @@ class Run(Stateful):
         hand = by_hand(case) if step is None else _of_tensors(step)
         if self.along.count > 1:
             hand = partial(hand, ranks=self.along.count)
-        self.ahead = Ahead(hand, heavy=heavy)
+        self.manual_side = ManualSide(hand, heavy=heavy)
         self.autograd = Autograd(case, self.along.count)
         self.prover = Prover(
             hand, self.autograd.traceable, *self.lifts, numbers=case.network.numbers(),
@@ -127,11 +127,11 @@ class Run(Stateful):
         # all that it takes to make this run again, but for a step of one's own
         self.asked = settings | {"steps": self.steps, "plain": plain, "lift": lift}
         self.own_step = step is not None
-        self.beside: BesideOneProcess | None = None
+        self.single_process: SingleProcessCheck | None = None
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
             self.report.one_process = OneProcess()
-            self.beside = BesideOneProcess(
+            self.single_process = SingleProcessCheck(
                 case, ranks, self.report.one_process, stop=self.steps, off=self.lifts[0]
             )
         self.buckets = Buckets(self.steps)
@@ -224,15 +224,15 @@ class Run(Stateful):
         report.steps += chunk.steps if chunk else 0
         if self.ranks.count > 1:
             self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
-        if self.beside and chunk:
-            self.beside.follow(chunk, data, state)
+        if self.single_process and chunk:
+            self.single_process.follow(chunk, data, state)
         return chunk
 
     def _steps(self, part: Part, data: list[Named]) -> Chunk | None:
         """Take a chunk of steps of some networks by hand, and judge it."""
         first = not self.report.quantities
         kinds = self.autograd.kinds(**data[0], **part.state) if first else {}
-        before, after, part.state = self.ahead.take(data, part.state)
+        before, after, part.state = self.manual_side.take(data, part.state)
         if first and self.along.any(not self.tally.open(after[0], kinds)):
             self.report.steps, self.regular = 1, False
             rows = self.report.quantities

@@ -13,7 +13,7 @@ from compare.training.adapters import Autograd, Named, Step, Watch, copies
 from compare.training.chunking import Part, at, unequal_steps
 
 
-class Ahead:
+class ManualSide:
     """Takes steps by hand, each from copies: what it does to them stays its own affair.
 
     Copies of large weights would cost more than their comparison. So where they are `heavy`, a step

@@ -22,7 +22,7 @@ from compare.training.adapters import Named, by_hand, copies
 from compare.training.merge import sums
 
 
-class BesideOneProcess:
+class SingleProcessCheck:
     """Puts what is `found` into the record; `off` says why there is to be no bound.
 
     `stop` is the step after the run's last one.
