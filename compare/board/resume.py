@@ -50,10 +50,10 @@ def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
         )
     stopped = checkpoint.load(path / CHECKPOINT)
     options.agree(words, stopped.case, stopped.asked)
-    if stopped.count != ranks.count:
-        again = Ranks(count=stopped.count).command(options.resuming(path), stopped.count)
+    if (count := len(stopped.ranks)) != ranks.count:
+        again = Ranks(count=count).command(options.resuming(path), count)
         raise BadInput(
-            f"run {path.name}: ranks were {stopped.count} and are {ranks.count} here, and other "
+            f"run {path.name}: ranks were {count} and are {ranks.count} here, and other "
             f"bits come of it: {again}, or run it anew"
         )
     return stopped

@@ -66,18 +66,13 @@ class Checkpoint:
     data: str | tuple[str, str | None] | None  # a case's name, or a file and its target
     asked: dict[str, Any]  # the keyword arguments of Run
     rows: str  # a digest of them
-    ranks: list[RankState]
+    ranks: list[RankState]  # of all that it was run on
     folder: dict[str, Any]  # what the run folder keeps of its own
 
     @property
     def name(self) -> str:
         """The run folder's."""
         return self.path.parent.name
-
-    @property
-    def count(self) -> int:
-        """How many ranks it was run on."""
-        return len(self.ranks)
 
     def of(self, rank: int) -> "Checkpoint":
         """Return what one rank goes on with: its state alone, and nothing of the folder."""
