@@ -23,7 +23,7 @@ from compare.proof import balls, bounds, operations
 from compare.training.harness import run
 from manual import activations, losses, network, optimizers
 from tests import operation_cases, test_fields, test_optimizers, test_pieces
-from torch_ref import settings, trainer
+from torch_ref import trainer
 
 README = Path(__file__).parent.parent / "README.md"
 NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # of activations, from 8 on
@@ -64,7 +64,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
         "field": {
             "compare.cases.cases.Network": _fields(cases.Network),
             "manual.network.Network": _fields(network.Network),
-            "torch_ref.settings.Settings": _fields(settings.Settings),
+            "torch_ref.network.Settings": _fields(torch_ref.network.Settings),
             "tests.test_fields.FIELDS": test_fields.FIELDS,
         },
         "operation": {

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.losses import LOSSES
-from torch_ref.network import Mask, Network, Synapse
-from torch_ref.settings import Settings
+from torch_ref.network import Mask, Network, Settings, Synapse
 
 Look = Callable[[str, Tensor], Tensor | None]
 

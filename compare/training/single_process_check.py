@@ -106,11 +106,9 @@ def sides_taken(case: Case, values: Named) -> Named:
     turns a whole slope on or off.
     """
     network = case.network
-    taken: Named = {}
-    if ACTIVATIONS[network.activation].kinked:
-        taken |= {f"l{n}": values[f"l{n}"] > 0 for n in network.hidden}
-    if ACTIVATIONS[network.output].kinked:
-        taken[network.prediction] = values[network.prediction] > 0
+    layers = {f"l{n}": network.activation for n in network.hidden}
+    layers[network.prediction] = network.output
+    taken = {name: values[name] > 0 for name, act in layers.items() if ACTIVATIONS[act].kinked}
     if network.trim and network.trimming == "zero":
         deltas = [f"l{n}_delta" for n in range(1, len(network.sizes))]
         taken |= {name: values[name] == 0 for name in deltas}
