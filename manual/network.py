@@ -174,7 +174,6 @@ class Network:
         """The names of what a step is given besides X and y."""
         moments = MOMENTS[self.optimizer] if self.optimizer != "sgd" or self.momentum else ()
         names = {*self.weights, *(f"{name}_{m}" for name in self.weights for m in moments)}
-        for n in range(1, len(self.sizes) - 1):
-            names |= {f"mean{n}", f"var{n}"} if self.batch_norm else set()
-            names |= {f"mask{n}"} if self.dropout else set()
+        kept = ["mean", "var"] * self.batch_norm + ["mask"] * (self.dropout > 0)
+        names |= {f"{kind}{n}" for kind in kept for n in range(1, len(self.sizes) - 1)}
         return names | ({"t"} if "exp_avg" in moments else set())

@@ -207,12 +207,9 @@ class Trainer:
 
 def _trim(asked: Settings, _module: nn.Module, _inputs: Any, z: Tensor) -> None:
     """Have the gradient at a pre-activation trimmed on its way back."""
-    limit = asked.trim
+    limit, clip = asked.trim, asked.trimming == "clip"
     if z.requires_grad:
-        if asked.trimming == "clip":
-            z.register_hook(lambda gradient: gradient.clamp(-limit, limit))
-        else:
-            z.register_hook(lambda gradient: F.hardshrink(gradient, limit))
+        z.register_hook(lambda g: g.clamp(-limit, limit) if clip else F.hardshrink(g, limit))
 
 
 def _overlook(name: str, value: Tensor) -> None:

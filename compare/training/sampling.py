@@ -29,7 +29,7 @@ Stream = tuple[
 ]  # fmt: skip
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Given(Stateful):
     """X (P, rows, I), y (P, rows, O), and the first weights and whatever else a step hands on.
 
@@ -41,8 +41,8 @@ class Given(Stateful):
 
     X: Tensor
     y: Tensor
-    X_test: Tensor | None  # (P, rows, I): kept back, to be asked at the end
-    y_test: Tensor | None
+    X_test: Tensor | None = None  # (P, rows, I): kept back, to be asked at the end
+    y_test: Tensor | None = None
     state: dict[str, Tensor]
     case: Case
     classes: tuple[str, ...]  # the names of y's columns, where they are classes
@@ -150,17 +150,9 @@ def draw(
     }
     for name, tensor in tensors.items():
         _check_finite(name, tensor)
-    rows = {n: tensors[n].expand(len(mine), -1, -1).contiguous() for n in arrays}
-    return Given(
-        X=rows["X"],
-        y=rows["y"],
-        X_test=rows.get("X_test"),
-        y_test=rows.get("y_test"),
-        state=_first_state(network, {name: tensors[name] for name in weights}),
-        case=case,
-        classes=classes,
-        chances=chances,
-    )
+    rows: Any = {n: tensors[n].expand(len(mine), -1, -1).contiguous() for n in arrays}
+    state = _first_state(network, {name: tensors[name] for name in weights})
+    return Given(**rows, state=state, case=case, classes=classes, chances=chances)
 
 
 def _check_numbers(network: Network, dtype: torch.dtype) -> None:
