@@ -116,32 +116,34 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
 @pytest.mark.parametrize(
     ("table", "name", "row", "kind", "places"),
     [
-        (activations.ACTIVATIONS, "elu", activations.Activation(_elu, _elu_delta), "activation",
+        (activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta), "activation",
          ["torch_ref.network.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
           "compare.diagnosis.remedies.SLOPES"]),
         (torch_ref.network.ACTIVATIONS, "mine", torch.nn.Mish, "activation",
          ["manual.activations.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
           "compare.diagnosis.remedies.SLOPES"]),
-        (losses.LOSSES, "huber", losses.LOSSES["mse"], "loss",
+        (losses.LOSSES, "mine", losses.LOSSES["mse"], "loss",
          ["torch_ref.losses.LOSSES", "compare.cases.cases.LOSSES"]),
-        (optimizers.MOMENTS, "lion", ("exp_avg",), "optimizer",
+        (optimizers.MOMENTS, "mine", ("exp_avg",), "optimizer",
          ["torch_ref.trainer.OPTIMIZERS", "compare.cases.cases.OPTIMIZERS",
           "tests.test_optimizers.ROWS"]),
-        (operations.ROWS, "bessel", None, "operation", ["tests/operation_cases.py"]),
-        (balls._FUNCTIONS, "bessel", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
+        (operations.ROWS, "mine", None, "operation", ["tests/operation_cases.py"]),
+        (balls._FUNCTIONS, "mine", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
     ],
 )  # fmt: skip
 def test_a_row_in_one_table_alone_is_told_by_the_others(
     table: dict[str, object], name: str, row: object, kind: str, places: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    before = lacking()
     _row(monkeypatch, table, name, row)
-    assert lacking() == [f"{kind} {name} lacks a row in {place}" for place in places]
+    told = [sentence for sentence in lacking() if sentence not in before]
+    assert told == [f"{kind} {name} lacks a row in {place}" for place in places]
 
 
 def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatch) -> None:
     _row(monkeypatch, cases.ACTIVATIONS, "tanh", cases.Piece("its exp is its own"))
-    assert lacking() == ["rounding activation tanh lacks a row in tests.test_pieces.FEW_ULPS"]
+    assert "rounding activation tanh lacks a row in tests.test_pieces.FEW_ULPS" in lacking()
 
 
 @pytest.mark.parametrize("name", cases.ACTIVATIONS)
@@ -154,10 +156,10 @@ def test_a_kink_is_told_of(name: str) -> None:
 
 def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """With them a network has it, and is judged: here with each value a few roundings away."""
-    _row(monkeypatch, activations.ACTIVATIONS, "elu", activations.Activation(_elu, _elu_delta))
-    _row(monkeypatch, torch_ref.network.ACTIVATIONS, "elu", torch.nn.ELU)
-    _row(monkeypatch, cases.ACTIVATIONS, "elu", cases.Piece("its kernel has an expm1 of its own"))
-    asked = cases.Network((3, 4, 1), alpha=0.1, activation="elu")
+    _row(monkeypatch, activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta))
+    _row(monkeypatch, torch_ref.network.ACTIVATIONS, "mine", torch.nn.ELU)
+    _row(monkeypatch, cases.ACTIVATIONS, "mine", cases.Piece("its kernel has an expm1 of its own"))
+    asked = cases.Network((3, 4, 1), alpha=0.1, activation="mine")
     case = dataclasses.replace(cases.CASES["network"], network=asked, promises="")
     assert (case.promises, case.demand) == ("ROUNDING", "rounding")
     monkeypatch.setattr(cases.Network, "check", lambda _: None)  # its choices were read at import
@@ -177,4 +179,5 @@ def test_a_case_is_one_row(
 
 def test_the_readme_counts_the_activations() -> None:
     said = re.search(r"any of (\w+) activations", README.read_text())
-    assert said is None or said[1] == NUMBERS[len(activations.ACTIVATIONS) - 8]
+    count = NUMBERS[len(activations.ACTIVATIONS) - 8]
+    assert not said or said[1] == count, f"README says any of {said[1]} activations, not {count}"
