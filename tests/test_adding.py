@@ -18,7 +18,7 @@ import torch_ref.losses
 import torch_ref.network
 from compare.cases import cases
 from compare.cli.main import main
-from compare.diagnosis.remedies import SLOPES
+from compare.diagnosis.fix_tables import SLOPES
 from compare.proof import balls, bounds, operations
 from compare.training.harness import run
 from manual import activations, losses, network, optimizers
@@ -40,7 +40,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
             "torch_ref.network.ACTIVATIONS": torch_ref.network.ACTIVATIONS,
             "compare.cases.cases.ACTIVATIONS": cases.ACTIVATIONS,
             # sin and cos stand in other people's networks; the slope of the identity is no factor
-            "compare.diagnosis.remedies.SLOPES": sloped - {"sin", "cos"} | {"identity"},
+            "compare.diagnosis.fix_tables.SLOPES": sloped - {"sin", "cos"} | {"identity"},
         },
         "rounding activation": {
             "compare.cases.cases.ACTIVATIONS": _rounding(cases.ACTIVATIONS),
@@ -118,10 +118,10 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
     [
         (activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta), "activation",
          ["torch_ref.network.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
-          "compare.diagnosis.remedies.SLOPES"]),
+          "compare.diagnosis.fix_tables.SLOPES"]),
         (torch_ref.network.ACTIVATIONS, "mine", torch.nn.Mish, "activation",
          ["manual.activations.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
-          "compare.diagnosis.remedies.SLOPES"]),
+           "compare.diagnosis.fix_tables.SLOPES"]),
         (losses.LOSSES, "mine", losses.LOSSES["mse"], "loss",
          ["torch_ref.losses.LOSSES", "compare.cases.cases.LOSSES"]),
         (optimizers.MOMENTS, "mine", ("exp_avg",), "optimizer",

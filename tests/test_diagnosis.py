@@ -15,9 +15,8 @@ from torch import Tensor
 from compare.cases.cases import CASES, Case, Network
 from compare.checking.check import check
 from compare.diagnosis.diagnosis import _told
-from compare.diagnosis.operands import _REMARK
-from compare.diagnosis.remedies import factors
-from compare.diagnosis.wording import short, words
+from compare.diagnosis.expressions import expression, leaf, short
+from compare.diagnosis.fix_tables import factors
 from compare.passes.forward import name
 from compare.proof.program import trace
 from compare.report.report import Report
@@ -242,6 +241,8 @@ FORMS: list[tuple[str, str, Callable[..., Any], Callable[..., Any], dict[str, An
     ("tanh for sigmoid", "x", lambda x: torch.sigmoid(x),
      lambda output, grad_output: (grad_output * (1 - output * output),), {"x": _drawn(4, 5)},
      "with sigmoid(x) * (1 - sigmoid(x)), the slope of sigmoid, in place of (1 - output * output)"),
+    ("leaky_relu's slope", "x", lambda x: F.leaky_relu(x), lambda grad_output: (grad_output * 1,),
+     {"x": _drawn(4, 5)}, "times where(x > 0, 1, 0.01), the slope of leaky_relu at x"),
     ("gelu by tanh for gelu", "x", lambda x: F.gelu(x), lambda x, grad_output: (
         torch.autograd.functional.vjp(lambda x: F.gelu(x, approximate="tanh"), x, grad_output)[1],
      ), {"x": _drawn(4, 5)}, "as grad_output * (P + x * p)"),
@@ -299,7 +300,7 @@ def _of_form(bug: str) -> Report:
 @pytest.mark.parametrize("known", [{}, {"alpha": 0.25}])
 def test_a_factor_inside_is_told_without_the_remark_on_it(known: dict[str, float]) -> None:
     """`(1 - alpha)` is no remark."""
-    told = {_REMARK.sub("", text) for text, _ in factors([(6, 2)], known)}
+    told = {one.told.removesuffix(one.remark) for one in factors([(6, 2)], known)}
     assert {"-1", "6", "1/6", "6/5", "5/6", "sqrt(6)", "2 * 6", "-1 * 6/5", "1/2 * 1/6"} <= told
     assert ({"(1 - alpha)", "-1 * (1 - alpha)", "1 / alpha", "alpha"} <= told) == bool(known)
     assert not any(" = " in text or "(n" in text for text in told)
@@ -445,14 +446,16 @@ def test_an_expression_that_would_fill_books_is_cut_in_time() -> None:
 
     x = torch.randn(3)
     program = trace(lambda **given: {"x": backward(**given)[0]}, {"x": x, "grad_output": x})
-    assert len(words(program.outputs["x"], {})) < 4_000
+    assert len(expression(program.outputs["x"], {}).text) < 4_000
 
 
 def test_a_long_expression_is_cut_where_nothing_stays_open() -> None:
     text = "(grad_output * g * rsqrt((x * x).mean(-1, keepdim=True) + 1e-06) - x * h).sum(-1) / 6"
-    assert short(text).count("(") == short(text).count(")")
-    assert short("x * y") == "x * y"
-    assert short(f"{'a' * 70} + (b - c) * dddd + f(eeeeeeeee) * g[0]").startswith("...")
+    cut = short(leaf(text)).text
+    assert cut.count("(") == cut.count(")")
+    assert short(leaf("x * y")).text == "x * y"
+    long = leaf(f"{'a' * 70} + (b - c) * dddd + f(eeeeeeeee) * g[0]")
+    assert short(long).text.startswith("...")
 
 
 def test_one_factor_is_told_once_and_other_products_each() -> None:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.rewrite import writings
-from compare.diagnosis.vocabulary import names_by_hand
-from compare.diagnosis.wording import words
-from compare.diagnosis.writing import Writing
+from compare.diagnosis.expressions import Expr, expression, floats
+from compare.diagnosis.known_values import names_by_hand
+from compare.diagnosis.rewrites import left_to_right, writings
 from compare.proof.bits import same_bits
 from compare.proof.draws import elsewhere
 from compare.proof.pair import Pair
@@ -83,7 +82,7 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
         if read is None:
             return None
         values.append(read)
-    found: list[Writing] = []
+    found: list[Expr] = []
     names, tried = names_by_hand(pair), 0
     for one in writings(way, names):
         if time.process_time() > until:
@@ -93,14 +92,14 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
             _gives(one, v, s.autograd[name]) for v, s in zip(values, samples, strict=True)
         ):
             found.append(one)
-    lead = _first_name(words(way.end, names, inside=True))
-    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -one.grouped))
+    lead = _first_name(expression(way.end, names, inside=True).text)
+    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -left_to_right(one)))
     sizes = [sample.autograd[name].numel() for sample in samples]
     same = (
         f"(tried: {sizes[0]:,} of {sizes[0]:,} elements the same, and "
         f"{sum(sizes[1:]):,} of {sum(sizes[1:]):,} at other inputs)"
     )
-    told = [f"write {one.text}{', left to right' * one.grouped} {same}" for one in found[:1]]
+    told = [f"write {one.text}{', left to right' * left_to_right(one)} {same}" for one in found[:1]]
     return Diagnosis(tuple(told), f"{tried:,} ways to write it tried")
 
 
@@ -145,10 +144,10 @@ def _read(program: Program, way: Way, sample: Pair) -> _Values | None:
     return values
 
 
-def _gives(one: Writing, values: _Values, wanted: Tensor) -> bool:
+def _gives(one: Expr, values: _Values, wanted: Tensor) -> bool:
     """Whether a writing gives these bits."""
     try:
-        found = one.run(values)
+        found = one.run(floats, values.__getitem__)
     except Exception:  # shapes that do not fit
         return False
     if not isinstance(found, Tensor) or found.numel() != wanted.numel():

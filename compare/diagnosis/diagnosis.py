@@ -1,7 +1,7 @@
 """What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
 
-What counts as found says `remake`. What is looked for is in `whole`, `slopes`, `operands`,
-`numbers`, and the tables of it in `remedies`.
+What counts as found says `search`. What is looked for is in `fix_quantity`, `fix_derivative`,
+`fix_operand` and `fix_constant`, and the tables of it in `fix_tables`.
 """
 
 import re
@@ -14,11 +14,11 @@ import flint
 import torch
 from torch import Tensor
 
-from compare.diagnosis import numbers, whole
-from compare.diagnosis.operands import operands
-from compare.diagnosis.remake import Late, Trial
+from compare.diagnosis import fix_constant, fix_quantity
+from compare.diagnosis.fix_derivative import other_slopes
+from compare.diagnosis.fix_operand import operands
 from compare.diagnosis.samples import samples
-from compare.diagnosis.slopes import other_slopes
+from compare.diagnosis.search import Late, Trial
 from compare.proof.balls import PRECISION
 from compare.proof.pair import Pair
 from compare.proof.program import Program
@@ -34,8 +34,9 @@ TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constan
 
 #: What is tried, the simplest first.
 _CANDIDATES: tuple[Callable[[Trial], None], ...] = (
-    whole.factor, whole.rows, whole.sums_of_others, whole.products, other_slopes, whole.terms,
-    operands, numbers.signs, numbers.constants, numbers.functions,
+    fix_quantity.times, fix_quantity.rows, fix_quantity.sums_of_others, fix_quantity.products,
+    other_slopes, fix_quantity.terms, operands, fix_constant.signs, fix_constant.constants,
+    fix_constant.functions,
 )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def _operations(text: str) -> int:
 
 def _all(trial: Trial) -> None:
     if trial.mine[0].near.shape != trial.theirs[0].near.shape:
-        whole.shapes(trial)
+        fix_quantity.shapes(trial)
         return
     for candidates in _CANDIDATES:
         candidates(trial)

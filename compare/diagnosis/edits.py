@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compare.diagnosis.expressions import SAME
 from compare.diagnosis.samples import Nodes, Value
-from compare.diagnosis.wording import SAME
 from compare.proof.balls import Balls
 from compare.proof.lift import Missing, call
 from compare.proof.program import Program, operation

@@ -5,58 +5,50 @@ activation, and half precision computed in float32. Each is run in floats; none 
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
-from operator import itemgetter
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import mul, truediv
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.wording import SAME, words
-from compare.diagnosis.writing import (
-    ATOM,
-    LOOSE,
-    Writing,
-    fused,
-    groupings,
-    negative,
-    number,
-    over,
-    products,
-    quotients,
-    row_by_row,
-    sum_of,
-    summed,
-    times,
-    turned,
-    widened,
-)
+from compare.diagnosis.expressions import ATOM, SAME, SUM, Expr, expression, leaf, reduced
 from compare.proof.program import operation
 
 MOST = 60  # ways for any one part of an expression
 
 
-def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Writing]:
-    """Yield ways to write the quantity at the end of `way`."""
+def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
+    """Yield ways to write the quantity at the end of `way`; the keys of leaves are nodes."""
     found = _Forms(way, names).of(way.end, top=True) + _wholes(way, names)
     yield from found
-    for one in found:
-        yield Writing(f"({one.text}) in float32, rounded once", ATOM, widened(one.run))
+    if (dtype := way.end.meta["val"].dtype) in (torch.float16, torch.bfloat16):
+        yield from (Expr("in float32", one, dtype) for one in found)
 
 
-def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Writing]:
+def left_to_right(one: Any) -> bool:
+    """Whether it is a product that says so only if one reads it from left to right."""
+    if not isinstance(one, Expr) or one.op != "*":
+        return False
+    first, second = (arg.printed[1] if isinstance(arg, Expr) else ATOM for arg in one.args)
+    return second == SUM or (second == ATOM and (first == ATOM or left_to_right(one.args[0])))
+
+
+def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Expr]:
     """Return the sums, and the products of matrices, that have the shape of the quantity."""
     shape = _shape(way.end)
     leaves = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]
-    read = [Writing(names[node], ATOM, itemgetter(node)) for node in leaves]
+    read = [leaf(names[node], node) for node in leaves]
     sizes = [_shape(node) for node in leaves]
-    found: list[Writing] = []
+    found: list[Expr] = []
     for one, size in zip(read, sizes, strict=True):
         for dim in range(len(size)):
             kept = (*size[:dim], 1, *size[dim + 1 :])
             if kept == shape or (*size[:dim], *size[dim + 1 :]) == shape:
-                found.append(summed(one, ((dim,),), kept == shape, len(size)))
+                found.append(reduced("sum", one, dim - len(size), kept == shape))
     for (a, left), (b, right) in itertools.product(zip(read, sizes, strict=True), repeat=2):
         if len(left) != len(right) or len(left) < 2 or len(shape) < 2 or a is b:
             continue
@@ -64,7 +56,7 @@ def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Writing]:
             rows, inner = left[-2:][::-1] if first else left[-2:]
             again, columns = right[-2:][::-1] if second else right[-2:]
             if inner == again and (rows, columns) == tuple(shape[-2:]):
-                found += products(turned(a) if first else a, turned(b) if second else b)
+                found += _matrix_products(a.mT if first else a, b.mT if second else b)
     return found
 
 
@@ -74,12 +66,12 @@ class _Forms:
     def __init__(self, way: Way, names: Mapping[fx.Node, str]) -> None:
         self.inside, self.end = set(way.nodes), way.end
         self.names = {node: name for node, name in names.items() if node is not way.end}
-        self.known: dict[fx.Node, list[Writing]] = {}
+        self.known: dict[fx.Node, list[Expr]] = {}
 
-    def of(self, node: Any, *, top: bool = False) -> list[Writing]:
+    def of(self, node: Any, *, top: bool = False) -> list[Expr]:
         """Return the ways to write an argument."""
         if not isinstance(node, fx.Node):
-            return [number(node)]
+            return [Expr("as", node, f"{node:.12g}")]
         node = self._behind(node)
         if node not in self.known:
             made = [self._atom(node)] if node in self.names and not top else self._made(node)
@@ -97,12 +89,10 @@ class _Forms:
             node = source
         return node
 
-    def _atom(self, node: fx.Node) -> Writing:
-        text = words(node, self.names)
-        plain = text.replace("_", "").replace(".mT", "").isalnum()
-        return Writing(text, ATOM if plain or text.endswith(")") else LOOSE, lambda v: v[node])
+    def _atom(self, node: fx.Node) -> Expr:
+        return leaf(expression(node, self.names), node)
 
-    def _made(self, node: fx.Node) -> list[Writing]:
+    def _made(self, node: fx.Node) -> list[Expr]:
         name = operation(node)
         if node not in self.inside or not name:
             return [self._atom(node)]
@@ -114,7 +104,7 @@ class _Forms:
             return self._reduced(node)
         if name in ("mm", "bmm"):
             factors = (self._atom(self._behind(a)) for a in node.all_input_nodes)
-            return [self._atom(node), *products(*factors)]
+            return [self._atom(node), *_matrix_products(*factors)]
         if name == "view" or name in SAME:
             source = node.all_input_nodes[0]
             if operation(source) in ("mm", "bmm") and source in self.inside:
@@ -152,20 +142,20 @@ class _Forms:
             return top * abs(power), bottom * abs(power), sign ** abs(power)
         return [node], [], 1
 
-    def _product(self, node: fx.Node) -> list[Writing]:
+    def _product(self, node: fx.Node) -> list[Expr]:
         top, bottom, sign = self._factors(node)
         if not 1 <= len(top) + len(bottom) <= 5 or top == [node]:
             return [self._atom(node)]
-        found: list[Writing] = []
+        found: list[Expr] = []
         forms = [self.of(factor) for factor in top]
         under = [self.of(factor) for factor in bottom]
         for chosen in itertools.islice(itertools.product(*forms, *under), MOST):
             above, below = list(chosen[: len(top)]), list(chosen[len(top) :])
-            found += groupings(above) if not below else quotients(above, below)
+            found += _groupings(above) if not below else _quotients(above, below)
         found += self._sigmoids(top, bottom)
-        return [negative(one) for one in found] if sign < 0 else found
+        return [-one for one in found] if sign < 0 else found
 
-    def _sigmoids(self, top: list[Any], bottom: list[Any]) -> list[Writing]:
+    def _sigmoids(self, top: list[Any], bottom: list[Any]) -> list[Expr]:
         """Write 1 / (1 + exp(-z)) with the kernel."""
         if top or len(bottom) != 1 or not isinstance(bottom[0], fx.Node):
             return []
@@ -177,60 +167,112 @@ class _Forms:
         inner = self._behind(e.all_input_nodes[0])
         if operation(inner) != "neg":
             return []
-        z = self.of(inner.args[0])[0]
-        return [Writing(f"torch.sigmoid({z.text})", ATOM, lambda v: torch.sigmoid(z.run(v)))]
+        return [Expr("torch.sigmoid", self.of(inner.args[0])[0])]
 
     # -- sums
 
-    def _sum(self, node: fx.Node) -> list[Writing]:
+    def _sum(self, node: fx.Node) -> list[Expr]:
         first, second = node.args[:2]
         alpha = node.kwargs.get("alpha", 1)
         minus = operation(node) == "sub"
         if not isinstance(alpha, int | float):
             return [self._atom(node)]
         scale = -alpha if minus else alpha
-        found: list[Writing] = []
+        found: list[Expr] = []
         for a, b in itertools.islice(itertools.product(self.of(first), self.of(second)), MOST):
-            found += sum_of(a, b, scale)
+            found += _sums(a, b, scale)
             if not minus and alpha == 1:
-                found += fused(b, self._terms(first), 1)
-            found += fused(a, self._terms(second), scale)
+                found += _fused(b, self._terms(first), 1)
+            found += _fused(a, self._terms(second), scale)
         return found
 
-    def _terms(self, node: Any) -> list[Writing]:
+    def _terms(self, node: Any) -> list[Expr]:
         """Return the two factors of a product, to be fused with a sum; none if it is no product."""
         top, bottom, sign = self._factors(node)
         if bottom or sign < 0 or len(top) != 2:
             return []
         return [self.of(factor)[0] for factor in top]
 
-    def _reduced(self, node: fx.Node) -> list[Writing]:
+    def _reduced(self, node: fx.Node) -> list[Expr]:
         source, dims = node.args[0], node.args[1] if len(node.args) > 1 else None
         assert isinstance(source, fx.Node)
         keep = bool(node.args[2]) if len(node.args) > 2 else False
-        count = len(_shape(source))
-        across: Any = dims
-        across = [across] if isinstance(across, int) else list(across or range(count))
-        across = sorted(d % count for d in across)
-        found: list[Writing] = []
+        shape = _shape(source)
+        across: Any = [dims] if isinstance(dims, int) else dims or range(len(shape))
+        across = sorted(d % len(shape) - len(shape) for d in across)
+        found: list[Expr] = []
         for inner in self.of(source)[:6]:
             for order in itertools.permutations(across):
-                found.append(summed(inner, (tuple(order),), keep, count))
+                found.append(reduced("sum", inner, order, keep))
                 if len(order) > 1:
-                    found.append(summed(inner, tuple((d,) for d in order), keep, count))
+                    each = reduce(lambda one, d: reduced("sum", one, d, True), order, inner)
+                    found.append(each if keep else Expr(".squeeze", each, order))
             if len(across) == 1:
-                found.append(row_by_row(inner, across[0], keep, count))
-        size = 1
-        for d in across:
-            size *= _shape(source)[d]
-        if operation(node) == "mean":
-            means = [self._atom(node)]
-            for one in found:
-                means += [over(one, number(size)), times(one, over(number(1), number(size)))]
-            return means
-        return found
+                found.append(Expr("one by one", inner, across[0], keep))
+        if operation(node) == "sum":
+            return found
+        size = math.prod(shape[d] for d in across)
+        means = ([one / size, one * (Expr("as", 1, "1") / size)] for one in found)
+        return [self._atom(node), *itertools.chain(*means)]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+# -- ways to write one operation on expressions
+
+
+def _groupings(factors: Sequence[Expr]) -> list[Expr]:
+    """Return every grouping of a product, those from left to right first."""
+    orders = list(itertools.permutations(factors))
+    found = [reduce(mul, order) for order in orders]
+    if len(factors) == 3:
+        found += [a * (b * c) for a, b, c in orders]
+    if len(factors) == 4:
+        for a, b, c, d in orders:
+            found += [(a * b) * (c * d), a * ((b * c) * d), (a * (b * c)) * d]
+    return found
+
+
+def _quotients(above: list[Expr], below: list[Expr]) -> list[Expr]:
+    """Return ways to divide: at once, one after the other, by reciprocals."""
+    one = Expr("as", 1, "1")
+    tops = _groupings(above) if above else [one]
+    found = [top / bottom for top, bottom in itertools.product(tops, _groupings(below))]
+    found += [reduce(truediv, below, top) for top in tops]
+    if len(above) + len(below) <= 4:
+        found += _groupings([*above, *(one / bottom for bottom in below)])
+    if len(above) > 1:  # divide one factor first
+        for k, factor in enumerate(above):
+            rest = _groupings([*above[:k], *above[k + 1 :]])
+            found += [tree * (factor / low) for tree in rest for low in _groupings(below)]
+    return found
+
+
+def _sums(a: Expr, b: Expr, scale: float) -> list[Expr]:
+    """Return ways to write a + scale * b."""
+    if scale in (1, -1):
+        return [a + b if scale > 0 else a - b]
+    return [Expr("torch.add", a, b, alpha=scale), a + scale * b]
+
+
+def _fused(a: Expr, product: list[Expr], scale: float) -> list[Expr]:
+    """Return a + scale * p * q in one kernel, which may round only once."""
+    if not product or scale not in (1, -1):
+        return []
+    p, q = product
+    if a.op == "as":  # a number: the kernel takes tensors
+        fill = Expr("torch.full_like", p, a)
+        a = Expr("torch.ones_like", p) if a.args[0] == 1 else fill
+    numbers = [(one.args[0], other) for one, other in ((p, q), (q, p)) if one.op == "as"]
+    if numbers:
+        return [_sums(a, other, number * scale)[0] for number, other in numbers]
+    return [Expr("torch.addcmul", a, p, q, **{} if scale == 1 else {"value": -1})]
+
+
+def _matrix_products(a: Expr, b: Expr) -> list[Expr]:
+    """Return ways to multiply two matrices: another kernel may sum in another order."""
+    ways = (Expr(op, a, b) for op in ("@", "other kernel", "outer"))
+    return [next(ways), (b.mT @ a.mT).mT, *ways]

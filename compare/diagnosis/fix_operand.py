@@ -1,19 +1,17 @@
 """Remedies inside the operations: what is read replaced, moved, summed, added to or scaled."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
-import flint
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Edit, elsewhere, moved
-from compare.diagnosis.remake import Trial
-from compare.diagnosis.remedies import SLOPES, USUAL, in_floats
+from compare.diagnosis.expressions import ATOM, Expr, expression, leaf, reduced, short
+from compare.diagnosis.fix_tables import SLOPES, USUAL, factor
+from compare.diagnosis.known_values import Known
+from compare.diagnosis.prefilter import alike, broadcasts, ratio
 from compare.diagnosis.samples import Value
-from compare.diagnosis.sieve import alike, broadcasts, ratio
-from compare.diagnosis.vocabulary import Known
-from compare.diagnosis.wording import inner, short, words
+from compare.diagnosis.search import Trial
 from compare.proof.program import operation
 
 _ROOTS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # where an eps is wont to be
@@ -27,9 +25,14 @@ class _Read:
     node: fx.Node
     values: tuple[Value, ...]
     readers: list[fx.Node]
-    text: str
+    expr: Expr  # a leaf whose key are the values
     where: str  # " in ...", where only one of several readers is meant
     part: float  # of the cost: less simple then
+
+    @property
+    def text(self) -> str:
+        """The value as one writes it."""
+        return self.expr.text
 
 
 def operands(t: Trial) -> None:
@@ -40,11 +43,11 @@ def operands(t: Trial) -> None:
         values = tuple(sample.hand[node] for sample in t.both)
         if not values[0].near.is_floating_point() or not values[0].near.numel():
             continue
-        text = short(words(node, t.names))
-        _operand(t, _Read(node, values, readers, text, "", 0))
+        expr = leaf(short(expression(node, t.names)), values)
+        _operand(t, _Read(node, values, readers, expr, "", 0))
         for reader in readers if len(readers) > 1 else ():
-            where = f" in {short(words(reader, t.names, inside=True))}"
-            _operand(t, _Read(node, values, [reader], text, where, 0.5))
+            where = f" in {short(expression(reader, t.names, inside=True)).text}"
+            _operand(t, _Read(node, values, [reader], expr, where, 0.5))
 
 
 def _operand(t: Trial, read: _Read) -> None:
@@ -55,11 +58,11 @@ def _operand(t: Trial, read: _Read) -> None:
             _swap(t, read, known)
     for how, put in elsewhere(tuple(like.shape)):
         new = tuple(moved(value, put) for value in read.values)
-        _instead(t, 3, read, f"{inner(read.text)}{how}", new)
+        _instead(t, 3, read, f"{read.expr.within(ATOM)}{how}", new)
     for dim in range(like.ndim):
         if like.shape[dim] > 1:
             new = tuple(_summed(t, value, dim) for value in read.values)
-            _instead(t, 3, read, f"{inner(read.text)}.sum({dim - like.ndim}, keepdim=True)", new)
+            _instead(t, 3, read, reduced("sum", read.expr, dim - like.ndim, True).text, new)
     if any(operation(reader) in _ROOTS for reader in read.readers):
         _eps(t, read)
     if not t.whole and t.way.nodes and read.node is not t.way.end:
@@ -80,12 +83,8 @@ def _eps(t: Trial, read: _Read) -> None:
     """Try an eps that was left out, before a root or a division."""
     for eps in dict.fromkeys([*t.numbers_there(), *USUAL]):
         if 0 < eps <= 1e-2:
-            new = tuple(
-                Value(value.floats + eps, value.balls + t.n.constant(eps, value.floats.dtype))
-                for value in read.values
-            )
             told = f"with {eps:g} added to {read.text}{read.where}"
-            t.edit(3 + read.part, told, read.node, new, read.readers)
+            t.edit(3 + read.part, told, read.node, t.values(read.expr + eps), read.readers)
 
 
 # -- another value
@@ -113,7 +112,9 @@ def _swap(t: Trial, read: _Read, known: Known) -> None:
         if third.rank <= 1 and broadcasts(at, theirs) and alike(first * at, theirs):
             slope = _slope_told(t, read, known, first, remark)
             cost = (2.3 if slope else 4) + (known.rank + third.rank + read.part) / 8
-            _swap_times(t, cost, f"{slope or told}, and times {inner(third.text)}", edit, third)
+            _swap_times(
+                t, cost, f"{slope or told}, and times {third.expr.within(ATOM)}", edit, third
+            )
 
 
 def _swap_times(t: Trial, cost: float, told: str, edit: Edit, third: Known) -> None:
@@ -134,7 +135,7 @@ def _slope_told(t: Trial, read: _Read, known: Known, now: Tensor, remark: str) -
     if was.shape != mine.shape:
         return ""
     for slope in SLOPES:
-        old, new = (slope.formula(in_floats, x) for x in (was, known.at[0].near))
+        old, new = (slope.near(x) for x in (was, known.at[0].near))
         if slope.activation and old.any() and alike(mine * new, now * old):
             there = f"in place of at {read.text}"
             return f"with the slope of {slope.of} at {known.full}{remark} {there}"
@@ -147,31 +148,22 @@ def _slope_told(t: Trial, read: _Read, known: Known, now: Tensor, remark: str) -
 def _terms(t: Trial, read: _Read) -> None:
     """Try a term beside a value that is read, and the value taken another number of times."""
     like = read.values[0].near
-    twice = tuple(Value(2 * value.floats, 2 * value.balls) for value in read.values)
-    if (times := _times(t, read, twice)) is not None:
+    if (times := _times(t, read, 2 * read.expr)) is not None:
         _scaled(t, read, times + 1)
     for known in t.known:
         near = known.at[0].near
         if (known.rank == 1 and len(t.known) > _MANY) or not broadcasts(near, like):
             continue
-        if not alike(near.expand_as(like), like):
-            more = _more(read, known, flint.arb(1))
-            if (times := _times(t, read, more)) is not None:
-                _added(t, read, known, times)
+        if alike(near.expand_as(like), like):
+            continue
+        if (times := _times(t, read, read.expr + known.expr)) is not None:
+            _added(t, read, known, times)
 
 
-def _more(read: _Read, known: Known, number: Any) -> tuple[Value, ...]:
-    times = float(number.mid())
-    return tuple(
-        Value(value.floats + times * term.floats, value.balls + term.balls * number)
-        for value, term in zip(read.values, known.at, strict=True)
-    )
-
-
-def _times(t: Trial, read: _Read, more: tuple[Value, ...]) -> float | None:
+def _times(t: Trial, read: _Read, more: Expr) -> float | None:
     """Return how often a change is to be made, from what making it once does; None if never."""
     t.in_time()
-    once = t.way.near(t.both[0].hand, Edit(read.node, more, read.readers), 0)
+    once = t.way.near(t.both[0].hand, Edit(read.node, t.values(more), read.readers), 0)
     mine = t.mine[0].near
     if once is None or once.shape != mine.shape:
         return None
@@ -180,33 +172,22 @@ def _times(t: Trial, read: _Read, more: tuple[Value, ...]) -> float | None:
 
 def _scaled(t: Trial, read: _Read, times: float) -> None:
     if abs(times) < 1e-9:
-        new = tuple(Value(0 * value.floats, value.balls * 0) for value in read.values)
         told = f"without {read.text}{read.where}"
-        t.edit(3.5 + read.part, told, read.node, new, read.readers)
-    elif named := _nearest(t, times):
-        text, number = named
-        new = tuple(
-            Value(value.floats * float(number.mid()), value.balls * number) for value in read.values
-        )
-        _instead(t, 3.5, read, f"{text} * {inner(read.text)}", new)
+        t.edit(3.5 + read.part, told, read.node, t.values(0 * read.expr), read.readers)
+    elif number := _nearest(t, times):
+        scaled = number * read.expr
+        _instead(t, 3.5, read, scaled.text, t.values(scaled))
 
 
 def _added(t: Trial, read: _Read, known: Known, times: float) -> None:
-    if named := _nearest(t, times):
-        text, number = named
-        term = {"1": f"+ {known.text}", "-1": f"- {inner(known.text)}"}.get(
-            text, f"+ {text} * {inner(known.text)}"
-        )
-        _instead(t, 4 + known.rank, read, f"{read.text} {term}", _more(read, known, number))
+    if number := _nearest(t, times):
+        plus, minus = read.expr + known.expr, read.expr - known.expr
+        one = {"1": plus, "-1": minus}.get(number.text, read.expr + number * known.expr)
+        _instead(t, 4 + known.rank, read, one.text, t.values(one))
 
 
-def _nearest(t: Trial, number: float) -> tuple[str, Any] | None:
-    """Return the factor of the table that a float can be, without the remark on it."""
-    for text, ball in (("1", flint.arb(1)), *t.factors):
-        if abs(float(ball.mid()) - number) <= 1e-8 * abs(number):
-            return _REMARK.sub("", text), ball
-    return None
-
-
-# ", the other sign", " (0.3)", " (n = 6)", " (n/(n-1), n = 6)"
-_REMARK = re.compile(r"(, the other sign| \(([^ ()]+|((1/n|n/\(n-1\)|\(n-1\)/n), )?\w+ = \S+)\))$")
+def _nearest(t: Trial, number: float) -> Expr | None:
+    """Return the factor of the table that a float can be."""
+    found = (one.expr for one in (factor(1), *t.factors)
+             if abs(float(one.ball.mid()) - number) <= 1e-8 * abs(number))  # fmt: skip
+    return next(found, None)

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from compare.diagnosis import remedies
+from compare.diagnosis import fix_tables
 from compare.diagnosis.edits import another
-from compare.diagnosis.remake import Trial
-from compare.diagnosis.remedies import FUNCTIONS
-from compare.diagnosis.wording import short, words
+from compare.diagnosis.expressions import expression, short
+from compare.diagnosis.fix_tables import FUNCTIONS
+from compare.diagnosis.search import Trial
 from compare.proof.program import operation
 
 
@@ -29,9 +29,9 @@ def constants(t: Trial) -> None:
         for group in groups:
             if t.whole and all(operation(node) in ("mul", "div") for node in group):
                 continue
-            where = short(words(group[0], t.names, inside=True))
+            where = short(expression(group[0], t.names, inside=True)).text
             where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
-            for other in remedies.constants(number, sorted(sizes), there):
+            for other in fix_tables.constants(number, sorted(sizes), there):
                 told = f"with {other:.10g} in place of {number:.10g} {where}"
                 t.operations(2.5, told, {n: _written(n, number, other) for n in group})
 
@@ -42,7 +42,7 @@ def signs(t: Trial) -> None:
         sign = {"add": "-", "sub": "+"}.get(operation(node))
         if sign and all(isinstance(value, fx.Node) for value in node.args[:2]):
             target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
-            one, other = (short(words(value, t.names)) for value in node.args[:2])
+            one, other = (short(expression(value, t.names)).text for value in node.args[:2])
             told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
             t.operations(2, told, {node: another(node, target)})
 
@@ -54,7 +54,7 @@ def functions(t: Trial) -> None:
             for name in FUNCTIONS:
                 if name != operation(node):
                     target = getattr(torch.ops.aten, name).default
-                    text = short(words(node, t.names, inside=True))
+                    text = short(expression(node, t.names, inside=True)).text
                     told = f"with {name} in place of {operation(node)} in {text}"
                     t.operations(3, told, {node: another(node, target)})
 

@@ -5,7 +5,7 @@ every element that is lifted, at the inputs and at others beside them.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Edit, Way
-from compare.diagnosis.remedies import SLOPES, Slope, factors, in_floats
+from compare.diagnosis.expressions import Expr, balls, floats, leaf
+from compare.diagnosis.fix_tables import SLOPES, Slope, factors
+from compare.diagnosis.known_values import Known, called, known_values, names_by_hand
+from compare.diagnosis.prefilter import alike, broadcasts, ratio
 from compare.diagnosis.samples import Sample, Value
-from compare.diagnosis.sieve import alike, broadcasts, is_mask, ratio
-from compare.diagnosis.vocabulary import Known, called, names_by_hand, vocabulary
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula
 from compare.proof.pair import Pair
@@ -49,12 +50,14 @@ class Trial:
         below = self.way.below(), Way(pair.reference, name).below()
         self.known = [
             known
-            for known in vocabulary(pair, both, name, below)
+            for known in known_values(pair, both, name, below)
             if ratio(known.at[0].near, self.theirs[0].near) is None
         ]
         self.names = names_by_hand(pair)
         self.found: list[tuple[float, str]] = []
-        self.factors = list(self._factors())
+        self.quantity = leaf(self.called, tuple(self.mine))
+        shapes = [self.mine[0].near.shape, *(value.shape for value in pair.inputs.values())]
+        self.factors = list(factors([tuple(shape) for shape in shapes], dict(pair.numbers)))
         self.whole = False  # whether a factor alone makes it right
 
     def at_a_kink(self) -> bool:
@@ -74,6 +77,23 @@ class Trial:
         self.found.append((cost, text))
         return True
 
+    def formula(self, cost: float, text: str, one: Expr) -> bool:
+        """Note a formula of values at the samples if it holds."""
+        return self.attempt(
+            cost, text,
+            lambda k: one.run(floats, lambda at: at[k].near),
+            lambda k: one.run(balls, lambda at: at[k].balls),
+        )  # fmt: skip
+
+    def values(self, one: Expr) -> tuple[Value, ...]:
+        """Return what a formula of values comes to at each sample."""
+
+        def at(k: int) -> Value:
+            wide = one.run(balls, lambda values: values[k].balls)
+            return Value(one.run(floats, lambda values: values[k].floats), wide)
+
+        return tuple(at(k) for k in range(len(self.both)))
+
     def _same(self, numbers: Any, k: int) -> bool:
         """Whether these are autograd's numbers by the judge's own word."""
         theirs = self.theirs[k]
@@ -91,15 +111,6 @@ class Trial:
         """Raise Late when the time is up."""
         if time.process_time() > self.until:
             raise Late
-
-    def _factors(self) -> Iterable[tuple[str, Any]]:
-        known = dict(self.e.numbers)
-        shapes = [self.mine[0].near.shape, *(value.shape for value in self.e.inputs.values())]
-        return factors([tuple(shape) for shape in shapes], known)
-
-    def name_of(self, ratio: Any) -> tuple[str, Any] | None:
-        """Return the first factor of the table that a ball can be."""
-        return next(((text, ball) for text, ball in self.factors if ratio.overlaps(ball)), None)
 
     def quotient(self, part: Any, whole: Any, like: Tensor) -> Any:
         """Return the ball of whole / part where part is largest, None where it is 0."""
@@ -123,11 +134,11 @@ class Trial:
         """Return every slope at every value of the quantity's shape, at each sample."""
         found: list[tuple[Known, Slope, list[Tensor]]] = []
         for known in self.fitting():
-            if is_mask(known.at[0].near):
+            if known.is_mask:
                 continue
             for slope in SLOPES:
                 self.in_time()
-                at = [slope.formula(in_floats, value.near) for value in known.at]
+                at = [slope.near(value.near) for value in known.at]
                 if all(bool(x.nan_to_num(1).isfinite().all()) for x in at):
                     found.append((known, slope, at))
         return found
@@ -137,7 +148,7 @@ class Trial:
         for late, early, word in ((old, new, "before"), (new, old, "after")):
             for known in self.known:
                 mask = known.at[0].near
-                if is_mask(mask) and broadcasts(mask, early) and late.shape == early.shape:
+                if known.is_mask and broadcasts(mask, early) and late.shape == early.shape:
                     factor = ratio(early * mask, late)
                     if factor is not None and not alike(early, late):
                         return f" ({word} the mask, {known.text})"

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx
 
+from compare.diagnosis.expressions import SAME, Expr, expression, leaf
 from compare.diagnosis.samples import Nodes, Sample, Value
-from compare.diagnosis.wording import SAME, words
 from compare.proof.balls import Balls
 from compare.proof.lift import cone
 from compare.proof.names import numbered_from
@@ -22,17 +23,28 @@ LONGEST = 72  # characters of an expression
 
 @dataclass(frozen=True)
 class Known:
-    """A value at each sample: its words, where it stands, and how far-fetched it is."""
+    """A value at each sample: its expression, where it stands, and how far-fetched it is."""
 
-    text: str
+    expr: Expr  # a leaf whose key are its values
     at: tuple[Value, ...]
     node: fx.Node | None  # of the by-hand program
     rank: int  # 0 has a name, 1 is an expression by hand, 2 only on the autograd side
     behind: str = ""  # the expression behind a name that the by-hand side does not have
 
     @property
+    def text(self) -> str:
+        """The value as one writes it."""
+        return self.expr.text
+
+    @cached_property
+    def is_mask(self) -> bool:
+        """Whether it is 0 and one other number."""
+        found = self.at[0].near.unique()
+        return len(found) == 2 and not bool(found.abs().min())
+
+    @property
     def full(self) -> str:
-        """The words, and what they are where the by-hand side has no such name."""
+        """The text, and what it is where the by-hand side has no such name."""
         return f"{self.text} = {self.behind}" if self.behind else self.text
 
 
@@ -66,7 +78,7 @@ def called(pair: Pair, name: Key) -> str:
     return f"{name} after its update" if name in pair.inputs else name
 
 
-def vocabulary(
+def known_values(
     pair: Pair, both: tuple[Sample, ...], name: str, below: tuple[set[fx.Node], ...]
 ) -> list[Known]:
     """Return every value that does not come from the quantity, each only once, simplest first.
@@ -92,7 +104,7 @@ def vocabulary(
             continue
         first = kept[key]
         if first.node is None and one.node is not None:  # a name only autograd's side has
-            kept[key] = Known(first.text, first.at, one.node, first.rank, one.text)
+            kept[key] = replace(first, node=one.node, behind=one.text)
     return list(kept.values())[:MOST]
 
 
@@ -111,14 +123,14 @@ def _side(
         at = tuple(_as_floats(each[node]) for each in values)
         if not all(_tells(value.near) for value in at) or _fixed(at):
             continue
-        text = names.get(node) or words(node, names)
+        expr = expression(node, names)
         if node in names:
             rank = 0
-        elif len(text) > LONGEST or _NAMELESS.search(text):
+        elif len(expr.text) > LONGEST or _NAMELESS.search(expr.text):
             continue
         else:
             rank = 1 if own is not None else 2
-        yield Known(text, at, node if own is not None else None, rank)
+        yield Known(leaf(expr, at), at, node if own is not None else None, rank)
 
 
 def _as_floats(value: Value) -> Value:

@@ -39,12 +39,6 @@ def near_rows(rows: Tensor, wanted: Tensor) -> list[int]:
     return [int(at) for at in (~far.any(1)).nonzero().flatten()]
 
 
-def is_mask(values: Tensor) -> bool:
-    """Whether the values are 0 and one other number."""
-    found = values.unique()
-    return len(found) == 2 and not bool(found.abs().min())
-
-
 def broadcasts(part: Tensor, whole: Tensor) -> bool:
     """Whether a tensor of floats fits into another's shape."""
     try:

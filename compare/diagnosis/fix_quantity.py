@@ -4,28 +4,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flint
 import numpy as np
 import torch
 from torch import Tensor
 
 from compare.diagnosis.edits import elsewhere
-from compare.diagnosis.remake import Numbers, Trial
-from compare.diagnosis.remedies import Slope, in_balls
+from compare.diagnosis.expressions import ATOM, Expr
+from compare.diagnosis.fix_tables import factor
+from compare.diagnosis.known_values import Known
+from compare.diagnosis.prefilter import alike, broadcasts, ratio
 from compare.diagnosis.samples import Value, near
-from compare.diagnosis.sieve import alike, broadcasts, ratio
-from compare.diagnosis.vocabulary import Known
-from compare.diagnosis.wording import inner
+from compare.diagnosis.search import Trial
 
 
-def factor(t: Trial) -> None:
+def times(t: Trial) -> None:
     """Try one number times all of it."""
     mine, theirs = t.mine, t.theirs
     if not mine[0].near.numel():
         return
     if all(not value.near.any() for value in theirs):
-        t.attempt(1, "as 0: autograd's is 0 everywhere",
-                  lambda k: 0 * mine[k].near, lambda k: mine[k].balls * 0)  # fmt: skip
+        t.formula(1, "as 0: autograd's is 0 everywhere", 0 * t.quantity)
         return
     ratios = [
         t.quotient(one.balls, other.balls, one.near)
@@ -33,16 +31,12 @@ def factor(t: Trial) -> None:
     ]
     if any(r is None or r.contains(0) for r in ratios) or not ratios[0].overlaps(ratios[1]):
         return
-    named = t.name_of(ratios[0])
-    if named is None and mine[0].near.numel() == 1:
-        return
-    text, ball = named or (f"{float(ratios[0].mid()):.15g}", ratios[0])
-    if text == "1":
+    named = next((one for one in t.factors if ratios[0].overlaps(one.ball)), None)
+    text = named.told if named else f"{float(ratios[0].mid()):.15g}"
+    if (named is None and mine[0].near.numel() == 1) or text == "1":
         return  # a difference that no factor tells
-    t.whole = t.attempt(
-        1 if named else 2, f"times {text}",
-        lambda k: mine[k].near * float(ball.mid()), lambda k: mine[k].balls * ball,
-    )  # fmt: skip
+    times = named.expr if named else Expr("as", ratios[0], text)
+    t.whole = t.formula(1 if named else 2, f"times {text}", t.quantity * times)
 
 
 def rows(t: Trial) -> None:
@@ -122,31 +116,18 @@ def _sum(t: Trial, cost: float, told: str, values: tuple[Value, ...], dims: list
 def products(t: Trial) -> None:
     """Try a factor that is missing, or too much: a slope, a mask, any value."""
     for known, slope, at in t.slopes:
-        text = slope.text.format(l=inner(known.text))
-        told = f"{text}, the slope of {slope.of} at {known.full}"
-        _multiplied(t, 2 + known.rank + (not slope.activation), told, at,
-                    partial(_slope, slope, known))  # fmt: skip
+        told = f"{slope.told(known.expr)}, the slope of {slope.of} at {known.full}"
+        _multiplied(t, 2 + known.rank + (not slope.activation), told, slope.at(known.expr), at)
     for known in t.known:
         at = [value.near for value in known.at]
         if broadcasts(at[0], t.mine[0].near):
-            told = inner(known.text)
-            _multiplied(t, 2.2 + known.rank, told, at, partial(_balls, known))
+            _multiplied(t, 2.2 + known.rank, known.expr.within(ATOM), known.expr, at)
 
 
-def _slope(slope: Slope, known: Known, k: int) -> Any:
-    return slope.formula(in_balls, known.at[k].balls)
-
-
-def _balls(known: Known, k: int) -> Any:
-    return known.at[k].balls
-
-
-def _multiplied(t: Trial, cost: float, text: str, at: list[Tensor], ball: Numbers) -> None:
-    t.attempt(cost, f"times {text}", lambda k: t.mine[k].near * at[k],
-              lambda k: t.mine[k].balls * ball(k))  # fmt: skip
+def _multiplied(t: Trial, cost: float, text: str, by: Expr, at: list[Tensor]) -> None:
+    t.formula(cost, f"times {text}", t.quantity * by)
     if all(bool(x.all()) for x in at):
-        t.attempt(cost, f"divided by {text}", lambda k: t.mine[k].near / at[k],
-                  lambda k: t.mine[k].balls / ball(k))  # fmt: skip
+        t.formula(cost, f"divided by {text}", t.quantity / by)
 
 
 def terms(t: Trial) -> None:
@@ -163,21 +144,14 @@ def terms(t: Trial) -> None:
 
 def _added(t: Trial, cost: float, known: Known) -> None:
     """Try the quantity plus a factor of the table times a term."""
-    shape = t.mine[0].balls.shape
-    parts = [t.n.shaped(value.balls, shape) for value in known.at]
-    times = t.quotient(parts[0], t.theirs[0].balls - t.mine[0].balls, near(parts[0]))
-    plus, minus = ("1", flint.arb(1)), ("-1", flint.arb(-1))
-    named = times is not None and next(
-        (one for one in (plus, minus, *t.factors) if times.overlaps(one[1])), None
-    )
-    if not named:
+    part = t.n.shaped(known.at[0].balls, t.mine[0].balls.shape)
+    times = t.quotient(part, t.theirs[0].balls - t.mine[0].balls, near(part))
+    plus, minus = factor(1), factor(-1)
+    table = (plus, minus, *t.factors) if times is not None else ()
+    named = next((one for one in table if times.overlaps(one.ball)), None)
+    if named is None:
         return
-    text, number = named
-    told = f"plus {text} * {inner(known.text)}"
+    told, term = f"plus {named.told} * {known.expr.within(ATOM)}", named.expr * known.expr
     if named in (plus, minus):
-        told = f"plus {known.text}" if named is plus else f"minus {inner(known.text)}"
-    t.attempt(
-        cost + 1.5 * (named not in (plus, minus)), told,
-        lambda k: t.mine[k].near + float(number.mid()) * near(parts[k]),
-        lambda k: t.mine[k].balls + parts[k] * number,
-    )  # fmt: skip
+        told = f"plus {known.text}" if named is plus else f"minus {known.expr.within(ATOM)}"
+    t.formula(cost + 1.5 * (named not in (plus, minus)), told, t.quantity + term)
