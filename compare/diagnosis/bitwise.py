@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
 from compare.diagnosis.expressions import Expr, expression, floats
-from compare.diagnosis.known_values import names_by_hand
+from compare.diagnosis.known_values import names_in
 from compare.diagnosis.rewrites import left_to_right, writings
 from compare.proof.bits import same_bits
 from compare.proof.draws import elsewhere
@@ -83,7 +83,7 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
             return None
         values.append(read)
     found: list[Expr] = []
-    names, tried = names_by_hand(pair), 0
+    names, tried = names_in(pair, pair.hand), 0
     for one in writings(way, names):
         if time.process_time() > until:
             break

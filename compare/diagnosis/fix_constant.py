@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from compare.diagnosis import fix_tables
-from compare.diagnosis.edits import another
+from compare.diagnosis.edits import Edit, another
 from compare.diagnosis.expressions import expression, short
 from compare.diagnosis.fix_tables import FUNCTIONS
 from compare.diagnosis.search import Trial
@@ -33,7 +33,7 @@ def constants(t: Trial) -> None:
             where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
             for other in fix_tables.constants(number, sorted(sizes), there):
                 told = f"with {other:.10g} in place of {number:.10g} {where}"
-                t.operations(2.5, told, {n: _written(n, number, other) for n in group})
+                t.edit(2.5, told, Edit(operations={n: _written(n, number, other) for n in group}))
 
 
 def signs(t: Trial) -> None:
@@ -44,7 +44,7 @@ def signs(t: Trial) -> None:
             target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
             one, other = (short(expression(value, t.names)).text for value in node.args[:2])
             told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
-            t.operations(2, told, {node: another(node, target)})
+            t.edit(2, told, Edit(operations={node: another(node, target)}))
 
 
 def functions(t: Trial) -> None:
@@ -56,7 +56,7 @@ def functions(t: Trial) -> None:
                     target = getattr(torch.ops.aten, name).default
                     text = short(expression(node, t.names, inside=True)).text
                     told = f"with {name} in place of {operation(node)} in {text}"
-                    t.operations(3, told, {node: another(node, target)})
+                    t.edit(3, told, Edit(operations={node: another(node, target)}))
 
 
 def _written(node: fx.Node, number: float, other: float) -> fx.Node:

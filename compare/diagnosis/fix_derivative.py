@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from compare.diagnosis.edits import Edit
 from compare.diagnosis.expressions import ATOM, Expr, floats
 from compare.diagnosis.fix_tables import Slope
 from compare.diagnosis.known_values import Known
@@ -69,7 +70,7 @@ def _swap_read(t: Trial, old: At, new: At, text: str) -> None:
     for node, readers in t.way.operands():
         held = t.both[0].hand.get(node)
         if held is not None and alike(old[0].at[0].near, held.near):
-            t.edit(3 + new[0].rank / 2, text, node, values, readers)
+            t.edit(3 + new[0].rank / 2, text, Edit(node, values, readers))
 
 
 def _distinct(slopes: list[At]) -> list[At]:

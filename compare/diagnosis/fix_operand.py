@@ -34,6 +34,10 @@ class _Read:
         """The value as one writes it."""
         return self.expr.text
 
+    def edit(self, new: tuple[Value, ...]) -> Edit:
+        """Return the change that has other values read in its place."""
+        return Edit(self.node, new, self.readers)
+
 
 def operands(t: Trial) -> None:
     """Try another value, or the same one changed, in the place of each that is read."""
@@ -71,7 +75,7 @@ def _operand(t: Trial, read: _Read) -> None:
 
 def _instead(t: Trial, cost: float, read: _Read, text: str, new: tuple[Value, ...]) -> bool:
     told = f"with {text} in place of {read.text}{read.where}"
-    return t.edit(cost + read.part, told, read.node, new, read.readers)
+    return t.edit(cost + read.part, told, read.edit(new))
 
 
 def _summed(t: Trial, value: Value, dim: int) -> Value:
@@ -84,7 +88,7 @@ def _eps(t: Trial, read: _Read) -> None:
     for eps in dict.fromkeys([*t.numbers_there(), *USUAL]):
         if 0 < eps <= 1e-2:
             told = f"with {eps:g} added to {read.text}{read.where}"
-            t.edit(3 + read.part, told, read.node, t.values(read.expr + eps), read.readers)
+            t.edit(3 + read.part, told, read.edit(t.values(read.expr + eps)))
 
 
 # -- another value
@@ -99,11 +103,11 @@ def _swap(t: Trial, read: _Read, known: Known) -> None:
     elif known.text == f"{text} after its update":
         text += " before its update"
     told = f"with {name}{remark} in place of {text}{read.where}"
-    if t.edit(2 + known.rank + read.part, told, read.node, known.at, read.readers):
+    if t.edit(2 + known.rank + read.part, told, read.edit(known.at)):
         return
     if known.rank > 1 or any(cost <= 2.2 for cost, _ in t.found):
         return
-    edit = Edit(read.node, known.at, read.readers)
+    edit = read.edit(known.at)
     first, theirs = t.way.near(t.both[0].hand, edit, 0), t.theirs[0].near
     if first is None or first.shape != theirs.shape or not first.any():
         return
@@ -163,7 +167,7 @@ def _terms(t: Trial, read: _Read) -> None:
 def _times(t: Trial, read: _Read, more: Expr) -> float | None:
     """Return how often a change is to be made, from what making it once does; None if never."""
     t.in_time()
-    once = t.way.near(t.both[0].hand, Edit(read.node, t.values(more), read.readers), 0)
+    once = t.way.near(t.both[0].hand, read.edit(t.values(more)), 0)
     mine = t.mine[0].near
     if once is None or once.shape != mine.shape:
         return None
@@ -173,7 +177,7 @@ def _times(t: Trial, read: _Read, more: Expr) -> float | None:
 def _scaled(t: Trial, read: _Read, times: float) -> None:
     if abs(times) < 1e-9:
         told = f"without {read.text}{read.where}"
-        t.edit(3.5 + read.part, told, read.node, t.values(0 * read.expr), read.readers)
+        t.edit(3.5 + read.part, told, read.edit(t.values(0 * read.expr)))
     elif number := _nearest(t, times):
         scaled = number * read.expr
         _instead(t, 3.5, read, scaled.text, t.values(scaled))

@@ -1,6 +1,6 @@
 """Remedies for a quantity as a whole: times, turned round, summed, with a slope or a term."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,14 +43,19 @@ def rows(t: Trial) -> None:
     """Try its elements in other places."""
     for text, put in elsewhere(tuple(t.mine[0].near.shape)):
         told = "transposed" if text == ".mT" else f"with its elements moved, as {t.called}{text}"
-        _put(t, told, put)
+        _put(t, 1, told, t.mine, put)
     if not t.found:
         _other_rows(t)
 
 
-def _put(t: Trial, told: str, put: Callable[[Any], Any]) -> None:
-    t.attempt(1, told, lambda k: torch.tensor(put(t.mine[k].near.numpy()).copy()),
-              lambda k: put(t.mine[k].balls))  # fmt: skip
+def _put(
+    t: Trial, cost: float, told: str, values: Sequence[Value], put: Callable[[Any], Any]
+) -> None:
+    """Try a value in another shape or order; `put` takes numbers and balls, arrays of numpy."""
+    t.attempt(
+        cost, told, lambda k: torch.tensor(put(values[k].near.numpy()).copy()),
+        lambda k: put(values[k].balls),
+    )  # fmt: skip
 
 
 def _other_rows(t: Trial) -> None:
@@ -64,20 +69,18 @@ def _other_rows(t: Trial) -> None:
         if None in order or order == list(range(len(own))):
             continue
         told = f"with the values of other rows: {order} of dimension {dim - mine.ndim}"
-        _put(t, told, partial(np.take, indices=order, axis=dim))
+        _put(t, 1, told, t.mine, partial(np.take, indices=order, axis=dim))
 
 
 def shapes(t: Trial) -> None:
     """Try shapes: the quantity turned round, or summed over what was broadcast."""
     mine, theirs = t.mine[0].near, t.theirs[0].near
     if mine.ndim >= 2 and mine.mT.shape == theirs.shape:
-        t.attempt(1, "transposed", lambda k: t.mine[k].near.mT,
-                  lambda k: np.swapaxes(t.mine[k].balls, -1, -2))  # fmt: skip
-    _sums(t, t.called, tuple(t.mine), 1)
+        _put(t, 1, "transposed", t.mine, lambda x: np.swapaxes(x, -1, -2))
+    _sums(t, t.called, t.mine, 1)
     if mine.numel() == theirs.numel():
         shape = tuple(theirs.shape)
-        t.attempt(1, f"in the shape {shape}", lambda k: t.mine[k].near.reshape(shape),
-                  lambda k: np.reshape(t.mine[k].balls, shape))  # fmt: skip
+        _put(t, 1, f"in the shape {shape}", t.mine, lambda x: np.reshape(x, shape))
     if not t.found:
         sums_of_others(t)
 
@@ -89,7 +92,7 @@ def sums_of_others(t: Trial) -> None:
             _sums(t, known.text, known.at, 2 + known.rank)
 
 
-def _sums(t: Trial, text: str, values: tuple[Value, ...], cost: float) -> None:
+def _sums(t: Trial, text: str, values: Sequence[Value], cost: float) -> None:
     """Try one value's sums over some of its dimensions."""
     have, want = values[0].near, t.theirs[0].near
     if have.numel() <= want.numel() or have.ndim > 4:
@@ -104,13 +107,11 @@ def _sums(t: Trial, text: str, values: tuple[Value, ...], cost: float) -> None:
         over = f"({over})" if len(dims) > 1 else over
         whole = text if text.replace("_", "").isalnum() else f"({text})"
         told = f"as {whole}.sum({over}): a sum over what was broadcast"
-        _sum(t, cost, told, values, dims)
+        _put(t, cost, told, values, partial(_sum, dims=tuple(dims), shape=shape))
 
 
-def _sum(t: Trial, cost: float, told: str, values: tuple[Value, ...], dims: list[int]) -> None:
-    shape = tuple(t.theirs[0].near.shape)
-    t.attempt(cost, told, lambda k: values[k].near.sum(dims).reshape(shape),
-              lambda k: t.n.sum(values[k].balls, dims, False).reshape(shape))  # fmt: skip
+def _sum(x: Any, dims: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    return np.asarray(x.sum(dims)).reshape(shape)
 
 
 def products(t: Trial) -> None:

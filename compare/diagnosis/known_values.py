@@ -48,19 +48,8 @@ class Known:
         return f"{self.text} = {self.behind}" if self.behind else self.text
 
 
-def names_by_hand(pair: Pair) -> dict[fx.Node, str]:
-    """Return what the by-hand program's own values are called."""
-    assert isinstance(pair.hand, Program)
-    return _names(pair, pair.hand)
-
-
-def names_of_reference(pair: Pair) -> dict[fx.Node, str]:
-    """Return what the reference's values are called, as the by-hand side would call them."""
-    assert isinstance(pair.reference, Program)
-    return _names(pair, pair.reference)
-
-
-def _names(pair: Pair, program: Program) -> dict[fx.Node, str]:
+def names_in(pair: Pair, program: Program) -> dict[fx.Node, str]:
+    """Return what the values of either side are called, as the by-hand side would call them."""
     values = {source: key for key, (_, source) in pair.given.items() if source is not None}
     found: dict[fx.Node, str] = {}
     for name, node in program.outputs.items():
@@ -88,8 +77,8 @@ def known_values(
     """
     assert isinstance(pair.hand, Program)
     assert isinstance(pair.reference, Program)
-    own = names_by_hand(pair)
-    theirs = names_of_reference(pair)
+    own = names_in(pair, pair.hand)
+    theirs = names_in(pair, pair.reference)
     above = cone(pair.reference, [name], ())
     away = {n for n in pair.reference.graph.nodes if n not in above and n not in theirs}
     found = [

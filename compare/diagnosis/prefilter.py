@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import flint
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,9 +44,3 @@ def broadcasts(part: Tensor, whole: Tensor) -> bool:
     except RuntimeError:
         return False
     return part.is_floating_point() and both == whole.shape
-
-
-def quotients(top: Any, bottom: Any) -> Any:
-    """Return top / bottom, arrays of balls, 0 where both are 0."""
-    divide = np.frompyfunc(lambda a, b: flint.arb(0) if a == 0 and b == 0 else a / b, 2, 1)
-    return np.asarray(divide(top, bottom), dtype=object)

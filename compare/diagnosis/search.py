@@ -5,18 +5,18 @@ every element that is lifted, at the inputs and at others beside them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from compare.diagnosis.edits import Edit, Way
 from compare.diagnosis.expressions import Expr, balls, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
-from compare.diagnosis.known_values import Known, called, known_values, names_by_hand
+from compare.diagnosis.known_values import Known, called, known_values, names_in
 from compare.diagnosis.prefilter import alike, broadcasts, ratio
 from compare.diagnosis.samples import Sample, Value
 from compare.proof.balls import Balls
@@ -53,7 +53,7 @@ class Trial:
             for known in known_values(pair, both, name, below)
             if ratio(known.at[0].near, self.theirs[0].near) is None
         ]
-        self.names = names_by_hand(pair)
+        self.names = names_in(pair, pair.hand)
         self.found: list[tuple[float, str]] = []
         self.quantity = leaf(self.called, tuple(self.mine))
         shapes = [self.mine[0].near.shape, *(value.shape for value in pair.inputs.values())]
@@ -154,19 +154,8 @@ class Trial:
                         return f" ({word} the mask, {known.text})"
         return ""
 
-    # -- inside the operations
-
-    def edit(
-        self, cost: float, text: str, node: fx.Node, new: tuple[Value, ...], group: list[fx.Node]
-    ) -> bool:
-        """Try other values for some of those who read a node."""
-        return self._changed(cost, text, Edit(node, new, group))
-
-    def operations(self, cost: float, text: str, nodes: Mapping[fx.Node, fx.Node]) -> bool:
-        """Try other operations for some nodes."""
-        return self._changed(cost, text, Edit(operations=nodes))
-
-    def _changed(self, cost: float, text: str, edit: Edit) -> bool:
+    def edit(self, cost: float, text: str, edit: Edit) -> bool:
+        """Try a change inside the operations."""
         return self.attempt(
             cost, text,
             lambda k: self.way.near(self.both[k].hand, edit, k),
