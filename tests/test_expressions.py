@@ -13,7 +13,7 @@ from torch import Tensor
 from compare.diagnosis.edits import Way
 from compare.diagnosis.expressions import Expr, balls, expression, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
-from compare.diagnosis.rewrites import writings
+from compare.diagnosis.rewrites import _Forms, writings
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.program import trace
 from tests.test_diagnosis import _drawn
@@ -90,15 +90,19 @@ def test_a_way_to_write_a_quantity_prints_what_it_computes(line: Any) -> None:
             args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.get)
             values[node] = node.target(*args, **kwargs)
         values.setdefault(node, node.meta.get("val"))
-    ways = list(writings(Way(program, "out"), names))
-    assert ways
-    for one in ways:
+    way = Way(program, "out")
+    for one in writings(way, names):
         kernel = "by the other of" in one.text
         text = one.text.removesuffix(", by the other of mm and bmm")
         wanted = _read(text.replace(", one after the other", ""), **given)
-        found = one.run(floats, values.__getitem__)
-        assert kernel or torch.equal(found.reshape(wanted.shape), wanted), one.text
-        torch.testing.assert_close(found.reshape(wanted.shape), wanted)
+        found = one.run(floats, values.__getitem__).reshape(wanted.shape)
+        assert kernel or torch.equal(found, wanted), one.text
+        torch.testing.assert_close(found, wanted)
+    ways = _Forms().of(expression(way.end, names))
+    for one in ways:  # the same number, whatever the rounding
+        found = one.run(floats, values.__getitem__).reshape_as(values[way.end])
+        torch.testing.assert_close(found, values[way.end], msg=one.text)
+    assert len(ways) > 1
 
 
 @pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))

@@ -43,6 +43,7 @@ class Expr:
 
     def __init__(self, op: str, *args: Any, **kwargs: Any) -> None:
         self.op, self.args, self.kwargs = op, args, kwargs
+        self.node: fx.Node | None = None  # of a program, that it was read from
 
     __add__, __radd__ = _operator("+")
     __sub__, __rsub__ = _operator("-")
@@ -57,6 +58,11 @@ class Expr:
     def mT(self) -> "Expr":  # noqa: N802
         """The transpose, by torch's name for it."""
         return Expr(".mT", self)
+
+    @property
+    def value(self) -> "Expr":
+        """The leaf of this node's value, written like it."""
+        return self if self.op == "leaf" or self.node is None else leaf(self, self.node)
 
     @property
     def text(self) -> str:
@@ -190,13 +196,6 @@ _SIGNS = {
 _MADE = {"full", "full_like", "scalar_tensor", "zeros", "zeros_like", "ones", "ones_like"}
 
 
-def behind(node: fx.Node) -> fx.Node:
-    """Return the node whose numbers `node` hands on, whatever the shape."""
-    while operation(node) in SAME:
-        node = node.args[1 if operation(node) == "copy" else 0]  # type: ignore[assignment]
-    return node
-
-
 def expression(node: fx.Node, names: Mapping[fx.Node, str], *, inside: bool = False) -> Expr:
     """Return the expression behind a node, down to nodes that have names.
 
@@ -234,29 +233,32 @@ class _Nodes:
         if not isinstance(node, fx.Node):
             return node
         if not inside and node in self.names:
-            return leaf(self.names[node])
-        source = behind(node)
-        if source is not node:
-            return self.of(source, inside=inside)
+            return leaf(self.names[node], node)
+        if operation(node) in SAME:
+            source: Any = node.args[1 if operation(node) == "copy" else 0]
+            found = self.of(source, inside=inside)
+            same = node.meta["val"].shape == source.meta["val"].shape
+            return found if same else leaf(found, node)
         if node not in self.known:
             found = self._node(node)
-            self.known[node] = found if len(found.text) <= _LONGEST else leaf("...")
+            found.node = node
+            self.known[node] = found if len(found.text) <= _LONGEST else leaf("...", node)
         return self.known[node]
 
     def _node(self, node: fx.Node) -> Expr:
         name = operation(node)
         if node.op == "get_attr":
-            return leaf(_constant(node))
+            return leaf(_constant(node.meta["val"]), node)
         if not name or name == "getitem":
-            return leaf(node.name)
+            return leaf(node.name, node)
         if name in _MADE:
             numbers = [a for a in node.args if isinstance(a, int | float)] or [int("one" in name)]
-            return Expr("as", numbers[-1], _text(numbers[-1], SUM))
+            return leaf(Expr("as", numbers[-1], _text(numbers[-1], SUM)), node)
         args = [self.of(argument) for argument in node.args]
         if (alpha := self.of(node.kwargs.get("alpha", 1))) != 1:
             if isinstance(alpha, int | float) and alpha < 0:
                 name, alpha = {"add": "sub", "sub": "add"}[name], -alpha
-            args[1] = alpha * args[1] if alpha != 1 else args[1]
+            args[1] = Expr("*", alpha, args[1]) if alpha != 1 else args[1]
         if name == "permute" and _swaps_last(args[1]):
             return Expr(".mT", args[0])
         if name in ("sum", "mean", "amax", "amin"):
@@ -264,11 +266,10 @@ class _Nodes:
         return Expr(_SIGNS.get(name, name), *args)
 
 
-def _constant(node: fx.Node) -> str:
+def _constant(value: Any) -> str | Expr:
     """Return a tensor that the code made: its number where it is one."""
-    value = node.meta["val"]
     if isinstance(value, Tensor) and value.numel() == 1:
-        return f"{float(value.detach()):.12g}"
+        return Expr("as", number := float(value.detach()), f"{number:.12g}")
     if isinstance(value, Tensor) and value.dtype != torch.bool and value.numel() <= 8:
         return str(value.tolist())
     return "a constant"

@@ -1,4 +1,4 @@
-"""Remedies inside the operations: another number where one is written, another function."""
+"""Candidate fixes inside the operations: another number where one is written, another function."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Remedies of slopes: another activation's, or one taken at the wrong place."""
+"""Candidate fixes of slopes: another activation's, or one taken at the wrong place."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Remedies inside the operations: what is read replaced, moved, summed, added to or scaled."""
+"""Candidate fixes inside the operations: what is read replaced, moved, summed or scaled."""
 
 from dataclasses import dataclass
 from typing import Any

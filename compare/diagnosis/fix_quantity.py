@@ -1,4 +1,4 @@
-"""Remedies for a quantity as a whole: times, turned round, summed, with a slope or a term."""
+"""Candidate fixes for a quantity as a whole: scaled, turned, summed, with a slope or term."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

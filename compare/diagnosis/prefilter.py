@@ -18,7 +18,7 @@ def ratio(one: Tensor, other: Tensor) -> float | None:
 
 
 def alike(one: Any, other: Tensor) -> bool:
-    """Whether two float64 tensors are near each other wherever both are known: a first sieve."""
+    """Whether two float64 tensors are near each other wherever both are known: a first test."""
     if not isinstance(one, Tensor) or one.shape != other.shape:
         return False
     if not (one.is_floating_point() and other.is_floating_point()):
@@ -31,7 +31,7 @@ def alike(one: Any, other: Tensor) -> bool:
 
 
 def near_rows(rows: Tensor, wanted: Tensor) -> list[int]:
-    """Return the rows that are near `wanted`: the first sieve for many candidates at once."""
+    """Return the rows that are near `wanted`: the first test for many candidates at once."""
     room = 1e-8 * wanted.abs() + 1e-11 * wanted.abs().nan_to_num(0).max()
     far = (rows - wanted).abs() > room  # a NaN is unknown, not far
     return [int(at) for at in (~far.any(1)).nonzero().flatten()]

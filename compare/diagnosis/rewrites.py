@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.expressions import ATOM, SAME, SUM, Expr, expression, leaf, reduced
-from compare.proof.program import operation
+from compare.diagnosis.expressions import ATOM, SUM, Expr, expression, floats, leaf, reduced
 
 MOST = 60  # ways for any one part of an expression
 
 
 def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
     """Yield ways to write the quantity at the end of `way`; the keys of leaves are nodes."""
-    found = _Forms(way, names).of(way.end, top=True) + _wholes(way, names)
+    inside = {node: name for node, name in names.items() if node is not way.end}
+    found = _Forms().of(expression(way.end, inside), 40 * MOST) + _wholes(way, names)
     yield from found
     if (dtype := way.end.meta["val"].dtype) in (torch.float16, torch.bfloat16):
         yield from (Expr("in float32", one, dtype) for one in found)
@@ -40,185 +40,147 @@ def left_to_right(one: Any) -> bool:
 def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Expr]:
     """Return the sums, and the products of matrices, that have the shape of the quantity."""
     shape = _shape(way.end)
-    leaves = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]
-    read = [leaf(names[node], node) for node in leaves]
-    sizes = [_shape(node) for node in leaves]
+    nodes = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]
+    leaves = {node: leaf(names[node], node) for node in nodes}
     found: list[Expr] = []
-    for one, size in zip(read, sizes, strict=True):
+    for node, one in leaves.items():
+        size = _shape(node)
         for dim in range(len(size)):
             kept = (*size[:dim], 1, *size[dim + 1 :])
-            if kept == shape or (*size[:dim], *size[dim + 1 :]) == shape:
+            if shape in (kept, (*size[:dim], *size[dim + 1 :])):
                 found.append(reduced("sum", one, dim - len(size), kept == shape))
-    for (a, left), (b, right) in itertools.product(zip(read, sizes, strict=True), repeat=2):
-        if len(left) != len(right) or len(left) < 2 or len(shape) < 2 or a is b:
-            continue
-        for first, second in itertools.product((False, True), repeat=2):
-            rows, inner = left[-2:][::-1] if first else left[-2:]
-            again, columns = right[-2:][::-1] if second else right[-2:]
-            if inner == again and (rows, columns) == tuple(shape[-2:]):
-                found += _matrix_products(a.mT if first else a, b.mT if second else b)
+    matrices = [one for node, one in leaves.items() if len(_shape(node)) >= 2]
+    for first, second in itertools.permutations(matrices, 2):
+        for a, b in itertools.product((first, first.mT), (second, second.mT)):
+            left, right = (x.run(floats, lambda node: node.meta["val"]).shape for x in (a, b))
+            fits = len(left) == len(right) and left[-1] == right[-2]
+            if fits and shape[-2:] == (left[-2], right[-1]):
+                found += _matrix_products(a, b)
     return found
 
 
 class _Forms:
-    """The ways to write each node between named values and the end."""
+    """The ways to write an expression and each of its parts."""
 
-    def __init__(self, way: Way, names: Mapping[fx.Node, str]) -> None:
-        self.inside, self.end = set(way.nodes), way.end
-        self.names = {node: name for node, name in names.items() if node is not way.end}
-        self.known: dict[fx.Node, list[Expr]] = {}
+    def __init__(self) -> None:
+        self.known: dict[Expr, list[Expr]] = {}
 
-    def of(self, node: Any, *, top: bool = False) -> list[Expr]:
+    def of(self, one: Any, most: int = MOST) -> list[Expr]:
         """Return the ways to write an argument."""
-        if not isinstance(node, fx.Node):
-            return [Expr("as", node, f"{node:.12g}")]
-        node = self._behind(node)
-        if node not in self.known:
-            made = [self._atom(node)] if node in self.names and not top else self._made(node)
-            self.known[node] = list({one.text: one for one in made}.values())[
-                : 40 * MOST if top else MOST
-            ]
-        return self.known[node]
+        if not isinstance(one, Expr):
+            return [Expr("as", one, f"{one:.12g}")]
+        if one not in self.known:
+            self.known[one] = list({way.text: way for way in self._made(one)}.values())[:most]
+        return self.known[one]
 
-    def _behind(self, node: fx.Node) -> fx.Node:
-        """Return what a node hands on, as far as broadcasting makes no difference."""
-        while node in self.inside and node not in self.names and operation(node) in SAME:
-            source = node.args[1 if operation(node) == "copy" else 0]
-            if not isinstance(source, fx.Node) or _shape(source) != _shape(node):
-                break
-            node = source
-        return node
-
-    def _atom(self, node: fx.Node) -> Expr:
-        return leaf(expression(node, self.names), node)
-
-    def _made(self, node: fx.Node) -> list[Expr]:
-        name = operation(node)
-        if node not in self.inside or not name:
-            return [self._atom(node)]
-        if name in ("mul", "div", "neg", "reciprocal", "pow"):
-            return self._product(node)
-        if name in ("add", "sub"):
-            return self._sum(node)
-        if name in ("sum", "mean"):
-            return self._reduced(node)
-        if name in ("mm", "bmm"):
-            factors = (self._atom(self._behind(a)) for a in node.all_input_nodes)
-            return [self._atom(node), *_matrix_products(*factors)]
-        if name == "view" or name in SAME:
-            source = node.all_input_nodes[0]
-            if operation(source) in ("mm", "bmm") and source in self.inside:
-                return self.of(source)
-        return [self._atom(node)]
+    def _made(self, one: Expr) -> list[Expr]:
+        if one.op in ("*", "/", "neg", "reciprocal", "**"):
+            return self._product(one)
+        if one.op in ("+", "-"):
+            return self._sum(one)
+        if one.op in (".sum", ".mean"):
+            return self._reduced(one)
+        shown = one.args[0] if one.op == "leaf" else one  # a product in another shape
+        if isinstance(shown, Expr) and shown.op == "@":
+            return [shown.value, *_matrix_products(*(part.value for part in shown.args))]
+        return [one.value]
 
     # -- products
 
-    def _factors(self, node: Any) -> tuple[list[Any], list[Any], int]:
-        """Return what is multiplied, what it is divided by, and the sign."""
-        if isinstance(node, fx.Node):
-            node = self._behind(node)
-        if not isinstance(node, fx.Node):
-            if isinstance(node, int | float) and abs(node) == 1:
-                return [], [], int(node)
-            return [node], [], 1
-        name = operation(node)
-        if (node in self.names and node is not self.end) or node not in self.inside:
-            return [node], [], 1
-        if name == "neg":
-            top, bottom, sign = self._factors(node.args[0])
-            return top, bottom, -sign
-        if name == "reciprocal":
-            top, bottom, sign = self._factors(node.args[0])
-            return bottom, top, sign
-        if name in ("mul", "div"):
-            one, other = (self._factors(argument) for argument in node.args[:2])
-            if name == "div":
-                other = (other[1], other[0], other[2])
-            return one[0] + other[0], one[1] + other[1], one[2] * other[2]
-        if name == "pow" and node.args[1] in (2, 3, -1, -2):
-            power = int(node.args[1])  # type: ignore[arg-type]
-            top, bottom, sign = self._factors(node.args[0])
-            top, bottom = (top, bottom) if power > 0 else (bottom, top)
-            return top * abs(power), bottom * abs(power), sign ** abs(power)
-        return [node], [], 1
-
-    def _product(self, node: fx.Node) -> list[Expr]:
-        top, bottom, sign = self._factors(node)
-        if not 1 <= len(top) + len(bottom) <= 5 or top == [node]:
-            return [self._atom(node)]
+    def _product(self, one: Expr) -> list[Expr]:
+        top, bottom, sign = _factors(one)
+        if not 1 <= len(top) + len(bottom) <= 5 or top == [one]:
+            return [one.value]
         found: list[Expr] = []
-        forms = [self.of(factor) for factor in top]
-        under = [self.of(factor) for factor in bottom]
-        for chosen in itertools.islice(itertools.product(*forms, *under), MOST):
+        forms = [self.of(factor) for factor in top + bottom]
+        for chosen in itertools.islice(itertools.product(*forms), MOST):
             above, below = list(chosen[: len(top)]), list(chosen[len(top) :])
             found += _groupings(above) if not below else _quotients(above, below)
-        found += self._sigmoids(top, bottom)
-        return [-one for one in found] if sign < 0 else found
+        if not top and len(bottom) == 1:
+            found += self._sigmoid(bottom[0])
+        return [-way for way in found] if sign < 0 else found
 
-    def _sigmoids(self, top: list[Any], bottom: list[Any]) -> list[Expr]:
+    def _sigmoid(self, below: Any) -> list[Expr]:
         """Write 1 / (1 + exp(-z)) with the kernel."""
-        if top or len(bottom) != 1 or not isinstance(bottom[0], fx.Node):
-            return []
-        below = bottom[0]
-        parts = below.args if operation(below) == "add" else ()
-        e = next((self._behind(p) for p in parts if isinstance(p, fx.Node)), None)
-        if len(parts) != 2 or 1 not in parts or e is None or operation(e) != "exp":
-            return []
-        inner = self._behind(e.all_input_nodes[0])
-        if operation(inner) != "neg":
-            return []
-        return [Expr("torch.sigmoid", self.of(inner.args[0])[0])]
+        if isinstance(below, Expr) and below.op == "+" and 1 in below.args:
+            e = below.args[below.args[0] == 1]
+            if isinstance(e, Expr) and e.op == "exp" and e.args[0].op == "neg":
+                return [Expr("torch.sigmoid", self.of(e.args[0].args[0])[0])]
+        return []
 
     # -- sums
 
-    def _sum(self, node: fx.Node) -> list[Expr]:
-        first, second = node.args[:2]
-        alpha = node.kwargs.get("alpha", 1)
-        minus = operation(node) == "sub"
-        if not isinstance(alpha, int | float):
-            return [self._atom(node)]
-        scale = -alpha if minus else alpha
+    def _sum(self, one: Expr) -> list[Expr]:
+        first, second = one.args
+        scale = 1 if one.op == "+" else -1
+        if isinstance(second, Expr) and second.op == "*" and second.node is None:  # alpha
+            alpha, second = second.args
+            if isinstance(alpha, Expr):
+                return [one.value]
+            scale *= alpha
         found: list[Expr] = []
         for a, b in itertools.islice(itertools.product(self.of(first), self.of(second)), MOST):
             found += _sums(a, b, scale)
-            if not minus and alpha == 1:
+            if scale == 1:
                 found += _fused(b, self._terms(first), 1)
             found += _fused(a, self._terms(second), scale)
         return found
 
-    def _terms(self, node: Any) -> list[Expr]:
+    def _terms(self, one: Any) -> list[Expr]:
         """Return the two factors of a product, to be fused with a sum; none if it is no product."""
-        top, bottom, sign = self._factors(node)
+        top, bottom, sign = _factors(one)
         if bottom or sign < 0 or len(top) != 2:
             return []
         return [self.of(factor)[0] for factor in top]
 
-    def _reduced(self, node: fx.Node) -> list[Expr]:
-        source, dims = node.args[0], node.args[1] if len(node.args) > 1 else None
-        assert isinstance(source, fx.Node)
-        keep = bool(node.args[2]) if len(node.args) > 2 else False
+    def _reduced(self, one: Expr) -> list[Expr]:
+        assert one.node is not None
+        args: tuple[Any, ...] = one.node.args
+        source, dims, keep = args + (None, None, False)[len(args) :]
         shape = _shape(source)
         across: Any = [dims] if isinstance(dims, int) else dims or range(len(shape))
         across = sorted(d % len(shape) - len(shape) for d in across)
         found: list[Expr] = []
-        for inner in self.of(source)[:6]:
+        for inner in self.of(one.args[0])[:6]:
             for order in itertools.permutations(across):
                 found.append(reduced("sum", inner, order, keep))
                 if len(order) > 1:
-                    each = reduce(lambda one, d: reduced("sum", one, d, True), order, inner)
+                    each = reduce(lambda part, d: reduced("sum", part, d, True), order, inner)
                     found.append(each if keep else Expr(".squeeze", each, order))
             if len(across) == 1:
                 found.append(Expr("one by one", inner, across[0], keep))
-        if operation(node) == "sum":
+        if one.op == ".sum":
             return found
         size = math.prod(shape[d] for d in across)
-        means = ([one / size, one * (Expr("as", 1, "1") / size)] for one in found)
-        return [self._atom(node), *itertools.chain(*means)]
+        means = ([way / size, way * (Expr("as", 1, "1") / size)] for way in found)
+        return [one.value, *itertools.chain(*means)]
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
+def _shape(node: Any) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _factors(one: Any) -> tuple[list[Any], list[Any], int]:
+    """Return what is multiplied, what it is divided by, and the sign."""
+    if not isinstance(one, Expr):
+        return ([], [], int(one)) if abs(one) == 1 else ([one], [], 1)
+    if one.op not in ("*", "/", "neg", "reciprocal", "**"):
+        return [one], [], 1
+    top, bottom, sign = _factors(one.args[0])
+    if one.op == "neg":
+        return top, bottom, -sign
+    if one.op == "reciprocal":
+        return bottom, top, sign
+    if one.op == "**":
+        power = one.args[1]
+        if power not in (2, 3, -1, -2):
+            return [one], [], 1
+        top, bottom = (top, bottom) if power > 0 else (bottom, top)
+        return top * abs(power), bottom * abs(power), sign ** abs(power)
+    above, below, also = _factors(one.args[1])
+    above, below = (above, below) if one.op == "*" else (below, above)
+    return top + above, bottom + below, sign * also
 
 
 # -- ways to write one operation on expressions
@@ -263,13 +225,19 @@ def _fused(a: Expr, product: list[Expr], scale: float) -> list[Expr]:
     if not product or scale not in (1, -1):
         return []
     p, q = product
-    if a.op == "as":  # a number: the kernel takes tensors
-        fill = Expr("torch.full_like", p, a)
-        a = Expr("torch.ones_like", p) if a.args[0] == 1 else fill
-    numbers = [(one.args[0], other) for one, other in ((p, q), (q, p)) if one.op == "as"]
-    if numbers:
-        return [_sums(a, other, number * scale)[0] for number, other in numbers]
+    for one, other in ((p, q), (q, p)):
+        if (times := _number(one)) is not None:
+            return _sums(a, other, times * scale)[:1]
+    if (term := _number(a)) is not None:  # the kernel takes tensors
+        a = Expr("torch.ones_like", p) if term == 1 else Expr("torch.full_like", p, term)
     return [Expr("torch.addcmul", a, p, q, **{} if scale == 1 else {"value": -1})]
+
+
+def _number(one: Expr) -> Any:
+    """Return the number that an expression is, None if it is none."""
+    while one.op == "leaf" and isinstance(one.args[0], Expr):
+        one = one.args[0]
+    return one.args[0] if one.op == "as" else None
 
 
 def _matrix_products(a: Expr, b: Expr) -> list[Expr]:
