@@ -3,11 +3,12 @@
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table as Lines
+from rich.table import Table
 
 from compare.bench.claims import PRODUCTS, Claim, Group
 from compare.bench.growth import Growth, describe
 from compare.bench.timing import Times, spread
+from compare.report.document import plain_table
 
 MARK = "<"  # of a peer that is faster than ours
 
@@ -56,12 +57,14 @@ def _judged(claim: Claim, times: Times) -> dict[str, Any]:
     }
 
 
-def table(group: dict[str, Any]) -> Lines:
+def table(group: dict[str, Any]) -> Table:
     """Return a group as lines: a row for each work, and one for each claim on several of them."""
-    lines = Lines(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    lines.title = f"{group['name']}: {group['title']}"
-    for heading in ("", group["unit"], "ratio", "least", "most", ""):
-        lines.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+    figures = group["unit"], "ratio", "least", "most"
+    lines = plain_table(
+        "", *figures, "", right=figures, wrap=("",), title_justify="left", caption_justify="left",
+        title=f"{group['name']}: {group['title']}",
+        caption=f"rounds: {group['rounds']}; ratios are to {group['base']} in the same round",
+    )  # fmt: skip
     alone = {claim["what"]: claim for claim in group["claims"] if claim["over"] == [group["base"]]}
     for row in group["rows"]:
         note = [_said(alone[row["label"]])] if row["label"] in alone else []
@@ -74,8 +77,6 @@ def table(group: dict[str, Any]) -> Lines:
         if claim not in alone.values() or not claim["measured"]:
             over = f"\n  / ({' + '.join(claim['over'])})" if claim["over"] else ""
             lines.add_row(claim["what"] + over, "", *_spread(claim["measured"]), _said(claim))
-    lines.caption = f"rounds: {group['rounds']}; ratios are to {group['base']} in the same round"
-    lines.caption_justify = "left"
     return lines
 
 
@@ -91,13 +92,10 @@ def _spread(found: dict[str, float] | None) -> list[str]:
     return [f"{value:.3g}" for value in found.values()] if found else ["", "", ""]
 
 
-def growth_table(grown: list[Growth]) -> Lines:
+def growth_table(grown: list[Growth]) -> Table:
     """Return a line for each growth."""
-    lines = Lines(box=None, pad_edge=False, header_style="bold")
-    lines.add_column("growth")
-    lines.add_column("milliseconds at each size")
-    for heading in ("slope", "at the end"):
-        lines.add_column(heading, justify="right", no_wrap=True)
+    words, figures = ("growth", "milliseconds at each size"), ("slope", "at the end")
+    lines = plain_table(*words, *figures, right=figures, wrap=words)
     for each in grown:
         pairs = zip(each.sizes, each.seconds, strict=True)
         sizes = "  ".join(f"{size}: {seconds * 1e3:.3g}" for size, seconds in pairs)

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rich.table import Table
-
 from compare.console import PlainConsole
 from compare.errors import printable
+from compare.report.document import plain_table
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -14,15 +13,12 @@ def diff(args: argparse.Namespace) -> int:
     from compare.board.runs import differences, find
 
     one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
-    rows = list(differences(one, other))
-    console = PlainConsole()
+    names = [printable(run.name) for run in (one, other)]
+    rows, console = list(differences(one, other)), PlainConsole()
     if not rows:
-        names = f"{printable(one.name)} and {printable(other.name)}"
-        console.say(f"{names} differ in nothing but their time")
+        console.say(f"{' and '.join(names)} differ in nothing but their time")
         return 0
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("what", printable(one.name), printable(other.name)):
-        table.add_column(title, overflow="fold")
+    table = plain_table("what", *names, wrap=("what", *names))
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)

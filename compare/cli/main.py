@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from compare.cases.cases import CASES
 from compare.cli.parser import parser
 from compare.console import PlainConsole
@@ -19,6 +17,7 @@ from compare.files import check_apart
 from compare.interrupts import exit_code, interrupts
 from compare.ranks.ranks import started
 from compare.ranks.watchdog import unsaid
+from compare.report.document import plain_table
 from compare.streams import kept, streams
 
 _WORDS = "file", "target", "one", "other"  # what has no option's name before it
@@ -102,11 +101,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 def _list() -> int:
     console = PlainConsole()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("case", no_wrap=True)
-    table.add_column("promises", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("shows")
+    table = plain_table("case", "promises", "steps", "shows", right=("steps",), wrap=("shows",))
     for case in CASES.values():
         table.add_row(case.name, case.promises, f"{case.steps:,}", case.shows)
     console.print(table)

@@ -1,12 +1,10 @@
 """What mutants showed: how many each check caught, what survived and why; as text and JSON."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +12,7 @@ from compare.errors import BadInput
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import KINDS
 from compare.proof.verdict import EXACT, WRONG
+from compare.report.document import Document, Documented, plain_table
 
 CHECKS = {
     "check": "check",
@@ -51,7 +50,7 @@ class Survivor:
 
 
 @dataclass
-class Power:
+class Power(Documented):
     """How many mutants there were, what each check caught, and what survived."""
 
     name: str
@@ -115,10 +114,6 @@ class Power:
             "saved": self.saved,
         }
 
-    def to_json(self) -> str:
-        """Return `to_dict` as indented JSON text."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
-
     def save_inputs(self, path: str | Path) -> None:
         """Save the inputs that show the most of what survived: `torch.load(path)` reads them.
 
@@ -141,30 +136,26 @@ class Power:
             ) from None
         self.saved = str(path)
 
-    def headline(self) -> Text:
-        """Return in one line how much `check` sees."""
+    def document(self) -> Document:
+        """Return what there is to show of it."""
         if not self.mutants:
-            return Text(f"NO MUTANTS  {self.name} computes nothing that could be wrong")
-        style = (EXACT if self.ok else WRONG).style
-        word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
-        same = f", {self.same_function} more are the same function" if self.same_function else ""
-        line = Text(word, style=style, no_wrap=True, overflow="ignore")
-        of = f"{self.caught['check']} of {self.wrong} wrong mutants of {self.name}{same}"
-        line.append(f"  check refuses {of}", style="default")
-        return line
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._table()
-        yield self.headline()
-        for label, text in self._notes():
-            yield Text(f"  {label:<14} {text}", no_wrap=True, overflow="ignore")
+            word, colour = "NO MUTANTS", None
+            claim = f"{self.name} computes nothing that could be wrong"
+        else:
+            word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
+            colour = EXACT if self.ok else WRONG
+            same = f", {self.same_function} more are the same function"
+            claim = f"check refuses {self.caught['check']} of {self.wrong} wrong mutants of "
+            claim += self.name + (same if self.same_function else "")
+        return Document(
+            f"mutants of {self.name}", word, colour, claim, self._table(), lines=self._notes(),
+            wraps=False,
+        )  # fmt: skip
 
     def _table(self) -> Table:
         """Return a row for each kind of mutant, a column for each check."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("mutation", no_wrap=True)
-        for title in ("mutants", *CHECKS.values()):
-            table.add_column(title, justify="right", no_wrap=True)
+        numbers = "mutants", *CHECKS.values()
+        table = plain_table("mutation", *numbers, right=numbers)
         for kind in (kind for kind in KINDS if kind in self.kinds):
             row = self.kinds[kind]
             if row["mutants"]:
@@ -181,42 +172,30 @@ class Power:
             return Text("-")
         return Text(str(caught), style="" if of in (None, caught) else WRONG.style)
 
-    def _notes(self) -> list[tuple[str, str]]:
-        notes: list[tuple[str, str]] = []
+    def _notes(self) -> Iterator[tuple[str, str]]:
         if count := self.caught["check"]:
-            notes.append(
-                ("first wrong", f"named where the mutation is for {self.named} of {count}")
-            )
-        if self.same_function:
+            yield "first wrong", f"named where the mutation is for {self.named} of {count}"
+        if same := self.same_function:
             shown = "lifted, the same real numbers at these and at other inputs"
-            notes.append(("same function", f"{self.same_function}: {shown}"))
-        alarms = {n: k for n, k in self.false_alarms.items() if k and n not in self.refuses}
-        for name, count in alarms.items():
-            notes.append(("false alarm", f"{name} refuses {count} of those"))
+            yield "same function", f"{same}: {shown}"
+        for name, count in self.false_alarms.items():
+            if count and name not in self.refuses:
+                yield "false alarm", f"{name} refuses {count} of those"
         for name in self.refuses:
-            notes.append(("false alarm", f"{name} refuses the pass as it stands, unmutated"))
-        notes += [("not run", f"{name}: {reason}") for name, reason in self.cannot.items()]
+            yield "false alarm", f"{name} refuses the pass as it stands, unmutated"
+        for name, reason in self.cannot.items():
+            yield "not run", f"{name}: {reason}"
         lines: dict[tuple[str, str, str], list[Survivor]] = {}
         for survivor in self.survivors:
             lines.setdefault((survivor.reason, survivor.where, survivor.text), []).append(survivor)
         for (reason, where, text), found in lines.items():
-            weak = reason == "weak inputs"
-            notes.append(("not exercised" if weak else reason, f"{where}  {text}".strip()))
+            yield "not exercised" if reason == "weak inputs" else reason, f"{where}  {text}".strip()
             for survivor in found:
-                told = f": {survivor.why}" if survivor.why else ""
-                notes.append(("", f"{survivor.what}{told}"))
+                yield "", f"{survivor.what}: {survivor.why}" if survivor.why else survivor.what
         if self.better_words:
-            notes.append(("better inputs", f"{self.better_words} survivors die there"))
-            notes.append(("", f"saved as {self.saved}: {self.again}" if self.saved and self.again
-                          else f"saved as {self.saved}" if self.saved
-                          else "--save FILE keeps them"))  # fmt: skip
-        return notes
-
-    def __str__(self) -> str:
-        console = Console(width=100, no_color=True, highlight=False, markup=False)
-        with console.capture() as capture:
-            console.print(self, crop=False)
-        return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").splitlines())
+            yield "better inputs", f"{self.better_words} survivors die there"
+            again = f": {self.again}" if self.again else ""
+            yield "", f"saved as {self.saved}{again}" if self.saved else "--save FILE keeps them"
 
 
 _WORDS = {"count": "n - 1 for n", "stale": "other tensor", "element": "one element"}

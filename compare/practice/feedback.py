@@ -9,17 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from compare.console import PlainConsole
 from compare.guard.guard import Printed
 from compare.practice.levels import Level
 from compare.practice.result import BLANK, RIGHT, WRONG, Finding
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, Verdict
+from compare.report.document import LABEL, Document, plural
 
-_LABEL = 14  # columns
 _WIDEST = 88
 _BAR = 40
+_CHECKED = "Each line by autograd, on your own values above it, at steps"
+_OTHER_BITS = (
+    "the same formula as autograd's, in another order, so the last bits differ. "
+    "That is every bit as right."
+)
+_NUMBERS = (
+    "These lines cannot be read as torch operations (numpy, or .item()?), "
+    "so they were judged by their numbers alone."
+)
+_CLOSE = (
+    "the last bits differ: close enough for rounding, though that it is no more cannot be proven "
+    "(UNDECIDED)."
+)
+_NOT_PROVEN = "nothing wrong was found, but that it is right was not proven either."
 
 
 def tell(
@@ -30,27 +42,28 @@ def tell(
     for line in printed.lines:
         console.say(f"  | {line}")
     if printed.cut:
-        console.say(f"  | ... {_plural(printed.cut, 'more line')} that the file printed, cut here")
-    title, style = _title(found)
-    head = Text(f"{path}, level {level.name}: ")
-    head.append(title, style)
-    console.print(head, soft_wrap=True)
-    width = max(30, min(console.width, _WIDEST) - _LABEL - 4)
-    for label, text in _rows(path, level, found, console, hint=hint, answer=answer):
-        lines = textwrap.wrap(text.lstrip("`"), width) if text[:1] != "`" else [text[1:]]
-        for k, line in enumerate(lines):
-            console.say(f"  {label if k == 0 else '':<{_LABEL}}  {line}")
+        console.say(f"  | ... {plural(printed.cut, 'more line')} that the file printed, cut here")
+    width = max(30, min(console.width, _WIDEST) - LABEL - 4)
+    lines = [
+        (label.ljust(LABEL + 1) if label and not k else "", line)
+        for label, text in _rows(path, level, found, console, hint=hint, answer=answer)
+        for k, line in enumerate([text[1:]] if text[:1] == "`" else textwrap.wrap(text, width))
+    ]
+    word, colour = _word(found)
+    title = f"{path}, level {level.name}"
+    console.print(
+        Document(title, word, colour, lines=lines, before=f"{title}: ", wraps=False), crop=False
+    )
 
 
-def _title(found: Finding) -> tuple[str, str]:
-    if found.state == RIGHT:
-        return "every line is right", EXACT.style
+def _word(found: Finding) -> tuple[str, Verdict]:
+    """Return what sums it up, and the verdict whose colour that has."""
     if found.state == BLANK:
         begun = any(name != found.name for name in found.verdicts)
-        return ("right so far", EXACT.style) if begun else ("lines to fill in", UNDECIDED.style)
+        return ("right so far", EXACT) if begun else ("lines to fill in", UNDECIDED)
     if found.state == WRONG:
-        return "a line to look at again", Verdict.WRONG.style
-    return "not yet", UNDECIDED.style
+        return "a line to look at again", Verdict.WRONG
+    return ("every line is right", EXACT) if found.state == RIGHT else ("not yet", UNDECIDED)
 
 
 def _rows(
@@ -85,14 +98,12 @@ def _rows(
 
 
 def _said(found: Finding) -> str:
-    if found.state == BLANK:
-        if list(found.verdicts) in ([], ["l0"]):
-            return f"is the line to begin with; {found.left} are to be filled in."
-        left = (
-            f"; {found.left - 1} more after it" if found.left > 1 else ", the last one to fill in"
-        )
-        return f"comes next{left}."
-    return _sentence(found.said)
+    if found.state != BLANK:
+        return _sentence(found.said)
+    if list(found.verdicts) in ([], ["l0"]):
+        return f"is the line to begin with; {found.left} are to be filled in."
+    more = f"; {found.left - 1} more after it" if found.left > 1 else ", the last one to fill in"
+    return f"comes next{more}."
 
 
 def _sentence(text: str) -> str:
@@ -101,44 +112,20 @@ def _sentence(text: str) -> str:
 
 def _how_right(found: Finding, right: list[str]) -> Iterator[tuple[str, str]]:
     """Yield what is to be said of lines that are right and have not autograd's bits."""
-    rounded = [name for name in right if found.verdicts[name] == ROUNDING]
-    if rounded:
-        yield (
-            "rounding",
-            (
-                f"{', '.join(rounded)}: the same formula as autograd's, in another order, so the "
-                "last bits differ. That is every bit as right."
-            ),
-        )
-    unproven = [name for name in right if found.verdicts[name] == UNDECIDED]
+    of = {v: ", ".join(n for n in right if found.verdicts[n] == v) for v in (ROUNDING, UNDECIDED)}
+    if of[ROUNDING]:
+        yield "rounding", f"{of[ROUNDING]}: {_OTHER_BITS}"
     if found.why_numbers:
-        names = f" Of {', '.join(unproven)} the last bits differ:" if unproven else ""
-        yield "by numbers", (
-            "These lines cannot be read as torch operations (numpy, or .item()?), so they "
-            f"were judged by their numbers alone.{names} "
-            + ("close enough for rounding, though that it is no more cannot be proven "
-               "(UNDECIDED)." if unproven else "They have autograd's bits.")
-        )  # fmt: skip
-    elif unproven:
-        yield (
-            "undecided",
-            (
-                f"{', '.join(unproven)}: nothing wrong was found, but that it is right was not "
-                "proven either."
-            ),
-        )
+        numbers = f"Of {of[UNDECIDED]} {_CLOSE}" if of[UNDECIDED] else "They have autograd's bits."
+        yield "by numbers", f"{_NUMBERS} {numbers}"
+    elif of[UNDECIDED]:
+        yield "undecided", f"{of[UNDECIDED]}: {_NOT_PROVEN}"
 
 
 def _trained(found: Finding, console: PlainConsole) -> Iterator[tuple[str, str]]:
     """Yield how the network trained: its error over the steps as bars, its output beside y."""
     steps = ", ".join(f"{step:,}" for step in found.judged_at)
-    yield (
-        "checked",
-        (
-            f"Each line by autograd, on your own values above it, at steps {steps} and after "
-            "the last."
-        ),
-    )
+    yield "checked", f"{_CHECKED} {steps} and after the last."
     full = "\u2588" if (console.encoding or "").lower().startswith("utf") else "#"
     largest = max(error for _, error in found.errors) or 1.0
     for k, (step, error) in enumerate(found.errors):
@@ -165,7 +152,3 @@ def to_dict(path: Path, level: Level, found: Finding, printed: Printed) -> dict[
         "hint": blank.hint if blank and found.state != RIGHT else None,
         "printed": printed.lines, "printed_lines_cut": printed.cut, "next": level.next,
     }  # fmt: skip
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

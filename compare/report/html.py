@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from rich.table import Table
+
 from compare.proof.verdict import Verdict
 
 _STYLE = """
@@ -36,45 +38,45 @@ def page(title: str, body: str) -> str:
 
 
 def fragment(
-    title: str, verdict: Verdict, claim: str, table: Sequence[Sequence[str]],
-    lines: Iterable[tuple[str, str]],
-    plots: Iterable[tuple[str, Sequence[Curve]]], about: Iterable[tuple[str, str]],
+    title: str, word: str, colour: Verdict | None, claim: str, table: Table | None,
+    lines: Iterable[tuple[str, str]], plots: Iterable[tuple[str, Sequence[Curve]]],
+    about: Iterable[tuple[str, str]],
 ) -> str:  # fmt: skip
-    """Return a report as HTML with its own style.
-
-    `table` has a row of titles first, and the verdict in the last column; `lines` are labels and
-    texts, a label that is empty goes on with the one above.
-    """
+    """Return a document as HTML with its own style."""
     parts = [f"<style>{_STYLE}</style><div class='dc'>", f"<h1>{escape(title)}</h1>"]
-    parts.append(f"<p>{_verdict(verdict)} {escape(claim)}</p>")
-    parts.append(_table(table))
+    parts.append(f"<p>{_strong(word, colour)} {escape(claim)}</p>")
+    parts += [_table(table)] if table else []
     if text := "".join(
         f"<dt>{escape(k)}</dt>" * bool(k) + f"<dd>{escape(v)}</dd>" for k, v in lines
     ):
         parts.append(f"<h2>What stands behind it</h2><dl>{text}</dl>")
-    for name, curves in plots:
-        parts.append(f"<h2>{escape(name)}</h2>{_plot(curves)}")
-    rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in about)
-    parts.append(f"<h2>Environment</h2><div class='wide'><table>{rows}</table></div></div>")
-    return "\n".join(parts)
+    parts += [f"<h2>{escape(name)}</h2>{_plot(curves)}" for name, curves in plots]
+    if rows := "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in about):
+        parts.append(f"<h2>Environment</h2><div class='wide'><table>{rows}</table></div>")
+    return "\n".join(parts) + "</div>"
 
 
-def _verdict(verdict: Verdict) -> str:
-    return f"<strong style='color:{verdict.web_colour}'>{verdict}</strong>"
+def _strong(word: str, colour: Verdict | None) -> str:
+    style = f" style='color:{colour.web_colour}'" if colour else ""
+    return f"<strong{style}>{escape(word)}</strong>"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def _table(table: Table) -> str:
     """Return the table with the verdicts moved to the second column, where a phone shows them."""
+    first, *others = table.columns
+    columns = [first, *sorted(others, key=lambda column: column.header != "verdict")]
 
-    def cells(row: Sequence[str], tag: str) -> str:
-        name, shape, *numbers, verdict = row
-        told = _verdict(verdict) if isinstance(verdict, Verdict) else escape(verdict)
-        words = (escape(name), told, escape(shape))
-        figures = [f"<{tag} class='n'>{escape(number)}</{tag}>" for number in numbers]
-        return "".join([*(f"<{tag}>{word}</{tag}>" for word in words), *figures])
+    def row(tag: str, cells: Iterable[object]) -> str:
+        found = []
+        for column, cell in zip(columns, map(str, cells), strict=True):
+            known = Verdict.__members__.get(cell) if column.header == "verdict" else None
+            kind = " class='n'" if column.justify == "right" else ""
+            found.append(f"<{tag}{kind}>{_strong(cell, known) if known else escape(cell)}</{tag}>")
+        return f"<tr>{''.join(found)}</tr>"
 
-    body = "".join(f"<tr>{cells(row, 'th' if not k else 'td')}</tr>" for k, row in enumerate(rows))
-    return f"<div class='wide'><table>{body}</table></div>"
+    body = "".join(row("td", cells) for cells in zip(*(c.cells for c in columns), strict=True))
+    head = row("th", (c.header for c in columns))
+    return f"<div class='wide'><table>{head}{body}</table></div>"
 
 
 def _plot(curves: Sequence[Curve]) -> str:

@@ -1,32 +1,30 @@
 """What a run found: one verdict for each quantity and one for all; as text, rich table and JSON."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 
-from compare.errors import BadInput, printable, unknown
+from compare.errors import BadInput, unknown
 from compare.files import save
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Beside, Verdict
 from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, refusals, told
-from compare.report.html import Curve, fragment, page
+from compare.report.document import Document, Documented, plural
+from compare.report.html import Curve, page
 from compare.report.quantity import Quantity
 from compare.report.single_process import OneProcess
-from compare.report.text import LABEL, as_markdown, cells, line, lines, plural, right_bits, table
+from compare.report.text import DROPPABLE, lines, right_bits, table
 from compare.state_dict import Count, Stateful, Types, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
 
 
 @dataclass
-class Report(Stateful):
+class Report(Documented, Stateful):
     """What was found: of a run at every step, of `check` at its inputs."""
 
     STATE = Types(
@@ -119,10 +117,6 @@ class Report(Stateful):
             "seconds": self.seconds,
         }
 
-    def to_json(self) -> str:
-        """Return `to_dict` as indented JSON text."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
-
     def about(self) -> list[tuple[str, str]]:
         """Return what is known of the run: settings, time, machine and versions."""
         known = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
@@ -131,16 +125,7 @@ class Report(Stateful):
 
     def markdown(self) -> str:
         """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
-        titles, *rows = cells(self.quantities.values())
-        table: list[tuple[str, ...]] = [titles, ("---",) * len(titles), *rows]
-        parts = [f"**{self.verdict}** {as_markdown(self._claim() + self._only_for())}"]
-        parts.append("\n".join(f"| {' | '.join(map(as_markdown, row))} |" for row in table))
-        # an indented line is shown as it is
-        behind = [printable(f"    {label:<{LABEL}} {text}") for label, text in self._explanation()]
-        if behind:
-            parts += ["### What stands behind it", "\n".join(behind)]
-        about = "\n".join(f"| {' | '.join(map(as_markdown, each))} |" for each in self.about())
-        return "\n\n".join([*parts, "### Environment", f"| | |\n|---|---|\n{about}"])
+        return self.document().markdown()
 
     def save(self, path: str | Path) -> None:
         """Write the report to a file: .html a page with plots, .json, .txt the text.
@@ -164,37 +149,28 @@ class Report(Stateful):
         """Return the report as a page with plots."""
         return page(f"{self.case}: {self.verdict}", self._repr_html_())
 
-    def _repr_html_(self) -> str:
-        """Return the report as a notebook shows it."""
+    def document(self) -> Document:
+        """Return what there is to show of it."""
         plots: list[tuple[str, list[Curve]]] = []
         if self.curves:
-            sides = ("autograd", "by hand"), ("autograd", "manual")
             losses: list[Curve] = [
                 (label, [(b.start, b.values[side]["loss"]) for b in self.curves])
-                for label, side in zip(*sides, strict=True)
+                for label, side in (("autograd", "autograd"), ("by hand", "manual"))
             ]
             ulps = [(b.start, b.largest_ulp) for b in self.curves]
             plots = [("Loss", losses), ("Largest difference, in ulps", [("ulps", ulps)])]
-        told = (
-            self._claim() + self._only_for(),
-            cells(self.quantities.values()),
-            self._explanation(),
-        )
-        return fragment(self.case, self.verdict, *told, plots, self.about())
-
-    def headline(self) -> Text:
-        """Return the verdict and what it rests on, in one line."""
-        line = Text(self.verdict, style=self.verdict.style)
-        line.append(f"  {printable(self._claim() + self._only_for())}", style="default")
-        if self.interrupted:
-            line.append(" (interrupted: the steps until then)", style="default")
-        return line
+        return Document(
+            self.case, self.verdict, self.verdict, self._claim() + self._only_for(),
+            table(self.quantities.values()), DROPPABLE, list(self._explanation()), plots,
+            self.about(),
+        )  # fmt: skip
 
     def _only_for(self) -> str:
-        """Return what the claim holds for alone, what is not judged, and what is refused."""
+        """Return what the claim holds for alone, and what is not judged or refused."""
         only = f", for {', '.join(self.conditions)}" if self.conditions else ""
         only += f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else ""
-        return only + refusals(self.contract)
+        until = " (interrupted: the steps until then)" if self.interrupted else ""
+        return only + refusals(self.contract) + until
 
     def _claim(self) -> str:
         """Return what the verdict rests on, in one line."""
@@ -261,15 +237,3 @@ class Report(Stateful):
             yield "not judged", f"{', '.join(self.unnamed)} ({why})"
         if self.command and self.verdict != EXACT:
             yield "again", self.command
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield table(self.quantities.values(), options.max_width)
-        yield self.headline()
-        for label, text in self._explanation():
-            yield line(label, text)
-
-    def __str__(self) -> str:
-        console = Console(width=100, no_color=True, highlight=False, markup=False)
-        with console.capture() as capture:
-            console.print(self, crop=False)
-        return capture.get().rstrip("\n")

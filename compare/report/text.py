@@ -1,42 +1,27 @@
 """How quantities are told: their table, and what stands behind each, in words."""
 
-import re
 from collections.abc import Iterable, Iterator
 
 from rich.table import Table
 from rich.text import Text
 
 from compare.errors import printable
-from compare.proof.verdict import WRONG, Verdict
+from compare.proof.verdict import WRONG
+from compare.report.document import plain_table
 from compare.report.quantity import Quantity
 
-LABEL = 14  # columns for a line's label
+# The verdict is never left out.
+DROPPABLE = "compared", "shape", "equal bits", "max ulp"
 
 
-def cells(rows: Iterable[Quantity]) -> list[tuple[str, ...]]:
-    """Return the table's texts: a row of titles, then one for each quantity."""
-    titles = ("quantity", "shape", "compared", "equal bits", "max ulp", "verdict")
-    found: list[tuple[str, ...]] = [titles]
-    for q in rows:
-        ulp = "NaN" if q.nans else _short(q.max_ulp)
-        shape = str(q.shape).replace(" ", "")
-        found.append((printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, q.verdict))
-    return found
-
-
-def table(quantities: Iterable[Quantity], width: int) -> Table:
-    """Return a row for each quantity; what does not fit is left out, the verdict never."""
-    rows = cells(quantities)
-    kept = list(range(len(rows[0])))
-    for column in (2, 1, 3, 4):  # compared, shape, equal bits, max ulp
-        if sum(max(len(row[k]) for row in rows) + 2 for k in kept) - 2 <= width:
-            break
-        kept.remove(column)
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for k in kept:
-        made.add_column(rows[0][k], no_wrap=True, justify="right" if 2 <= k <= 4 else "left")
-    for row in rows[1:]:
-        made.add_row(*(row[k] for k in kept[:-1]), Text(row[-1], style=Verdict[row[-1]].style))
+def table(quantities: Iterable[Quantity]) -> Table:
+    """Return a row for each quantity."""
+    numbers = "compared", "equal bits", "max ulp"
+    made = plain_table("quantity", "shape", *numbers, "verdict", right=numbers)
+    for q in quantities:
+        ulp = "NaN" if q.nans else f"{q.max_ulp:,}" if q.max_ulp < 10**7 else f"{q.max_ulp:.1e}"
+        shape, verdict = str(q.shape).replace(" ", ""), Text(q.verdict, style=q.verdict.style)
+        made.add_row(printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, verdict)
     return made
 
 
@@ -100,25 +85,3 @@ def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:
     for name, proof in known.items():
         if proof.both_lost:
             yield "", f"{name}: {proof.both_lost}"
-
-
-def line(label: str, text: str) -> Text:
-    """Return a labelled line that is never broken, so that a command can be copied."""
-    told = f"  {label:<{LABEL}}{' ' if label else '  '}{text}"
-    return Text(printable(told), no_wrap=True, overflow="ignore")
-
-
-def as_markdown(text: str) -> str:
-    """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
-    return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
-def _short(count: int) -> str:
-    """Return a count in at most 9 columns."""
-    return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"

@@ -1,0 +1,152 @@
+"""What any command has to say: a verdict, a table, labelled lines; for a terminal or a notebook.
+
+Whoever judges something makes a Document of what was found; how that looks is written here.
+"""
+
+import json
+import re
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Column, Table
+from rich.text import Text
+
+from compare.errors import printable
+from compare.proof.verdict import Verdict
+from compare.report.html import Curve, fragment
+
+LABEL = 14  # columns for a line's label
+_PLAIN: Any = {"box": None, "pad_edge": False, "header_style": "bold"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """What was found, in the order in which it is shown."""
+
+    title: str
+    word: str  # that sums it up
+    colour: Verdict | None  # the one whose colour the word has
+    claim: str = ""  # what the word rests on
+    table: Table | None = None
+    droppable: tuple[str, ...] = ()  # columns that go first where the table does not fit
+    lines: Iterable[tuple[str, str]] = ()  # an empty label goes on with the one above
+    plots: Iterable[tuple[str, list[Curve]]] = ()
+    about: Iterable[tuple[str, str]] = ()
+    before: str = ""  # the word, in the first line of a text
+    wraps: bool = True  # the first line; no other line ever does, so that it can be copied
+
+    def headline(self) -> Text:
+        """Return the word and what it rests on, in one line."""
+        line = Text(self.before)
+        line.append(self.word, self.colour and self.colour.style)
+        if not self.wraps:
+            line.no_wrap, line.overflow = True, "ignore"
+        claim = f"  {printable(self.claim)}" if self.claim else ""
+        return line.append(claim, "bold default" if self.colour else "")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.table:
+            yield _narrowed(self.table, self.droppable, options.max_width)
+        yield self.headline()
+        for label, text in self.lines:
+            yield Text(_labelled(label, text), no_wrap=True, overflow="ignore")
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True, highlight=False, markup=False)
+        with console.capture() as capture:
+            console.print(self, crop=False)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+    def html(self) -> str:
+        """Return it as HTML with its own style."""
+        return fragment(
+            self.title, self.word, self.colour, self.claim, self.table, self.lines, self.plots,
+            self.about,
+        )  # fmt: skip
+
+    def markdown(self) -> str:
+        """Return it as markdown, without the plots."""
+        parts = [f"**{self.word}** {_as_markdown(self.claim)}"]
+        if self.table:
+            titles, *rows = zip(*([c.header, *c.cells] for c in self.table.columns), strict=True)
+            parts.append(_markdown_table([titles, ("---",) * len(titles), *rows]))
+        # an indented line is shown as it is
+        if behind := [f"  {_labelled(label, text)}" for label, text in self.lines]:
+            parts += ["### What stands behind it", "\n".join(behind)]
+        about = f"| | |\n|---|---|\n{_markdown_table(self.about)}"
+        return "\n\n".join([*parts, "### Environment", about])
+
+
+class Documented:
+    """What shows itself as a document: printed, in a notebook; and as JSON."""
+
+    def document(self) -> Document:
+        """Return what there is to show."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Return `to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def headline(self) -> Text:
+        """Return the verdict and what it rests on, in one line."""
+        return self.document().headline()
+
+    def __rich__(self) -> Document:
+        return self.document()
+
+    def __str__(self) -> str:
+        return str(self.document())
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return self.document().html()
+
+
+def plain_table(
+    *titles: str, right: Container[str] = (), wrap: Container[str] = (), **look: Any
+) -> Table:
+    """Return a table without lines; columns stand to the `right`, or `wrap`, by their titles."""
+    columns = [Column(title, no_wrap=title not in wrap) for title in titles]
+    for column in columns:
+        column.justify = "right" if column.header in right else "left"
+        column.overflow = "fold" if column.header in wrap else "ellipsis"
+    return Table(*columns, **_PLAIN, **look)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def _narrowed(table: Table, droppable: Iterable[str], width: int) -> Table:
+    """Return the table with columns left out until it fits."""
+    columns = table.columns
+    for title in droppable:
+        texts = ([column.header, *column.cells] for column in columns)
+        if sum(max(len(str(text)) for text in each) + 2 for each in texts) - 2 <= width:
+            break
+        columns = [column for column in columns if column.header != title]
+    narrowed = Table(*columns, **_PLAIN)
+    narrowed.rows = table.rows
+    return narrowed
+
+
+def _labelled(label: str, text: str) -> str:
+    return printable(f"  {label:<{LABEL}}{' ' if label else '  '}{text}")
+
+
+def _markdown_table(rows: Iterable[Iterable[object]]) -> str:
+    return "\n".join(f"| {' | '.join(_as_markdown(str(c)) for c in row)} |" for row in rows)
+
+
+def _as_markdown(text: str) -> str:
+    """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
+    return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
