@@ -178,6 +178,7 @@ def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
     ]
     assert "a batch of one" in hidden[0].why
     assert "not exercised  test_power.py:" in str(found)
+    assert "<dt>not exercised</dt>" in found._repr_html_()
     assert found.better is not None
     again = compare.power(_backward, _forward, found.better)
     assert len(again.survivors) < len(found.survivors)

@@ -9,6 +9,7 @@ from compare.bench.claims import PRODUCTS, Claim, Group
 from compare.bench.growth import Growth, describe
 from compare.bench.timing import Times, spread
 from compare.report.document import plain_table
+from compare.state_dict import plain
 
 MARK = "<"  # of a peer that is faster than ours
 
@@ -47,11 +48,7 @@ def _judged(claim: Claim, times: Times) -> dict[str, Any]:
     figures = times.ratios(claim.what, claim.over)
     found = spread(figures) if figures else None
     return {
-        "what": claim.what,
-        "over": list(claim.over),
-        "at_least": claim.at_least,
-        "limit": claim.limit,
-        "aim": claim.aim,
+        **plain(claim),
         "measured": asdict(found) if found else None,
         "holds": claim.holds(found.median) if found else None,
     }

@@ -148,8 +148,8 @@ class Power(Documented):
             claim = f"check refuses {self.caught['check']} of {self.wrong} wrong mutants of "
             claim += self.name + (same if self.same_function else "")
         return Document(
-            f"mutants of {self.name}", word, colour, claim, self._table(), lines=self._notes(),
-            wraps=False,
+            f"mutants of {self.name}", word, colour, claim, self._table(),
+            lines=list(self._notes()), wraps=False,
         )  # fmt: skip
 
     def _table(self) -> Table:

@@ -63,10 +63,6 @@ class Diagnosis:
         """Return what is said of a search that broke off; the verdict stands without it."""
         return cls((), f"the search failed: {type(error).__name__}: {error}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {"found": list(self.found), "note": self.note}
-
 
 @dataclass(frozen=True)
 class Beside:
@@ -74,10 +70,6 @@ class Beside:
 
     tried: bool = False
     text: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {"tried": self.tried, "text": self.text}
 
 
 @dataclass(frozen=True)

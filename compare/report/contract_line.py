@@ -35,10 +35,6 @@ class Line:
         """Its name, and what was seen."""
         return f"{self.name}: {self.text}" if self.text else self.name
 
-    def to_dict(self) -> dict[str, str]:
-        """Return it for JSON."""
-        return {"name": self.name, "outcome": self.outcome, "text": self.text}
-
 
 def left_out(contract: Mapping[str, bool] | None) -> set[str]:
     """Return the names of the lines that are not to be asked.

@@ -5,8 +5,9 @@ Whoever judges something makes a Document of what was found; how that looks is w
 
 import json
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from compare.errors import printable
 from compare.proof.verdict import Verdict
-from compare.report.html import Curve, fragment
+from compare.report.html import STYLE, Curve, plot
 
 LABEL = 14  # columns for a line's label
 _PLAIN: Any = {"box": None, "pad_edge": False, "header_style": "bold"}
@@ -31,9 +32,9 @@ class Document:
     claim: str = ""  # what the word rests on
     table: Table | None = None
     droppable: tuple[str, ...] = ()  # columns that go first where the table does not fit
-    lines: Iterable[tuple[str, str]] = ()  # an empty label goes on with the one above
-    plots: Iterable[tuple[str, list[Curve]]] = ()
-    about: Iterable[tuple[str, str]] = ()
+    lines: Sequence[tuple[str, str]] = ()  # an empty label goes on with the one above
+    plots: Sequence[tuple[str, list[Curve]]] = ()
+    about: Sequence[tuple[str, str]] = ()
     before: str = ""  # the word, in the first line of a text
     wraps: bool = True  # the first line; no other line ever does, so that it can be copied
 
@@ -61,10 +62,19 @@ class Document:
 
     def html(self) -> str:
         """Return it as HTML with its own style."""
-        return fragment(
-            self.title, self.word, self.colour, self.claim, self.table, self.lines, self.plots,
-            self.about,
-        )  # fmt: skip
+        parts = [f"<style>{STYLE}</style><div class='dc'>", f"<h1>{escape(self.title)}</h1>"]
+        parts.append(f"<p>{_strong(self.word, self.colour)} {escape(self.claim)}</p>")
+        parts += [_html_table(self.table)] if self.table else []
+        if self.lines:
+            titled = ((f"<dt>{escape(k)}</dt>" * bool(k), escape(v)) for k, v in self.lines)
+            text = "".join(f"{label}<dd>{text}</dd>" for label, text in titled)
+            parts.append(f"<h2>What stands behind it</h2><dl>{text}</dl>")
+        parts += [f"<h2>{escape(name)}</h2>{plot(curves)}" for name, curves in self.plots]
+        if self.about:
+            pairs = ((escape(k), escape(v)) for k, v in self.about)
+            rows = "".join(f"<tr><td>{k}</td><td>{v}</td></tr>" for k, v in pairs)
+            parts.append(f"<h2>Environment</h2><div class='wide'><table>{rows}</table></div>")
+        return "\n".join(parts) + "</div>"
 
     def markdown(self) -> str:
         """Return it as markdown, without the plots."""
@@ -150,3 +160,26 @@ def _markdown_table(rows: Iterable[Iterable[object]]) -> str:
 def _as_markdown(text: str) -> str:
     """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
     return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
+
+
+def _strong(word: str, colour: Verdict | None) -> str:
+    style = f" style='color:{colour.web_colour}'" if colour else ""
+    return f"<strong{style}>{escape(word)}</strong>"
+
+
+def _html_table(table: Table) -> str:
+    """Return the table with the verdicts moved to the second column, where a phone shows them."""
+    first, *others = table.columns
+    columns = [first, *sorted(others, key=lambda column: column.header != "verdict")]
+
+    def row(tag: str, cells: Iterable[object]) -> str:
+        found = []
+        for column, cell in zip(columns, map(str, cells), strict=True):
+            known = Verdict.__members__.get(cell) if column.header == "verdict" else None
+            kind = " class='n'" if column.justify == "right" else ""
+            found.append(f"<{tag}{kind}>{_strong(cell, known) if known else escape(cell)}</{tag}>")
+        return f"<tr>{''.join(found)}</tr>"
+
+    body = "".join(row("td", cells) for cells in zip(*(c.cells for c in columns), strict=True))
+    head = row("th", (c.header for c in columns))
+    return f"<div class='wide'><table>{head}{body}</table></div>"

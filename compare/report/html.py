@@ -1,13 +1,9 @@
-"""A report as HTML: one page with no outside links, its plots drawn as SVG."""
+"""What a report needs as HTML: a page with no outside links, its style, its plots as SVG."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
-from rich.table import Table
-
-from compare.proof.verdict import Verdict
-
-_STYLE = """
+STYLE = """
 .dc { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem;
       color: #1f2328; background: #fff; }
 .dc h1 { font-size: 1.4rem; margin: 0 0 .5rem; }
@@ -29,7 +25,7 @@ Curve = tuple[str, Sequence[tuple[float, float]]]  # its label, its points
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole document around a `fragment`."""
+    """Return a whole page around a `body`."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -37,49 +33,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def fragment(
-    title: str, word: str, colour: Verdict | None, claim: str, table: Table | None,
-    lines: Iterable[tuple[str, str]], plots: Iterable[tuple[str, Sequence[Curve]]],
-    about: Iterable[tuple[str, str]],
-) -> str:  # fmt: skip
-    """Return a document as HTML with its own style."""
-    parts = [f"<style>{_STYLE}</style><div class='dc'>", f"<h1>{escape(title)}</h1>"]
-    parts.append(f"<p>{_strong(word, colour)} {escape(claim)}</p>")
-    parts += [_table(table)] if table else []
-    if text := "".join(
-        f"<dt>{escape(k)}</dt>" * bool(k) + f"<dd>{escape(v)}</dd>" for k, v in lines
-    ):
-        parts.append(f"<h2>What stands behind it</h2><dl>{text}</dl>")
-    parts += [f"<h2>{escape(name)}</h2>{_plot(curves)}" for name, curves in plots]
-    if rows := "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in about):
-        parts.append(f"<h2>Environment</h2><div class='wide'><table>{rows}</table></div>")
-    return "\n".join(parts) + "</div>"
-
-
-def _strong(word: str, colour: Verdict | None) -> str:
-    style = f" style='color:{colour.web_colour}'" if colour else ""
-    return f"<strong{style}>{escape(word)}</strong>"
-
-
-def _table(table: Table) -> str:
-    """Return the table with the verdicts moved to the second column, where a phone shows them."""
-    first, *others = table.columns
-    columns = [first, *sorted(others, key=lambda column: column.header != "verdict")]
-
-    def row(tag: str, cells: Iterable[object]) -> str:
-        found = []
-        for column, cell in zip(columns, map(str, cells), strict=True):
-            known = Verdict.__members__.get(cell) if column.header == "verdict" else None
-            kind = " class='n'" if column.justify == "right" else ""
-            found.append(f"<{tag}{kind}>{_strong(cell, known) if known else escape(cell)}</{tag}>")
-        return f"<tr>{''.join(found)}</tr>"
-
-    body = "".join(row("td", cells) for cells in zip(*(c.cells for c in columns), strict=True))
-    head = row("th", (c.header for c in columns))
-    return f"<div class='wide'><table>{head}{body}</table></div>"
-
-
-def _plot(curves: Sequence[Curve]) -> str:
+def plot(curves: Sequence[Curve]) -> str:
     """Return curves over one pair of axes; the first lies wide under the second."""
     xs = [x for _, points in curves for x, _ in points]
     ys = [y for _, points in curves for _, y in points if y == y and abs(y) < float("inf")]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from compare.proof.bits import Difference, Place, compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
+from compare.state_dict import plain
 
 
 @dataclass
@@ -20,8 +21,8 @@ class Quantity:
     equal: int = 0
     nans: int = 0
     max_ulp: int = 0
-    worst: Place | None = None
     first_unequal: int | None = None  # the step
+    worst: Place | None = None
     problem: str | None = None  # why it could not be compared at all
     proof: Proof | None = None
 
@@ -90,17 +91,9 @@ class Quantity:
     def to_dict(self) -> dict[str, Any]:
         """Return the contract's fields of result.json."""
         return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "compared": self.compared,
-            "equal": self.equal,
-            "nans": self.nans,
-            "max_ulp": self.max_ulp,
-            "first_unequal": self.first_unequal,
-            "worst": self.worst.to_dict() if self.worst else None,
-            "problem": self.problem,
-            "proof": self.proof.to_dict() if self.proof else None,
-            "diagnosis": self.diagnosis.to_dict() if self.diagnosis else None,
+            **plain(self),
+            "worst": self.worst and self.worst.to_dict(),
+            "proof": self.proof and self.proof.to_dict(),
+            "diagnosis": plain(self.diagnosis),
             "verdict": self.verdict,
         }

@@ -18,7 +18,7 @@ from compare.report.html import Curve, page
 from compare.report.quantity import Quantity
 from compare.report.single_process import OneProcess
 from compare.report.text import DROPPABLE, lines, right_bits, table
-from compare.state_dict import Count, Stateful, Types, require
+from compare.state_dict import Count, Stateful, Types, plain, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
 
@@ -103,8 +103,8 @@ class Report(Documented, Stateful):
             "unnamed": list(self.unnamed),
             "not_judged": list(self.not_judged),
             "conditions": list(self.conditions),
-            "beside": None if self.beside is None else self.beside.to_dict(),
-            "contract": [line.to_dict() for line in self.contract],
+            "beside": plain(self.beside),
+            "contract": plain(self.contract),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
             "accuracy": self.accuracy,
@@ -137,10 +137,8 @@ class Report(Documented, Stateful):
         except TypeError:
             raise BadInput(f"path is {path!r}: give the name of a file") from None
         forms: dict[str, Callable[[], str]] = {
-            ".html": self.page,
-            ".json": self.to_json,
-            ".txt": lambda: f"{self}\n",
-        }
+            ".html": self.page, ".json": self.to_json, ".txt": lambda: f"{self}\n",
+        }  # fmt: skip
         if path.suffix not in forms:
             raise BadInput(f"{path}: name a file that ends in {', '.join(forms)}")
         save(path, forms[path.suffix]())
@@ -181,9 +179,8 @@ class Report(Documented, Stateful):
         if self.verdict == EXACT:
             if not any(q.compared for q in rows):
                 return "nothing to compare: no quantity has any elements"
-            if len(rows) == 1:
-                return f"{rows[0].name} has autograd's bits{where}"
-            return f"all {len(rows)} quantities have autograd's bits{where}"
+            whose = f"all {len(rows)} quantities have" if rows[1:] else f"{rows[0].name} has"
+            return f"{whose} autograd's bits{where}"
         odd = [q for q in rows if q.verdict == self.verdict]
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:

@@ -42,14 +42,11 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}{zeros}"
     if q.proof:
         yield "", q.proof.text
-        if q.proof.manual_error is not None and q.proof.autograd_error is not None:
-            errors = (q.proof.manual_error, q.proof.autograd_error)
-            yield (
-                "",
-                "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*errors),
-            )
-        if q.proof.manual_bits is not None and q.proof.autograd_bits is not None:
-            of = q.proof.manual_bits, q.proof.autograd_bits
+        of = q.proof.manual_error, q.proof.autograd_error
+        if None not in of:
+            yield "", "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*of)
+        of = q.proof.manual_bits, q.proof.autograd_bits
+        if None not in of:
             lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""
             yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of) + lost
     yield from _remedies(q)
