@@ -253,18 +253,23 @@ Seen = dict[str, tuple[int, int, bytes]]
 def seen(top: Path) -> Seen:
     """Return all that is below a folder: names, kinds and rights, sizes, contents, links."""
     found: Seen = {}
-    for folder, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            path = os.path.join(folder, name)
-            state = os.lstat(path)
-            content = b""
-            if stat.S_ISLNK(state.st_mode):
-                content = os.fsencode(os.readlink(path))
-            elif stat.S_ISREG(state.st_mode):
-                with open(path, "rb") as file:
-                    content = hashlib.sha256(file.read()).digest()
-            size = 0 if stat.S_ISDIR(state.st_mode) else state.st_size
-            found[os.path.relpath(path, top)] = state.st_mode, size, content
+
+    def look(folder: str, within: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name, state = within + entry.name, entry.stat(follow_symlinks=False)
+                size, content = state.st_size, b""
+                if entry.is_dir(follow_symlinks=False):
+                    size = 0
+                    look(entry.path, f"{name}/")
+                elif entry.is_symlink():
+                    content = os.fsencode(os.readlink(entry.path))
+                elif stat.S_ISREG(state.st_mode):
+                    with open(entry.path, "rb", buffering=0) as file:
+                        content = hashlib.sha256(file.read()).digest()
+                found[name] = state.st_mode, size, content
+
+    look(str(top), "")
     return found
 
 

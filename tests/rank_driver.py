@@ -128,23 +128,32 @@ def _be(rank: int, asked: dict[str, Any], folder: Path) -> NoReturn:
 
 
 def _wait(pids: dict[int, int], asked: dict[str, Any]) -> list[int]:
-    """Return the exit codes; kill -9 the ranks `kill` `after` so many seconds, and all after LIMIT.
+    """Return the exit codes; signal the ranks `kill` `after` so many seconds, kill all after LIMIT.
 
-    Where one fails the others are told to end, unless they are on other machines.
+    The seconds are counted from the start, or from when a file fits the pattern `once`. Where one
+    rank fails the others are told to end, unless they are on other machines.
     """
-    kill, after = asked.get("kill", []), asked.get("after", LIMIT)
+    kill, after, once = asked.get("kill", []), asked.get("after", LIMIT), asked.get("once")
+    number = asked.get("signal", int(signal.SIGKILL))
     started, codes = time.monotonic(), dict.fromkeys(pids.values(), 0)
     running = dict(pids)
     while running:
+        if once and any(Path(asked["folder"]).glob(once)):
+            started, once = time.monotonic(), None
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             codes[running.pop(pid)] = code = os.waitstatus_to_exitcode(status)
             for other in running if code and not asked.get("apart") else ():
                 os.kill(other, signal.SIGTERM)
             continue
-        if (passed := time.monotonic() - started) > after:
-            for other in [p for p, rank in running.items() if passed > LIMIT or rank in kill]:
-                os.kill(other, signal.SIGKILL)
+        if (passed := time.monotonic() - started) > LIMIT:
+            kill, number = list(running.values()), int(signal.SIGKILL)
+        if passed > LIMIT or (passed > after and not once):
+            if not (killer := os.fork()):  # a SIGTERM of its parent is torchrun's to a rank
+                for other in [p for p, rank in running.items() if rank in kill]:
+                    os.kill(other, number)
+                os._exit(0)
+            os.waitpid(killer, 0)
             after = LIMIT
         time.sleep(0.002)
     return [codes[rank] for rank in sorted(codes)]

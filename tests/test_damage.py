@@ -8,16 +8,17 @@ import contextlib
 import functools
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from compare.cases.cases import CASES
 from compare.cli.main import main
+from compare.cli.parser import parser
 from compare.training.harness import Run
 from tests import damage
 from tests.resumed import copied
@@ -60,18 +61,21 @@ class World:
         return self.top / "outside"
 
     def anew(self) -> Path:
-        """Put everything back; return the folder of the runs."""
-        shutil.rmtree(self.top, ignore_errors=True)
-        self.top.mkdir()
-        for folder, folders, files in os.walk(self.whole):
-            there = self.top / Path(folder).relative_to(self.whole)
-            for name in folders:
-                (there / name).mkdir()
-            for name in files:
-                if name == "fifo":
-                    os.mkfifo(there / name)
+        """Put back what is not as it was; return the folder of the runs."""
+        self.top.mkdir(exist_ok=True)
+        whole, here = damage.seen(self.whole), damage.seen(self.top)
+        for name in sorted(here, reverse=True):  # what a folder holds goes before the folder
+            if here[name] != whole.get(name):
+                path = self.top / name
+                path.rmdir() if stat.S_ISDIR(here[name][0]) else path.unlink()
+        for name in sorted(whole):
+            if here.get(name) != whole[name]:
+                if stat.S_ISDIR(whole[name][0]):
+                    (self.top / name).mkdir()
+                elif stat.S_ISFIFO(whole[name][0]):
+                    os.mkfifo(self.top / name)
                 else:
-                    shutil.copyfile(Path(folder, name), there / name)
+                    shutil.copy(self.whole / name, self.top / name)
         return self.top / "runs"
 
     def wrong(self, *only: str) -> list[str]:
@@ -97,15 +101,37 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.training.chunking.STEPS", 3)
+        patch.setattr(
+            "compare.cli.main.parser", functools.cache(parser)
+        )  # of thousands of commands
         yield World(tmp_path_factory.mktemp("damage"))
 
 
-def drawn(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Try so many, the same ones each time; what fails is made small."""
-    return lambda test: settings(
-        max_examples=count, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck),
-    )(given(draw=st.data())(test))  # fmt: skip
+Trial = Callable[[World, st.DataObject], None]
+
+
+def drawn(count: int, *, parts: int) -> Callable[[Trial], Callable[..., None]]:
+    """Try so many, the same ones each time, in parts for several workers; what fails gets small."""
+
+    def made(trial: Trial) -> Callable[..., None]:
+        @pytest.mark.long
+        @pytest.mark.parametrize("part", range(parts))
+        def test(world: World, part: int) -> None:
+            @seed(part)
+            @settings(
+                max_examples=count // parts, deadline=None, database=None,
+                suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            @given(draw=st.data())
+            def tried(draw: st.DataObject) -> None:
+                trial(world, draw)
+
+            tried()
+
+        test.__doc__ = trial.__doc__
+        return test
+
+    return made
 
 
 def test_what_is_whole_goes_on(world: World) -> None:
@@ -119,9 +145,8 @@ def test_what_is_whole_goes_on(world: World) -> None:
         assert (file.parent / "result.json").exists()
 
 
-@pytest.mark.long
-@drawn(500)
-def test_a_damaged_result(world: World, draw: Any) -> None:
+@drawn(500, parts=2)
+def test_a_damaged_result(world: World, draw: st.DataObject) -> None:
     """Of a finished run, and beside a checkpoint."""
     data, runs = draw.draw(damage.result(world.data["result.json"])), world.anew()
     for name in (ONE, STOPPED):
@@ -129,18 +154,16 @@ def test_a_damaged_result(world: World, draw: Any) -> None:
     assert world.wrong("runs", "diff", "diff back", "resume") == []
 
 
-@pytest.mark.long
-@drawn(400)
-def test_a_damaged_record(world: World, draw: Any) -> None:
+@drawn(400, parts=4)
+def test_a_damaged_record(world: World, draw: st.DataObject) -> None:
     data, runs = draw.draw(damage.steps(world.data["steps.npz"])), world.anew()
     for name in (ONE, STOPPED):
         (runs / name / "steps.npz").write_bytes(data)
     assert world.wrong("diff", "diff back", "resume") == []
 
 
-@pytest.mark.long
-@drawn(600)
-def test_a_damaged_checkpoint(world: World, draw: Any) -> None:
+@drawn(600, parts=2)
+def test_a_damaged_checkpoint(world: World, draw: st.DataObject) -> None:
     """Its digest made right again, too: that is no signature."""
     runs = world.anew()
     data = draw.draw(damage.checkpoint(world.data["checkpoint"], world.outside))
@@ -148,9 +171,8 @@ def test_a_damaged_checkpoint(world: World, draw: Any) -> None:
     assert world.wrong("resume") == []
 
 
-@pytest.mark.long
-@drawn(500)
-def test_a_damaged_table(world: World, draw: Any) -> None:
+@drawn(500, parts=2)
+def test_a_damaged_table(world: World, draw: st.DataObject) -> None:
     runs = world.anew()
     (runs / "my.csv").write_bytes(draw.draw(damage.table(world.data["my.csv"])))
     assert world.wrong("data") == []

@@ -1,4 +1,4 @@
-"""Ranks of a real torchrun, killed one by one: one line, and the right number in it."""
+"""Ranks that a signal ends, one by one: one line, and the right number in it."""
 
 import os
 import random
@@ -11,7 +11,22 @@ from pathlib import Path
 import pytest
 
 from compare.ranks.watchdog import _born
+from tests.conftest import Started
 from tests.test_ranks import ROOT, spoken
+
+LONG = "run digits --batch-size 60 --steps 100000 --lift none --log-dir {}"
+BEGUN = "*/manual/*"  # what is there once the ranks train
+MOMENTS = [
+    *((signal.SIGKILL, n, rank, turn) for n in (3, 4) for rank in range(n) for turn in range(3)),
+    *((signal.SIGTERM, 3, rank, 0) for rank in range(3)),
+]
+# of which torchrun itself starts those: a start takes seconds of every rank, a fork none
+BY_TORCHRUN = [(signal.SIGKILL, 3, 0, 0), (signal.SIGKILL, 4, 2, 1), (signal.SIGTERM, 3, 1, 0)]
+
+
+def _after(count: int, rank: int, turn: int) -> float:
+    """Return how many seconds of the run pass before the signal."""
+    return random.Random(f"{count} {rank} {turn}").uniform(0, 1.5)
 
 
 def _ranks_of(torchrun: int) -> dict[int, int]:
@@ -27,26 +42,40 @@ def _ranks_of(torchrun: int) -> dict[int, int]:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "count", "rank", "turn"),
-    [(signal.SIGKILL, n, rank, turn) for n in (3, 4) for rank in range(n) for turn in range(3)]
-    + [(signal.SIGTERM, 3, rank, 0) for rank in range(3)],
+    ("number", "count", "rank", "turn"), [m for m in MOMENTS if m not in BY_TORCHRUN]
 )
+def test_a_signal_to_one_rank(
+    number: int, count: int, rank: int, turn: int, ranks: Started, tmp_path: Path
+) -> None:
+    """At some moment of the run; SIGTERM, too, which torchrun itself sends to all but that one."""
+    codes, _, err = ranks(
+        count, LONG.format(tmp_path), kill=[rank], signal=number, once=BEGUN,
+        after=_after(count, rank, turn),
+    )  # fmt: skip
+    assert spoken(err) == [f"compare: rank {rank} ended before the run did: all ranks stop"]
+    assert 0 not in codes
+    ended = [r for r, code in enumerate(codes) if code == -signal.SIGKILL]
+    assert ended == ([rank] if number == signal.SIGKILL else []), "none has to be killed"
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "count", "rank", "turn"), BY_TORCHRUN)
 def test_a_signal_to_one_rank_of_torchrun(
     number: int, count: int, rank: int, turn: int, tmp_path: Path
 ) -> None:
-    """At some moment of the run; SIGTERM, too, which torchrun itself sends to all but that one."""
-    words = f"-m compare run digits --batch-size 60 --steps 100000 --lift none --log-dir {tmp_path}"
+    """The same, and no rank is left behind."""
     with subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
-         *words.split()],
+         "-m", "compare", *LONG.format(tmp_path).split()],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as run:  # fmt: skip
         try:
-            while not any(tmp_path.glob("*/manual/*")) and run.poll() is None:
+            while not any(tmp_path.glob(BEGUN)) and run.poll() is None:
                 time.sleep(0.05)
             pids = _ranks_of(run.pid)
-            time.sleep(random.Random(f"{count} {rank} {turn}").uniform(0, 1.5))
+            time.sleep(_after(count, rank, turn))
             os.kill(pids[rank], number)
             _, err = run.communicate(timeout=60)
         finally:
