@@ -124,9 +124,10 @@ def trace(function: Function, inputs: Values) -> Program:
     """
     positional, tensors, names = _positional(function, inputs)
     attention = _Attention()
-    with _readable(), attention:
+    with _readable():
         try:
-            recorded, _ = _record(positional, list(tensors.values()))
+            with attention:  # every call of torch's goes through it
+                recorded, _ = _record(positional, list(tensors.values()))
             _check_complete(recorded, positional, tensors)
             replay = _Replay(recorded)
             functional = Recorder(
