@@ -4,6 +4,7 @@ Each form in four dtypes, like those of test_right_forms.py.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -380,23 +381,40 @@ def a_name_with_a_number(**given: Tensor) -> Named:
     return {"w[0]": dz, "w": given["x"].mT @ dz, "x": dz @ given["w"].mT}
 
 
-EXPONENTS = [
-    pytest.param(k, marks=unless_chosen(f"exponent {k}"), id=f"{k / 100:g}")
-    for k in range(101, 1000)
-]
+def _blocks() -> list[Any]:
+    """Return all exponents of two decimals, in hundredths, in blocks: a tenth is not long."""
+    found = []
+    for marks in ((), (pytest.mark.long,)):
+        some = [k for k in range(101, 1000) if tuple(unless_chosen(f"exponent {k}")) == marks]
+        found += [
+            pytest.param(some[n : n + 30], marks=marks, id=f"{some[n] / 100:g} and on")
+            for n in range(0, len(some), 30)
+        ]
+    return found
 
 
-@pytest.mark.parametrize("hundredths", EXPONENTS)
-def test_every_exponent_of_two_decimals(hundredths: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("block", _blocks())
+def test_every_exponent_of_two_decimals(block: list[int], dtype: torch.dtype) -> None:
     """Python comes to p - 1 with a rounding, and whoever writes the slope writes it short."""
-    p, less = hundredths / 100, (hundredths - 100) / 100
-    not_asked = dict.fromkeys(LINES, False)
-    for dtype in DTYPES:
-        report = check(
-            lambda x, grad_output: (grad_output * p * x**less,), lambda x: x**p,
-            (POSITIVE[0].to(dtype),), contract=not_asked,
-        )  # fmt: skip
-        assert report.ok, f"{dtype} {report}"
+
+    def powers(**x: Tensor) -> Tensor:
+        return torch.stack([x[f"x{k}"] ** (k / 100) for k in block])
+
+    def by_hand(grad_output: Tensor, **x: Tensor) -> Named:
+        return {
+            f"x{k}": g * (k / 100) * x[f"x{k}"] ** ((k - 100) / 100)
+            for k, g in zip(block, grad_output, strict=True)
+        }
+
+    inputs = {f"x{k}": POSITIVE[0].to(dtype) for k in block}
+    report = check(by_hand, powers, inputs, contract=dict.fromkeys(LINES, False))
+    assert report.ok, str(report)
+    assert len(report.quantities) == len(block)
+
+
+def test_the_exponents_are_all_of_two_decimals() -> None:
+    assert sorted(k for block in _blocks() for k in block.values[0]) == [*range(101, 1000)]
 
 
 @pytest.mark.parametrize(("form", "dtype"), cases(FORMS))
