@@ -163,6 +163,7 @@ if __name__ == "__main__":
     if words := sys.argv[1:]:
         sys.exit(run(*words))
     with contextlib.redirect_stdout(io.StringIO()):  # what is imported now, no rank has to
-        main(["run", "two_layer", "--steps", "2", "--no-board", "--quiet"])
+        for case in ("two_layer", "digits"):
+            main(["run", case, "--steps", "2", "--no-board", "--quiet"])
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)
