@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from compare.console import PlainConsole
-from compare.errors import BadInput, first_line
+from compare.errors import BadInput
 from compare.interrupts import stop
 from compare.streams import streams
 
@@ -73,17 +74,17 @@ def check_can_hold(option: str, name: str) -> None:
         raise BadInput(f"{option} {name}: no file can be written there ({why}): name another place")
 
 
-def check_outputs(json: str | None, html: str | None = None) -> None:
+def check_outputs(asked: dict[str, Any]) -> None:
     """Raise BadInput, before anything runs, where what is asked for could not be written after."""
-    if json == "-":
-        if streams().output.silent:
-            raise BadInput("--json -: standard output is closed: open it, or name a file")
-    elif json is not None:
-        check_can_hold("--json", json)
-    if html is not None:
-        if Path(html).suffix != ".html":
-            raise BadInput(f"--html {html}: name a file that ends in .html")
-        check_can_hold("--html", html)
+    for option in _WRITTEN:
+        name = asked.get(option)
+        if option == "json" and name == "-":
+            if streams().output.silent:
+                raise BadInput("--json -: standard output is closed: open it, or name a file")
+        elif name is not None:
+            if option == "html" and Path(name).suffix != ".html":
+                raise BadInput(f"--html {name}: name a file that ends in .html")
+            check_can_hold(f"--{option}", name)
 
 
 def check_apart(asked: dict[str, Any]) -> None:
@@ -102,8 +103,9 @@ def check_apart(asked: dict[str, Any]) -> None:
             named[place] = f"{asked['command']} {name}" if words else f"--{option}"
 
 
-def save_json(text: str, name: str) -> None:
-    """Write JSON to a file, or with - to standard output."""
+def save_json(result: dict[str, Any], name: str) -> None:
+    """Write a result as JSON to a file, or with - to standard output."""
+    text = json.dumps(result, indent=1) + "\n"
     if name == "-":
         PlainConsole().out(text, end="")
     else:
@@ -163,14 +165,3 @@ def _sync(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-@contextlib.contextmanager
-def kept_going(what: str, failed: list[str]) -> Iterator[None]:
-    """Within, note in `failed` why something was not written, and go on."""
-    try:
-        yield
-    except CannotWrite as error:
-        failed.append(f"{what}: {error.why}; name another place")
-    except Exception as error:
-        failed.append(f"{what}: {first_line(error)}; leave it out")

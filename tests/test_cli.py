@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
+import compare.cli.parser
 from compare.cli.main import main
+from compare.cli.parser import COMMANDS
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +163,7 @@ def test_quiet_prints_the_verdict_only(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_list_and_help_do_not_import_torch(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ("--list", "--help", "run --help"):
+    for words in ("--list", "--help", *(f"{name} --help" for name in COMMANDS)):
         code = (
             "import sys; from compare.cli.main import main\n"
             f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
@@ -174,6 +177,39 @@ def test_list_and_help_do_not_import_torch(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     for name in ("eleven_lines", "two_layer", "three_layer", "three_layer_blog_grouping", "deep"):
         assert name in out
+
+
+def unregistered(names: Iterable[str], sources: dict[str, str]) -> list[str]:
+    """Return in words where COMMANDS and the modules of compare/cli differ."""
+    adding = {name for name, text in sources.items() if "\ndef add(" in text}
+    return [
+        *(f"COMMANDS names {n!r}: compare/cli/{n}.py needs add" for n in {*names} - adding),
+        *(f"compare/cli/{n}.py has add: give COMMANDS its name" for n in adding - {*names}),
+    ]
+
+
+def test_a_command_is_a_file_and_its_name_in_one_list() -> None:
+    sources = {path.stem: path.read_text() for path in (ROOT / "compare/cli").glob("*.py")}
+    assert unregistered(COMMANDS, sources) == []
+    told = unregistered((*COMMANDS, "walk"), sources)
+    assert told == ["COMMANDS names 'walk': compare/cli/walk.py needs add"]
+    told = unregistered(COMMANDS, {**sources, "walk": "\ndef add(new):"})
+    assert told == ["compare/cli/walk.py has add: give COMMANDS its name"]
+
+
+def test_a_new_command_needs_nothing_else(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "walk.py").write_text(
+        "def add(new):\n    new(help='go').add_argument('--far', action='store_true')\n"
+        "def walk(args):\n    return 1 if args.far else 0\n"
+    )
+    monkeypatch.setattr(compare.cli, "__path__", [*compare.cli.__path__, str(elsewhere)])
+    monkeypatch.setattr(compare.cli.parser, "COMMANDS", (*COMMANDS, "walk"))
+    assert (main(["walk"]), main(["walk", "--far"])) == (0, 1)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert ["walk", "go"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_ctrl_c_reports_what_was_checked() -> None:

@@ -1,6 +1,5 @@
 """`python -m compare bench`: our steps beside those of others, each claim beside its figure."""
 
-import json
 import os
 import platform
 from collections.abc import Iterable
@@ -72,7 +71,7 @@ def bench(
     ]
     found |= {"interrupted": interrupted, "seconds": perf_counter() - started}
     if json_to is not None:
-        save_json(json.dumps(found, indent=1) + "\n", json_to)
+        save_json(found, json_to)
     if plot_to is not None and grown:
         growth.plot(grown, Path(plot_to))
     return 130 if interrupted else 0

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,21 @@ USUAL: dict[str, Any] = {
     "case": "three_layer", "dtype": "float64", "device": "cpu", "seed": 1, "population": 1,
     "lift": "auto",
 }  # fmt: skip
-_OF_THE_CASE = ("init", "batch_size", "data", "target")
+#: What a Case has and Network has not.
+_OF_THE_CASE: dict[str, dict[str, Any]] = {
+    "init": {
+        "metavar": "V", "help": f"how weights are drawn: {', '.join(INITS)} (default: blog)"
+    },
+    "batch_size": {
+        "type": int, "metavar": "N",
+        "help": "rows of a mini-batch (default: all rows at every step)",
+    },
+    "data": {
+        "type": Path, "metavar": "FILE",
+        "help": "a table of your own, CSV: numbers, and a column of classes",
+    },
+    "target": {"metavar": "COLUMN", "help": "the column of classes (default: the last)"},
+}  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,39 +39,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "a network of your own", "with run network, or to change a case built of the same pieces"
     )
-    for field in dataclasses.fields(Network):
-        words = field.metadata.get("help", "values in each layer, inputs first, as 3,8,8,1")
-        choices = field.metadata.get("choices") or ()
-        if choices:
-            words += f": {', '.join(choices)}"
-        flag, default = _flag(field.name), field.default
-        if isinstance(default, bool):
-            group.add_argument(
-                flag, action="store_true", default=argparse.SUPPRESS, help=words, dest=field.name
-            )
-            continue
-        if field.name != "sizes":
-            words += f" (default: {_text(default)})"
-        kind: Any = str if choices else {"sizes": _wholes, "betas": _numbers}.get(field.name, float)
-        group.add_argument(
-            flag, type=kind, default=argparse.SUPPRESS, help=words, dest=field.name, metavar="V"
-        )
-    group.add_argument(
-        "--init", default=argparse.SUPPRESS, metavar="V",
-        help=f"how weights are drawn: {', '.join(INITS)} (default: blog)",
-    )  # fmt: skip
-    group.add_argument(
-        "--batch-size", type=int, default=argparse.SUPPRESS, metavar="N",
-        help="rows of a mini-batch (default: all rows at every step)",
-    )  # fmt: skip
-    group.add_argument(
-        "--data", type=Path, default=argparse.SUPPRESS, metavar="FILE",
-        help="a table of your own, CSV: numbers, and a column of classes",
-    )  # fmt: skip
-    group.add_argument(
-        "--target", default=argparse.SUPPRESS, metavar="COLUMN",
-        help="the column of classes (default: the last)",
-    )  # fmt: skip
+    own = {field.name: _words(field) for field in dataclasses.fields(Network)}
+    for name, words in (own | _OF_THE_CASE).items():
+        group.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, **words)
+
+
+def _words(field: "dataclasses.Field[Any]") -> dict[str, Any]:
+    """Return what argparse is told of a field's option."""
+    text = field.metadata.get("help", "values in each layer, inputs first, as 3,8,8,1")
+    choices = field.metadata.get("choices") or ()
+    if choices:
+        text += f": {', '.join(choices)}"
+    if isinstance(field.default, bool):
+        return {"action": "store_true", "help": text}
+    if field.name != "sizes":
+        text += f" (default: {_text(field.default)})"
+    kind = str if choices else _SEVERAL.get(field.name, float)
+    return {"type": kind, "metavar": "V", "help": text}
 
 
 def asked(case: Case, options: dict[str, Any], seed: int) -> Case:
@@ -115,20 +114,13 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
         base = dataclasses.replace(base, data=case.data)
     if base is None:
         return None
-    own: dict[str, Any] = {
-        "name": case.name,
-        "shows": case.shows,
-        "steps": case.steps,
-        "promises": case.promises,
-    }
     if base != case:
         words |= {n: v for n, v in case.network.question().items() if v != getattr(base.network, n)}
         for name in ("init", "batch_size"):
             if getattr(case, name) != getattr(base, name):
                 words[name] = getattr(case, name)
-        again = dataclasses.replace(
-            base, network=case.network, init=case.init, batch_size=case.batch_size, **own
-        )
+        kept = ("name", "shows", "steps", "promises", "network", "init", "batch_size")
+        again = dataclasses.replace(base, **{name: getattr(case, name) for name in kept})
         if again != case or case.by_hand != "network":
             return None
     words |= {"steps": steps} | {n: v for n, v in settings.items() if v != USUAL[n]}
@@ -175,15 +167,19 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _wholes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers as 3,8,8,1") from None
+def _several(kind: Callable[[str], Any], words: str) -> Callable[[str], tuple[Any, ...]]:
+    """Return what reads numbers with commas between them."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(map(kind, text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: give {words}") from None
+
+    return read
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give two numbers as 0.9,0.999") from None
+_SEVERAL = {
+    "sizes": _several(int, "whole numbers as 3,8,8,1"),
+    "betas": _several(float, "two numbers as 0.9,0.999"),
+}

@@ -3,8 +3,20 @@
 import argparse
 from pathlib import Path
 
+from compare.cli.options import NewCommand, whole
 from compare.console import PlainConsole
 from compare.errors import BadInput
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        help="look at the runs in TensorBoard",
+        description="Serve the run folders with TensorBoard until Ctrl-C, every bucket of them.",
+    )
+    words = "the port, or the next one that is free (default: 6006)"
+    parser.option("--port", "N", words, type=whole, default=6006)
+    parser.shared("--log-dir")
 
 
 def board(args: argparse.Namespace) -> int:

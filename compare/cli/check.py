@@ -4,34 +4,33 @@ import argparse
 from pathlib import Path
 
 from compare.cli.judged import judged
-from compare.console import PlainConsole
-from compare.errors import BadInput
-from compare.files import check_outputs, kept_going, save, save_json
-from compare.guard.guard import check_limit
+from compare.cli.options import NewCommand
+from compare.cli.outputs import prepared
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        help="check your own backward pass",
+        description="Check a file that defines forward, backward and inputs (a dict, a tuple, or "
+        "a function that returns one). backward asks by parameter name for grad_output, output, "
+        "any input, any intermediate that forward names with compare.name(tensor, 'z1').",
+    )
+    parser.option("file", "FILE", "the Python file", type=Path)
+    parser.shared("--dtype")
+    parser.option("--device", "D", "cpu (default), cuda or cuda:N", default="cpu")
+    words = "what exit code 0 asks for (default: rounding)"
+    parser.option("--demand", None, words, choices=("exact", "rounding"), default="rounding")
+    parser.shared("--inputs", "--timeout", "--lift", "--quiet", "--json", "--html")
 
 
 def check(args: argparse.Namespace) -> int:
     """Judge the backward pass of a file."""
-    check_outputs(args.json, args.html)
-    check_limit(args.timeout)
-    console = PlainConsole(stderr=args.json == "-")
+    console = prepared(args)
     words = {
-        "file": str(args.file), "dtype": args.dtype, "device": args.device, "lift": args.lift,
-        "inputs": None if args.inputs is None else str(args.inputs), "demand": args.demand,
-        "quiet": args.quiet, "page": args.html is not None,
+        "file": str(args.file), "device": args.device, "lift": args.lift, "demand": args.demand,
+        "page": args.html is not None,
     }  # fmt: skip
-    found = judged(
-        "compare.checking.user_file:judged", args.file, words, console, seconds=args.timeout
+    return judged("compare.checking.user_file:judged", args.file, args, words, console).told(
+        args, console
     )
-    found.show(console)
-    failed: list[str] = []
-    if args.json is not None:
-        with kept_going(f"--json {args.json}", failed):
-            save_json(found.to_json(), args.json)
-    if args.html is not None:
-        with kept_going(f"--html {args.html}", failed):
-            save(Path(args.html), found.page)
-            console.say(f"  page: {args.html}")
-    if failed:
-        raise BadInput("; ".join(failed))
-    return found.code

@@ -3,9 +3,21 @@
 import argparse
 from pathlib import Path
 
+from compare.cli.options import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
 from compare.report.document import plain_table
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        help="say in what two runs differ",
+        description="Say in what two runs differ: settings, environment, verdicts, first step.",
+    )
+    parser.option("one", "RUN", "a folder's name, or its end")
+    parser.option("other", "RUN", "another")
+    parser.shared("--log-dir")
 
 
 def diff(args: argparse.Namespace) -> int:

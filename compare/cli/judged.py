@@ -1,6 +1,6 @@
 """Has a person's file judged by a process of its own, and shows what that found."""
 
-import json
+import argparse
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compare.cli.outputs import write
 from compare.console import PlainConsole
 from compare.errors import BadInput, printable
 from compare.guard.guard import Ended, Printed, guarded
@@ -26,28 +27,22 @@ class Judged:
     json: dict[str, Any]
     page: str
 
-    def show(self, console: PlainConsole) -> None:
-        """Print it as it would have been printed in that process."""
+    def told(self, args: argparse.Namespace, console: PlainConsole) -> int:
+        """Print it as that process would have, write the files asked for; return the exit code."""
         console.print(shown(self.text), soft_wrap=True)
-
-    def to_json(self) -> str:
-        """Return the result as indented JSON text."""
-        return json.dumps(self.json, indent=1) + "\n"
+        write(args, console, lambda: self.json, lambda: self.page)
+        return self.code
 
 
 def judged(
-    work: str,
-    file: Path,
-    words: dict[str, Any],
-    console: PlainConsole,
-    *,
-    seconds: float | None,
+    work: str, file: Path, args: argparse.Namespace, words: dict[str, Any], console: PlainConsole,
     watch: Callable[[int], None] | None = None,
-) -> Judged:
+) -> Judged:  # fmt: skip
     """Judge a file in a process of its own, as `guarded` has it.
 
     What the file prints goes to standard error, each line with its name. Memory may be half of the
-    machine's: passes of any size are judged, and what runs away is stopped.
+    machine's: passes of any size are judged, and what runs away is stopped. `args` gives the
+    options that check and mutants share.
     """
 
     def say(line: str) -> None:
@@ -55,12 +50,13 @@ def judged(
 
     printed = Printed(_LINES, _COLUMNS, say)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    words = {**words, "width": console.width}
-    ended = guarded(work, words, printed, seconds=seconds, memory=memory, watch=watch)
+    inputs = None if args.inputs is None else str(args.inputs)
+    shared = {"dtype": args.dtype, "inputs": inputs, "quiet": args.quiet, "width": console.width}
+    ended = guarded(work, words | shared, printed, seconds=args.timeout, memory=memory, watch=watch)
     if printed.cut:
         say(f"... {printed.cut:,} more lines, cut here")
     if ended.answer is None:
-        raise BadInput(_why(ended, file, seconds))
+        raise BadInput(_why(ended, file, args.timeout))
     found = ended.answered(Judged)
     if found is None or found.code not in (0, 1):
         raise BadInput(f"{file} wrote an answer of its own: leave that to this program")

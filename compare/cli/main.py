@@ -1,7 +1,6 @@
 """The command line: reads the arguments and dispatches. Exit codes are in `main`."""
 
 import argparse
-import importlib
 import os
 import sys
 import traceback
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compare.cases.cases import CASES
-from compare.cli.parser import parser
+from compare.cli.parser import module_of, parser
 from compare.console import PlainConsole
 from compare.errors import BadInput, UserError, printable
 from compare.files import check_apart
@@ -94,9 +93,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     count = started().count
     if args.command != "run" and count > 1:
         raise BadInput(f"{args.command} on {count} ranks: torchrun is for run, leave it out")
-    module = importlib.import_module(f"compare.cli.{args.command}")
     with interrupts(f"{args.command} on ranks" if count > 1 else args.command):
-        return int(getattr(module, args.command)(args))
+        return int(getattr(module_of(args.command), args.command)(args))
 
 
 def _list() -> int:

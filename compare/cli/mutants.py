@@ -5,35 +5,38 @@ from pathlib import Path
 
 from compare.cases.cases import CASES
 from compare.cli.judged import judged
+from compare.cli.options import NewCommand, whole
+from compare.cli.outputs import prepared
 from compare.cli.progress import MutantsProgress
-from compare.console import PlainConsole
 from compare.errors import unknown
-from compare.files import check_can_hold, check_outputs, save_json
-from compare.guard.guard import check_limit
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        help="see how many bugs a check of your backward pass would catch",
+        description="Make mutants of a backward pass, each with one operation wrong, and count how "
+        "many check catches, and how many allclose, assert_close, gradcheck and twice the error of "
+        "low precision do. Says which lines the inputs do not exercise. Exit code 0: check caught "
+        "all that are not the same function.",
+    )
+    parser.option("target", "FILE|CASE", "a file as check takes it, or one of --list")
+    parser.shared("--dtype")
+    parser.option("--seed", "S", "of what is drawn anew (default: 0)", type=whole, default=0)
+    parser.option("--quiet", None, "print how many survived only")
+    parser.shared("--json")
+    parser.option("--save", "FILE", "save inputs that show what survived, for --inputs")
+    parser.shared("--inputs", "--timeout")
 
 
 def mutants(args: argparse.Namespace) -> int:
     """Count how many mutants of a file's or a case's pass each check catches."""
-    check_outputs(args.json)
-    if args.save is not None:
-        check_can_hold("--save", args.save)
-    check_limit(args.timeout)
+    console = prepared(args)
     path = Path(args.target)
     if args.target not in CASES and not path.is_file():
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
-    console = PlainConsole(stderr=args.json == "-")
-    words = {
-        "target": args.target, "dtype": args.dtype, "seed": args.seed,
-        "inputs": None if args.inputs is None else str(args.inputs), "save": args.save,
-        "quiet": args.quiet,
-    }  # fmt: skip
+    words = {"target": args.target, "seed": args.seed, "save": args.save}
     with MutantsProgress(console, quiet=args.quiet) as watch:
-        found = judged(
-            "compare.mutants.of_file:judged", path, words, console, seconds=args.timeout,
-            watch=watch,
-        )  # fmt: skip
-    found.show(console)
-    if args.json is not None:
-        save_json(found.to_json(), args.json)
-    return found.code
+        found = judged("compare.mutants.of_file:judged", path, args, words, console, watch)
+    return found.told(args, console)

@@ -1,15 +1,34 @@
 """Writes a file to fill in, or has one looked at."""
 
 import argparse
-import json
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
+from compare.cli.options import NewCommand
+from compare.cli.outputs import prepared, write
 from compare.console import PlainConsole
 from compare.errors import BadInput
-from compare.files import check_outputs, save_json
-from compare.guard.guard import check_limit
+from compare.practice.levels import LEVELS
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        usage="python -m compare practice new FILE [--level NAME]\n"
+        "       python -m compare practice FILE [--hint] [--answer] [--timeout SECONDS]",
+        help="rebuild the networks from memory, line by line",
+        description="`new` writes a file with the blog's data and names and lines to fill in. "
+        "Without it the file is checked line by line and trained: the first line that is not "
+        f"right is shown, with a hint. Levels: {', '.join(LEVELS)}.",
+    )
+    parser.option("words", "[new] FILE", "the practice file", nargs="+")
+    parser.option("--level", "NAME", "of `new`: the level (two_layer)")
+    parser.option("--hint", None, "say more about the line")
+    parser.option("--answer", None, "show the line as it should be")
+    words = "stop a file that runs longer (default: 60)"
+    parser.option("--timeout", "SECONDS", words, type=float, default=60.0)
+    parser.option("--json", "FILE", "write the answer as JSON, - for standard output")
 
 
 def practice(args: argparse.Namespace) -> int:
@@ -30,14 +49,10 @@ def practice(args: argparse.Namespace) -> int:
         console.say(f"{path}: level {level.name}, {len(level.blanks)} lines to fill in; then")
         console.say(f"  python -m compare practice {shlex.quote(str(path))}")
         return 0
-    check_limit(args.timeout)
-    check_outputs(args.json)
+    console = prepared(args)
     level = level_of(path, args.level)
-    console = PlainConsole(stderr=args.json == "-")
     with console.status("looking at it ...") if console.is_terminal else nullcontext():
         found, printed = look(path, level, args.timeout)
     feedback.tell(console, path, level, found, printed, hint=args.hint, answer=args.answer)
-    if args.json is not None:
-        answer = feedback.to_dict(path, level, found, printed)
-        save_json(json.dumps(answer, indent=1) + "\n", args.json)
+    write(args, console, lambda: feedback.to_dict(path, level, found, printed))
     return found.code

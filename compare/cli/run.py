@@ -2,22 +2,22 @@
 
 import argparse
 import gc
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare.cases import options
-from compare.cases.cases import Case, check_steps, find
+from compare.cases.cases import MOST_STEPS, Case, check_steps, find
 from compare.checkpoint.folder import CHECKPOINT
+from compare.cli.options import EXAMPLES, NewCommand, whole
+from compare.cli.outputs import prepared, write
 from compare.cli.progress import RunProgress, told
 from compare.console import PlainConsole
 from compare.errors import BadInput
-from compare.files import check_outputs, kept_going, save_json
 from compare.interrupts import exit_code
 from compare.ranks.ranks import Ranks
-from compare.ranks.watchdog import joined
+from compare.ranks.watchdog import WAIT, joined
 
 if TYPE_CHECKING:
     from compare.board.run_folder import RunFolder
@@ -26,6 +26,50 @@ if TYPE_CHECKING:
     from compare.training.harness import Run
 
 _FEW_ROWS = 8  # an output of at most this many rows is shown after training
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    parser = new(
+        help="run a case (the default command)",
+        description="Run a case: train by hand, judge every step by autograd, report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    option = parser.option
+    option("case", "CASE", "one of --list (default: three_layer)", nargs="?")
+    words = f"training steps, at most {MOST_STEPS:,} (default: the case's)"
+    option("--steps", "N", words, type=whole)
+    option("--dtype", "T", "float64 (default), float32, float16, bfloat16")
+    option("--device", "D", "cpu (default), cuda or cuda:N")
+    option("--seed", "S", "numpy's seed (default: 1)", type=whole)
+    words = "networks side by side, with the seeds S, S+1, ... (default: 1)"
+    option("--population", "P", words, type=whole)
+    words = "what exit code 0 asks for (default: what the case promises)"
+    option("--demand", None, words, choices=("exact", "rounding"))
+    words = "where the TensorBoard run folder goes (default: runs)"
+    option("--log-dir", "DIR", words, default="runs")
+    option("--no-board", None, "write no run folder, hence no checkpoint")
+    words = "how long a rank waits for the others under torchrun (default: 300)"
+    option("--wait", "SEC", words, type=_seconds, default=WAIT)
+    option(
+        "--resume", "RUN",
+        "go on with a run that was stopped, in its own folder and with its settings: the folder's "
+        "name, or its end. A run writes a checkpoint there now and then, the first after some "
+        "seconds",
+    )  # fmt: skip
+    parser.shared("--lift", "--quiet", "--json", "--html")
+    options.add(parser)
+    parser.set_defaults(**dict.fromkeys(options.USUAL))  # None: not asked for, see options.USUAL
+
+
+def _seconds(text: str) -> float:
+    try:
+        if 1 <= (seconds := float(text)) <= 1e6:
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: give 1 second or more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,10 +110,9 @@ def _prepare(args: argparse.Namespace, case: Case | None, ranks: Ranks) -> Plain
     """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
     if args.html is not None and case and case.sweep:
         raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
-    check_outputs(args.json, args.html)
     if str(args.log_dir) in ("", "."):
         raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
-    return PlainConsole(stderr=args.json == "-", quiet=ranks.rank > 0)
+    return prepared(args, quiet=ranks.rank > 0)
 
 
 def _tell(
@@ -84,15 +127,7 @@ def _tell(
     if not args.quiet:
         _closing(console, report, folder)
     failed = [folder.failed] if folder and folder.failed else []
-    if args.json is not None:
-        with kept_going(f"--json {args.json}", failed):
-            save_json(report.to_json(), args.json)
-    if args.html is not None:
-        with kept_going(f"--html {args.html}", failed):
-            report.save(args.html)
-            console.say(f"  page: {args.html}")
-    if failed:
-        raise BadInput("; ".join(failed))
+    write(args, console, report.to_dict, report.page, failed)
     if report.interrupted:
         return exit_code()
     return 0 if report.meets(args.demand or case.demand) else 1
@@ -171,13 +206,8 @@ def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: R
             break
     worst = max(report.verdict for report in reports)
     console.say(f"{worst}  {len(reports)} networks, each compared at every step")
-    if args.json is not None:
-        runs = [report.to_dict() for report in reports]
-        text = json.dumps({"case": case.name, "verdict": worst, "runs": runs}, indent=1) + "\n"
-        with kept_going(f"--json {args.json}", failed):
-            save_json(text, args.json)
-    if failed:
-        raise BadInput("; ".join(failed))
+    both = {"case": case.name, "verdict": worst}
+    write(args, console, lambda: {**both, "runs": [r.to_dict() for r in reports]}, failed=failed)
     if reports[-1].interrupted:
         return exit_code()
     return 0 if all(met) else 1

@@ -5,10 +5,16 @@ from pathlib import Path
 
 from rich.text import Text
 
+from compare.cli.options import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
 from compare.proof.verdict import Verdict
 from compare.report.document import plain_table
+
+
+def add(new: NewCommand) -> None:
+    """Add the command and its options."""
+    new(help="list the runs and their verdicts").shared("--log-dir")
 
 
 def runs(args: argparse.Namespace) -> int:

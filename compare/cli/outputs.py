@@ -1,0 +1,46 @@
+"""Where what a command finds goes: the terminal, and the files asked for."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compare.console import PlainConsole
+from compare.errors import BadInput, first_line
+from compare.files import CannotWrite, check_outputs, save, save_json
+from compare.guard.guard import check_limit
+
+
+def prepared(args: argparse.Namespace, *, quiet: bool = False) -> PlainConsole:
+    """Return where to print; raise BadInput, before anything runs, for an output that cannot be."""
+    check_outputs(vars(args))
+    check_limit(getattr(args, "timeout", None))
+    return PlainConsole(stderr=args.json == "-", quiet=quiet)
+
+
+def write(
+    args: argparse.Namespace, console: PlainConsole, result: Callable[[], dict[str, Any]],
+    page: Callable[[], str] | None = None, failed: list[str] | None = None,
+) -> None:  # fmt: skip
+    """Write the result as JSON and as a page, where they are asked for.
+
+    What cannot be written takes nothing else with it: all that `failed` is said in one line, last.
+    """
+    failed = failed or []
+
+    def save_page(name: str) -> None:
+        if page:
+            save(Path(name), page())
+            console.say(f"  page: {name}")
+
+    for option, to in (("json", lambda name: save_json(result(), name)), ("html", save_page)):
+        if (name := getattr(args, option, None)) is None:
+            continue
+        try:
+            to(name)
+        except CannotWrite as error:
+            failed.append(f"--{option} {name}: {error.why}; name another place")
+        except Exception as error:
+            failed.append(f"--{option} {name}: {first_line(error)}; leave it out")
+    if failed:
+        raise BadInput("; ".join(failed))
