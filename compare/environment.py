@@ -1,12 +1,16 @@
 """What the bits depend on: dtype, device, versions, processor features, threads."""
 
 import platform
+import re
 from typing import Any
 
 import numpy as np
 import torch
 
+from compare import torch_private
 from compare.errors import BadInput, unknown
+
+TESTED = 2, 13  # the newest torch that the tests have seen: that of constraints.txt
 
 DTYPES = {
     "float64": torch.float64,
@@ -30,7 +34,18 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found["cuda"] = torch.version.cuda
         found["gpu"] = torch.cuda.get_device_name(device)
+    if note := _note():
+        found["note"] = note
     return found
+
+
+def _note() -> str:
+    """Return in a sentence what is not known of this torch, or not there; "" where nothing is."""
+    version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    newest = ".".join(map(str, TESTED))
+    newer = [f"it is newer than {newest}, the newest tested"] if version > TESTED else []
+    lines = newer + torch_private.missing()
+    return f"torch {torch.__version__}: {'; '.join(lines)}" if lines else ""
 
 
 def dtype_named(name: str | torch.dtype) -> torch.dtype:

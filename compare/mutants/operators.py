@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from compare.proof.draws import generator
 from compare.proof.program import Program, operation
+from compare.torch_private import arguments
 
 aten = torch.ops.aten
 Floats = Mapping[fx.Node, Any]
@@ -209,8 +210,7 @@ _TYPES = ("NumberType", "FloatType", "TensorType")  # of arguments that are numb
 
 def numbers_of(node: fx.Node) -> Iterator[tuple[int | str, float]]:
     """Yield the numbers that an operation takes as such, not as sizes or dimensions, and where."""
-    schema = getattr(node.target, "_schema", None)
-    for at, argument in enumerate(schema.arguments if schema else ()):
+    for at, argument in enumerate(arguments(node.target)):
         where: int | str = at if at < len(node.args) else argument.name
         value = node.args[at] if at < len(node.args) else node.kwargs.get(argument.name)
         kind = argument.type

@@ -5,19 +5,18 @@ flash-attention's tests are shown every quantity that the pass returns; gradchec
 the inputs alone (of a case: of the weights), in float64.
 """
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from compare.mutants.subjects import DOUBLE, Named, Subject
 from compare.proof.program import Program
+from compare.torch_private import no_slow_gradcheck
 
 TOO_MANY = 2000  # elements: gradcheck would take seconds a mutant, and its points over 64 MB
 NAMES = ("allclose", "assert_close", "gradcheck", "gradcheck_fast", "twice_low_precision")
@@ -77,7 +76,7 @@ class Rivals:
         function = _function(mutant, self.run, self.back)
         leaves = tuple(leaf.clone().requires_grad_() for leaf in self.leaves.values())
         try:
-            with warnings.catch_warnings(), _no_second_run():
+            with warnings.catch_warnings(), no_slow_gradcheck():
                 warnings.simplefilter("ignore")  # of memory layouts: nothing about gradients
                 return torch.autograd.gradcheck(
                     function, leaves, fast_mode=fast, raise_exception=False
@@ -140,12 +139,6 @@ def _remembered(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]
         return known[point]
 
     return once
-
-
-def _no_second_run() -> AbstractContextManager[Any]:
-    """Return what keeps fast mode, once it has refused, from a slow run for the words it says."""
-    home, name = sys.modules["torch.autograd.gradcheck"], "_run_slow_mode_and_get_error"
-    return mock.patch.object(home, name, return_value="", create=True)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

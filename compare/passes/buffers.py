@@ -21,14 +21,14 @@ def put_back(*functions: Any) -> Iterator[None]:
     kept = [
         (module, name, buffer, buffer.detach().clone())
         for module in _modules(functions)
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not nn.parameter.is_lazy(buffer) and not buffer.is_meta
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        if not nn.parameter.is_lazy(buffer) and not buffer.is_meta
     ]
     try:
         yield
     finally:
         for module, name, buffer, first in kept:
-            module._buffers[name] = buffer
+            setattr(module, name, buffer)
             # one that was made in inference mode cannot have moved
             if not buffer.is_inference() and not same_bits(buffer, first):
                 with torch.no_grad():

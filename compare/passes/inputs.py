@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from compare.errors import BadInput, unknown
 from compare.proof.draws import cotangent
 from compare.proof.names import OURS, numbered_from
 from compare.proof.program import Opaque
+from compare.torch_private import in_transform, is_fake
 
 SAMPLE = 10_000  # entries
 JUDGED = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -46,12 +46,12 @@ def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int
 def check_modes() -> None:
     """Raise BadInput where torch is in a mode in which tensors hold no numbers of their own."""
     made = torch.zeros(())
-    if made.is_meta or isinstance(made, FakeTensor):
+    if made.is_meta or is_fake(made):
         raise BadInput(
             "torch makes tensors without numbers here (torch.device('meta') or FakeTensorMode is "
             "on): leave that first"
         )
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         raise BadInput(
             "this is called inside torch.vmap, torch.func.grad or their like, where tensors stand "
             "for others: call it outside"
@@ -60,7 +60,7 @@ def check_modes() -> None:
 
 def form_of(value: Tensor) -> str | None:
     """Return in what way a tensor is none that can be judged, None where it is one."""
-    if isinstance(value, FakeTensor) or value.is_meta:
+    if is_fake(value) or value.is_meta:
         return "meta"
     if value.is_nested:
         return "nested"

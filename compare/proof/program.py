@@ -5,7 +5,6 @@ core ATen decompositions keep the list of operations short.
 """
 
 import contextlib
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._decomp import _core_aten_decompositions_post_autograd
-from torch._decomp.decompositions import native_batch_norm_decomposition
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -24,6 +21,7 @@ from compare.proof.bits import same_bits
 from compare.proof.draws import beside, hardly_beside
 from compare.proof.others import other
 from compare.proof.recorder import Recorder
+from compare.torch_private import decompositions
 
 Values = dict[str, Any]
 
@@ -131,7 +129,7 @@ def trace(function: Function, inputs: Values) -> Program:
             _check_complete(recorded, positional, tensors)
             replay = _Replay(recorded)
             functional = Recorder(
-                _decompositions(),
+                decompositions(),
                 lambda: replay.line,
                 lambda: replay.origin,
                 lambda: replay.autograd,
@@ -201,24 +199,11 @@ def _casts(graph: fx.Graph) -> int:
     return sum("_to_copy" in str(node.target) for node in graph.nodes)
 
 
-@functools.cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return torch's core ATen decompositions.
-
-    Without those of composite operations, which a Recorder takes apart in any case: torch's public
-    table has both and takes a quarter of a second to build. This one's name is torch's own affair
-    and may change beyond the newest torch that pyproject.toml allows.
-    """
-    return dict(_core_aten_decompositions_post_autograd())
-
-
 def _record(
     function: Callable[..., list[Tensor]], at: list[Tensor]
 ) -> tuple[fx.Graph, list[Tensor]]:
     """Record the operations that `function` does at these inputs, and what it gave."""
-    # the schema of native_batch_norm does not say that it moves the running statistics
-    saying_so = {torch.ops.aten.native_batch_norm.default: native_batch_norm_decomposition}
-    recorder = Recorder(saying_so, _line_outside)
+    recorder = Recorder({}, _line_outside)
     return recorder.record(function, at), recorder.gave
 
 

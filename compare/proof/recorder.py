@@ -1,7 +1,7 @@
 """Writes down the ATen operations that a function does, as a graph.
 
 torch.fx's make_fx does that too, with a fake tensor and a proxy for every value; here only the list
-of operations is needed, and every check waits for it. Imports torch, nothing of the project.
+of operations is needed, and every check waits for it. Imports torch and its private names alone.
 """
 
 import operator
@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from compare.torch_private import DispatchMode, in_backward, parts
 
 _ATEN = torch.ops.aten
 _PLAIN = {Tensor, nn.Parameter}
@@ -22,7 +23,7 @@ class FloatRead(Exception):
     """A float was read out of a tensor: as a number it would leave the graph unseen."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):  # type: ignore[misc]
     """Within it each operation becomes a node; what the table knows is decomposed first.
 
     An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
@@ -41,9 +42,9 @@ class Recorder(TorchDispatchMode):
         table: Mapping[Any, Callable[..., Any]],
         line: Callable[[], str | None],
         origin: Callable[[], tuple[bool, int | None]] = lambda: (True, None),
-        autograd: Callable[[], bool] = lambda: torch._C._current_graph_task_id() >= 0,
+        autograd: Callable[[], bool] = in_backward,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.graph = fx.Graph()
         self.table, self.line, self.origin, self.autograd = table, line, origin, autograd
         # constants, until used
@@ -74,7 +75,7 @@ class Recorder(TorchDispatchMode):
             return func(*args)
         if func.namespace == "profiler":  # torch.optim marks its step for it
             return func(*args, **kwargs)
-        apart = self.table.get(func) or (func.decompose if func._can_decompose() else None)
+        apart = self.table.get(func) or parts(func)
         if apart is not None:
             with self:
                 if (made := apart(*args, **kwargs)) is not NotImplemented:
@@ -83,9 +84,9 @@ class Recorder(TorchDispatchMode):
             lifted = func(*args)
             self.fresh[lifted] = self.origin()
             return lifted
-        parts = fx.node.map_aggregate((args, kwargs), self._argument)
+        given = fx.node.map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
-        self._are(made, self.graph.call_function(func, *parts))
+        self._are(made, self.graph.call_function(func, *given))
         return made
 
     def _are(self, made: Any, node: fx.Node) -> None:

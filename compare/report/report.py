@@ -232,5 +232,7 @@ class Report(Documented, Stateful):
         if self.unnamed:
             why = "the by-hand side gives none"
             yield "not judged", f"{', '.join(self.unnamed)} ({why})"
+        if "note" in self.environment:
+            yield "note", self.environment["note"]
         if self.command and self.verdict != EXACT:
             yield "again", self.command

@@ -110,13 +110,12 @@ class Autograd:
     def _plain(self, like: Tensor) -> Trainer:
         """Return a trainer with plain tensors as parameters: nn.Parameter cuts a recording off."""
         trainer = Trainer(like=like, **self.question)
+        leaves: list[Any] = []
         for module in trainer.network.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    size, kind, place = parameter.shape, parameter.dtype, parameter.device
-                    plain = torch.zeros(size, dtype=kind, device=place)
-                    module._parameters[name] = plain.requires_grad_()  # type: ignore[assignment]
-        leaves = list(trainer.network.parameters())
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                leaves.append(torch.zeros_like(parameter, requires_grad=True))
+                setattr(module, name, leaves[-1])
         trainer.parameters = dict(zip(trainer.parameters, leaves, strict=True))
         trainer.optimizer.param_groups[0]["params"] = leaves
         return trainer

@@ -1,16 +1,16 @@
 """Whether a step may go another way at other numbers: does it read a number out of a tensor?
 
-Imports torch, nothing of the project.
+Imports torch and its private names alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from compare.torch_private import CAN_RECORD, DispatchMode, storage_key
 
 # what operations say of themselves: a number, or a shape, hangs on the numbers that they are given
 _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -22,6 +22,8 @@ def branches(function: Callable[..., object], given: Mapping[str, Tensor]) -> bo
 
     What depends on whole numbers alone, such as the number of the step, does not count.
     """
+    if not CAN_RECORD:  # of what cannot be read nothing is said
+        return False
     own = {name: value.clone() for name, value in given.items()}  # it may write into them
     away, reads = _ToPython(), _Reads(own.values())
     with torch.random.fork_rng(devices=[]), away, reads:
@@ -29,11 +31,11 @@ def branches(function: Callable[..., object], given: Mapping[str, Tensor]) -> bo
     return away.seen or reads.seen
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(DispatchMode):  # type: ignore[misc]
     """Notes whether a number is read that comes from some floats; views share their storage."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen = False
         # by their address: held, so that no other storage comes to have it
         self.storages: dict[int, Any] = {}
@@ -43,15 +45,20 @@ class _Reads(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(tensor.untyped_storage()._cdata in self.storages for tensor in tensors):
+        if any(storage_key(tensor) in self.storages for tensor in _tensors((args, kwargs))):
             self.seen |= not _READS.isdisjoint(func.tags)
-            self._hold(leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+            self._hold(_tensors(made))
         return made
 
     def _hold(self, tensors: Iterable[Tensor]) -> None:
-        storages = (tensor.untyped_storage() for tensor in tensors)
-        self.storages |= {storage._cdata: storage for storage in storages}
+        self.storages |= {storage_key(tensor): tensor.untyped_storage() for tensor in tensors}
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """Return the tensors among an operation's arguments or results."""
+    leaves: list[Any] = []
+    fx.node.map_aggregate(values, leaves.append)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 class _ToPython(TorchFunctionMode):

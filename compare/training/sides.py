@@ -9,6 +9,7 @@ import torch
 from compare.errors import BadInput
 from compare.proof.bits import same_bits
 from compare.report.chunk import furthest
+from compare.torch_private import version
 from compare.training.adapters import Autograd, Named, Step, Watch, copies
 from compare.training.chunking import Part, at, unequal_steps
 
@@ -43,11 +44,11 @@ class ManualSide:
         if not self.heavy:
             return self.step(**copies(given))
         lent = given if self.apart else copies(given)
-        versions = [value._version for value in lent.values()]
+        versions = list(map(version, lent.values()))
         found = self.step(**lent)
         ours = {value.untyped_storage().data_ptr() for value in found.values()}
         theirs = {lent[name].untyped_storage().data_ptr() for name in state}
-        apart = not ours & theirs and versions == [value._version for value in lent.values()]
+        apart = not ours & theirs and versions == list(map(version, lent.values()))
         if self.apart and not apart:
             raise BadInput(
                 "the by-hand step writes into what it is given, or returns it, and at first did "
