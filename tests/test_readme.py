@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from compare.environment import TESTED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,12 +58,18 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
     setup = [block.strip() for block in blocks("sh") if block.startswith(SETUP)]
     assert setup == [
         "python3 -m venv .venv && . .venv/bin/activate",
-        "pip install -e . && python -m compare",
-        "pip install -e '.[dev]' && python -m pytest -n auto",
+        "pip install -c constraints.txt -e . && python -m compare",
+        "pip install -c constraints.txt -e '.[dev]' && python -m pytest -n auto",
     ]
     ci = (ROOT / ".ci/prepare").read_text()  # which .ci/run and .ci/long begin with
     assert "readme 'python -m pytest -n auto'" in ci
     assert "readme 'python -m compare'" in ci
+
+
+def test_the_constraint_is_the_newest_torch_that_is_known() -> None:
+    newest = ".".join(map(str, TESTED))
+    assert f"torch=={newest}.*" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert torch.__version__.startswith(f"{newest}.")  # and these tests run on it
 
 
 def test_the_example_prints_what_is_shown(clone: Path) -> None:
