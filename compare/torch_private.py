@@ -18,24 +18,20 @@ from torch import Tensor
 
 _DISPATCH = "torch.utils._python_dispatch:TorchDispatchMode"
 _DECOMPOSITIONS = "torch._decomp:_core_aten_decompositions_post_autograd"
-_COMPOSITE = "torch._ops:OpOverload._can_decompose"
 _SCHEMA = "torch:ops.aten.add.Tensor._schema"
 _TASK = "torch:_C._current_graph_task_id"
 _FUNCTORCH = "torch:_C._functorch.peek_interpreter_stack"
 _VERSION = "torch:Tensor._version"
-_STORAGE = "torch:UntypedStorage._cdata"
 _SLOW = "torch.autograd.gradcheck:_run_slow_mode_and_get_error"
 
 #: By name, what is so without it.
 WITHOUT = {
     _DISPATCH: "no code can be read as a program, and only equal bits are shown to be right",
     _DECOMPOSITIONS: "the first program takes longer to read",
-    _COMPOSITE: "programs take longer to read",
     _SCHEMA: "no mutant has another constant",
     _TASK: "what autograd does at the 0 of a norm is taken for a choice of the code's own",
     _FUNCTORCH: "a check inside torch.vmap or torch.func.grad is not refused, and may fail",
     _VERSION: "large weights are copied at every step",
-    _STORAGE: "a step that looks at its numbers is taken to branch more often",
     _SLOW: "mutants waits longer for gradcheck",
 }
 
@@ -82,13 +78,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return dict(table().items())
 
 
-def parts(operation: Any) -> Callable[..., Any] | None:
-    """Return what does a composite operation by its parts, and may give NotImplemented."""
-    decomposes = found(_COMPOSITE)
-    apart: Callable[..., Any] = operation.decompose
-    return apart if decomposes is None or decomposes(operation) else None
-
-
 def arguments(operation: Any) -> Any:
     """Return the declared arguments of an operation, none of what has no declaration."""
     schema = None if found(_SCHEMA) is None else getattr(operation, "_schema", None)
@@ -115,12 +104,6 @@ def is_fake(tensor: Tensor) -> bool:
 def version(tensor: Tensor) -> Any:
     """Return what is another one once the tensor was written into; one of its own if unknown."""
     return object() if found(_VERSION) is None else tensor._version
-
-
-def storage_key(tensor: Tensor) -> Any:
-    """Return what tells a tensor's storage from all others that are alive."""
-    storage = tensor.untyped_storage()
-    return storage.data_ptr() if found(_STORAGE) is None else storage._cdata
 
 
 def no_slow_gradcheck() -> AbstractContextManager[Any]:

@@ -3,8 +3,8 @@
 import argparse
 
 from compare.bench.claims import CHOICES
-from compare.cli.options import NewCommand, whole
 from compare.cli.outputs import prepared
+from compare.cli.parser import NewCommand, whole
 from compare.errors import BadInput, unknown
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compare.cli.options import NewCommand, whole
+from compare.cli.parser import NewCommand, whole
 from compare.console import PlainConsole
 from compare.errors import BadInput
 

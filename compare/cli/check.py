@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from compare.cli.judged import judged
-from compare.cli.options import NewCommand
 from compare.cli.outputs import prepared
+from compare.cli.parser import NewCommand
 
 
 def add(new: NewCommand) -> None:

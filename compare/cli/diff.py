@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compare.cli.options import NewCommand
+from compare.cli.parser import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
 from compare.report.document import plain_table

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from compare.cases.cases import CASES
 from compare.cli.judged import judged
-from compare.cli.options import NewCommand, whole
 from compare.cli.outputs import prepared
+from compare.cli.parser import NewCommand, whole
 from compare.cli.progress import MutantsProgress
 from compare.errors import unknown
 

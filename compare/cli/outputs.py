@@ -1,7 +1,7 @@
 """Where what a command finds goes: the terminal, and the files asked for."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,24 @@ def prepared(args: argparse.Namespace, *, quiet: bool = False) -> PlainConsole:
 
 def write(
     args: argparse.Namespace, console: PlainConsole, result: Callable[[], dict[str, Any]],
-    page: Callable[[], str] | None = None, failed: list[str] | None = None,
+    page: Callable[[], str] = str, failed: Iterable[str] = (),
 ) -> None:  # fmt: skip
     """Write the result as JSON and as a page, where they are asked for.
 
     What cannot be written takes nothing else with it: all that `failed` is said in one line, last.
     """
-    failed = failed or []
-
-    def save_page(name: str) -> None:
-        if page:
-            save(Path(name), page())
-            console.say(f"  page: {name}")
-
-    for option, to in (("json", lambda name: save_json(result(), name)), ("html", save_page)):
+    failed = list(failed)
+    writers: dict[str, Callable[[str], None]] = {
+        "json": lambda name: save_json(result(), name),
+        "html": lambda name: save(Path(name), page()),
+    }
+    for option, to in writers.items():
         if (name := getattr(args, option, None)) is None:
             continue
         try:
             to(name)
+            if option == "html":
+                console.say(f"  page: {name}")
         except CannotWrite as error:
             failed.append(f"--{option} {name}: {error.why}; name another place")
         except Exception as error:

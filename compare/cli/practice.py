@@ -5,8 +5,8 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from compare.cli.options import NewCommand
 from compare.cli.outputs import prepared, write
+from compare.cli.parser import NewCommand
 from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.practice.levels import LEVELS

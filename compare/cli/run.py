@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from compare.cases import options
 from compare.cases.cases import MOST_STEPS, Case, check_steps, find
 from compare.checkpoint.folder import CHECKPOINT
-from compare.cli.options import EXAMPLES, NewCommand, whole
 from compare.cli.outputs import prepared, write
+from compare.cli.parser import EXAMPLES, NewCommand, whole
 from compare.cli.progress import RunProgress, told
 from compare.console import PlainConsole
 from compare.errors import BadInput

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from compare.cli.options import NewCommand
+from compare.cli.parser import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
 from compare.proof.verdict import Verdict

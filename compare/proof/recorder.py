@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compare.torch_private import DispatchMode, in_backward, parts
+from compare.torch_private import DispatchMode, in_backward
 
 _ATEN = torch.ops.aten
 _PLAIN = {Tensor, nn.Parameter}
@@ -75,18 +75,17 @@ class Recorder(DispatchMode):  # type: ignore[misc]
             return func(*args)
         if func.namespace == "profiler":  # torch.optim marks its step for it
             return func(*args, **kwargs)
-        apart = self.table.get(func) or parts(func)
-        if apart is not None:
-            with self:
-                if (made := apart(*args, **kwargs)) is not NotImplemented:
-                    return made
+        with self:  # a composite operation is done by its parts, another says NotImplemented
+            made = self.table.get(func, func.decompose)(*args, **kwargs)
+        if made is not NotImplemented:
+            return made
         if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
             lifted = func(*args)
             self.fresh[lifted] = self.origin()
             return lifted
-        given = fx.node.map_aggregate((args, kwargs), self._argument)
+        parts = fx.node.map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
-        self._are(made, self.graph.call_function(func, *given))
+        self._are(made, self.graph.call_function(func, *parts))
         return made
 
     def _are(self, made: Any, node: fx.Node) -> None:

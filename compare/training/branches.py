@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from compare.torch_private import CAN_RECORD, DispatchMode, storage_key
+from compare.torch_private import CAN_RECORD, DispatchMode
 
 # what operations say of themselves: a number, or a shape, hangs on the numbers that they are given
 _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -45,13 +45,15 @@ class _Reads(DispatchMode):  # type: ignore[misc]
         del types
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        if any(storage_key(tensor) in self.storages for tensor in _tensors((args, kwargs))):
+        tensors = _tensors((args, kwargs))
+        if any(tensor.untyped_storage().data_ptr() in self.storages for tensor in tensors):
             self.seen |= not _READS.isdisjoint(func.tags)
             self._hold(_tensors(made))
         return made
 
     def _hold(self, tensors: Iterable[Tensor]) -> None:
-        self.storages |= {storage_key(tensor): tensor.untyped_storage() for tensor in tensors}
+        storages = (tensor.untyped_storage() for tensor in tensors)
+        self.storages |= {s.data_ptr(): s for s in storages if s.nbytes()}  # others share 0
 
 
 def _tensors(values: Any) -> list[Tensor]:
