@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import compare
 from compare.contract import settle
-from compare.contract.layouts import as_it_lies, keeps_layout, spread, transposed
+from compare.contract.calls import as_it_lies, keeps_layout, spread, transposed
 from compare.errors import BadInput
 from compare.proof.pair import Pair
 from compare.proof.verdict import Verdict

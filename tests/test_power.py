@@ -16,13 +16,12 @@ import compare
 from compare.cases.cases import CASES, Case, Network
 from compare.cli.main import main
 from compare.errors import BadInput
-from compare.mutants.case_subject import OfCase
-from compare.mutants.check_subject import OfCheck
 from compare.mutants.equivalence import Formulas
 from compare.mutants.mutants import of_subject
 from compare.mutants.mutate import evaluate, mutants
 from compare.mutants.other_checks import Rivals
 from compare.mutants.report import CHECKS, Power
+from compare.mutants.subjects import OfCase, OfCheck
 from compare.passes.passes import Passes
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.mutants.check_subject import OfCheck
 from compare.mutants.equivalence import Formulas
 from compare.mutants.mutate import mutants
+from compare.mutants.subjects import OfCheck
 from compare.passes.passes import Passes
 from compare.proof.verdict import Proof
 

@@ -19,7 +19,7 @@ from compare.errors import BadInput
 from compare.mutants.operators import numbers_of
 from compare.passes.inputs import check_modes
 from compare.proof import program
-from compare.training.sides import Ahead
+from compare.training.sides import ManualSide
 from tests.test_independence import ROOT, sources
 
 ATEN = {"aten", "_ATEN"}  # an operator's name is the same in core ATen as in its documents
@@ -232,7 +232,7 @@ def test_without_versions_large_weights_are_copied(lacks: Lacks) -> None:
 
     def lent() -> bool:
         given.clear()
-        before, _, _ = Ahead(step, heavy=True).take([{}, {}], {"w": X})
+        before, _, _ = ManualSide(step, heavy=True).take([{}, {}], {"w": X})
         return given[1] is before[1]["w"]
 
     assert lent()

@@ -38,5 +38,5 @@ def mutants(args: argparse.Namespace) -> int:
         raise unknown("file or case", args.target, [*CASES, *files])
     words = {"target": args.target, "seed": args.seed, "save": args.save}
     with MutantsProgress(console, quiet=args.quiet) as watch:
-        found = judged("compare.mutants.of_file:judged", path, args, words, console, watch)
+        found = judged("compare.mutants.mutants:judged", path, args, words, console, watch)
     return found.told(args, console)

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.contract.calls import Graph, called
-from compare.contract.layouts import cut, keeps_layout, spread, transposed
+from compare.contract.calls import Graph, called, cut, keeps_layout, spread, transposed
 from compare.contract.other_calls import compare_others
 from compare.contract.settle import Broken, NotShown, Settled, Values, place, worst
 from compare.errors import first_line, is_ours

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -13,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.cases.cases import find
+from compare.cases.cases import CASES, find
 from compare.checking.user_file import load_inputs, passes, theirs
 from compare.environment import dtype_named
 from compare.errors import BadInput
-from compare.mutants.case_subject import OfCase
-from compare.mutants.check_subject import OfCheck
+from compare.guard.child import Tell
+from compare.guard.shown import rendered
 from compare.mutants.equivalence import Formulas
 from compare.mutants.inputs import draws, reshaped, why
 from compare.mutants.mutate import Mutant, mutants
 from compare.mutants.other_checks import Rivals
 from compare.mutants.report import Power, Survivor
-from compare.mutants.subjects import Subject
+from compare.mutants.subjects import OfCase, OfCheck, Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
 from compare.passes.inputs import check_modes
@@ -263,3 +264,27 @@ def _way(mutant: Mutant, subject: Subject) -> str:
     nodes = [n for n in subject.hand.graph.nodes if n.op == "call_function"]
     words = re.sub(r"\d[\d.e+-]*", "#", mutant.what)
     return f"{nodes.index(mutant.node)} {mutant.kind} {words}"
+
+
+def judged(
+    tell: Tell, *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
+    quiet: bool, width: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Count what each check catches; return what there is to show of it, as `Judged` has it."""
+    of = of_case if target in CASES else of_file
+    given = None if inputs is None else Path(inputs)
+    watch = lambda count: tell({"count": count})  # noqa: E731
+    found = of(target, dtype=dtype, seed=seed, inputs=given, watch=watch)
+    notes = []
+    if save is not None and found.better is not None:
+        found.save_inputs(save)
+        again = f"--inputs {shlex.quote(save)}"
+        found.again = f"python -m compare mutants {shlex.quote(target)} {again}"
+    elif save is not None:
+        notes = [f"  --save {save}: nothing to save, no mutant survives at these inputs alone"]
+    return {
+        "code": 0 if found.ok else 1,
+        "text": rendered(width, found.headline() if quiet else found, *notes),
+        "json": found.to_dict(),
+        "page": "",
+    }

@@ -5,21 +5,29 @@ The same two programs serve at other inputs of the same shapes, and in another d
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.cases.cases import Case
+from compare.environment import dtype_named
 from compare.errors import BadInput
 from compare.mutants.mutate import evaluate, plain
+from compare.passes.inputs import how_much, numbered, tensors
+from compare.passes.passes import Passes
+from compare.proof.bits import mismatch
 from compare.proof.judge import judge
 from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Opaque, Program, read
 from compare.report.quantity import Quantity
 from compare.report.report import Report
+from compare.training.adapters import Autograd, by_hand
+from compare.training.sampling import draw
 
 Named = dict[str, Tensor]
 DOUBLE = torch.float64
@@ -122,3 +130,184 @@ def too_large(what: str, off: Opaque) -> BadInput:
 def double(dtype: torch.dtype) -> torch.dtype:
     """Return float64 for a dtype of floats, others as they are."""
     return DOUBLE if dtype.is_floating_point else dtype
+
+
+class OfCheck(Subject):
+    """A backward pass as `check` takes it."""
+
+    name = "backward"
+
+    def __init__(self, passes: Passes, programs: tuple[Program, Program] | None = None) -> None:
+        self.passes, self.forward = passes, passes.forward
+        if passes.off:
+            raise too_large(self.name, passes.off)
+        self.inputs = tensors(self.forward.inputs)
+        self.given = {k: v.detach() for k, v in tensors(passes.backward.given).items()}
+        if programs is None:
+            programs = readable("backward", passes.hand), readable("forward", passes.reference)
+        self.hand, self.reference = passes.hand, passes.reference = programs
+
+    def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
+        """Return autograd's values going on from a mutant's, and both as a pair."""
+        return self.passes.compared(values, program)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The pass as it stands beside its reference."""
+        values = self.values(self.hand)
+        return self.passes.pair(values, values)
+
+    def autograd(self) -> Named:
+        """Return autograd's own gradients, and the output where the pass gives one."""
+        found = self.forward.reference(**self.forward.given)
+        return {name: found[name] for name in self.hand.outputs}
+
+    def at(self, inputs: Named) -> "OfCheck":
+        """Return the same pass at other inputs; what stands above the output is of their dtype."""
+        grads = [grad.to(self._like(grad, inputs)) for grad in self.forward.grads]
+        there = self.passes.at({k: v.clone() for k, v in inputs.items()}, grads)
+        return OfCheck(there, (self.hand, self.reference))
+
+    def anew(self, inputs: Named) -> "OfCheck":
+        """Return the pass read again, at inputs of other shapes."""
+        inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
+        return OfCheck(self.passes.anew({**self.forward.inputs, **inputs}))
+
+    def everything(self) -> dict[str, Any]:
+        """Return all that forward takes."""
+        return dict(self.forward.inputs)
+
+    def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
+        """Return the dtype of an output's gradient at other inputs."""
+        changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
+        return changed.pop() if len(changed) == 1 else grad.dtype
+
+    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
+        """Return the differentiable inputs, forward, and the mutant as its backward pass."""
+        forward, own = self.forward, self.gives_output
+
+        def offer(leaves: Sequence[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
+            inputs = {**forward.inputs, **dict(zip(forward.leaves, leaves, strict=True))}
+            outputs, named = forward.at(inputs)
+            detached = [output.detach() for output in outputs]
+            offered = {**inputs, **named, **dict(zip(numbered("output", outputs), detached,
+                                                     strict=True))}  # fmt: skip
+            return {k: v.detach() for k, v in tensors(offered).items()}, detached
+
+        def with_grads(
+            leaves: Sequence[Tensor], grads: Sequence[Tensor] | None
+        ) -> tuple[Named, list[Tensor]]:
+            offered, outputs = offer(leaves)
+            grads = [torch.zeros_like(output) for output in outputs] if grads is None else grads
+            return {
+                **offered,
+                **dict(zip(numbered("grad_output", outputs), grads, strict=True)),
+            }, outputs
+
+        def run(program: Program, *leaves: Tensor) -> list[Tensor]:
+            given, outputs = with_grads(leaves, None)
+            if not own:
+                return outputs
+            found = evaluate(program, given, double)
+            return [found[name] for name in numbered("output", outputs)]
+
+        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+            given, outputs = with_grads(leaves, grads)
+            found = evaluate(program, given, double)
+            # one that takes the loss's own gradient for 1 is the factor of whatever stands above
+            above = grads[0] if self.passes.backward.ones and not own else None
+            if above is not None and not outputs[0].ndim:
+                found = {name: value * above for name, value in found.items()}
+            return [found.get(label) for label in forward.leaves]
+
+        return {k: self.inputs[k].detach() for k in forward.leaves}, run, back
+
+
+class OfCase(Subject):
+    """A case's by-hand step, some steps into its training, when moments are no longer 0."""
+
+    STEPS = 3  # by hand before the step that is judged
+
+    def __init__(
+        self, case: Case, *, dtype: str = "float64",
+        given: Named | None = None, programs: tuple[Program, Program] | None = None,
+    ) -> None:  # fmt: skip
+        self.case, self.name = case, f"case {case.name}"
+        self.side = Autograd(case)
+        hand = by_hand(case)
+        if given is None:
+            drawn = draw(case, seed=1, population=1, dtype=dtype_named(dtype),
+                         device=torch.device("cpu"))  # fmt: skip
+            state = drawn.state
+            for data in drawn.steps(self.STEPS + 1):
+                given = {**data, **state}
+                after = hand(**{name: value.clone() for name, value in given.items()})
+                state = {name: after.get(name, state[name]) for name in state}
+        assert given is not None
+        self.given = self.inputs = given
+        off, self.entries = how_much("auto", given.values())
+        if off:
+            raise too_large(self.name, off)
+        if programs is None:
+            programs = (
+                readable("backward", read(hand, given)),
+                readable("autograd's step", read(self.side.traceable, given)),
+            )
+        self.hand, self.reference = programs
+        self.plain = self.side.step(**given)
+
+    def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
+        """Return autograd's step going on from a mutant's values, and both as a pair."""
+        fitting = {k: v for k, v in values.items() if mismatch(v, self.plain[k]) is None}
+        theirs = self.side.step_from(fitting, **self.given)
+        autograd = {name: theirs[name] for name in values}
+        both = {name: theirs[name] for name in fitting}
+        return autograd, replace(self.pair, hand=program, manual=fitting, autograd=both)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The step as it stands beside autograd's."""
+        values = self.values(self.hand)
+        return Pair(
+            hand=self.hand, reference=self.reference, inputs=self.given,
+            given={name: (value, None) for name, value in self.given.items()},
+            manual=values, autograd=values, entries=self.entries,
+        )  # fmt: skip
+
+    def autograd(self) -> Named:
+        """Return autograd's step, from the weights on."""
+        return {name: self.plain[name] for name in self.hand.outputs}
+
+    def at(self, inputs: Named) -> "OfCase":
+        """Return the step at other weights and rows."""
+        return OfCase(self.case, given=inputs, programs=(self.hand, self.reference))
+
+    def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
+        """Return the weights, the loss as a function of them, and minus the mutant's updates."""
+        names = [name for name in self.side.trainer(self.given["X"]).parameters
+                 if f"{name}_update" in self.hand.outputs]  # fmt: skip
+
+        def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+            given = {**self.given, **dict(zip(names, leaves, strict=True))}
+            found = evaluate(program, given, double)
+            return [-grads[0] * found[f"{name}_update"] for name in names]
+
+        return {k: self.given[k] for k in names}, partial(self._loss, names), back
+
+    def _loss(self, names: Sequence[str], _program: Program, *leaves: Tensor) -> list[Tensor]:
+        """Return the loss at these weights, the penalties too."""
+        trainer = self.side.trainer(self.given["X"])
+        for name, mask in trainer.masks.items():
+            mask.mask = self.given[name]
+        own = {id(weight): name for name, weight in trainer.network.named_parameters()}
+        weights = {
+            **{k: self.given[k] for k in trainer.parameters},
+            **dict(zip(names, leaves, strict=True)),
+        }
+        there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
+        trainer.network.train()
+        layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
+        loss = trainer.loss(layer, self.given["y"]).sum()
+        l1, l2 = trainer.penalties
+        syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
+        return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]
