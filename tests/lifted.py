@@ -10,8 +10,9 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.lift import Missing, lift
-from compare.proof.program import Program, trace
+from compare.proof.program import Program
 from compare.proof.rounding import bounds_for
+from compare.proof.trace import trace
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

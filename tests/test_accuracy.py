@@ -15,8 +15,8 @@ from compare.passes.forward import ForwardPass
 from compare.proof.balls import Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.lift import lift
-from compare.proof.program import trace
 from compare.proof.rounding import WORSE, Accuracy, Side
+from compare.proof.trace import trace
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Quantity
 from compare.report.report import Report

@@ -19,7 +19,7 @@ from compare.proof import lift as lifting
 from compare.proof.balls import _FUNCTIONS, Balls
 from compare.proof.bounds import _KERNELS, Bounds
 from compare.proof.lift import Lifted, lift
-from compare.proof.program import trace
+from compare.proof.trace import trace
 from tests.lifted import DTYPES, Ways, named, three_ways
 
 ROWS, COLUMNS = 3, 4

@@ -18,7 +18,7 @@ from compare.diagnosis.diagnosis import _told
 from compare.diagnosis.expressions import expression, leaf, short
 from compare.diagnosis.fix_tables import factors
 from compare.passes.forward import name
-from compare.proof.program import trace
+from compare.proof.trace import trace
 from compare.report.report import Report
 from compare.training import harness
 from manual import dropout_as_published

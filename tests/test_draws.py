@@ -10,7 +10,8 @@ from torch import Tensor
 
 import compare
 from compare.proof.draws import beside, cotangent, elsewhere, generator, hardly_beside
-from compare.proof.program import Opaque, Program, trace
+from compare.proof.program import Opaque, Program
+from compare.proof.trace import trace
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 MIXED = torch.tensor([1.0, -2.0, 0.0, 0.25, -torch.inf, torch.inf])

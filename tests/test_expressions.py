@@ -15,7 +15,7 @@ from compare.diagnosis.expressions import Expr, balls, expression, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
 from compare.diagnosis.rewrites import _Forms, writings
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.program import trace
+from compare.proof.trace import trace
 from tests.test_diagnosis import _drawn
 
 X = torch.tensor([-2.5, -0.3, 0.7, 1.9], dtype=torch.float64)

@@ -10,8 +10,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from compare.proof.balls import Balls
 from compare.proof.lift import lift
-from compare.proof.program import Opaque, _Replay, line_of, trace
+from compare.proof.program import Opaque, line_of
 from compare.proof.recorder import FloatRead, Recorder
+from compare.proof.trace import _Replay, trace
 
 X = torch.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=torch.float64)
 

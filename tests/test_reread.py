@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import CASES
-from compare.proof.program import Opaque, Program, recorded, trace
+from compare.proof.program import Opaque, Program
+from compare.proof.trace import recorded, trace
 from compare.proof.verdict import Proof
 from compare.training.adapters import Named, Step, by_hand
 from compare.training.branches import branches

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.program import Program, trace
+from compare.proof.program import Program
 from compare.proof.readings import AS_WRITTEN, Reading
 from compare.proof.tables import FEW, tables
+from compare.proof.trace import trace
 
 F32 = torch.float32
 

@@ -18,7 +18,7 @@ from compare.environment import environment
 from compare.errors import BadInput
 from compare.mutants.operators import numbers_of
 from compare.passes.inputs import check_modes
-from compare.proof import program
+from compare.proof.trace import trace
 from compare.training.sides import ManualSide
 from tests.test_independence import ROOT, sources
 
@@ -137,7 +137,7 @@ def test_a_newer_torch_is_said_in_the_report(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def graph_of(function: Callable[..., Any], **inputs: Tensor) -> str:
-    return str(program.trace(lambda **given: {"out": function(**given)}, inputs).graph)
+    return str(trace(lambda **given: {"out": function(**given)}, inputs).graph)
 
 
 def several(x: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
 
 
 def test_without_schemas_no_constant_is_changed(lacks: Lacks) -> None:
-    graph = program.trace(lambda x: {"out": x + 3}, {"x": X}).graph
+    graph = trace(lambda x: {"out": x + 3}, {"x": X}).graph
     (add,) = (node for node in graph.nodes if "add" in str(node.target))
     assert [number for _, number in numbers_of(add)] == [3]
     assert lacks("_schema").endswith("so no mutant has another constant")
@@ -202,7 +202,7 @@ def test_without_its_task_autograds_choices_are_the_codes(lacks: Lacks) -> None:
             with torch.enable_grad():
                 return {"x": torch.autograd.grad((leaf * leaf).norm(), leaf)[0]}
 
-        nodes = program.trace(gradient, {"x": X}).graph.nodes
+        nodes = trace(gradient, {"x": X}).graph.nodes
         return [node.meta["autograd"] for node in nodes if "autograd" in node.meta]
 
     assert any(marks())

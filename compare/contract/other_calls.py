@@ -23,7 +23,8 @@ from compare.contract.settle import (
 from compare.passes.inputs import tensors
 from compare.proof.bits import mismatch
 from compare.proof.pair import Pair
-from compare.proof.program import Program, read
+from compare.proof.program import Program
+from compare.proof.trace import read
 
 
 def compare_others(settled: Settled, graph: Graph) -> str | None:

@@ -18,8 +18,9 @@ from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, trace
+from compare.proof.program import Opaque
 from compare.proof.rounding import bounds_for, share_of_rounding
+from compare.proof.trace import trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 
 Values = Mapping[str, Tensor]

@@ -14,7 +14,7 @@ from compare.diagnosis.expressions import SAME
 from compare.diagnosis.samples import Nodes, Value
 from compare.proof.balls import Balls
 from compare.proof.lift import Missing, call
-from compare.proof.program import Program, operation
+from compare.proof.program import Program, above, operation
 
 _CASTS = {"_to_copy"}  # float64 stays float64 here, so that nothing is rounded on the way
 
@@ -46,15 +46,8 @@ class Way:
     def __init__(self, program: Program, name: str) -> None:
         self.end = program.outputs[name]
         named = {node for node in program.outputs.values() if node is not self.end}
-        needed: set[fx.Node] = set()
-        left = [self.end]
-        while left:
-            node = left.pop()
-            if node not in needed and node.op == "call_function" and node not in named:
-                needed.add(node)
-                left += node.all_input_nodes
-        self.nodes = [node for node in program.graph.nodes if node in needed]
-        self.program = program
+        needed = above([self.end], named)
+        self.nodes = [n for n in program.graph.nodes if n in needed and n.op == "call_function"]
 
     def operands(self) -> list[tuple[fx.Node, list[fx.Node]]]:
         """Return what is read on the way, each with its readers; the same numbers only once."""
@@ -67,14 +60,6 @@ class Way:
             for node, who in readers.items()
             if not (operation(node) in SAME and node in self.nodes)
         ]
-
-    def below(self) -> set[fx.Node]:
-        """Return the quantity's node and every node computed from it."""
-        found = {self.end}
-        for node in self.program.graph.nodes:
-            if any(source in found for source in node.all_input_nodes):
-                found.add(node)
-        return found
 
     def near(self, values: Nodes, edit: Edit, sample: int) -> Tensor | None:
         """Return the quantity with the edit in float64, None where it cannot be."""

@@ -17,14 +17,11 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.constants import written
-from compare.proof.program import operation
+from compare.proof.program import RESHAPES, SAME_SHAPE, operation
 
-#: Operations that hand on the same numbers, at most in another shape: expressions leave them out.
-SAME = {
-    "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "copy", "detach", "detach_copy",
-    "expand", "expand_copy", "lift_fresh_copy", "squeeze", "squeeze_copy", "unsqueeze",
-    "unsqueeze_copy", "view", "view_copy",
-}  # fmt: skip
+#: Operations that expressions leave out: they give the same numbers, at most in another shape or
+#: dtype.
+SAME = SAME_SHAPE | RESHAPES | {"_to_copy", "copy"}
 _LONGEST = 1_000  # characters of an expression that anyone would read
 COMPARISON, SUM, PRODUCT, SIGN, ATOM = range(5)  # how tightly an expression holds together
 

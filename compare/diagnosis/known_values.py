@@ -11,10 +11,9 @@ from torch import Tensor, fx
 from compare.diagnosis.expressions import SAME, Expr, expression, leaf
 from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.proof.balls import Balls
-from compare.proof.lift import cone
 from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Key, Program, ValueOf, operation
+from compare.proof.program import Key, Program, ValueOf, above, below, operation
 
 MOST = 80  # values
 _NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
@@ -67,23 +66,20 @@ def called(pair: Pair, name: Key) -> str:
     return f"{name} after its update" if name in pair.inputs else name
 
 
-def known_values(
-    pair: Pair, both: tuple[Sample, ...], name: str, below: tuple[set[fx.Node], ...]
-) -> list[Known]:
+def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]:
     """Return every value that does not come from the quantity, each only once, simplest first.
 
-    `below` are the nodes of the by-hand program and of the reference that do come from it. Of the
-    reference only what leads to the quantity, or has a name, is of use.
+    Of the reference only what leads to the quantity, or has a name, is of use.
     """
     assert isinstance(pair.hand, Program)
     assert isinstance(pair.reference, Program)
     own = names_in(pair, pair.hand)
     theirs = names_in(pair, pair.reference)
-    above = cone(pair.reference, [name], ())
-    away = {n for n in pair.reference.graph.nodes if n not in above and n not in theirs}
+    end = pair.reference.outputs[name]
+    away = {*pair.reference.graph.nodes} - above([end]) - theirs.keys()
     found = [
-        *_side(pair.hand, [s.hand for s in both], own, below[0], own),
-        *_side(pair.reference, [s.reference for s in both], theirs, below[1] | away, None),
+        *_side(pair.hand, [s.hand for s in both], own, below(pair.hand.outputs[name]), own),
+        *_side(pair.reference, [s.reference for s in both], theirs, below(end) | away, None),
     ]
     kept: dict[bytes, Known] = {}
     for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
@@ -101,13 +97,13 @@ def _side(
     program: Program,
     values: list[Nodes],
     names: Mapping[fx.Node, str],
-    below: set[fx.Node],
+    away: set[fx.Node],
     own: Mapping[fx.Node, str] | None,
 ) -> Iterator[Known]:
-    """Yield one program's values; `own` are the names of the by-hand program."""
+    """Yield a program's values but for those `away`; `own` are the names of the by-hand one."""
     for node in program.graph.nodes:
         passes = operation(node) in SAME and node not in names
-        if node in below or passes or not all(node in each for each in values):
+        if node in away or passes or not all(node in each for each in values):
             continue
         at = tuple(_as_floats(each[node]) for each in values)
         if not all(_tells(value.near) for value in at) or _fixed(at):

@@ -47,10 +47,9 @@ class Trial:
         target = pair.reference.outputs[name]
         self.mine = [s.hand[self.way.end] for s in both]
         self.theirs = [s.reference[target] for s in both]
-        below = self.way.below(), Way(pair.reference, name).below()
         self.known = [
             known
-            for known in known_values(pair, both, name, below)
+            for known in known_values(pair, both, name)
             if ratio(known.at[0].near, self.theirs[0].near) is None
         ]
         self.names = names_in(pair, pair.hand)

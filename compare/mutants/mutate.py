@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.mutants.operators import HAND_ON, KINDS, Draft, Edit, alike, below, is_operation
-from compare.proof.program import Program, constant_text, line_of, operation, root
+from compare.mutants.operators import HAND_ON, KINDS, Draft, Edit, alike, is_operation
+from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
 from compare.proof.source import code_at
 
 
@@ -61,7 +61,7 @@ def plain(program: Program) -> Program:
     for node in list(draft.graph.nodes):
         if operation(node) in HAND_ON:
             source = node.all_input_nodes[0] if node.all_input_nodes else None
-            same = alike(node, source) and operation(node) not in ("slice", "select")
+            same = alike(node, source) and operation(node) not in PICKS
             if source is not None and same:
                 draft.instead(source, of=node)
     return _program(program, draft)
@@ -69,8 +69,7 @@ def plain(program: Program) -> Program:
 
 def _label(program: Program) -> None:
     """Give each node the name under which a person knows it: an input's, a named output's."""
-    nodes = [n for n in program.graph.nodes if n.op == "placeholder"]
-    for node, name in zip(nodes, program.inputs, strict=True):
+    for node, name in program.placeholders().items():
         node.meta["label"] = name
     for name, node in program.outputs.items():
         returned = f"the returned {name}" if name in program.inputs else name
@@ -79,7 +78,7 @@ def _label(program: Program) -> None:
 
 def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
     """Return the named outputs that are computed from a node, or are it."""
-    led_to = below(node) | {node}
+    led_to = below(node)
     return tuple(name for name, at in program.outputs.items() if at in led_to)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.draws import generator
-from compare.proof.program import Program, operation
+from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, Program, above, below, operation
 from compare.torch_private import arguments
 
 aten = torch.ops.aten
@@ -63,11 +63,9 @@ Ways = Iterator[tuple[str, Edit]]
 
 # -- which operations
 
-#: Hand numbers on as they are: what is done to one is done to what stands before it.
-HAND_ON = {
-    "alias", "clone", "detach", "expand", "view", "unsqueeze", "squeeze", "lift_fresh_copy",
-    "select", "slice", "_to_copy", "_unsafe_view", "unbind_copy", "split_with_sizes",
-}  # fmt: skip
+#: Hand numbers on as they are: what is done to one is done to what stands before it. A cast is no
+#: operation of its own either.
+HAND_ON = SAME_SHAPE | RESHAPES | PICKS | {"_to_copy"}
 _SIBLINGS = {
     "add": ["sub"], "sub": ["add"], "mul": ["div"], "div": ["mul"],
     "maximum": ["minimum"], "minimum": ["maximum"], "amax": ["amin"], "amin": ["amax"],
@@ -291,7 +289,7 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
                 yield f"{_called(source)} stale: {_called(before)}", _swap(source, before)
         for after in source.users:
             fits = is_operation(after) and operation(after) != "permute" and alike(after, source)
-            if fits and after not in {node, *later, *node.all_input_nodes}:
+            if fits and after not in {*later, *node.all_input_nodes}:
                 yield f"{_called(source)} updated: {_called(after)}", _swap(source, after)
         if source.op == "placeholder":
             inputs = [n for n in order if n.op == "placeholder" and alike(n, source)]
@@ -300,27 +298,11 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
                 yield f"{_called(source)} for {_called(other)}", _swap(source, other)
 
 
-def below(node: fx.Node) -> set[fx.Node]:
-    """Return everything that is computed from a node."""
-    found: set[fx.Node] = set()
-    left = [node]
-    while left:
-        for user in left.pop().users:
-            if user not in found:
-                found.add(user)
-                left.append(user)
-    return found
-
-
 def _swap(old: fx.Node, new: fx.Node) -> Edit:
     """Return the edit that has the operation take `new` for `old`, moved up if it comes later."""
 
     def edit(draft: Draft) -> None:
-        wanted, left = {draft.copies[new]}, [draft.copies[new]]
-        while left:
-            sources = [s for s in left.pop().all_input_nodes if s not in wanted]
-            wanted.update(sources)
-            left += sources
+        wanted = above([draft.copies[new]])
         order = list(draft.graph.nodes)
         for late in order[order.index(draft.node) :]:
             if late in wanted:

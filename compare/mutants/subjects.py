@@ -23,7 +23,8 @@ from compare.proof.bits import mismatch
 from compare.proof.judge import judge
 from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, read
+from compare.proof.program import Opaque, Program
+from compare.proof.trace import read
 from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.training.adapters import Autograd, by_hand

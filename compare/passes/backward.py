@@ -19,7 +19,8 @@ from compare.passes.inputs import (
 )
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.names import numbered_from
-from compare.proof.program import Opaque, trace
+from compare.proof.program import Opaque
+from compare.proof.trace import trace
 
 Backward = Callable[..., Any] | type[torch.autograd.Function]
 

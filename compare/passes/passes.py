@@ -14,8 +14,9 @@ from compare.passes.inputs import how_much, numbered, tensors
 from compare.proof.bits import mismatch
 from compare.proof.following import following
 from compare.proof.pair import Lift, Pair
-from compare.proof.program import Opaque, Program, read
+from compare.proof.program import Opaque, Program
 from compare.proof.readings import Reading
+from compare.proof.trace import read
 from compare.proof.ways import Ways, own_ways
 
 Forward = Callable[..., Any]

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.proof.lift import Seen, cone, lift
+from compare.proof.lift import Seen, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque
+from compare.proof.program import Opaque, above
 from compare.proof.rounding import bounds_for
 from compare.proof.source import shown
 
@@ -20,8 +20,8 @@ def told(pair: Pair, name: str) -> str:
     hand, reference, dtype = pair.hand, pair.reference, pair.manual[name].dtype
     if isinstance(hand, Opaque) or isinstance(reference, Opaque):
         return ""
-    theirs = {_narrow(node, dtype) for node in cone(reference, [name], ())}
-    needed = cone(hand, [name], ())
+    theirs = {_narrow(node, dtype) for node in above([reference.outputs[name]])}
+    needed = above([hand.outputs[name]])
     casts = {
         node: to for node in hand.graph.nodes if node in needed and (to := _narrow(node, dtype))
     }

@@ -107,16 +107,14 @@ def lift(
     A value that depends on an operation without a row is a `Missing`.
     """
     starts, lifted, known = starts or {}, lifted or {}, {} if seen is None else seen
-    names: dict[fx.Node, list[Key]] = {}
-    for name, node in program.outputs.items():
-        names.setdefault(node, []).append(name)
+    names = program.named()
     floats: dict[fx.Node, Any] = {}
     values: dict[fx.Node, Any] = {}
     outputs: dict[Any, Lifted] = {}
     given = iter(program.inputs)
     begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
     nodes = list(program.graph.nodes)
-    needed = set(nodes) if only is None else cone(program, only, starts, known)
+    needed = set(nodes) if only is None else program.leading_to(only, starts, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     precision = n.precision if isinstance(n, Balls) else PRECISION
     with torch.no_grad(), flint.ctx.workprec(precision):
@@ -160,24 +158,6 @@ def _laid_out(values: Tensor, like: Tensor) -> Tensor:
         return values
     laid = torch.empty_strided(like.shape, like.stride(), dtype=values.dtype, device=values.device)
     return laid.copy_(values)
-
-
-def cone(
-    program: Program,
-    names: Collection[Key],
-    starts: Collection[Key],
-    known: Collection[fx.Node] = (),
-) -> set[fx.Node]:
-    """Return the operations that these outputs come from, back to what is begun with or known."""
-    begun = {program.outputs[name] for name in starts if name in program.outputs}
-    needed: set[fx.Node] = set()
-    left = [program.outputs[name] for name in names]
-    while left:
-        node = left.pop()
-        if node not in needed and node not in known:
-            needed.add(node)
-            left += [source for source in node.all_input_nodes if source not in begun]
-    return needed
 
 
 def constant(n: Balls | Bounds, node: fx.Node) -> tuple[Tensor, Any]:

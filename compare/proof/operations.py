@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
+
 aten = torch.ops.aten
 
 #: Operations that only move numbers: they are done to a tensor of places instead.
-MOVES = {
-    "alias", "clone", "detach_copy", "diagonal", "embedding",
-    "expand", "flip", "gather", "index", "index_select", "lift_fresh_copy",
-    "narrow_copy", "permute", "permute_copy",
-    "repeat", "select", "select_copy", "slice", "slice_copy", "split_copy", "split_with_sizes",
-    "squeeze", "unbind_copy", "unfold", "unsqueeze", "view", "view_copy",
+MOVES = SAME_SHAPE | RESHAPES | PICKS | {
+    "diagonal", "embedding", "flip", "gather", "index", "index_select", "permute", "permute_copy",
+    "repeat", "unfold",
 }  # fmt: skip
 
 #: Operations that put some tensors' numbers between those of others.

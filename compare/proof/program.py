@@ -1,29 +1,15 @@
-"""A function as an ATen program: what lifting and bounds run instead of the function itself.
+"""A function as an ATen program: a graph of operations, and what is asked of one.
 
-The operations are recorded; torch.func.functionalize turns writes in place into values, and the
-core ATen decompositions keep the list of operations short.
+`trace` makes it, `lift` runs it, in floats or in any other arithmetic.
 """
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, fx
 
-from compare.proof.bits import same_bits
-from compare.proof.draws import beside, hardly_beside
-from compare.proof.others import other
-from compare.proof.recorder import Recorder
-from compare.torch_private import decompositions
-
-Values = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,11 +20,18 @@ class ValueOf:
 
 
 Key = str | ValueOf  # of a program's output
-Function = Callable[..., Mapping[Any, Tensor | None]]
 
-# Operations that hand on their input's numbers in its shape: a name given to one of them is the
-# name of what stands before it.
-_SAME = {"alias", "clone", "detach", "detach_copy", "lift_fresh_copy", "alias_copy", "contiguous"}
+# Operations that hand on the numbers that they take, under the names that a traced program has for
+# them: detach, contiguous, _unsafe_view and others are decomposed while it is recorded.
+#: In the same shape: a name given to one of them is the name of what stands before it.
+SAME_SHAPE = {"alias", "clone", "detach_copy", "lift_fresh_copy"}
+#: All of them, in another shape.
+RESHAPES = {"expand", "squeeze", "unsqueeze", "view", "view_copy"}
+#: Some of them, or each some.
+PICKS = {
+    "narrow_copy", "select", "select_copy", "slice", "slice_copy", "split_copy",
+    "split_with_sizes", "unbind_copy",
+}  # fmt: skip
 
 
 class Opaque(Exception):
@@ -56,18 +49,18 @@ class Program:
     # attention kernel, or an operation whose decomposition widens half precision of its own accord.
     narrower: bool
 
+    def placeholders(self) -> dict[fx.Node, str]:
+        """Return the nodes of the inputs, with their names."""
+        nodes = (node for node in self.graph.nodes if node.op == "placeholder")
+        return dict(zip(nodes, self.inputs, strict=True))
+
     def read(self) -> list[str]:
         """Return the inputs that some operation reads."""
-        nodes = (node for node in self.graph.nodes if node.op == "placeholder")
-        return [name for name, node in zip(self.inputs, nodes, strict=True) if node.users]
+        return [name for node, name in self.placeholders().items() if node.users]
 
     def sources(self) -> dict[Any, set[str]]:
         """Return, for each output, the inputs that it is computed from."""
-        found: dict[fx.Node, set[str]] = {}
-        names = iter(self.inputs)
-        for node in self.graph.nodes:
-            own = {next(names)} if node.op == "placeholder" else set()
-            found[node] = own.union(*(found[source] for source in node.all_input_nodes))
+        found = self._marks({node: [name] for node, name in self.placeholders().items()})
         return {name: found[node] for name, node in self.outputs.items()}
 
     def held(self) -> list[tuple[Tensor, int | None]]:
@@ -92,20 +85,38 @@ class Program:
 
     def ancestors(self) -> dict[Any, set[Any]]:
         """Return, for each output, the other outputs that it is computed from."""
-        names: dict[fx.Node, list[Key]] = {}
+        names = self.named()
+        found = self._marks(names)
+        # of several names of one node the later is the earlier's value, handed on
+        return {
+            name: found[node] - {*names[node][names[node].index(name) :]}
+            for name, node in self.outputs.items()
+        }
+
+    def named(self) -> dict[fx.Node, list[Any]]:
+        """Return the nodes that have names, with these."""
+        names: dict[fx.Node, list[Any]] = {}
         for name, node in self.outputs.items():
             names.setdefault(node, []).append(name)
-        above: dict[fx.Node, set[Key]] = {}
+        return names
+
+    def _marks(self, marks: Mapping[fx.Node, Iterable[T]]) -> dict[fx.Node, set[T]]:
+        """Return, for each node, the marks on it and on all that it is computed from.
+
+        One walk for all of the nodes, where `above` would take one for each.
+        """
+        found: dict[fx.Node, set[T]] = {}
         for node in self.graph.nodes:
-            found: set[Key] = set()
-            for source in node.all_input_nodes:
-                found |= above[source] | set(names.get(source, ()))
-            above[node] = found
-        own: dict[Any, set[Any]] = {}
-        for name, node in self.outputs.items():
-            earlier = names[node][: names[node].index(name)]  # handed on under another name
-            own[name] = above[node] | set(earlier)
-        return own
+            found[node] = {*marks.get(node, ())}.union(*(found[n] for n in node.all_input_nodes))
+        return found
+
+    def leading_to(
+        self, names: Collection[Key], starts: Collection[Key], known: Collection[fx.Node] = ()
+    ) -> set[fx.Node]:
+        """Return the nodes that these outputs come from, back to the starts and what is known."""
+        begun = {self.outputs[name] for name in starts if name in self.outputs}
+        ends = (self.outputs[name] for name in names)
+        return above((node for node in ends if node not in known), begun.union(known))
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each output, the other outputs that are computed from it."""
@@ -113,219 +124,28 @@ class Program:
         return {name: [other for other in above if name in above[other]] for name in above}
 
 
-def trace(function: Function, inputs: Values) -> Program:
-    """Read `function(**inputs)`, which returns named tensors, as a program.
-
-    Each operation knows the line of code that asked for it: `line_of`.
-    Raises Opaque when it leaves torch's operations (numpy, `.item()`), which shows when
-    the recorded program, run at other inputs, does not give the function's own bits.
-    """
-    positional, tensors, names = _positional(function, inputs)
-    attention = _Attention()
-    with _readable():
-        try:
-            with attention:  # every call of torch's goes through it
-                recorded, _ = _record(positional, list(tensors.values()))
-            _check_complete(recorded, positional, tensors)
-            replay = _Replay(recorded)
-            functional = Recorder(
-                decompositions(),
-                lambda: replay.line,
-                lambda: replay.origin,
-                lambda: replay.autograd,
-            ).record(torch.func.functionalize(replay.run), list(tensors.values()))
-        except Opaque:
-            raise
-        except Exception as error:  # whatever cannot be followed
-            raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
-    functional.eliminate_dead_code()
-    (output,) = (node for node in functional.nodes if node.op == "output")
-    roots = [root(node) for node in output.args[0]]
-    outputs = dict(zip(names, roots, strict=True))
-    narrower = attention.called or _casts(functional) > _casts(recorded)
-    return Program(functional, tuple(tensors), outputs, narrower)
+def above(ends: Iterable[fx.Node], stops: Collection[fx.Node] = ()) -> set[fx.Node]:
+    """Return nodes and all that they are computed from, back to the `stops`, without those."""
+    found: set[fx.Node] = set()
+    left = [*ends]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += [source for source in node.all_input_nodes if source not in stops]
+    return found
 
 
-def read(function: Function, inputs: Values) -> Program | Opaque:
-    """Return a function as `trace` reads it, or why it cannot be."""
-    try:
-        return trace(function, inputs)
-    except Opaque as why:
-        return why
-
-
-def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
-    """Return the operations and constants of `function(**inputs)` as texts.
-
-    Where these are the texts of a function that was traced, the program it gave is this one's too.
-    None where nothing can be recorded, or what was, done once more, gives other bits than the
-    function does: then part of its work is not in the texts.
-    """
-    positional, tensors, _ = _positional(function, inputs)
-    at = list(tensors.values())
-    with _readable():
-        try:
-            graph, _ = _record(positional, at)
-            expected = positional(*at)
-            actual = _Replay(graph).run(*(tensor.clone() for tensor in at))
-        except Exception:  # trace says why
-            return None
-    if not all(map(same_bits, expected, actual)):
-        return None
-    return tuple(map(text_of, graph.nodes))
-
-
-def _positional(
-    function: Function, inputs: Values
-) -> tuple[Callable[..., list[Tensor]], dict[str, Tensor], list[Key]]:
-    """Return `function` of its tensors alone, in order; these; and, once it ran, its names."""
-    # detached, so that one tensor given under two names is two: a recording tells them by identity
-    tensors = {name: value.detach() for name, value in inputs.items() if isinstance(value, Tensor)}
-    fixed = {name: value for name, value in inputs.items() if name not in tensors}
-    names: list[Key] = []
-
-    def positional(*values: Tensor) -> list[Tensor]:
-        own = [value.clone() for value in values]  # it may write into them
-        found = function(**dict(zip(tensors, own, strict=True)), **fixed)
-        kept = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        names[:] = kept
-        return list(kept.values())
-
-    return positional, tensors, names
-
-
-def _casts(graph: fx.Graph) -> int:
-    """Return how many times the program changes a dtype."""
-    return sum("_to_copy" in str(node.target) for node in graph.nodes)
-
-
-def _record(
-    function: Callable[..., list[Tensor]], at: list[Tensor]
-) -> tuple[fx.Graph, list[Tensor]]:
-    """Record the operations that `function` does at these inputs, and what it gave."""
-    recorder = Recorder({}, _line_outside)
-    return recorder.record(function, at), recorder.gave
-
-
-class _Replay(fx.Interpreter):
-    """Does recorded operations once more, and knows the line of the one in hand, and whose it is.
-
-    Of the copy of a constant it also knows whether the code made that, and where it lies.
-    """
-
-    line: str | None = None
-    autograd = False
-    origin: tuple[bool, int | None] = True, None
-
-    def __init__(self, graph: fx.Graph) -> None:
-        super().__init__(nn.Module(), graph=graph)
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.line, self.autograd = n.meta.get("line"), n.meta.get("autograd", False)
-        if n.op == "get_attr":
-            self.origin = n.meta["made"], n.meta["at"]  # its copy is the next operation
-            return n.meta["val"]
-        if operation(n) != "lift_fresh_copy":
-            self.origin = True, None
-        return super().run_node(n)
-
-
-_NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
-_NOT_THEIRS += (os.path.dirname(os.path.dirname(__file__)) + os.sep,)
-
-
-def _line_outside() -> str | None:
-    """Return the line of code outside torch, Python and this package that is being run."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame and frame.f_code.co_filename.startswith(_NOT_THEIRS):
-        frame = frame.f_back
-    return frame and f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def line_of(node: fx.Node) -> tuple[str, int] | None:
-    """Return the file and the line of the code that asked for this operation, None if unknown."""
-    file, _, line = (node.meta.get("line") or "").rpartition(":")
-    return (file, int(line)) if file and line.isdigit() else None
-
-
-class _Attention(TorchFunctionMode):
-    """Notes whether scaled_dot_product_attention was called."""
-
-    called = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        self.called |= func is torch.nn.functional.scaled_dot_product_attention
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Have attention written out, not as one fused kernel; what is drawn is left undrawn."""
-    with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
-        yield
-
-
-def _check_complete(
-    recorded: fx.Graph, function: Callable[..., list[Tensor]], at: Mapping[str, Tensor]
-) -> None:
-    """Raise Opaque unless the recording is the whole of what the function does.
-
-    It is if it gives the function's bits at other inputs. Where it does not (a backward pass of
-    torch's own may choose another way while it is recorded), it is if a second recording, made at
-    those other inputs, has the same operations and constants, and gives what the function gave
-    while it was made: then no number crept in unseen. Where its operations are others, a branch
-    went elsewhere, and the inputs are moved as little as they can be seen to move.
-    """
-    for move in (beside, _of_its_kind, hardly_beside):
-        moved = [move(name, tensor) for name, tensor in at.items()]
-        try:
-            expected = function(*(tensor.clone() for tensor in moved))
-        except Exception:  # it takes inputs of a kind alone, or these alone
-            if move is hardly_beside:
-                raise
-            continue
-        actual = _Replay(recorded).run(*(tensor.clone() for tensor in moved))
-        if all(map(_alike, expected, actual)):
-            return
-        with torch.random.fork_rng(devices=[]):
-            again, gave = _record(function, moved)
-        if [*map(text_of, again.nodes)] == [*map(text_of, recorded.nodes)]:
-            if all(map(_alike, gave, _Replay(again).run(*moved))):
-                return
-            break
-        if str(again) == str(recorded):  # the constants alone differ: numbers that crept in
-            break
-    raise Opaque(
-        "cannot be read as a program: its recorded operations do not give its own numbers at "
-        "other inputs, so part of its work is not torch's (numpy, a kernel of its own), or it "
-        "reads memory that nobody wrote (torch.empty)"
-    )
-
-
-def _of_its_kind(name: str, tensor: Tensor) -> Tensor:
-    return other(name, tensor, leaf=True)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two values have the same bits, or are NaN in the same places: code may overflow."""
-    if not one.is_floating_point():
-        return same_bits(one, other)
-    nan = one.isnan()
-    return bool((nan == other.isnan()).all()) and same_bits(
-        one.masked_fill(nan, 0), other.masked_fill(nan, 0)
-    )
-
-
-def text_of(node: fx.Node) -> str:
-    """Return an operation as a text, a constant with its numbers."""
-    return constant_text(node) if node.op == "get_attr" else node.format_node() or ""
-
-
-def constant_text(node: fx.Node) -> str:
-    """Return a constant's dtype, shape and numbers."""
-    value = node.meta["val"]
-    return f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
+def below(node: fx.Node) -> set[fx.Node]:
+    """Return a node and all that is computed from it."""
+    found: set[fx.Node] = set()
+    left = [node]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += node.users
+    return found
 
 
 def operation(node: fx.Node) -> str:
@@ -337,10 +157,23 @@ def operation(node: fx.Node) -> str:
 
 def root(node: fx.Node) -> fx.Node:
     """Return the node whose numbers `node` only hands on."""
-    while operation(node) in _SAME:
+    while operation(node) in SAME_SHAPE:
         node = node.args[0]  # type: ignore[assignment]
     return node
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def line_of(node: fx.Node) -> tuple[str, int] | None:
+    """Return the file and the line of the code that asked for this operation, None if unknown."""
+    file, _, line = (node.meta.get("line") or "").rpartition(":")
+    return (file, int(line)) if file and line.isdigit() else None
+
+
+def constant_text(node: fx.Node) -> str:
+    """Return a constant's dtype, shape and numbers."""
+    value = node.meta["val"]
+    return f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
+
+
+def text_of(node: fx.Node) -> str:
+    """Return an operation as a text, a constant with its numbers."""
+    return constant_text(node) if node.op == "get_attr" else node.format_node() or ""

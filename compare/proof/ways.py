@@ -7,9 +7,7 @@ compared with autograd's value along that.
 
 from collections.abc import Collection, Mapping
 
-from torch import fx
-
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Opaque, Program, above
 
 #: Of each quantity that goes its own way, the by-hand gradients that autograd goes on from for it.
 Ways = Mapping[str, frozenset[str]]
@@ -37,20 +35,9 @@ def passed(
     reference: Program, name: str, stops: Collection[str], replaced: Collection[str]
 ) -> frozenset[str]:
     """Return the replaced gradients that autograd's way from a quantity to the `stops` passes."""
-    there: dict[fx.Node, list[str]] = {}
-    for label, node in reference.outputs.items():
-        if label in replaced:
-            there.setdefault(node, []).append(label)
-    found: set[str] = set()
-    left = [reference.outputs[name]]
-    seen = {*left}
-    while left:
-        node = left.pop()
-        labels = {*there.get(node, ())} - {name}
-        if labels & {*stops}:
-            continue
-        found |= labels
-        new = {*node.all_input_nodes} - seen
-        seen |= new
-        left += new
+    nodes = {label: reference.outputs[label] for label in replaced if label in reference.outputs}
+    nodes.pop(name, None)
+    end, ends_at = reference.outputs[name], {nodes[stop] for stop in stops if stop in nodes}
+    led_through = set() if end in ends_at else above([end], ends_at)
+    found = (label for label, node in nodes.items() if node in led_through)
     return frozenset(found)

@@ -10,10 +10,11 @@ from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
 from compare.proof.judge import judge
-from compare.proof.lift import Missing, Start, cone, lift
+from compare.proof.lift import Missing, Start, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, recorded, text_of, trace
+from compare.proof.program import Opaque, Program, text_of
 from compare.proof.rounding import bounds_for, share_of_rounding
+from compare.proof.trace import recorded, trace
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
 from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named, Step
@@ -142,7 +143,8 @@ class Prover(Stateful):
         for mine, other in zip(self._programs(one), self._programs(two), strict=True):
             if isinstance(mine, Program) and isinstance(other, Program):
                 texts = [
-                    sorted(map(text_of, cone(program, names, starts))) for program in (mine, other)
+                    sorted(map(text_of, program.leading_to(names, starts)))
+                    for program in (mine, other)
                 ]
                 if texts[0] != texts[1]:
                     return None

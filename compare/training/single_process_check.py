@@ -12,8 +12,9 @@ from compare.cases.cases import ACTIVATIONS, Case
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
 from compare.proof.lift import Missing, lift
-from compare.proof.program import Opaque, trace
+from compare.proof.program import Opaque
 from compare.proof.rounding import bounds_for, share_of_rounding
+from compare.proof.trace import trace
 from compare.proof.verdict import ROUNDING, UNDECIDED, WRONG
 from compare.ranks.ranks import Ranks
 from compare.report.chunk import Chunk
