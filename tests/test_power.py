@@ -18,11 +18,12 @@ from compare.cli.main import main
 from compare.errors import BadInput
 from compare.mutants.equivalence import Formulas
 from compare.mutants.mutants import of_subject
-from compare.mutants.mutate import evaluate, mutants
+from compare.mutants.mutate import mutants
 from compare.mutants.other_checks import Rivals
 from compare.mutants.report import CHECKS, Power
 from compare.mutants.subjects import OfCase, OfCheck
 from compare.passes.passes import Passes
+from compare.proof.lift import evaluate
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (

@@ -12,7 +12,7 @@ from compare.proof.balls import Balls
 from compare.proof.lift import lift
 from compare.proof.program import Opaque, line_of
 from compare.proof.recorder import FloatRead, Recorder
-from compare.proof.trace import _Replay, trace
+from compare.proof.trace import _replay, trace
 
 X = torch.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=torch.float64)
 
@@ -24,7 +24,7 @@ def recorded(function: Callable[[Tensor], Tensor], at: Tensor = X) -> torch.fx.G
 
 def again(found: torch.fx.Graph, at: Tensor) -> Tensor:
     """Do what was recorded at other inputs."""
-    (result,) = _Replay(found).run(at)
+    (result,) = _replay(found, [at])
     return result
 
 

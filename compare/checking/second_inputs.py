@@ -18,7 +18,7 @@ from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.following import by_hand_alone
 from compare.proof.judge import judge
-from compare.proof.lift import Start, lift
+from compare.proof.lift import Lifted, lift
 from compare.proof.others import constant, other, scaled
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
@@ -298,8 +298,8 @@ class SecondInputs:
         floats = {name: value for name, (value, _) in given.items()}
         mine = lift(hand, bounds_for(hand, floats.values()), floats)
         manual = {name: mine[name].floats for name in pair.manual}
-        starts = {k: Start(manual[k], n.exact(manual[k])) for k in pair.went_on_from(manual)}
-        going_on = lift(reference, n, pair.inputs, starts=starts)
+        overrides = {k: Lifted(manual[k], n.exact(manual[k])) for k in pair.went_on_from(manual)}
+        going_on = lift(reference, n, pair.inputs, overrides=overrides)
         autograd = {name: going_on[name].floats for name in pair.autograd}
         return replace(
             pair, hand=hand, reference=reference, given=given, manual=manual, autograd=autograd,

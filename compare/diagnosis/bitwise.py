@@ -20,6 +20,7 @@ from compare.diagnosis.known_values import names_in
 from compare.diagnosis.rewrites import left_to_right, writings
 from compare.proof.bits import same_bits
 from compare.proof.draws import elsewhere
+from compare.proof.lift import Cache, Floats, Lifted, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
@@ -78,7 +79,7 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
     until = time.process_time() + SECONDS
     values: list[_Values] = []
     for sample in samples:
-        read = _read(pair.hand, way, sample)
+        read = _read(pair.hand, name, sample)
         if read is None:
             return None
         values.append(read)
@@ -113,35 +114,14 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
-def _read(program: Program, way: Way, sample: Pair) -> _Values | None:
-    """Return the value of every node on the way, from the by-hand values above it."""
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
-    given = dict(zip(nodes, program.inputs, strict=True))
-    named = {node: name for name, node in program.outputs.items() if node is not way.end}
-    values: _Values = {}
-    floats = sample.floats
-
-    def of(node: fx.Node) -> Any:
-        if node not in values:
-            if node in named:
-                like = node.meta["val"]
-                values[node] = sample.manual[named[node]].reshape(like.shape)
-            elif node in given:
-                values[node] = floats[given[node]]
-            elif node.op == "get_attr":
-                values[node] = node.meta["val"]
-            else:
-                args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), of)
-                assert callable(node.target)
-                values[node] = node.target(*args, **kwargs)
-        return values[node]
-
-    try:
-        for node in way.nodes:
-            of(node)
-    except Exception:  # other shapes at other inputs
-        return None
-    return values
+def _read(program: Program, name: str, sample: Pair) -> _Values | None:
+    """Return the value of every node on the way to a quantity, from the by-hand values above it."""
+    above = {k: Lifted(v, None) for k, v in sample.manual.items() if k != name}
+    cache: Cache = {}
+    with contextlib.suppress(Exception):  # other shapes at other inputs
+        lift(program, Floats(), sample.floats, overrides=above, only=[name], cache=cache)
+        return {node: value.floats for node, value in cache.items()}
+    return None
 
 
 def _gives(one: Expr, values: _Values, wanted: Tensor) -> bool:

@@ -13,10 +13,11 @@ from torch import Tensor, fx
 from compare.diagnosis.expressions import SAME
 from compare.diagnosis.samples import Nodes, Value
 from compare.proof.balls import Balls
-from compare.proof.lift import Missing, call
+from compare.proof.lift import Floats, Lifted, Missing, compute
 from compare.proof.program import Program, above, operation
 
-_CASTS = {"_to_copy"}  # float64 stays float64 here, so that nothing is rounded on the way
+# Every dtype of floats is float64 here, so that nothing is rounded on the way.
+_NEAR = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype)
 
 
 @dataclass(frozen=True)
@@ -63,60 +64,39 @@ class Way:
 
     def near(self, values: Nodes, edit: Edit, sample: int) -> Tensor | None:
         """Return the quantity with the edit in float64, None where it cannot be."""
-
-        def run(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
-            if operation(node) in _CASTS:
-                return read(node.all_input_nodes[0])
-            args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), read)
-            assert callable(node.target)
-            return node.target(*args, **kwargs)
-
-        with torch.no_grad(), contextlib.suppress(Exception):  # shapes that do not fit
-            found = self._again(edit, lambda n: values[n].near, run, lambda v: v.near, sample)
-            return found if isinstance(found, Tensor) else None
-        return None
+        found = self._again(values, edit, sample, _NEAR, lambda v: Lifted(v.near, None))
+        return found.floats if found and isinstance(found.floats, Tensor) else None
 
     def balls(self, values: Nodes, edit: Edit, sample: int, n: Balls) -> Any:
         """Return the quantity with the edit in balls, None where it cannot be."""
-
-        def run(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
-            sources = {source: read(source) for source in node.all_input_nodes}
-            floats = {source: value.floats for source, value in sources.items()}
-            balls = {source: value.balls for source, value in sources.items()}
-            out, found = call(n, node, floats, balls)
-            if isinstance(found, Missing):
-                raise TypeError(str(found))
-            return Value(out, found)
-
-        with torch.no_grad(), contextlib.suppress(Exception):
-            found = self._again(edit, lambda n: values[n], run, lambda v: v, sample)
-            return found.balls
-        return None
+        found = self._again(values, edit, sample, n, lambda v: v)
+        return found.numbers if found and not isinstance(found.numbers, Missing) else None
 
     def _again(
-        self,
-        edit: Edit,
-        held: Callable[[fx.Node], Any],
-        run: Callable[[fx.Node, Callable[[fx.Node], Any]], Any],
-        form: Callable[[Value], Any],
-        sample: int,
-    ) -> Any:
+        self, values: Nodes, edit: Edit, sample: int, n: Balls | Floats,
+        form: Callable[[Value], Lifted],
+    ) -> Lifted | None:  # fmt: skip
         """Work out what the edit changes, and leave everything else as it is."""
-        changed: dict[fx.Node, Any] = {}
-        for node in self.nodes:
-            reads = edit.old is not None and node in edit.readers
-            if not (
-                reads or node in edit.operations or any(s in changed for s in node.all_input_nodes)
-            ):
-                continue
-
-            def read(source: fx.Node, reads: bool = reads) -> Any:
-                if reads and source is edit.old:
-                    return form(edit.new[sample])
-                return changed[source] if source in changed else held(source)
-
-            changed[node] = run(edit.operations.get(node, node), read)
-        return changed.get(self.end)
+        changed: dict[fx.Node, Lifted] = {}
+        with torch.no_grad(), contextlib.suppress(Exception):  # shapes that do not fit
+            for node in self.nodes:
+                swaps = node in edit.readers
+                sources = node.all_input_nodes
+                if not (swaps or node in edit.operations or any(s in changed for s in sources)):
+                    continue
+                operation = edit.operations.get(node, node)
+                changed[node] = compute(
+                    n,
+                    operation,
+                    {
+                        source: form(edit.new[sample])
+                        if swaps and source is edit.old
+                        else changed.get(source) or form(values[source])
+                        for source in operation.all_input_nodes
+                    },
+                )
+            return changed.get(self.end)
+        return None
 
 
 def moved(value: Value, numbers: Callable[[Any], Any]) -> Value:

@@ -15,26 +15,25 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.draws import elsewhere
-from compare.proof.lift import Missing, Seen, Start, lift
+from compare.proof.lift import Cache, Lifted, Missing, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 
 Nodes = dict[fx.Node, "Value"]
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(Lifted):
     """One value at one set of inputs: its float run, its balls."""
 
-    floats: Tensor
-    balls: Any
+    @property
+    def balls(self) -> Any:
+        """Its numbers."""
+        return self.numbers
 
     @cached_property
     def near(self) -> Tensor:
         """The balls' middles in float64, NaN where nothing is known; what is no float as it is."""
-        if isinstance(self.balls, Tensor):
-            return self.balls
-        return near(self.balls)
+        return self.balls if isinstance(self.balls, Tensor) else near(self.balls)
 
 
 def near(balls: Any) -> Tensor:
@@ -72,11 +71,8 @@ def _sample(
     n = Balls(pair.entries)
     plain = lift(reference, n, inputs)
     mine = _every(hand, n, *pair.handed(plain, inputs if moved else None))
-    starts = {
-        name: Start(mine[hand.outputs[name]].floats, mine[hand.outputs[name]].balls)
-        for name in wrong
-    }
-    return Sample(mine, _every(reference, n, inputs, starts=starts))
+    injected = {name: mine[hand.outputs[name]] for name in wrong}
+    return Sample(mine, _every(reference, n, inputs, overrides=injected))
 
 
 def _every(
@@ -84,19 +80,16 @@ def _every(
     n: Balls,
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
-    starts: Mapping[str, Start] | None = None,
+    overrides: Mapping[str, Lifted] | None = None,
 ) -> Nodes:
-    """Return the value of every node, a start's own where one takes its place.
+    """Return the value of every node, an override's own where one takes its place.
 
     Nodes that could not be lifted, and those of no tensor, are left out.
     """
-    seen: Seen = {}
-    lift(program, n, inputs, lifted, starts, seen=seen)
-    values = {
-        node: Value(floats, numbers)
-        for node, (floats, numbers) in seen.items()
-        if isinstance(floats, Tensor) and not isinstance(numbers, Missing)
+    cache: Cache = {}
+    lift(program, n, inputs, lifted, overrides, cache=cache)
+    return {
+        node: Value(value.floats, value.numbers)
+        for node, value in cache.items()
+        if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Missing)
     }
-    for name, start in (starts or {}).items():
-        values[program.outputs[name]] = Value(start.floats, start.lifted)
-    return values

@@ -20,7 +20,7 @@ from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
 from compare.proof.bounds import Bound
 from compare.proof.formula import same_formula
-from compare.proof.lift import Lifted, Missing, Seen, lift
+from compare.proof.lift import Cache, Lifted, Missing, lift
 from compare.proof.program import Key, Program
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
 from compare.proof.rounding import bounds_for
@@ -31,13 +31,13 @@ class Formulas:
 
     def __init__(self, subject: Subject, order: Sequence[str]) -> None:
         self.subject, self.order = subject, order  # of the quantities, as `check` has them
-        self.lifts: dict[Reading, tuple[Balls, Seen]] = {}
+        self.lifts: dict[Reading, tuple[Balls, Cache]] = {}
 
     @property
     def floats(self) -> dict[fx.Node, Any]:
         """What each operation of the pass gives."""
-        _, seen = self._pass(AS_WRITTEN)
-        return {node: floats for node, (floats, _) in seen.items()}
+        _, every = self._pass(AS_WRITTEN)
+        return {node: value.floats for node, value in every.items()}
 
     def same(self, mutant: Mutant) -> tuple[bool | None, str | None]:
         """Return whether a mutant is shown to be the same formula, and if not where it is not.
@@ -55,28 +55,28 @@ class Formulas:
                 return same, name
         return True, None
 
-    def _pass(self, reading: Reading) -> tuple[Balls, Seen]:
+    def _pass(self, reading: Reading) -> tuple[Balls, Cache]:
         """Return the pass itself lifted, every operation of it."""
         if reading not in self.lifts:
-            seen: Seen = {}
+            cache: Cache = {}
             n = Balls(self.subject.pair.entries, reading)
-            self._lifted(self.subject.hand, n, seen)
-            self.lifts[reading] = n, seen
+            self._lifted(self.subject.hand, n, cache)
+            self.lifts[reading] = n, cache
         return self.lifts[reading]
 
     def _lifted(
-        self, program: Program, n: Balls, seen: Seen, only: list[str] | None = None
+        self, program: Program, n: Balls, cache: Cache, only: list[str] | None = None
     ) -> dict[Key, Lifted]:
         pair = self.subject.pair
         _, numbers = pair.handed(pair.lifted_reference(n.reading).outputs)
-        return lift(program, n, self.subject.given, numbers, only=only, seen=seen)
+        return lift(program, n, self.subject.given, numbers, only=only, cache=cache)
 
     def _same(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:
         """Compare one quantity as the judge does; None where it needs more than both formulas."""
         n, every = self._pass(reading)
-        seen = {copy: every[node] for copy, node in mutant.unchanged.items()}
-        mine = self._lifted(mutant.program, n, seen, [name])[name]
-        before, _ = every[self.subject.hand.outputs[name]]
+        cache = {copy: every[node] for copy, node in mutant.unchanged.items()}
+        mine = self._lifted(mutant.program, n, cache, [name])[name]
+        before = every[self.subject.hand.outputs[name]].floats
         if mismatch(mine.floats, before) is not None or bool(mine.floats.isnan().any()):
             return False
         theirs = self.subject.pair.lifted_reference(reading).outputs[name]

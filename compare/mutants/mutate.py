@@ -4,14 +4,13 @@ The ways are those of `KINDS` in `slips`. What no longer runs is no mutant, and 
 operations only the first is one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from compare.mutants.operators import HAND_ON, KINDS, Draft, Edit, alike, is_operation
+from compare.proof.lift import Cache, evaluate
 from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
 from compare.proof.source import code_at
 
@@ -37,8 +36,9 @@ class Mutant:
 def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
     """Yield every mutant of `program` that still runs at `inputs`, each once."""
     _label(program)
-    floats: dict[fx.Node, Any] = {}
-    evaluate(program, inputs, seen=floats)
+    cache: Cache = {}
+    evaluate(program, inputs, cache=cache)
+    floats = {node: value.floats for node, value in cache.items()}
     known = {_key(program.graph)}
     for node in program.graph.nodes:
         if not is_operation(node):
@@ -47,7 +47,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
                 draft = Draft(program, node)
-                made = _made(program, draft, edit, inputs, floats)
+                made = _made(program, draft, edit, inputs, cache)
                 if made is None or (key := _key(made.graph)) in known:
                     continue
                 known.add(key)
@@ -87,21 +87,21 @@ def _made(
     draft: Draft,
     edit: Edit,
     inputs: Mapping[str, Tensor],
-    floats: Mapping[fx.Node, Any],
+    known: Cache,
 ) -> Program | None:
     """Return the program with one operation changed, None where it does not run any more.
 
-    `floats` is what the operations of the program as it was give at `inputs`.
+    `known` is what the operations of the program as it was give at `inputs`.
     """
     try:
         edit(draft)
         made = _program(program, draft)
-        values = {copy: floats[node] for copy, node in draft.unchanged().items()}
-        found = evaluate(made, inputs, seen=values)
+        values = {copy: known[node] for copy, node in draft.unchanged().items()}
+        found = evaluate(made, inputs, cache=values)
     except (RuntimeError, IndexError, TypeError, NotImplementedError):  # torch refuses the shapes
         return None
     for at, value in values.items():
-        at.meta["val"] = value  # shapes may be others now
+        at.meta["val"] = value.floats  # shapes may be others now
     return made if all(isinstance(value, Tensor) for value in found.values()) else None
 
 
@@ -122,36 +122,3 @@ def _key(graph: fx.Graph) -> str:
         target = constant_text(node) if node.op == "get_attr" else node.target
         rows.append(f"{node.op} {'' if node.op == 'placeholder' else target} {args}")
     return "\n".join(rows)
-
-
-def evaluate(
-    program: Program,
-    inputs: Mapping[str, Tensor],
-    dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype,
-    seen: dict[fx.Node, Any] | None = None,
-) -> dict[str, Tensor]:
-    """Run a program in floats and return its named outputs; every dtype in it goes through `dtype`.
-
-    What `seen` holds is not run again; it is filled with what each other node gave.
-    """
-    values: dict[fx.Node, Any] = {} if seen is None else seen
-    given = iter(program.inputs)
-
-    def cast(value: Any) -> Any:
-        return dtype(value) if isinstance(value, torch.dtype) else value
-
-    with torch.no_grad():
-        for node in program.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = inputs[next(given)]
-            elif node in values:
-                continue
-            elif node.op == "get_attr":
-                constant = node.meta["val"]
-                floats = constant.is_floating_point()
-                values[node] = constant.to(dtype(constant.dtype)) if floats else constant
-            elif node.op == "call_function":
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                args, kwargs = fx.node.map_aggregate((args, kwargs), cast)
-                values[node] = node.target(*args, **kwargs)
-    return {name: values[node] for name, node in program.outputs.items()}

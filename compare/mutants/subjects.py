@@ -16,11 +16,12 @@ from torch import Tensor
 from compare.cases.cases import Case
 from compare.environment import dtype_named
 from compare.errors import BadInput
-from compare.mutants.mutate import evaluate, plain
+from compare.mutants.mutate import plain
 from compare.passes.inputs import how_much, numbered, tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import mismatch
 from compare.proof.judge import judge
+from compare.proof.lift import Floats, evaluate
 from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program
@@ -57,8 +58,12 @@ class Subject(ABC):
     def values(self, program: Program, *, was: torch.dtype | None = None) -> Named:
         """Run a mutant; one that was read in the dtype `was` is brought to this subject's."""
         here = self.dtype
-        return evaluate(program, self.given, lambda d: here if d == was or (here == DOUBLE and was
-                        and d.is_floating_point) else d)  # fmt: skip
+
+        def moved(d: torch.dtype) -> torch.dtype:
+            widened = here == DOUBLE and was is not None and d.is_floating_point
+            return here if d == was or widened else d
+
+        return evaluate(program, self.given, Floats(moved))
 
     def judge(self, program: Program, values: Named) -> Report:
         """Judge a mutant by what it gave, each quantity from its own values above it."""
@@ -209,12 +214,12 @@ class OfCheck(Subject):
             given, outputs = with_grads(leaves, None)
             if not own:
                 return outputs
-            found = evaluate(program, given, double)
+            found = evaluate(program, given, Floats(double))
             return [found[name] for name in numbered("output", outputs)]
 
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
             given, outputs = with_grads(leaves, grads)
-            found = evaluate(program, given, double)
+            found = evaluate(program, given, Floats(double))
             # one that takes the loss's own gradient for 1 is the factor of whatever stands above
             above = grads[0] if self.passes.backward.ones and not own else None
             if above is not None and not outputs[0].ndim:
@@ -290,7 +295,7 @@ class OfCase(Subject):
 
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
             given = {**self.given, **dict(zip(names, leaves, strict=True))}
-            found = evaluate(program, given, double)
+            found = evaluate(program, given, Floats(double))
             return [-grads[0] * found[f"{name}_update"] for name in names]
 
         return {k: self.given[k] for k in names}, partial(self._loss, names), back

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.proof.lift import Seen, lift
+from compare.proof.lift import Cache, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, above
 from compare.proof.rounding import bounds_for
@@ -25,11 +25,11 @@ def told(pair: Pair, name: str) -> str:
     casts = {
         node: to for node in hand.graph.nodes if node in needed and (to := _narrow(node, dtype))
     }
-    seen: Seen = {}
+    cache: Cache = {}
     if casts:
-        lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, seen=seen)
+        lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, cache=cache)
     for node, to in casts.items():
-        if to not in theirs and _changes(node, seen):
+        if to not in theirs and _changes(node, cache):
             line = shown(node)
             return f"it rounds to {str(to).removeprefix('torch.')}{' at ' if line else ''}{line}"
     return ""
@@ -54,9 +54,9 @@ def _fewer_bits(one: torch.dtype, other: torch.dtype) -> bool:
     return torch.finfo(one).eps > torch.finfo(other).eps
 
 
-def _changes(node: fx.Node, seen: Seen) -> bool:
+def _changes(node: fx.Node, cache: Cache) -> bool:
     """Whether an operation gives other numbers than it takes: 0 and 1 are the same in any dtype."""
-    made: Any = seen[node][0].double()
-    taken = [seen[source][0] for source in node.all_input_nodes]
+    made: Any = cache[node].floats.double()
+    taken = [cache[source].floats for source in node.all_input_nodes]
     taken = [t.double() for t in taken if isinstance(t, Tensor) and t.is_floating_point()]
     return not any(t.shape == made.shape and torch.equal(t, made) for t in taken)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.bounds import Bound
-from compare.proof.lift import Seen, lift
+from compare.proof.lift import Cache, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf, root
 from compare.proof.rounding import bounds_for
@@ -34,16 +34,16 @@ def following(pair: Pair) -> Pair:
     if not alone:
         return pair
     assert isinstance(pair.reference, Program)
-    seen: Seen = {}
-    lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, seen=seen)
+    cache: Cache = {}
+    lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, cache=cache)
     found: dict[str, fx.Node] = {}
     for name in alone:
         gaps = [
             (gap, k, node)
-            for k, (node, (own, bound)) in enumerate(seen.items())
+            for k, (node, value) in enumerate(cache.items())
             if node.op == "call_function"
             and root(node) is node  # not an input itself: two that are equal are two
-            and (gap := _gap(pair.inputs[name], own, bound)) is not None
+            and (gap := _gap(pair.inputs[name], value.floats, value.numbers)) is not None
         ]  # fmt: skip
         if gaps:
             found[name] = min(gaps)[2]

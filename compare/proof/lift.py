@@ -1,11 +1,11 @@
-"""Runs a program twice at once: in floats as it stands, and lifted to balls or to bounds.
+"""Runs a program: in floats as it stands, and at once in balls or bounds.
 
 Comparisons and choices of places (relu's mask, max's index) are those of the float run, but for
 autograd's own of what underflows.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +44,36 @@ class Missing:
 
 @dataclass(frozen=True)
 class Lifted:
-    """One named output: its float run, and its numbers (or a `Missing`)."""
+    """A value: its float run, and its numbers in the arithmetic (or a `Missing`)."""
 
     floats: Tensor
     numbers: Any
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a named value is taken to be from there on, whatever was computed for it."""
-
-    floats: Tensor
-    lifted: Any
+Cache = dict[fx.Node, Lifted]
 
 
-Seen = dict[fx.Node, tuple[Any, Any]]  # the float run of each operation, and its numbers
+class Floats:
+    """The arithmetic whose numbers are the float run's own; every dtype goes through `dtype`."""
+
+    def __init__(self, dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype) -> None:
+        self.dtype = dtype
+
+    def exact(self, values: Tensor) -> Tensor:
+        """Return the values of a tensor: they are its numbers."""
+        return values
+
+    def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Return what a constant or an operation gives."""
+        if node.op == "get_attr":
+            held = node.meta["val"]
+            return held.to(self.dtype(held.dtype)) if held.is_floating_point() else held
+        args, kwargs = fx.node.map_aggregate((args, kwargs), self._cast)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _cast(self, value: Any) -> Any:
+        return self.dtype(value) if isinstance(value, torch.dtype) else value
 
 
 class _Node:
@@ -90,84 +105,84 @@ class _Node:
 
 def lift(
     program: Program,
-    n: Balls | Bounds,
+    n: Balls | Bounds | Floats,
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
-    starts: Mapping[Any, Start] | None = None,
+    overrides: Mapping[Any, Lifted] | None = None,
     only: Collection[Key] | None = None,
-    seen: Seen | None = None,
+    cache: Cache | None = None,
     instead: Mapping[fx.Node, Any] | None = None,
 ) -> dict[Any, Lifted]:
-    """Return each named output as computed, before any start takes its place.
+    """Return each named output as computed, before any override takes its place.
 
-    `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats.
-    With `only` just these outputs are computed, from the starts nearest above them.
-    `seen` holds what operations gave before, which is not worked out again, and is filled with
-    what the others give. `instead` has numbers that take the place of what a node has.
-    A value that depends on an operation without a row is a `Missing`.
+    `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats. An
+    override is what a named value is taken to be from there on, whatever was computed for it. With
+    `only` just these outputs are computed, from the overrides nearest above them. What the `cache`
+    holds is not computed again; it is filled with what each other node is taken to be. `instead`
+    has numbers that take the place of what a node has. A value that depends on an operation without
+    a row is a `Missing`.
     """
-    starts, lifted, known = starts or {}, lifted or {}, {} if seen is None else seen
-    names = program.named()
-    floats: dict[fx.Node, Any] = {}
-    values: dict[fx.Node, Any] = {}
-    outputs: dict[Any, Lifted] = {}
-    given = iter(program.inputs)
-    begun = {node: starts[k] for node, keys in names.items() for k in keys if k in starts}
+    overrides, lifted, instead = overrides or {}, lifted or {}, instead or {}
+    known = {} if cache is None else cache
+    names, given = program.named(), program.placeholders()
+    begun = {node: overrides[k] for node, keys in names.items() for k in keys if k in overrides}
     nodes = list(program.graph.nodes)
-    needed = set(nodes) if only is None else program.leading_to(only, starts, known)
+    needed = set(nodes) if only is None else program.leading_to(only, overrides, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     precision = n.precision if isinstance(n, Balls) else PRECISION
+    values: Cache = {}
+    outputs: dict[Any, Lifted] = {}
     with torch.no_grad(), flint.ctx.workprec(precision):
         for node in nodes:
             if node.op == "output":
                 break
-            name = next(given) if node.op == "placeholder" else ""
             if node in known:
-                floats[node], values[node] = known[node]
+                value = known[node]
             elif node not in needed:
-                if node in begun:
-                    floats[node] = _laid_out(begun[node].floats, node.meta["val"])
-                    values[node] = begun[node].lifted
+                if node in begun and node in last:
+                    values[node] = _laid_out(begun[node], node.meta["val"])
+                    if cache is not None:
+                        cache[node] = values[node]
                 continue
             elif node.op == "placeholder":
-                floats[node] = inputs[name]
-                values[node] = lifted[name] if name in lifted else _exact(n, inputs[name])
-            elif node.op == "get_attr":
-                floats[node], values[node] = constant(n, node)
+                name = given[node]
+                floats = inputs[name]
+                value = Lifted(floats, lifted[name] if name in lifted else _exact(n, floats))
             else:
-                floats[node], values[node] = call(n, node, floats, values)
-            if node in (instead or ()):
-                values[node] = instead[node]  # type: ignore[index]
-            if seen is not None:
-                seen[node] = floats[node], values[node]
+                value = compute(n, node, values)
+            if node in instead:
+                value = Lifted(value.floats, instead[node])
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
-                outputs[name] = Lifted(floats[node], values[node])
-                if name in starts:
-                    floats[node] = _laid_out(starts[name].floats, floats[node])
-                    values[node] = starts[name].lifted
+                outputs[name] = value
+                if name in overrides:
+                    value = _laid_out(overrides[name], value.floats)
+            values[node] = value
+            if cache is not None:
+                cache[node] = value
             for source in node.all_input_nodes:
                 if last.get(source) is node:
-                    del floats[source], values[source]
+                    del values[source]
     return outputs
 
 
-def _laid_out(values: Tensor, like: Tensor) -> Tensor:
-    """Return `values` in the shape and strides of `like`: a later view may count on them."""
-    values = values.reshape(like.shape)
+def evaluate(
+    program: Program, inputs: Mapping[str, Tensor], n: Floats | None = None, **how: Any
+) -> dict[Any, Tensor]:
+    """Return the floats of each named output; `how` as `lift` has it."""
+    return {k: v.floats for k, v in lift(program, n or Floats(), inputs, **how).items()}
+
+
+def _laid_out(value: Lifted, like: Tensor) -> Lifted:
+    """Return a value in the shape and strides of `like`: a later view may count on them."""
+    floats = value.floats.reshape(like.shape)
     if 0 in like.stride():
-        return values
-    laid = torch.empty_strided(like.shape, like.stride(), dtype=values.dtype, device=values.device)
-    return laid.copy_(values)
-
-
-def constant(n: Balls | Bounds, node: fx.Node) -> tuple[Tensor, Any]:
-    """Return a constant's floats and numbers: what was there before the code ran is exact."""
-    values = node.meta["val"]
-    return values, (_made if node.meta["made"] else _exact)(n, values)
+        return Lifted(floats, value.numbers)
+    laid = torch.empty_strided(like.shape, like.stride(), dtype=floats.dtype, device=floats.device)
+    return Lifted(laid.copy_(floats), value.numbers)
 
 
 def _decided(
-    n: Balls | Bounds, name: str, node: fx.Node, values: dict[fx.Node, Any], out: Any
+    n: Balls | Bounds, name: str, node: fx.Node, values: Mapping[fx.Node, Lifted], out: Any
 ) -> Any:
     """Return what the float run decided; but where autograd's own slope is 0, what is 0 exactly.
 
@@ -177,7 +192,7 @@ def _decided(
     mask = isinstance(n, Balls) and node.meta.get("autograd") and name in ("eq", "ne")
     if not mask or node.args[1] != 0:
         return out
-    numbers = values[node.args[0]]  # type: ignore[index]
+    numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Missing | Tensor):
         return out
     other = pairs(lambda a, _b: a.is_finite() and not a.contains(0), numbers, numbers)
@@ -185,7 +200,7 @@ def _decided(
     return out & ~other if name == "eq" else out | other
 
 
-def _exact(n: Balls | Bounds, values: Tensor) -> Any:
+def _exact(n: Balls | Bounds | Floats, values: Tensor) -> Any:
     return n.exact(values) if values.is_floating_point() else values
 
 
@@ -197,40 +212,54 @@ def _made(n: Balls | Bounds, values: Tensor) -> Any:
     return n.made(values) if few else n.exact(values)
 
 
-def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: dict[fx.Node, Any]) -> tuple[Any, Any]:  # fmt: skip  # noqa: E501
-    """Run one operation in floats and lifted."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), floats.__getitem__)
+def compute(n: Balls | Bounds | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
+    """Return a constant, or what an operation gives of the values that it takes."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda at: values[at].floats)
+    if isinstance(n, Floats):
+        out = n.run(node, args, kwargs)
+        return Lifted(out, out)
+    if node.op == "get_attr":  # what was there before the code ran is exact
+        held = node.meta["val"]
+        return Lifted(held, (_made if node.meta["made"] else _exact)(n, held))
     assert callable(node.target)
     out = node.target(*args, **kwargs)
+    return Lifted(out, _numbers(n, node, args, kwargs, out, values))
+
+
+def _numbers(
+    n: Balls | Bounds, node: fx.Node, args: Any, kwargs: Any, out: Any,
+    values: Mapping[fx.Node, Lifted],
+) -> Any:  # fmt: skip
+    """Return the numbers of an operation whose float run took these arguments and gave `out`."""
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
     if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flat(args))):
-        return out, Missing(f"{node.target}", "it takes or gives complex numbers")
+        return Missing(f"{node.target}", "it takes or gives complex numbers")
     if name == "getitem":
         source, index = node.args
-        whole = values[source]  # type: ignore[index]
-        return out, whole if isinstance(whole, Missing) else whole[index]
+        whole = values[source].numbers  # type: ignore[index]
+        return whole if isinstance(whole, Missing) else whole[index]
     first = _first_float(out)
     if first is None:
-        return out, _decided(n, name, node, values, out)
-    operands = [values[source] for source in node.all_input_nodes]
+        return _decided(n, name, node, values, out)
+    operands = [values[source].numbers for source in node.all_input_nodes]
     if missing := next((value for value in operands if isinstance(value, Missing)), None):
-        return out, missing
+        return missing
     if name in MADE:
         if "empty" in name:
             out.fill_(math.nan)  # what the memory happened to hold is nobody's number
         at = _NUMBER_AT.get(name, len(node.args))
         made_of = node.args[at] if at < len(node.args) else None
         if isinstance(n, Balls) and isinstance(made_of, float):
-            return out, n.shaped(n.constant(made_of, out.dtype), out.shape)
-        return out, _made(n, out)
+            return n.shaped(n.constant(made_of, out.dtype), out.shape)
+        return _made(n, out)
     if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
-        return out, n.exact(out)  # integers as floats
+        return n.exact(out)  # integers as floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
-        return out, Missing(f"{node.target}")
+        return Missing(f"{node.target}")
     if kwargs.get("rounding_mode"):
-        return out, Missing(f"{node.target}", "with a rounding_mode")
+        return Missing(f"{node.target}", "with a rounding_mode")
 
-    tensors = [floats[source] for source in node.all_input_nodes]
+    tensors = [values[source].floats for source in node.all_input_nodes]
     row = _Node(n, name, overload, tensors, out)
 
     def number(value: Any) -> Any:
@@ -239,7 +268,7 @@ def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: d
         return value
 
     def operand(source: fx.Node) -> Any:
-        value = values[source]
+        value = values[source].numbers
         if isinstance(value, Tensor):
             return value.cpu() if name in _TAKES_PLACES else n.exact(value)
         return value
@@ -251,8 +280,8 @@ def call(n: Balls | Bounds, node: fx.Node, floats: dict[fx.Node, Any], values: d
         if isinstance(out, Tensor):
             found = n.shaped(found, out.shape)
     except Exception as error:  # a use of the operation that its row does not know
-        return out, Missing(f"{node.target}", f"{error}")
-    return out, found
+        return Missing(f"{node.target}", f"{error}")
+    return found
 
 
 # Which argument holds the number that a tensor is made of, before any rounding to its dtype.

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.formula import pairs
-from compare.proof.lift import Lifted, Start, lift
+from compare.proof.lift import Floats, Lifted, compute, lift
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
@@ -68,7 +68,7 @@ class Lifting:
             how: dict[str, Any] = {}
             if wrong:
                 own = self.hand(reading, precision).outputs
-                how["starts"] = {n: Start(self.pair.manual[n], own[n].numbers) for n in wrong}
+                how["overrides"] = {n: Lifted(self.pair.manual[n], own[n].numbers) for n in wrong}
             if reading.tables:
                 how["instead"] = self.tables(self.pair.reference, reading, precision)
             self.lifts[key] = self.pair.lifted_reference(reading, precision, **how)
@@ -158,11 +158,11 @@ class Lifting:
             }
         went_on = self.pair.went_on_from(self.pair.manual if way is None else way)
         replaced = {k: self.pair.manual[k] for k in went_on}
-        starts = {k: Start(v, n.exact(v)) for k, v in (forward | replaced).items()}
+        overrides = {k: Lifted(v, n.exact(v)) for k, v in (forward | replaced).items()}
         instead = self.tables(side, reading)
         if isinstance(n, Bounds):  # a table is as far off as it was rounded
             instead = {node: _off(n, node, numbers) for node, numbers in instead.items()}
-        return lift(side, n, self._takes(side), starts=starts, instead=instead)
+        return lift(side, n, self._takes(side), overrides=overrides, instead=instead)
 
     def _takes(self, side: _Program) -> Mapping[str, Tensor]:
         return self.pair.floats if side is self.pair.hand else self.pair.inputs
@@ -180,10 +180,5 @@ def _distance(ball: Any, x: float) -> Any:
 
 def _floats(node: fx.Node) -> Tensor:
     """Return the floats of a tensor that depends on no input."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), _floats)
-    if node.op == "get_attr":
-        held: Tensor = node.meta["val"]
-        return held
-    assert callable(node.target)
-    made: Tensor = node.target(*args, **kwargs)
-    return made
+    sources = {one: Lifted(_floats(one), None) for one in node.all_input_nodes}
+    return compute(Floats(), node, sources).floats

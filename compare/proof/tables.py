@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
-from compare.proof.lift import Missing, call, constant
+from compare.proof.lift import Cache, Missing, compute
 from compare.proof.operations import MOVES
 from compare.proof.program import Opaque, Program, operation
 from compare.proof.readings import ANY, AS_WRITTEN
@@ -115,8 +115,7 @@ def _is(ball: Any, x: float) -> bool:
 
 def _constants(program: Program, n: Balls) -> Iterator[_Table]:
     """Yield every tensor of floats in a program that depends on none of its inputs."""
-    floats: dict[fx.Node, Any] = {}
-    values: dict[fx.Node, Any] = {}
+    values: Cache = {}
     held: dict[fx.Node, bool] = {}
     made: dict[fx.Node, bool] = {}
     for node in program.graph.nodes:
@@ -126,16 +125,13 @@ def _constants(program: Program, n: Balls) -> Iterator[_Table]:
         size = node.meta.get("val")
         if isinstance(size, Tensor) and size.numel() > LARGEST:
             continue
-        if node.op == "get_attr":
-            floats[node], values[node] = constant(n, node)
-        else:
-            floats[node], values[node] = call(n, node, floats, values)
+        value = values[node] = compute(n, node, values)
         hands_on = node.op == "get_attr" or operation(node) in _HANDS_ON
         held[node] = hands_on and all(held[source] for source in sources)
         made[node] = all(made[source] for source in sources) and node.meta.get("made", True)
-        known = isinstance(floats[node], Tensor) and floats[node].is_floating_point()
-        if known and floats[node].numel() and not isinstance(values[node], Missing):
-            yield _Table(node, floats[node], values[node], held[node], made[node])
+        known = isinstance(value.floats, Tensor) and value.floats.is_floating_point()
+        if known and value.floats.numel() and not isinstance(value.numbers, Missing):
+            yield _Table(node, value.floats, value.numbers, held[node], made[node])
 
 
 def _stands_for(held: _Table, worked: _Table) -> bool:

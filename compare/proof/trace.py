@@ -7,17 +7,18 @@ core ATen decompositions keep the list of operations short.
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
 from compare.proof.draws import beside, hardly_beside
+from compare.proof.lift import Floats, evaluate
 from compare.proof.others import other
 from compare.proof.program import Key, Opaque, Program, operation, root, text_of
 from compare.proof.recorder import Recorder
@@ -38,16 +39,17 @@ def trace(function: Function, inputs: Values) -> Program:
     attention = _Attention()
     with _readable():
         try:
+            at = list(tensors.values())
             with attention:  # every call of torch's goes through it
-                recorded, _ = _record(positional, list(tensors.values()))
+                recorded, _ = _record(positional, at)
             _check_complete(recorded, positional, tensors)
-            replay = _Replay(recorded)
+            replay = _Replay()
             functional = Recorder(
                 decompositions(),
                 lambda: replay.line,
                 lambda: replay.origin,
                 lambda: replay.autograd,
-            ).record(torch.func.functionalize(replay.run), list(tensors.values()))
+            ).record(torch.func.functionalize(lambda *at: _replay(recorded, at, replay)), at)
         except Opaque:
             raise
         except Exception as error:  # whatever cannot be followed
@@ -81,7 +83,7 @@ def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
         try:
             graph, _ = _record(positional, at)
             expected = positional(*at)
-            actual = _Replay(graph).run(*(tensor.clone() for tensor in at))
+            actual = _replay(graph, [tensor.clone() for tensor in at])
         except Exception:  # trace says why
             return None
     if not all(map(same_bits, expected, actual)):
@@ -121,27 +123,30 @@ def _record(
     return recorder.record(function, at), recorder.gave
 
 
-class _Replay(fx.Interpreter):
-    """Does recorded operations once more, and knows the line of the one in hand, and whose it is.
+class _Replay(Floats):
+    """Floats that know the line of the operation in hand, and whose it is.
 
-    Of the copy of a constant it also knows whether the code made that, and where it lies.
+    Of the copy of a constant they also know whether the code made that, and where it lies.
     """
 
     line: str | None = None
     autograd = False
     origin: tuple[bool, int | None] = True, None
 
-    def __init__(self, graph: fx.Graph) -> None:
-        super().__init__(nn.Module(), graph=graph)
+    def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        self.line, self.autograd = node.meta.get("line"), node.meta.get("autograd", False)
+        held = node.all_input_nodes[0].meta if operation(node) == "lift_fresh_copy" else {}
+        self.origin = held.get("made", True), held.get("at")
+        return super().run(node, args, kwargs)
 
-    def run_node(self, n: fx.Node) -> Any:
-        self.line, self.autograd = n.meta.get("line"), n.meta.get("autograd", False)
-        if n.op == "get_attr":
-            self.origin = n.meta["made"], n.meta["at"]  # its copy is the next operation
-            return n.meta["val"]
-        if operation(n) != "lift_fresh_copy":
-            self.origin = True, None
-        return super().run_node(n)
+
+def _replay(graph: fx.Graph, at: Sequence[Tensor], n: Floats | None = None) -> list[Tensor]:
+    """Do recorded operations once more."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    names = tuple(str(k) for k in range(len(at)))
+    program = Program(graph, names, dict(enumerate(output.args[0])), narrower=False)
+    found = evaluate(program, dict(zip(names, at, strict=True)), n)
+    return [found[k] for k in program.outputs]
 
 
 _NOT_THEIRS = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
@@ -193,13 +198,13 @@ def _check_complete(
             if move is hardly_beside:
                 raise
             continue
-        actual = _Replay(recorded).run(*(tensor.clone() for tensor in moved))
+        actual = _replay(recorded, [tensor.clone() for tensor in moved])
         if all(map(_alike, expected, actual)):
             return
         with torch.random.fork_rng(devices=[]):
             again, gave = _record(function, moved)
         if [*map(text_of, again.nodes)] == [*map(text_of, recorded.nodes)]:
-            if all(map(_alike, gave, _Replay(again).run(*moved))):
+            if all(map(_alike, gave, _replay(again, moved))):
                 return
             break
         if str(again) == str(recorded):  # the constants alone differ: numbers that crept in

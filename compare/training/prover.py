@@ -10,7 +10,7 @@ from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
 from compare.proof.judge import judge
-from compare.proof.lift import Missing, Start, lift
+from compare.proof.lift import Lifted, Missing, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, text_of
 from compare.proof.rounding import bounds_for, share_of_rounding
@@ -156,8 +156,8 @@ class Prover(Stateful):
         if isinstance(program, Opaque):
             return {}
         n = bounds_for(program, given.values())
-        starts = {name: Start(value, n.exact(value)) for name, value in manual.items()}
-        found = lift(program, n, given, starts=starts, only=names)
+        overrides = {name: Lifted(value, n.exact(value)) for name, value in manual.items()}
+        found = lift(program, n, given, overrides=overrides, only=names)
         return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
 
     def _programs(self, given: Named) -> tuple[_Read, _Read]:
