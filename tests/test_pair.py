@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compare.passes.passes import Passes
-from compare.proof.draws import beside
+from compare.proof.other_inputs import beside
 from compare.proof.pair import Pair
 from compare.proof.readings import AS_WRITTEN, HELD, Reading
 from compare.training.adapters import Named

@@ -19,7 +19,7 @@ from compare.proof.bounds import Bounds
 from compare.proof.following import by_hand_alone
 from compare.proof.judge import judge
 from compare.proof.lift import Lifted, lift
-from compare.proof.others import constant, other, scaled
+from compare.proof.other_inputs import constant, other, scaled
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
 from compare.proof.recorder import memory

@@ -19,8 +19,8 @@ from compare.diagnosis.expressions import Expr, expression, floats
 from compare.diagnosis.known_values import names_in
 from compare.diagnosis.rewrites import left_to_right, writings
 from compare.proof.bits import same_bits
-from compare.proof.draws import elsewhere
 from compare.proof.lift import Cache, Floats, Lifted, lift
+from compare.proof.other_inputs import elsewhere
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.draws import elsewhere
 from compare.proof.lift import Cache, Lifted, Missing, lift
+from compare.proof.other_inputs import elsewhere
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 

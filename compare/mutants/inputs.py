@@ -5,6 +5,7 @@ to see it. Freshly drawn ones tell the two apart.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import numbers_of
-from compare.proof.draws import elsewhere, generator
+from compare.proof.other_inputs import drawn, elsewhere, normals, picked, ties
 from compare.proof.program import Program, operation, root
 
 Named = dict[str, Tensor]
@@ -20,25 +21,18 @@ _TRIES = 12  # at other shapes: most do not fit together
 
 
 def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
-    """Yield other inputs of the same shapes for a pass, and what they are.
-
-    Whole numbers and booleans stay: they are places and masks, and code may branch on them. Of
-    floats that are all 0 or 1 (a mask, a class) the rows are shuffled; floats that are nowhere
-    negative stay so.
-    """
+    """Yield other inputs of the same shapes for a pass, and what they are."""
     yield "moved by a percent or so", {name: elsewhere(name, v) for name, v in inputs.items()}
     for k, (words, size) in enumerate(
         (("normals", 1), ("tiny normals", 1e-5), ("large normals", 30))
     ):
-        yield words, _each(inputs, seed + k, lambda chance, v, s=size: s * _normals(chance, v))
+        yield words, drawn(inputs, partial(normals, size=size), seed + k)
     for k, half in enumerate(("", ", drawn again")):
-        yield f"halves, with zeros and ties{half}", _each(inputs, seed + 3 + k, _ties)
+        yield f"halves, with zeros and ties{half}", drawn(inputs, ties, seed + 3 + k)
     edges = _edges(program)
     for k, half in enumerate(("", ", drawn again") if len(edges) else ()):
-        yield (
-            f"numbers at and beside the edges of the code{half}",
-            _each(inputs, seed + 5 + k, lambda chance, v: _picked(edges, chance, v)),
-        )
+        words = f"numbers at and beside the edges of the code{half}"
+        yield words, drawn(inputs, partial(picked, edges), seed + 5 + k)
 
 
 def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
@@ -68,7 +62,7 @@ def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
             }
             changed = [name for name, v in made.items() if v.shape != shapes[name]]
             other = ", ".join(f"{name} {tuple(made[name].shape)}" for name in changed)
-            yield f"normals of another shape, {other}", _each(made, seed + 3, _normals)
+            yield f"normals of another shape, {other}", drawn(made, normals, seed + 3)
 
 
 def _sized(values: Tensor, shape: list[int]) -> Tensor:
@@ -78,31 +72,6 @@ def _sized(values: Tensor, shape: list[int]) -> Tensor:
             index = torch.arange(size, device=values.device) % values.shape[dim]
             values = values.index_select(dim, index)
     return values
-
-
-def _each(inputs: Named, seed: int, drawn: Any) -> Named:
-    made: Named = {}
-    for name, value in inputs.items():
-        v, chance = value.detach(), generator("drawn", name, tuple(value.shape), seed)
-        if not v.is_floating_point() or not v.numel():
-            made[name] = v.clone()
-        elif bool(((v == 0) | (v == 1)).all()) and bool((v == 1).any()):
-            rows = torch.randperm(v.shape[-2] if v.ndim > 1 else v.numel(), generator=chance)
-            made[name] = v.index_select(max(v.ndim - 2, 0), rows.to(v.device)) if v.ndim else v
-        else:
-            found = drawn(chance, v).to(v)
-            signed = bool((v < 0).any()) or not bool(v.any())
-            made[name] = found if signed else found.abs()
-    return made
-
-
-def _normals(chance: torch.Generator, v: Tensor) -> Tensor:
-    return torch.randn(v.shape, generator=chance, dtype=torch.float64)
-
-
-def _picked(values: Tensor, chance: torch.Generator, v: Tensor) -> Tensor:
-    """Return some of `values` in the shape of v."""
-    return values[torch.randint(len(values), v.shape, generator=chance)]
 
 
 def _edges(program: Program) -> Tensor:
@@ -118,10 +87,6 @@ def _edges(program: Program) -> Tensor:
 
 
 _CHOOSING = {"gt", "lt", "ge", "le", "eq", "ne", "clamp", "clamp_min", "clamp_max", "threshold"}
-
-
-def _ties(chance: torch.Generator, v: Tensor) -> Tensor:
-    return torch.randint(-2, 3, v.shape, generator=chance).double() / 2
 
 
 # -- why they hid it

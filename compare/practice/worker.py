@@ -20,7 +20,7 @@ from compare.practice.parser import text_of
 from compare.practice.result import RIGHT, WRONG, Finding
 from compare.practice.training import train
 from compare.proof.bits import compare_bits
-from compare.proof.draws import generator
+from compare.proof.other_inputs import uniform
 from compare.proof.program import Opaque
 from compare.proof.verdict import WRONG as IS_WRONG
 from compare.proof.verdict import Verdict
@@ -134,9 +134,7 @@ class _Trial:
 def _elsewhere(given: Named) -> Named:
     """Return numbers of the same shapes, drawn at random: what starts at 0 or 1 hides bugs."""
     return {
-        name: value
-        if name.startswith(("mask", "mean", "var"))
-        else torch.rand(value.shape, generator=generator(name), dtype=value.dtype) * 2 - 1
+        name: value if name.startswith(("mask", "mean", "var")) else uniform(name, value)
         for name, value in given.items()
     }
 

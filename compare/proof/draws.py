@@ -1,4 +1,4 @@
-"""Random numbers that nobody else draws: cotangents, and inputs beside someone's own.
+"""Random numbers that nobody else draws, and cotangents of them.
 
 A generator seeded by 0 or 1 gives the very numbers of a user's `torch.manual_seed(0)`, and a pass
 that mistakes the one for the other would be right by accident. So ours are seeded by a digest of
@@ -29,44 +29,3 @@ def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
     found = (size * sign).flatten()
     found[:1] = -(1 + found[:1].abs() / 3)
     return found.reshape(like.shape).to(like)
-
-
-def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
-    """Return another input close by: each float moved by a `share` of it or so, zeros off zero too.
-
-    Seeded by the name, so that equal inputs move apart. An infinity stays, as in a mask.
-    """
-    if not tensor.is_floating_point() or not tensor.numel():
-        return tensor.clone()
-    chance = generator("beside", name, tuple(tensor.shape))
-    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
-    size = tensor.detach().double().abs()
-    largest = size[size.isfinite()].max() if bool(size.isfinite().any()) else size.new_zeros(())
-    scale = torch.where(size == 0, largest.clamp_min(2.0**-10), size)
-    moved = (tensor.detach().double() + scale * (noise + 0.25) * share).to(tensor.dtype)
-    return torch.where(tensor.isfinite(), moved, tensor.detach())
-
-
-def hardly_beside(name: str, tensor: Tensor) -> Tensor:
-    """Return another input so close that few branches go elsewhere: a float, or 2^-20 off."""
-    far = beside(name, tensor)
-    if not tensor.is_floating_point():
-        return far
-    near = tensor + (far - tensor) * 2.0**-14
-    near = torch.where(near == tensor, torch.nextafter(tensor, far), near)
-    return torch.where(tensor.isfinite(), near, tensor)
-
-
-def elsewhere(name: str, tensor: Tensor) -> Tensor:
-    """Return another input of the same kind: floats moved a little, rows of 0 and 1 shuffled.
-
-    A mask stays a mask then, and a class a class.
-    """
-    codes = (tensor == 0) | (tensor == 1)
-    if not tensor.is_floating_point() or not tensor.numel() or not bool(codes.all()):
-        return beside(name, tensor)
-    rows = max(tensor.ndim - 2, 0)
-    if not tensor.ndim or tensor.shape[rows] < 2:
-        return tensor.clone()
-    order = torch.randperm(tensor.shape[rows], generator=generator("shuffled", name))
-    return tensor.index_select(rows, order.to(tensor.device))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Balls
-from compare.proof.draws import beside, hardly_beside
 from compare.proof.formula import same_formula, size
 from compare.proof.lift import Missing, lift
+from compare.proof.other_inputs import beside, hardly_beside
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 

@@ -5,6 +5,7 @@ core ATen decompositions keep the list of operations short.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
-from compare.proof.draws import beside, hardly_beside
 from compare.proof.lift import Floats, evaluate
-from compare.proof.others import other
+from compare.proof.other_inputs import beside, hardly_beside, other
 from compare.proof.program import Key, Opaque, Program, operation, root, text_of
 from compare.proof.recorder import Recorder
 from compare.torch_private import decompositions
@@ -190,7 +190,7 @@ def _check_complete(
     while it was made: then no number crept in unseen. Where its operations are others, a branch
     went elsewhere, and the inputs are moved as little as they can be seen to move.
     """
-    for move in (beside, _of_its_kind, hardly_beside):
+    for move in (beside, functools.partial(other, leaf=True), hardly_beside):
         moved = [move(name, tensor) for name, tensor in at.items()]
         try:
             expected = function(*(tensor.clone() for tensor in moved))
@@ -214,10 +214,6 @@ def _check_complete(
         "other inputs, so part of its work is not torch's (numpy, a kernel of its own), or it "
         "reads memory that nobody wrote (torch.empty)"
     )
-
-
-def _of_its_kind(name: str, tensor: Tensor) -> Tensor:
-    return other(name, tensor, leaf=True)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

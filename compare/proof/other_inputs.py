@@ -1,10 +1,17 @@
-"""Other inputs of the kind of the given ones, for a second judgement beside these.
+"""Other inputs than the given ones, of the same shapes: every kind of them that is drawn.
 
-Inputs are often of a kind that a pass may rely on: rows that sum to 1, a symmetric matrix, one-hot
-rows, a mask, sorted numbers, zeros that were pruned. So another input is made of the given one's
-own rows, each mixed with another: a mixture has the range, the sums, the signs and the empty
-columns of what it is mixed from.
+`beside` moves each number a little, `hardly_beside` so little that few branches go elsewhere, and
+`elsewhere` leaves masks and classes what they are. `other` keeps what a pass may rely on; `scaled`
+is its like for parameters. Inputs drawn afresh are `normals`, `ties` or numbers `picked` from a
+list, each by `drawn`, which keeps masks and signs; and `uniform`, which keeps nothing.
+
+What a pass may rely on: rows that sum to 1, a symmetric matrix, one-hot rows, a mask, sorted
+numbers, zeros that were pruned. So `other` is made of the given one's own rows, each mixed with
+another: a mixture has the range, the sums, the signs and the empty columns of what it is mixed
+from.
 """
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +21,99 @@ from compare.proof.kinds import kind_of, lines, turned
 
 NEAREST, FURTHEST = 1 / 64, 1 / 8  # how much of another row is mixed in
 _SUMS = "sums of 1", "sums of 0"
+
+
+def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
+    """Return another input close by: each float moved by a `share` of it or so, zeros off zero too.
+
+    Seeded by the name, so that equal inputs move apart. An infinity stays, as in a mask.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor.clone()
+    chance = generator("beside", name, tuple(tensor.shape))
+    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
+    size = tensor.detach().double().abs()
+    largest = size[size.isfinite()].max() if bool(size.isfinite().any()) else size.new_zeros(())
+    scale = torch.where(size == 0, largest.clamp_min(2.0**-10), size)
+    moved = (tensor.detach().double() + scale * (noise + 0.25) * share).to(tensor.dtype)
+    return torch.where(tensor.isfinite(), moved, tensor.detach())
+
+
+def hardly_beside(name: str, tensor: Tensor) -> Tensor:
+    """Return another input so close that few branches go elsewhere: a float, or 2^-20 off."""
+    far = beside(name, tensor)
+    if not tensor.is_floating_point():
+        return far
+    near = tensor + (far - tensor) * 2.0**-14
+    near = torch.where(near == tensor, torch.nextafter(tensor, far), near)
+    return torch.where(tensor.isfinite(), near, tensor)
+
+
+def elsewhere(name: str, tensor: Tensor) -> Tensor:
+    """Return another input of the same kind: floats moved a little, rows of 0 and 1 shuffled.
+
+    A mask stays a mask then, and a class a class.
+    """
+    if not tensor.is_floating_point() or not tensor.numel() or not _is_codes(tensor):
+        return beside(name, tensor)
+    return _shuffled(tensor, generator("shuffled", name))
+
+
+def _is_codes(values: Tensor) -> bool:
+    """Whether all is 0 or 1."""
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _shuffled(values: Tensor, chance: torch.Generator) -> Tensor:
+    """Return its rows in another order."""
+    if not values.ndim:
+        return values.clone()
+    rows = max(values.ndim - 2, 0)
+    order = torch.randperm(values.shape[rows], generator=chance)
+    return values.index_select(rows, order.to(values.device))
+
+
+def drawn(
+    inputs: Mapping[str, Tensor], kind: Callable[[torch.Generator, Tensor], Tensor], seed: int
+) -> dict[str, Tensor]:
+    """Return inputs of the same shapes drawn afresh, each by a `kind`.
+
+    Whole numbers and booleans stay: they are places and masks, and code may branch on them. Of
+    floats that are all 0 or 1 (a mask, a class) the rows are shuffled; floats that are nowhere
+    negative stay so.
+    """
+    made: dict[str, Tensor] = {}
+    for name, value in inputs.items():
+        v, chance = value.detach(), generator("drawn", name, tuple(value.shape), seed)
+        if not v.is_floating_point() or not v.numel():
+            made[name] = v.clone()
+        elif _is_codes(v) and bool(v.any()):
+            made[name] = _shuffled(v, chance)
+        else:
+            found = kind(chance, v).to(v)
+            signed = bool((v < 0).any()) or not bool(v.any())
+            made[name] = found if signed else found.abs()
+    return made
+
+
+def normals(chance: torch.Generator, like: Tensor, size: float = 1) -> Tensor:
+    """Draw normals of that size."""
+    return size * torch.randn(like.shape, generator=chance, dtype=torch.float64)
+
+
+def ties(chance: torch.Generator, like: Tensor) -> Tensor:
+    """Draw halves from -1 to 1: zeros, and equal numbers."""
+    return torch.randint(-2, 3, like.shape, generator=chance).double() / 2
+
+
+def picked(values: Tensor, chance: torch.Generator, like: Tensor) -> Tensor:
+    """Draw some of `values`."""
+    return values[torch.randint(len(values), like.shape, generator=chance)]
+
+
+def uniform(name: str, like: Tensor) -> Tensor:
+    """Return numbers from -1 to 1."""
+    return torch.rand(like.shape, generator=generator(name), dtype=like.dtype) * 2 - 1
 
 
 def other(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compare.proof.kinds import Lines, Turned, but_for_rounding, kind_of, lines, turned
-from compare.proof.others import FURTHEST, NEAREST, other, scaled
+from compare.proof.other_inputs import FURTHEST, NEAREST, other, scaled
 
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 
