@@ -13,6 +13,7 @@ import flint
 import torch
 from torch import Tensor, fx
 
+from compare.proof.arithmetic import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
 from compare.proof.formula import pairs
@@ -76,11 +77,11 @@ class Floats:
         return self.dtype(value) if isinstance(value, torch.dtype) else value
 
 
-class _Node:
-    """What a row may ask for besides numbers: its node's float run, and the arithmetic itself."""
+class _Call:
+    """The arithmetic as a row is given it, see `arithmetic.Call`."""
 
     def __init__(
-        self, n: Balls | Bounds, name: str, overload: str, floats: list[Tensor], out: Any
+        self, n: Arithmetic[Any], name: str, overload: str, floats: list[Tensor], out: Any
     ) -> None:
         self.arithmetic = n
         self.name, self.overload, self.floats, self.out = name, overload, floats, out
@@ -105,7 +106,7 @@ class _Node:
 
 def lift(
     program: Program,
-    n: Balls | Bounds | Floats,
+    n: Arithmetic[Any] | Floats,
     inputs: Mapping[str, Tensor],
     lifted: Mapping[str, Any] | None = None,
     overrides: Mapping[Any, Lifted] | None = None,
@@ -182,7 +183,7 @@ def _laid_out(value: Lifted, like: Tensor) -> Lifted:
 
 
 def _decided(
-    n: Balls | Bounds, name: str, node: fx.Node, values: Mapping[fx.Node, Lifted], out: Any
+    n: Arithmetic[Any], name: str, node: fx.Node, values: Mapping[fx.Node, Lifted], out: Any
 ) -> Any:
     """Return what the float run decided; but where autograd's own slope is 0, what is 0 exactly.
 
@@ -200,11 +201,11 @@ def _decided(
     return out & ~other if name == "eq" else out | other
 
 
-def _exact(n: Balls | Bounds | Floats, values: Tensor) -> Any:
+def _exact(n: Arithmetic[Any] | Floats, values: Tensor) -> Any:
     return n.exact(values) if values.is_floating_point() else values
 
 
-def _made(n: Balls | Bounds, values: Tensor) -> Any:
+def _made(n: Arithmetic[Any], values: Tensor) -> Any:
     """Return a tensor that the code made: of so many numbers nobody has written each."""
     if not values.is_floating_point():
         return values
@@ -212,7 +213,7 @@ def _made(n: Balls | Bounds, values: Tensor) -> Any:
     return n.made(values) if few else n.exact(values)
 
 
-def compute(n: Balls | Bounds | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
+def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
     """Return a constant, or what an operation gives of the values that it takes."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda at: values[at].floats)
     if isinstance(n, Floats):
@@ -227,7 +228,7 @@ def compute(n: Balls | Bounds | Floats, node: fx.Node, values: Mapping[fx.Node, 
 
 
 def _numbers(
-    n: Balls | Bounds, node: fx.Node, args: Any, kwargs: Any, out: Any,
+    n: Arithmetic[Any], node: fx.Node, args: Any, kwargs: Any, out: Any,
     values: Mapping[fx.Node, Lifted],
 ) -> Any:  # fmt: skip
     """Return the numbers of an operation whose float run took these arguments and gave `out`."""
@@ -260,7 +261,7 @@ def _numbers(
         return Missing(f"{node.target}", "with a rounding_mode")
 
     tensors = [values[source].floats for source in node.all_input_nodes]
-    row = _Node(n, name, overload, tensors, out)
+    row = _Call(n, name, overload, tensors, out)
 
     def number(value: Any) -> Any:
         if isinstance(value, float) and name not in MOVES:
@@ -288,18 +289,19 @@ def _numbers(
 _NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
 
 
-def _row(row: _Node, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Apply the operation's row in the table."""
+    n = row.arithmetic
     if name in ROWS:
         return ROWS[name](row, *args, **kwargs)
     if name in MOVES:
         if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
             raise TypeError("reads numbers as another type's bits")
-        return move(row, target, *args, **kwargs)
+        return move(n, target, *args, **kwargs)
     if isinstance(args[0], list | tuple):  # cat
-        return join(row, args[0], lambda places: target(places, *args[1:], **kwargs))
+        return join(n, args[0], lambda places: target(places, *args[1:], **kwargs))
     parts, rest = args[:2], args[2:]  # the *_scatter family
-    return join(row, parts, lambda places: target(*places, *rest, **kwargs))
+    return join(n, parts, lambda places: target(*places, *rest, **kwargs))
 
 
 def _flat(values: Any) -> list[Any]:

@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compare.proof.arithmetic import Arithmetic, Call, N
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 
 aten = torch.ops.aten
+
+_Several = tuple[Any, ...]  # what an operation gives that gives more than one tensor
 
 #: Operations that only move numbers: they are done to a tensor of places instead.
 MOVES = SAME_SHAPE | RESHAPES | PICKS | {
@@ -37,15 +40,15 @@ def _places(shape: Sequence[int], start: int = 0) -> Tensor:
     return torch.arange(start, start + count).reshape(tuple(shape))
 
 
-def move(n: Any, operation: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kwargs: Any) -> N:
     """Return the numbers of x where `operation` moves them."""
     there = operation(_places(x.shape), *args, **kwargs)
     if isinstance(there, Tensor):
         return n.take(x, there)
-    return [n.take(x, places) for places in there]
+    return [n.take(x, places) for places in there]  # type: ignore[return-value]  # of a split
 
 
-def join(n: Any, parts: Sequence[Any], call: Callable[[list[Tensor]], Tensor]) -> Any:
+def join(n: Arithmetic[N], parts: Sequence[N], call: Callable[[list[Tensor]], Tensor]) -> N:
     """Return the numbers of all parts where `call` puts them."""
     starts, places = 0, []
     for part in parts:
@@ -54,7 +57,7 @@ def join(n: Any, parts: Sequence[Any], call: Callable[[list[Tensor]], Tensor]) -
     return n.take(n.join(parts), call(places))
 
 
-def _in_memory(size: Sequence[int], stride: Sequence[int], offset: int) -> Tensor:
+def _in_memory(size: Sequence[int], stride: Sequence[int], offset: Any) -> Tensor:
     """Return where in memory each element of a tensor that is laid out so lies."""
     there = torch.full(tuple(size), offset)
     for k, (count, step) in enumerate(zip(size, stride, strict=True), start=1):
@@ -63,7 +66,7 @@ def _in_memory(size: Sequence[int], stride: Sequence[int], offset: int) -> Tenso
 
 
 def _places_in_memory(
-    n: Any, size: Sequence[int], stride: Sequence[int], offset: int | None
+    n: Call[N], size: Sequence[int], stride: Sequence[int], offset: int | None
 ) -> Tensor:
     """Return which elements of the float run's tensor as_strided names; raises ValueError."""
     held = n.floats[0]
@@ -80,12 +83,12 @@ def _places_in_memory(
     return found
 
 
-def _as_strided(n: Any, x: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+def _as_strided(n: Call[N], x: N, size: Any, stride: Any, storage_offset: int | None = None) -> N:
     return n.take(x, _places_in_memory(n, size, stride, storage_offset))
 
 
 def _as_strided_scatter(
-    n: Any, x: Any, source: Any, size: Any, stride: Any, storage_offset: int | None = None
+    n: Call[N], x: N, source: N, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
     there = _places_in_memory(n, size, stride, storage_offset)
     places = _places(x.shape).flatten()
@@ -93,41 +96,41 @@ def _as_strided_scatter(
     return n.take(n.join([x, source]), places.reshape(tuple(x.shape)))
 
 
-def _scaled(x: Any, alpha: float | Any) -> Any:
+def _scaled(x: N, alpha: float | N) -> N:
     return x if isinstance(alpha, int | float) and alpha == 1 else x * alpha
 
 
-def _add(n: Any, x: Any, y: Any, alpha: Any = 1) -> Any:
+def _add(n: Call[N], x: N, y: N, alpha: N | int = 1) -> N:
     return x + _scaled(y, alpha)
 
 
-def _sub(n: Any, x: Any, y: Any, alpha: Any = 1) -> Any:
+def _sub(n: Call[N], x: N, y: N, alpha: N | int = 1) -> N:
     return x - _scaled(y, alpha)
 
 
-def _addmm(n: Any, c: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> Any:
+def _addmm(n: Call[N], c: N, a: N, b: N, beta: N | int = 1, alpha: N | int = 1) -> N:
     return _scaled(c, beta) + _scaled(n.matmul(a, b), alpha)
 
 
-def _relu(n: Any, x: Any) -> Any:
+def _relu(n: Call[N], x: N) -> N:
     return n.maximum(x, _zero(n))
 
 
-def _zero(n: Any) -> Any:
+def _zero(n: Call[N]) -> N:
     return n.exact(torch.zeros(()))
 
 
-def _leaky_relu(n: Any, x: Any, slope: Any = None) -> Any:
+def _leaky_relu(n: Call[N], x: N, slope: N | None = None) -> N:
     slope = n.constant(0.01, n.dtype) if slope is None else slope
     return n.maximum(x, _zero(n)) + n.minimum(x, _zero(n)) * slope
 
 
-def _elu(n: Any, x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
+def _elu(n: Call[N], x: N, alpha: N | int = 1, scale: N | int = 1, input_scale: N | int = 1) -> N:
     below = n.minimum(x, _zero(n))
     return (n.maximum(x, _zero(n)) + n.function("expm1", below * input_scale) * alpha) * scale
 
 
-def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
+def _gelu(n: Call[N], x: N, approximate: str = "none") -> N:
     half = x * 0.5
     if approximate == "none":
         return half * (1 + n.function("erf", x * _root_half(n)))
@@ -137,25 +140,25 @@ def _gelu(n: Any, x: Any, approximate: str = "none") -> Any:
     return half * (1 + n.function("tanh", inner))
 
 
-def _root_half(n: Any) -> Any:
+def _root_half(n: Call[N]) -> N:
     return n.constant(0.7071067811865476, n.dtype)
 
 
-def _softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
+def _softmax(n: Call[N], x: N, dim: int, _half_to_float: bool = False) -> N:
     e = n.function("exp", x - n.amax(x, [dim], True))
     return e / n.sum(e, [dim], True)
 
 
-def _log_softmax(n: Any, x: Any, dim: int, _half_to_float: bool = False) -> Any:
+def _log_softmax(n: Call[N], x: N, dim: int, _half_to_float: bool = False) -> N:
     shifted = x - n.amax(x, [dim], True)
     return shifted - n.function("log", n.sum(n.function("exp", shifted), [dim], True))
 
 
-def _sum(n: Any, x: Any, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> Any:
+def _sum(n: Call[N], x: N, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> N:
     return n.sum(x, _dims(dim), keepdim)
 
 
-def _mean(n: Any, x: Any, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> Any:
+def _mean(n: Call[N], x: N, dim: Sequence[int] | int | None = None, keepdim: bool = False) -> N:
     return n.sum(x, _dims(dim), keepdim) / _count(x, _dims(dim))
 
 
@@ -163,29 +166,29 @@ def _dims(dim: Sequence[int] | int | None) -> list[int]:
     return [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
 
 
-def _count(x: Any, dims: Sequence[int]) -> int:
+def _count(x: N, dims: Sequence[int]) -> int:
     count = 1
     for d in dims or range(x.ndim):
         count *= x.shape[d]
     return count
 
 
-def _var(n: Any, x: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Any:
+def _var(n: Call[N], x: N, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> N:
     dims = _dims(dim)
     middle = x - _mean(n, x, dims or list(range(x.ndim)), True)
     freedom = _count(x, dims) - (1 if correction is None else n.scalar(correction))
     return n.sum(middle * middle, dims, keepdim) / freedom
 
 
-def _amax(n: Any, x: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+def _amax(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N:
     return n.amax(x, list(dim) or list(range(x.ndim)), keepdim)
 
 
-def _amin(n: Any, x: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+def _amin(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N:
     return -_amax(n, -x, dim, keepdim)
 
 
-def _with_index(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N | _Several:
     """max.dim and min.dim: the places are those of the float run, ties as it chose."""
     if dim is None:
         return _extreme_of_all(n, x)
@@ -197,13 +200,13 @@ def _with_index(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -
     return values if keepdim else move(n, torch.squeeze, values, dim), index
 
 
-def _extreme_of_all(n: Any, x: Any) -> Any:
+def _extreme_of_all(n: Call[N], x: N) -> N:
     """max() and min() without a dimension: the element that the float run found."""
     flat = n.floats[0].flatten()
     return n.take(x, (flat == n.out).int().argmax().cpu())
 
 
-def _sorted(n: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+def _sorted(n: Call[N], x: N, *args: Any, **kwargs: Any) -> _Several:
     """Sort and topk, in the order of the float run."""
     numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
     dim = kwargs.get("dim", numbers[-1] if numbers else -1) if n.name == "sort" else (
@@ -212,14 +215,14 @@ def _sorted(n: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return move(n, torch.gather, x, dim, n.out[1].cpu()), n.out[1]
 
 
-def _prod(n: Any, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+def _prod(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N:
     if dim is None:
         return move(n, torch.reshape, n.product(move(n, torch.flatten, x), 0), ())
     kept = n.product(x, dim)
     return kept if keepdim else move(n, torch.squeeze, kept, dim)
 
 
-def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
+def _norm(n: Call[N], x: N, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> N:
     order, dims = float(n.scalar(ord)), _dims(dim)
     size = n.function("abs", x)
     if order == float("inf"):
@@ -235,7 +238,9 @@ def _norm(n: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) 
     return n.power(n.sum(n.power(size, order, n.dtype), dims, keepdim), 1 / order, n.dtype)
 
 
-def _layer_norm(n: Any, x: Any, shape: Sequence[int], w: Any, b: Any, eps: Any) -> Any:
+def _layer_norm(
+    n: Call[N], x: N, shape: Sequence[int], w: N | None, b: N | None, eps: N
+) -> _Several:
     dims = list(range(x.ndim - len(shape), x.ndim))
     mean = _mean(n, x, dims, True)
     rstd = n.function("rsqrt", _var(n, x, dims, 0, True) + eps)
@@ -244,11 +249,11 @@ def _layer_norm(n: Any, x: Any, shape: Sequence[int], w: Any, b: Any, eps: Any) 
     return out if b is None else out + b, mean, rstd
 
 
-def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, momentum: Any, eps: Any) -> Any:  # fmt: skip  # noqa: E501
+def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any, training: bool, momentum: N, eps: N) -> _Several:  # fmt: skip  # noqa: E501
     dims = [d for d in range(x.ndim) if d != 1]
     along = [1, -1] + [1] * (x.ndim - 2)
 
-    def per_channel(v: Any) -> Any:
+    def per_channel(v: N) -> N:
         return move(n, torch.reshape, v, along)
 
     if training:
@@ -272,12 +277,12 @@ def _batch_norm(n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: b
 
 
 def _batch_norm_as_learned(
-    n: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, momentum: Any, eps: Any
+    n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any, momentum: N, eps: N
 ) -> Any:
     return _batch_norm(n, x, w, b, mean, var, False, momentum, eps)
 
 
-def _batch_norm_no_stats(n: Any, x: Any, w: Any, b: Any, *args: Any) -> Any:
+def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any) -> _Several:
     if n.overload == "no_stats":
         _training, momentum, eps = args
         return _batch_norm(n, x, w, b, None, None, True, momentum, eps)
@@ -285,17 +290,17 @@ def _batch_norm_no_stats(n: Any, x: Any, w: Any, b: Any, *args: Any) -> Any:
 
 
 def _group_norm(
-    n: Any, x: Any, w: Any, b: Any, N: int, C: int, HxW: int, group: int, eps: Any
+    n: Call[N], x: N, w: N | None, b: N | None, B: int, C: int, HxW: int, group: int, eps: N
 ) -> Any:
     shape = tuple(x.shape)
-    rows = move(n, torch.reshape, x, (N, group, C // group * HxW))
+    rows = move(n, torch.reshape, x, (B, group, C // group * HxW))
     mean = _mean(n, rows, [2], True)
     rstd = n.function("rsqrt", _var(n, rows, [2], 0, True) + eps)
-    out = move(n, torch.reshape, rows * rstd - mean * rstd, (N, C, HxW))
+    out = move(n, torch.reshape, rows * rstd - mean * rstd, (B, C, HxW))
     along = (1, C, 1)
     out = out if w is None else out * move(n, torch.reshape, w, along)
     out = out if b is None else out + move(n, torch.reshape, b, along)
-    flat = (N, group)
+    flat = (B, group)
     return (
         move(n, torch.reshape, out, shape),
         move(n, torch.reshape, mean, flat),
@@ -303,7 +308,7 @@ def _group_norm(
     )
 
 
-def _index_put(n: Any, x: Any, indices: Sequence[Tensor | None], values: Any, accumulate: bool = False) -> Any:  # fmt: skip  # noqa: E501
+def _index_put(n: Call[N], x: N, indices: Sequence[Tensor | None], values: N, accumulate: bool = False) -> N:  # fmt: skip  # noqa: E501
     full = [slice(None) if i is None else i for i in _cpu(indices)]
     there = _places(x.shape)[tuple(full)]
     spread = move(n, torch.expand_copy, values, there.shape)
@@ -316,13 +321,13 @@ def _cpu(indices: Sequence[Tensor | None]) -> list[Any]:
     return [None if i is None else i.cpu() for i in indices]
 
 
-def _scatter_add(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
+def _scatter_add(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     index = index.cpu()
     part = move(n, lambda p: p[tuple(slice(s) for s in index.shape)], source)
     return n.scatter_add(x, _places(x.shape).gather(dim, index), part)
 
 
-def _scatter(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
+def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     index = index.cpu()
     if isinstance(source, int):
         source = n.number(float(source))
@@ -331,7 +336,7 @@ def _scatter(n: Any, x: Any, dim: int, index: Tensor, source: Any) -> Any:
     return join(n, [x, source], lambda p: p[0].scatter(dim, index, p[1]))
 
 
-def _pad(n: Any, x: Any, pad: Sequence[int], value: Any = 0) -> Any:
+def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
     inside = F.pad(_places(x.shape), list(pad), value=-1)
     moved = n.take(x, inside)
     if float(n.scalar(value)) == 0:
@@ -352,7 +357,7 @@ def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
     return places
 
 
-def _convolution(n: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int) -> Any:  # fmt: skip  # noqa: E501
+def _convolution(n: Call[N], x: N, w: N, b: N | None, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     shape = tuple(n.out.shape)
     if transposed:
         out = _spread(n, x, w, shape, stride, padding, dilation, groups)
@@ -367,7 +372,7 @@ def _convolution(n: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dila
 
 
 def _columns(
-    n: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    n: Call[N], x: N, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """Return the windows of x as (groups, N * outputs, C / groups * kernel)."""
     places = _windows(x.shape, kernel, stride, padding, dilation)
@@ -398,7 +403,7 @@ def _to_rows(p: Tensor, groups: int) -> Tensor:
     return there.reshape(groups, -1, channels // groups)
 
 
-def _spread(n: Any, g: Any, w: Any, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> Any:  # fmt: skip  # noqa: E501
+def _spread(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     """Return the transpose of a convolution: each output's kernel added under its window."""
     rows = move(n, _to_rows, g, groups)
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1), w)
@@ -407,7 +412,7 @@ def _spread(n: Any, g: Any, w: Any, shape: Sequence[int], stride: Any, padding: 
     return n.scatter_add(n.exact(torch.zeros(tuple(shape))), there, n.matmul(rows, kernels))
 
 
-def _convolution_backward(n: Any, g: Any, x: Any, w: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> Any:  # fmt: skip  # noqa: E501
+def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> _Several:  # fmt: skip  # noqa: E501
     """Return the gradients of input, weight and bias, each None where the mask leaves it out."""
     k = len(w.shape) - 2
     big, small = (g, x) if transposed else (x, g)
@@ -454,19 +459,19 @@ def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, c
     return places, by.round()
 
 
-def _avg_pool(n: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> Any:  # fmt: skip  # noqa: E501
+def _avg_pool(n: Call[N], x: N, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> N:  # fmt: skip  # noqa: E501
     places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
     return n.sum(n.take(x, places), [-1], False) / n.exact(by)
 
 
-def _avg_pool_backward(n: Any, g: Any, x: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: Any) -> Any:  # fmt: skip  # noqa: E501
+def _avg_pool_backward(n: Call[N], g: N, x: N, kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: Any) -> N:  # fmt: skip  # noqa: E501
     places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
     share = move(n, torch.unsqueeze, g / n.exact(by), -1)
     spread = move(n, torch.expand_copy, share, places.shape)
     return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), places, spread)
 
 
-def _max_pool(n: Any, x: Any, *_args: Any, **_kwargs: Any) -> Any:
+def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Several:
     """Take the elements that the float run chose."""
     index = n.out[1]
     flat = move(n, torch.flatten, x, -2)
@@ -474,14 +479,14 @@ def _max_pool(n: Any, x: Any, *_args: Any, **_kwargs: Any) -> Any:
     return move(n, torch.reshape, values, tuple(index.shape)), index
 
 
-def _max_pool_backward(n: Any, g: Any, x: Any, *args: Any) -> Any:
+def _max_pool_backward(n: Call[N], g: N, x: N, *args: Any) -> N:
     index = args[-1].cpu()
     plane = _places(x.shape).flatten(-2)
     there = plane.gather(-1, index.flatten(-2))
     return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), there, move(n, torch.flatten, g, -2))
 
 
-def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
+def _cast(n: Call[N], x: N, **_kwargs: Any) -> N:
     """Change the dtype: a rounding where it gets narrower, and no other."""
     was = n.floats[-1].dtype
     return n.rounded(x) if n.dtype.itemsize < was.itemsize or (
@@ -489,12 +494,12 @@ def _cast(n: Any, x: Any, **_kwargs: Any) -> Any:
     ) else x  # fmt: skip
 
 
-def _copy(n: Any, x: Any, y: Any, *_: Any) -> Any:
+def _copy(n: Call[N], x: N, y: N, *_: Any) -> N:
     """Write y into x, which keeps its shape and its dtype."""
     return n.shaped(_cast(n, y), x.shape)
 
 
-def _pow(n: Any, x: Any, y: Any) -> Any:
+def _pow(n: Call[N], x: N, y: N) -> N:
     exponent = n.scalar(y)
     if exponent is not None:
         return n.power(x, exponent, n.dtype)
@@ -503,7 +508,7 @@ def _pow(n: Any, x: Any, y: Any) -> Any:
     return n.function("exp", y * logarithm)
 
 
-def _clamp(n: Any, x: Any, low: Any = None, high: Any = None) -> Any:
+def _clamp(n: Call[N], x: N, low: Any = None, high: Any = None) -> N:
     out = x if low is None else n.maximum(x, low)
     return out if high is None else n.minimum(out, high)
 
@@ -511,14 +516,14 @@ def _clamp(n: Any, x: Any, low: Any = None, high: Any = None) -> Any:
 def _in_narrow_sums(row: Callable[..., Any]) -> Callable[..., Any]:
     """Return the row of a kernel that may hold its sums in half precision (float16 on the CPU)."""
 
-    def inside(n: Any, *args: Any, **kwargs: Any) -> Any:
+    def inside(n: Call[Any], *args: Any, **kwargs: Any) -> Any:
         with n.in_narrow_sums():
             return row(n, *args, **kwargs)
 
     return inside
 
 
-def _log_of(n: Any, number: int) -> Any:
+def _log_of(n: Call[N], number: int) -> N:
     return n.function("log", n.exact(torch.tensor(float(number))))
 
 
