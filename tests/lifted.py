@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.lift import Missing, lift
+from compare.proof.lift import Unsupported, lift
 from compare.proof.program import Program
 from compare.proof.rounding import bounds_for
 from compare.proof.trace import trace
@@ -91,16 +91,16 @@ def three_ways(
     function: Callable[..., dict[str, Tensor]],
     inputs: dict[str, Tensor],
     program: Program | None = None,
-) -> tuple[Program, dict[str, Ways | Missing]]:
+) -> tuple[Program, dict[str, Ways | Unsupported]]:
     """Run a function that returns named tensors, and lift its program to balls and to bounds."""
     program = program or trace(function, inputs)
     balls = lift(program, Balls(), inputs)
     bounds = lift(program, bounds_for(program, inputs.values()), inputs)
     floats = function(**{name: value.clone() for name, value in inputs.items()})
-    found: dict[str, Ways | Missing] = {}
+    found: dict[str, Ways | Unsupported] = {}
     for name, value in floats.items():
         numbers = balls[name].numbers, bounds[name].numbers
-        missing = next((one for one in numbers if isinstance(one, Missing)), None)
+        missing = next((one for one in numbers if isinstance(one, Unsupported)), None)
         if missing:
             found[name] = missing
             continue

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Balls
-from compare.proof.lift import Missing, lift
+from compare.proof.lift import Unsupported, lift
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS
 from compare.proof.program import Program
 from compare.proof.trace import trace
@@ -82,10 +82,10 @@ def test_an_operation_outside_the_table_is_named() -> None:
     outputs = lift(trace(forward, {"x": x}), Balls(), {"x": x})
     for name in ("strange", "after"):
         missing = outputs[name].numbers
-        assert isinstance(missing, Missing)
+        assert isinstance(missing, Unsupported)
         assert "special_bessel_j0" in str(missing)
         assert "compare/proof/operations.py" in str(missing)
-    assert not isinstance(outputs["beside"].numbers, Missing)
+    assert not isinstance(outputs["beside"].numbers, Unsupported)
 
 
 @pytest.mark.parametrize("mode", ["floor", "trunc"])

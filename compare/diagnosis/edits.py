@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from compare.diagnosis.expressions import SAME
 from compare.diagnosis.samples import Nodes, Value
 from compare.proof.balls import Balls
-from compare.proof.lift import Floats, Lifted, Missing, compute
+from compare.proof.lift import Floats, Lifted, Unsupported, compute
 from compare.proof.program import Program, above, operation
 
 # Every dtype of floats is float64 here, so that nothing is rounded on the way.
@@ -70,7 +70,7 @@ class Way:
     def balls(self, values: Nodes, edit: Edit, sample: int, n: Balls) -> Any:
         """Return the quantity with the edit in balls, None where it cannot be."""
         found = self._again(values, edit, sample, n, lambda v: v)
-        return found.numbers if found and not isinstance(found.numbers, Missing) else None
+        return found.numbers if found and not isinstance(found.numbers, Unsupported) else None
 
     def _again(
         self, values: Nodes, edit: Edit, sample: int, n: Balls | Floats,

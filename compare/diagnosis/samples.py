@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.lift import Cache, Lifted, Missing, lift
+from compare.proof.lift import Cache, Lifted, Unsupported, lift
 from compare.proof.other_inputs import elsewhere
 from compare.proof.pair import Pair
 from compare.proof.program import Program
@@ -91,5 +91,5 @@ def _every(
     return {
         node: Value(value.floats, value.numbers)
         for node, value in cache.items()
-        if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Missing)
+        if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Unsupported)
     }

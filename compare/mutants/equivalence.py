@@ -20,7 +20,7 @@ from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
 from compare.proof.bounds import Bound
 from compare.proof.formula import same_formula
-from compare.proof.lift import Cache, Lifted, Missing, lift
+from compare.proof.lift import Cache, Lifted, Unsupported, lift
 from compare.proof.program import Key, Program
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
 from compare.proof.rounding import bounds_for
@@ -80,7 +80,7 @@ class Formulas:
         if mismatch(mine.floats, before) is not None or bool(mine.floats.isnan().any()):
             return False
         theirs = self.subject.pair.lifted_reference(reading).outputs[name]
-        if isinstance(mine.numbers, Missing) or isinstance(theirs.numbers, Missing):
+        if isinstance(mine.numbers, Unsupported) or isinstance(theirs.numbers, Unsupported):
             return None
         finite = all(ball.is_finite() for ball in np.asarray(mine.numbers, dtype=object).ravel())
         if not finite and not n.skipped:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from compare.mutants.operators import HAND_ON, KINDS, Draft, Edit, alike, is_operation
+from compare.mutants.operators import HAND_ON, KINDS, Edit, GraphEdit, alike, is_operation
 from compare.proof.lift import Cache, evaluate
 from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
 from compare.proof.source import code_at
@@ -46,7 +46,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
         leads_to = _named_below(program, node)
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
-                draft = Draft(program, node)
+                draft = GraphEdit(program, node)
                 made = _made(program, draft, edit, inputs, cache)
                 if made is None or (key := _key(made.graph)) in known:
                     continue
@@ -57,13 +57,13 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
 
 def plain(program: Program) -> Program:
     """Return the program without operations that hand a tensor on in its own shape and dtype."""
-    draft = Draft(program, next(iter(program.graph.nodes)))
+    draft = GraphEdit(program, next(iter(program.graph.nodes)))
     for node in list(draft.graph.nodes):
         if operation(node) in HAND_ON:
             source = node.all_input_nodes[0] if node.all_input_nodes else None
             same = alike(node, source) and operation(node) not in PICKS
             if source is not None and same:
-                draft.instead(source, of=node)
+                draft.replace(source, of=node)
     return _program(program, draft)
 
 
@@ -84,7 +84,7 @@ def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
 
 def _made(
     program: Program,
-    draft: Draft,
+    draft: GraphEdit,
     edit: Edit,
     inputs: Mapping[str, Tensor],
     known: Cache,
@@ -105,7 +105,7 @@ def _made(
     return made if all(isinstance(value, Tensor) for value in found.values()) else None
 
 
-def _program(program: Program, draft: Draft) -> Program:
+def _program(program: Program, draft: GraphEdit) -> Program:
     draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     (output,) = (n for n in draft.graph.nodes if n.op == "output")
     roots = [root(n) for n in output.args[0]]

@@ -19,7 +19,7 @@ aten = torch.ops.aten
 Floats = Mapping[fx.Node, Any]
 
 
-class Draft:
+class GraphEdit:
     """A copy of a program's graph, to be changed at one operation."""
 
     def __init__(self, program: Program, node: fx.Node) -> None:
@@ -53,12 +53,12 @@ class Draft:
         made.meta |= {"val": value, "made": False}
         return made
 
-    def instead(self, new: fx.Node, *, of: fx.Node | None = None) -> None:
+    def replace(self, new: fx.Node, *, of: fx.Node | None = None) -> None:
         """Let everything that takes the operation's result take `new`, but for `new` itself."""
         (of or self.node).replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-Edit = Callable[[Draft], None]
+Edit = Callable[[GraphEdit], None]
 Ways = Iterator[tuple[str, Edit]]
 
 # -- which operations
@@ -119,7 +119,7 @@ def _dropped(node: fx.Node, _floats: Floats) -> Ways:
 
 
 def _take(source: fx.Node) -> Edit:
-    return lambda draft: draft.instead(draft.copies[source])
+    return lambda draft: draft.replace(draft.copies[source])
 
 
 def _sibling(node: fx.Node, _floats: Floats) -> Ways:
@@ -139,7 +139,7 @@ def _sibling(node: fx.Node, _floats: Floats) -> Ways:
 
 
 def _becomes(target: Any) -> Edit:
-    def edit(draft: Draft) -> None:
+    def edit(draft: GraphEdit) -> None:
         draft.node.target = target
 
     return edit
@@ -174,7 +174,7 @@ def _transposed(node: fx.Node, _floats: Floats) -> Ways:
 def _turn(at: int, ndim: int) -> Edit:
     order = [*range(ndim - 2), ndim - 1, ndim - 2]
 
-    def edit(draft: Draft) -> None:
+    def edit(draft: GraphEdit) -> None:
         source = draft.node.args[at]
         assert isinstance(source, fx.Node)
         turned = draft.call(aten.permute.default, source, order, after=source)
@@ -229,7 +229,7 @@ def _count_in(number: float) -> int | None:
 
 
 def _set(where: int | str, value: float) -> Edit:
-    def edit(draft: Draft) -> None:
+    def edit(draft: GraphEdit) -> None:
         if isinstance(where, int):
             draft.node.update_arg(where, value)
         else:
@@ -263,14 +263,14 @@ def _count(node: fx.Node, _floats: Floats) -> Ways:
         if n > 1:
             yield (
                 f"divided by {n - 1} for {n}",
-                lambda d: d.instead(d.call(aten.mul.Tensor, d.node, n / (n - 1), after=d.node)),
+                lambda d: d.replace(d.call(aten.mul.Tensor, d.node, n / (n - 1), after=d.node)),
             )
 
 
 def _sign(node: fx.Node, _floats: Floats) -> Ways:
     """Its result of the other sign."""
     if _is_float(node) and operation(node) not in ("neg", "permute"):
-        yield "its sign turned", lambda d: d.instead(d.call(aten.neg.default, d.node, after=d.node))
+        yield "its sign turned", lambda d: d.replace(d.call(aten.neg.default, d.node, after=d.node))
 
 
 def _stale(node: fx.Node, _floats: Floats) -> Ways:
@@ -301,7 +301,7 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
 def _swap(old: fx.Node, new: fx.Node) -> Edit:
     """Return the edit that has the operation take `new` for `old`, moved up if it comes later."""
 
-    def edit(draft: Draft) -> None:
+    def edit(draft: GraphEdit) -> None:
         wanted = above([draft.copies[new]])
         order = list(draft.graph.nodes)
         for late in order[order.index(draft.node) :]:
@@ -340,8 +340,8 @@ def _one(like: Tensor, at: int, rest: float, there: float) -> Tensor:
 
 
 def _combined(target: Any, constant: Tensor) -> Edit:
-    def edit(draft: Draft) -> None:
-        draft.instead(draft.call(target, draft.node, draft.constant(constant), after=draft.node))
+    def edit(draft: GraphEdit) -> None:
+        draft.replace(draft.call(target, draft.node, draft.constant(constant), after=draft.node))
 
     return edit
 

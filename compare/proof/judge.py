@@ -24,7 +24,7 @@ from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.formula import Formula, pairs, same_formula, size
 from compare.proof.kink import remark
-from compare.proof.lift import Missing
+from compare.proof.lift import Unsupported
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, operation
@@ -135,7 +135,7 @@ class _Judge:
         for side, values in (("by hand", self.by_hand), ("autograd", theirs)):
             if name not in values:
                 return f"{side} it does not come out of the program"
-            if isinstance(values[name].numbers, Missing):
+            if isinstance(values[name].numbers, Unsupported):
                 return f"{side}, {values[name].numbers}"
         mine = np.asarray(self.by_hand[name].numbers, dtype=object)
         skipped = self.lifted.hand().n.skipped

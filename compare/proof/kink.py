@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula, size
-from compare.proof.lift import Missing, lift
+from compare.proof.lift import Unsupported, lift
 from compare.proof.other_inputs import beside, hardly_beside
 from compare.proof.pair import Pair
 from compare.proof.program import Program
@@ -101,6 +101,6 @@ def _reference(pair: Pair, name: str, inputs: Mapping[str, Tensor], at: tuple[in
     """Return the reference's exact value of an element, None where it has none."""
     assert isinstance(pair.reference, Program)
     found = lift(pair.reference, Balls(pair.entries), inputs, only=[name])[name].numbers
-    if isinstance(found, Missing) or not found[at].is_finite():
+    if isinstance(found, Unsupported) or not found[at].is_finite():
         return None
     return found[at]

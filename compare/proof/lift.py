@@ -28,7 +28,7 @@ _TAKES_PLACES = MOVES | JOINS | {
 
 
 @dataclass(frozen=True)
-class Missing:
+class Unsupported:
     """Stands for numbers that could not be lifted: the operation, and why its row cannot do it."""
 
     operation: str
@@ -45,7 +45,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Lifted:
-    """A value: its float run, and its numbers in the arithmetic (or a `Missing`)."""
+    """A value: its float run, and its numbers in the arithmetic (or an `Unsupported`)."""
 
     floats: Tensor
     numbers: Any
@@ -121,7 +121,7 @@ def lift(
     `only` just these outputs are computed, from the overrides nearest above them. What the `cache`
     holds is not computed again; it is filled with what each other node is taken to be. `instead`
     has numbers that take the place of what a node has. A value that depends on an operation without
-    a row is a `Missing`.
+    a row is an `Unsupported`.
     """
     overrides, lifted, instead = overrides or {}, lifted or {}, instead or {}
     known = {} if cache is None else cache
@@ -194,7 +194,7 @@ def _decided(
     if not mask or node.args[1] != 0:
         return out
     numbers = values[node.args[0]].numbers  # type: ignore[index]
-    if isinstance(numbers, Missing | Tensor):
+    if isinstance(numbers, Unsupported | Tensor):
         return out
     other = pairs(lambda a, _b: a.is_finite() and not a.contains(0), numbers, numbers)
     other = torch.from_numpy(other).bool().to(out.device).reshape(out.shape)
@@ -234,16 +234,16 @@ def _numbers(
     """Return the numbers of an operation whose float run took these arguments and gave `out`."""
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
     if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flat(args))):
-        return Missing(f"{node.target}", "it takes or gives complex numbers")
+        return Unsupported(f"{node.target}", "it takes or gives complex numbers")
     if name == "getitem":
         source, index = node.args
         whole = values[source].numbers  # type: ignore[index]
-        return whole if isinstance(whole, Missing) else whole[index]
+        return whole if isinstance(whole, Unsupported) else whole[index]
     first = _first_float(out)
     if first is None:
         return _decided(n, name, node, values, out)
     operands = [values[source].numbers for source in node.all_input_nodes]
-    if missing := next((value for value in operands if isinstance(value, Missing)), None):
+    if missing := next((value for value in operands if isinstance(value, Unsupported)), None):
         return missing
     if name in MADE:
         if "empty" in name:
@@ -256,9 +256,9 @@ def _numbers(
     if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
         return n.exact(out)  # integers as floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
-        return Missing(f"{node.target}")
+        return Unsupported(f"{node.target}")
     if kwargs.get("rounding_mode"):
-        return Missing(f"{node.target}", "with a rounding_mode")
+        return Unsupported(f"{node.target}", "with a rounding_mode")
 
     tensors = [values[source].floats for source in node.all_input_nodes]
     row = _Call(n, name, overload, tensors, out)
@@ -281,7 +281,7 @@ def _numbers(
         if isinstance(out, Tensor):
             found = n.shaped(found, out.shape)
     except Exception as error:  # a use of the operation that its row does not know
-        return Missing(f"{node.target}", f"{error}")
+        return Unsupported(f"{node.target}", f"{error}")
     return found
 
 
@@ -319,7 +319,5 @@ def _formula(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first_float(out: Any) -> Any:
     """Return the first tensor of floats in an operation's result, None if there is none."""
-    tensors = (
-        [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
-    )
-    return next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)
+    tensors = (value for value in _flat([out]) if isinstance(value, Tensor))
+    return next((value for value in tensors if value.is_floating_point()), None)

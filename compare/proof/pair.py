@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.kinds import Lines, Turned, but_for_rounding
-from compare.proof.lift import Lifted, Missing, lift
+from compare.proof.lift import Lifted, Unsupported, lift
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.readings import ANY, AS_WRITTEN, Reading
 from compare.proof.ways import Ways
@@ -132,8 +132,8 @@ class Pair:
 
 
 def _shaped(numbers: Any, shape: tuple[int, ...]) -> Any:
-    """Return numbers in a shape, a Missing as it is."""
-    return numbers if isinstance(numbers, Missing) else numbers.reshape(shape)
+    """Return numbers in a shape, an Unsupported as it is."""
+    return numbers if isinstance(numbers, Unsupported) else numbers.reshape(shape)
 
 
 @dataclass(frozen=True)

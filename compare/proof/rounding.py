@@ -12,7 +12,7 @@ from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
 from compare.proof.formula import pairs, size
-from compare.proof.lift import Missing
+from compare.proof.lift import Unsupported
 from compare.proof.program import Opaque, Program
 
 _INFINITY = flint.arb("inf")
@@ -25,13 +25,13 @@ WORSE = 16.0
 class Side:
     """A quantity on one side, from the by-hand floats above it: exact, and its error's bound."""
 
-    exact: Any  # Array or Missing
-    bound: Any  # Bound or Missing
+    exact: Any  # Array or Unsupported
+    bound: Any  # Bound or Unsupported
 
     @property
     def known(self) -> bool:
         """Whether it could be lifted both ways."""
-        return not isinstance(self.exact, Missing) and isinstance(self.bound, Bound)
+        return not isinstance(self.exact, Unsupported) and isinstance(self.bound, Bound)
 
     def error_in_ulps(self, values: Tensor, beside: "Side | None" = None) -> float | None:
         """Return the largest |values - exact|, in ulps of the largest of what stands there.
@@ -39,7 +39,7 @@ class Side:
         That is the value, the exact one, or what was added up to it `beside`, by the reference:
         where terms cancel to 0, no float is close to it in ulps of itself.
         """
-        if isinstance(self.exact, Missing) or not values.numel():
+        if isinstance(self.exact, Unsupported) or not values.numel():
             return None
         floats = values.detach().double().cpu()
         exact = torch.from_numpy(pairs(lambda a, _b: size(a), self.exact, self.exact))

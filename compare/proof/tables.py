@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
-from compare.proof.lift import Cache, Missing, compute
+from compare.proof.lift import Cache, Unsupported, compute
 from compare.proof.operations import MOVES
 from compare.proof.program import Opaque, Program, operation
 from compare.proof.readings import ANY, AS_WRITTEN
@@ -130,7 +130,7 @@ def _constants(program: Program, n: Balls) -> Iterator[_Table]:
         held[node] = hands_on and all(held[source] for source in sources)
         made[node] = all(made[source] for source in sources) and node.meta.get("made", True)
         known = isinstance(value.floats, Tensor) and value.floats.is_floating_point()
-        if known and value.floats.numel() and not isinstance(value.numbers, Missing):
+        if known and value.floats.numel() and not isinstance(value.numbers, Unsupported):
             yield _Table(node, value.floats, value.numbers, held[node], made[node])
 
 

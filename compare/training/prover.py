@@ -10,11 +10,11 @@ from compare.diagnosis.bitwise import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
 from compare.proof.judge import judge
-from compare.proof.lift import Lifted, Missing, lift
+from compare.proof.lift import Lifted, Unsupported, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, text_of
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.trace import recorded, trace
+from compare.proof.trace import read, recorded
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
 from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named, Step
@@ -158,7 +158,7 @@ class Prover(Stateful):
         n = bounds_for(program, given.values())
         overrides = {name: Lifted(value, n.exact(value)) for name, value in manual.items()}
         found = lift(program, n, given, overrides=overrides, only=names)
-        return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Missing)}
+        return {k: v.numbers for k, v in found.items() if not isinstance(v.numbers, Unsupported)}
 
     def _programs(self, given: Named) -> tuple[_Read, _Read]:
         """Return both programs as they are at what is given."""
@@ -176,7 +176,7 @@ class Prover(Stateful):
         if texts is None or key not in self.programs:
             while len(self.programs) >= KEPT:
                 del self.programs[next(iter(self.programs))]
-            self.programs[key] = _read(function, given)
+            self.programs[key] = read(function, given)
         return self.programs[key]
 
 
@@ -184,10 +184,3 @@ def whole_numbers(given: Named) -> tuple[int, ...]:
     """Return what of `given` is no float: the number of the step."""
     wholes = (value for value in given.values() if not value.is_floating_point())
     return tuple(number for value in wholes for number in value.flatten().tolist())
-
-
-def _read(function: Step, given: Named) -> _Read:
-    try:
-        return trace(function, given)
-    except Opaque as why:
-        return why

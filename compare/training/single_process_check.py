@@ -11,7 +11,7 @@ import torch
 from compare.cases.cases import ACTIVATIONS, Case
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
-from compare.proof.lift import Missing, lift
+from compare.proof.lift import Unsupported, lift
 from compare.proof.program import Opaque
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import trace
@@ -84,7 +84,7 @@ class SingleProcessCheck:
         found = lift(program, bounds_for(program, given.values()), given, only=apart)
         for name in apart:
             bound = found[name].numbers
-            if isinstance(bound, Missing):
+            if isinstance(bound, Unsupported):
                 self.found.decide(UNDECIDED, name, 0.0, str(bound))
                 continue
             assert isinstance(bound, Bound)
