@@ -43,7 +43,8 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
     for node in program.graph.nodes:
         if not is_operation(node):
             continue
-        leads_to = _named_below(program, node)
+        led_to = below(node)
+        leads_to = tuple(name for name, at in program.outputs.items() if at in led_to)
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
                 draft = GraphEdit(program, node)
@@ -74,12 +75,6 @@ def _label(program: Program) -> None:
     for name, node in program.outputs.items():
         returned = f"the returned {name}" if name in program.inputs else name
         node.meta.setdefault("label", returned)
-
-
-def _named_below(program: Program, node: fx.Node) -> tuple[str, ...]:
-    """Return the named outputs that are computed from a node, or are it."""
-    led_to = below(node)
-    return tuple(name for name, at in program.outputs.items() if at in led_to)
 
 
 def _made(

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.draws import generator
-from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, Program, above, below, operation
+from compare.proof.program import (
+    PICKS,
+    RESHAPES,
+    SAME_SHAPE,
+    Program,
+    above,
+    below,
+    like,
+    like_floats,
+    operation,
+)
 from compare.torch_private import arguments
 
 aten = torch.ops.aten
@@ -79,24 +89,10 @@ _IN_ORDER = {"sub", "div", "mm", "bmm", "pow", "where", "gt", "lt", "ge", "le"}
 _ALONG = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_softmax", "prod"}
 
 
-def _value(node: Any) -> Tensor | None:
-    """Return what shape and dtype a node's result has, None where it is no tensor."""
-    found = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return found if isinstance(found, Tensor) else None
-
-
-def _is_float(node: Any) -> bool:
-    value = _value(node)
-    return value is not None and value.is_floating_point()
-
-
 def alike(one: Any, other: Any) -> bool:
     """Whether two nodes are tensors of floats of one shape and dtype."""
-    a, b = _value(one), _value(other)
-    return (
-        a is not None and b is not None and a.is_floating_point()
-        and a.shape == b.shape and a.dtype == b.dtype
-    )  # fmt: skip
+    a, b = like_floats(one), like_floats(other)
+    return a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype
 
 
 def is_operation(node: fx.Node) -> bool:
@@ -110,8 +106,8 @@ def is_operation(node: fx.Node) -> bool:
 def _dropped(node: fx.Node, _floats: Floats) -> Ways:
     """Let one of what it takes stand in its place; leave a sum over a dimension out."""
     along = operation(node) in _ALONG
-    for source in dict.fromkeys(node.all_input_nodes):
-        if _is_float(node) and (alike(source, node) or (along and _is_float(source))):
+    for source in dict.fromkeys(node.all_input_nodes if like_floats(node) is not None else ()):
+        if alike(source, node) or (along and like_floats(source) is not None):
             taken = "left out" if along else f"dropped, {_called(source)} in its place"
             yield taken, _take(source)
     if operation(node) == "permute":
@@ -161,12 +157,12 @@ def _transposed(node: fx.Node, _floats: Floats) -> Ways:
     """Transpose an operand in its last two dimensions."""
     product = operation(node) in ("mm", "bmm")
     for at, source in enumerate(node.args):
-        value = _value(source)
+        value = like(source)
         if value is None or value.ndim < 2 or operation(source) == "permute":  # type: ignore[arg-type]
             continue
         if max(value.shape[-2:]) == 1 or not (product or value.shape[-1] == value.shape[-2]):
             continue
-        if not product and not _is_float(node):
+        if not product and like_floats(node) is None:
             continue
         yield f"{_called(source)} transposed", _turn(at, value.ndim)
 
@@ -240,7 +236,7 @@ def _set(where: int | str, value: float) -> Edit:
 
 def _along(node: fx.Node, _floats: Floats) -> Ways:
     """Take a sum, mean, maximum or softmax over another dimension."""
-    source = _value(node.args[0]) if node.args else None
+    source = like(node.args[0]) if node.args else None
     if operation(node) not in _ALONG or source is None or len(node.args) < 2:
         return
     dims = node.args[1]
@@ -257,7 +253,7 @@ def _along(node: fx.Node, _floats: Floats) -> Ways:
 
 def _count(node: fx.Node, _floats: Floats) -> Ways:
     """Divide a mean by n - 1."""
-    source, out = (_value(n) for n in (node.args[0] if node.args else None, node))
+    source, out = (like(n) for n in (node.args[0] if node.args else None, node))
     if operation(node) == "mean" and source is not None and out is not None and out.numel():
         n = source.numel() // out.numel()
         if n > 1:
@@ -269,7 +265,7 @@ def _count(node: fx.Node, _floats: Floats) -> Ways:
 
 def _sign(node: fx.Node, _floats: Floats) -> Ways:
     """Its result of the other sign."""
-    if _is_float(node) and operation(node) not in ("neg", "permute"):
+    if like_floats(node) is not None and operation(node) not in ("neg", "permute"):
         yield "its sign turned", lambda d: d.replace(d.call(aten.neg.default, d.node, after=d.node))
 
 
@@ -278,7 +274,7 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
     order = list(node.graph.nodes)
     later = below(node)
     for source in dict.fromkeys(node.all_input_nodes):
-        if not _is_float(source):
+        if like_floats(source) is None:
             continue
         for before in dict.fromkeys(source.all_input_nodes):
             if (

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from compare.proof.lift import Cache, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, above
+from compare.proof.program import Opaque, above, like_floats
 from compare.proof.rounding import bounds_for
 from compare.proof.source import shown
 
@@ -37,17 +37,11 @@ def told(pair: Pair, name: str) -> str:
 
 def _narrow(node: fx.Node, dtype: torch.dtype) -> torch.dtype | None:
     """Return the dtype that an operation casts to if it has fewer bits than `dtype` has."""
-    value = _floats(node)
+    value = like_floats(node)
     if value is None or not _fewer_bits(value.dtype, dtype):
         return None
-    of = [source for one in node.all_input_nodes if (source := _floats(one)) is not None]
+    of = [source for one in node.all_input_nodes if (source := like_floats(one)) is not None]
     return value.dtype if any(_fewer_bits(value.dtype, one.dtype) for one in of) else None
-
-
-def _floats(node: fx.Node) -> Tensor | None:
-    """Return an empty tensor of an operation's dtype, None where it gives no floats."""
-    value = node.meta.get("val")
-    return value if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 def _fewer_bits(one: torch.dtype, other: torch.dtype) -> bool:

@@ -148,6 +148,18 @@ def below(node: fx.Node) -> set[fx.Node]:
     return found
 
 
+def like(node: Any) -> Tensor | None:
+    """Return an empty tensor laid out as a node's value, None where that is no tensor."""
+    found = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return found if isinstance(found, Tensor) else None
+
+
+def like_floats(node: Any) -> Tensor | None:
+    """Return the same for a node that gives floats, None for any other."""
+    found = like(node)
+    return found if found is not None and found.is_floating_point() else None
+
+
 def operation(node: fx.Node) -> str:
     """Return the name of a node's ATen operation, without its overload; "" for what is none."""
     if node.op != "call_function":

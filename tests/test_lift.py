@@ -1,0 +1,105 @@
+"""One interpreter: floats are an arithmetic as balls and bounds are, and nothing is kept."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compare.proof.balls import Balls
+from compare.proof.bits import same_bits
+from compare.proof.bounds import Bounds
+from compare.proof.lift import Cache, Floats, Lifted, evaluate, lift
+from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, above, below, operation
+from compare.proof.trace import trace
+
+X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]], dtype=torch.float64)
+
+
+def _two(x: Tensor) -> dict[str, Tensor]:
+    z = x * torch.full((), 0.1, dtype=x.dtype)
+    return {"z": z, "y": torch.exp(z.mT) + torch.tensor(0.5, dtype=x.dtype)}
+
+
+def test_a_program_gives_its_function_s_bits_in_every_arithmetic() -> None:
+    program = trace(_two, {"x": X})
+    for n in (Floats(), Balls(), Bounds()):
+        found = lift(program, n, {"x": X})
+        assert list(found) == list(program.outputs)
+        assert all(same_bits(found[name].floats, value) for name, value in _two(X).items())
+
+
+def test_a_program_runs_in_another_dtype_with_all_that_it_makes() -> None:
+    """A constant that stays float32 would leave a float64 run with 7 digits."""
+    x = X.float()
+    program = trace(_two, {"x": x})
+    cache: Cache = {}
+    wide = evaluate(program, {"x": x.double()}, Floats(lambda _dtype: torch.float64), cache=cache)
+    assert {value.floats.dtype for value in cache.values()} == {torch.float64}
+    torch.testing.assert_close(wide["z"], x.double() * 0.1, rtol=1e-15, atol=0)
+
+
+def test_an_override_is_what_a_value_is_from_there_on_and_the_cache_holds_it() -> None:
+    program = trace(_two, {"x": X})
+    other = X * 3
+    for only in (None, ["y"]):
+        cache: Cache = {}
+        found = evaluate(
+            program, {"x": X}, overrides={"z": Lifted(other, None)}, only=only, cache=cache
+        )
+        assert same_bits(found["y"], torch.exp(other.mT) + 0.5)
+        assert same_bits(cache[program.outputs["z"]].floats, other)
+        assert only or same_bits(found["z"], _two(X)["z"])  # as computed
+    again = evaluate(program, {"x": X}, cache=cache)  # what is known is not computed again
+    assert same_bits(again["z"], other)
+
+
+def test_a_long_program_holds_few_values_at_a_time() -> None:
+    """A run over many layers needs the memory of a few of them."""
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+
+    class Counted(Floats):
+        def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+            nonlocal most
+            out = super().run(node, args, kwargs)
+            alive.add(out)
+            most = max(most, len(alive))
+            return out
+
+    def deep(x: Tensor) -> dict[str, Tensor]:
+        for _ in range(50):
+            x = torch.tanh(x)
+        return {"x": x}
+
+    evaluate(trace(deep, {"x": X}), {"x": X}, Counted())
+    assert 1 <= most <= 3
+
+
+def test_what_hands_numbers_on_is_listed_under_each_name_that_a_program_has() -> None:
+    aten = torch.ops.aten
+
+    def hands_on(x: Tensor) -> dict[str, Tensor]:
+        x = aten.alias_copy(x.contiguous().detach().clone().mT.contiguous().mT)
+        x = aten._unsafe_view(aten.unsqueeze_copy(aten.squeeze_copy(x[None]), 0), [1, 6])
+        return {"y": aten.expand_copy(x, [2, 6])}
+
+    names = {operation(node) for node in trace(hands_on, {"x": X}).graph.nodes} - {""}
+    assert names - {"permute"} <= SAME_SHAPE | RESHAPES | PICKS
+
+
+def test_a_walk_goes_up_to_its_stops_and_down_to_the_end() -> None:
+    program = trace(_two, {"x": X})
+    z, y = program.outputs["z"], program.outputs["y"]
+    assert {*program.placeholders()} < above([y])
+    assert z in above([y])
+    assert z not in above([y], [z])
+    assert not {*program.placeholders()} & above([y], [z])
+    assert above([z], [z]) >= {z, *program.placeholders()}  # an end is no stop of its own
+    assert {z, y} < below(z)
+    assert z not in below(y)
+    assert program.leading_to(["y"], ["z"]) == above([y], [z])
+    assert program.leading_to(["y"], [], [y]) == set()
+    assert (program.ancestors(), program.sources()) == (
+        {"z": set(), "y": {"z"}}, {"z": {"x"}, "y": {"x"}},
+    )  # fmt: skip
