@@ -218,6 +218,12 @@ def _closed(text: str) -> bool:
     return min(depth) == depth[-1] == 0
 
 
+def shape_of(node: Any) -> tuple[int, ...]:
+    """Return the shape of a node's value, none of what is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
 class _Nodes:
     def __init__(self, names: Mapping[fx.Node, str]) -> None:
         self.names = names
@@ -234,8 +240,7 @@ class _Nodes:
         if operation(node) in SAME:
             source: Any = node.args[1 if operation(node) == "copy" else 0]
             found = self.of(source, inside=inside)
-            same = node.meta["val"].shape == source.meta["val"].shape
-            return found if same else leaf(found, node)
+            return found if shape_of(source) == shape_of(node) else leaf(found, node)
         if node not in self.known:
             found = self._node(node)
             found.node = node

@@ -12,10 +12,19 @@ from operator import mul, truediv
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.expressions import ATOM, SUM, Expr, expression, floats, leaf, reduced
+from compare.diagnosis.expressions import (
+    ATOM,
+    SUM,
+    Expr,
+    expression,
+    floats,
+    leaf,
+    reduced,
+    shape_of,
+)
 
 MOST = 60  # ways for any one part of an expression
 
@@ -39,17 +48,17 @@ def left_to_right(one: Any) -> bool:
 
 def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Expr]:
     """Return the sums, and the products of matrices, that have the shape of the quantity."""
-    shape = _shape(way.end)
+    shape = shape_of(way.end)
     nodes = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]
     leaves = {node: leaf(names[node], node) for node in nodes}
     found: list[Expr] = []
     for node, one in leaves.items():
-        size = _shape(node)
+        size = shape_of(node)
         for dim in range(len(size)):
             kept = (*size[:dim], 1, *size[dim + 1 :])
             if shape in (kept, (*size[:dim], *size[dim + 1 :])):
                 found.append(reduced("sum", one, dim - len(size), kept == shape))
-    matrices = [one for node, one in leaves.items() if len(_shape(node)) >= 2]
+    matrices = [one for node, one in leaves.items() if len(shape_of(node)) >= 2]
     for first, second in itertools.permutations(matrices, 2):
         for a, b in itertools.product((first, first.mT), (second, second.mT)):
             left, right = (x.run(floats, lambda node: node.meta["val"]).shape for x in (a, b))
@@ -137,7 +146,7 @@ class _Forms:
         assert one.node is not None
         args: tuple[Any, ...] = one.node.args
         source, dims, keep = args + (None, None, False)[len(args) :]
-        shape = _shape(source)
+        shape = shape_of(source)
         across: Any = [dims] if isinstance(dims, int) else dims or range(len(shape))
         across = sorted(d % len(shape) - len(shape) for d in across)
         found: list[Expr] = []
@@ -154,11 +163,6 @@ class _Forms:
         size = math.prod(shape[d] for d in across)
         means = ([way / size, way * (Expr("as", 1, "1") / size)] for way in found)
         return [one.value, *itertools.chain(*means)]
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _factors(one: Any) -> tuple[list[Any], list[Any], int]:
