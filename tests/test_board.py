@@ -213,7 +213,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 BROKEN = {
     "compare.board.run_folder.heat_maps": MemoryError(),
     "compare.board.run_folder.surface": ValueError("image has wrong mode"),
-    "compare.board.run_folder.Record.add": RuntimeError("planted"),
+    "compare.board.run_folder.StepLog.add": RuntimeError("planted"),
     "compare.board.run_folder.checkpoint.states": MemoryError(),
     "compare.board.run_folder._hparams": ZeroDivisionError("planted"),
 }
