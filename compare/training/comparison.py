@@ -77,7 +77,7 @@ class Judging(Stateful):
             accuracy={side: right(l, y, loss) for side, l in output.items() if network.classes},
             compared={name: difference.total // count for name, difference in found.items()},
             differences={
-                name: at_each_step(ours[name][:, :P], theirs[name][:, :P])
+                name: at_each_step(ours[name][:, :P], theirs[name][:, :P], difference)
                 for name, difference in found.items()
                 if difference.worst
             },

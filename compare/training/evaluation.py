@@ -22,14 +22,14 @@ def evaluate(
     given: Given, state: Named, tally: Tally, autograd: Autograd, off: Opaque | None,
     entries: int | None,
 ) -> None:  # fmt: skip
-    """Judge every layer's value of a prediction of the rows kept back, if there are any.
+    """Judge every layer's value of a prediction of the rows kept back.
 
     The report gets a row for each, and how many rows are right by hand. All networks are compared
     and bounded, the first one is lifted; `off` and `entries` are the lifting's.
     """
     X, y, case, report = given.X_test, given.y_test, given.case, tally.report
-    if X is None or y is None:
-        return
+    assert X is not None
+    assert y is not None
     hand = by_hand_prediction(case)
     asked = {"X": X, **{name: state[name] for name in autograd.learned(X)}}
     with torch.inference_mode():

@@ -158,7 +158,8 @@ class Run(Stateful):
                     raise  # the other ranks may be anywhere
                 self._go_back()  # without the chunk in hand
                 report.interrupted = True
-        if not report.interrupted and self.regular and not self.along.rank:
+        kept_back = self.given.X_test is not None and not self.along.rank
+        if not report.interrupted and self.regular and kept_back:
             evaluate(self.given, self.state, self.tally, self.autograd, *self.lifts)
         if self.last_output is not None and self.last_output.numel() <= MOST_OUTPUT:
             report.output = self.last_output.tolist()
