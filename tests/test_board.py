@@ -243,7 +243,7 @@ def test_the_verdict_survives_its_page(
     """And the JSON is written though the page comes to nothing, and the other way round."""
     monkeypatch.chdir(tmp_path)
     words = "run two_layer --steps 5 --quiet --no-board --json s.json --html s.html"
-    for name, left in (("_repr_html_", "s.json"), ("to_json", "s.html")):
+    for name, left in (("_repr_html_", "s.json"), ("to_dict", "s.html")):
         with monkeypatch.context() as patch:
             patch.setattr(f"compare.report.report.Report.{name}", failing(MemoryError()))
             assert main(words.split()) == 2

@@ -11,7 +11,6 @@ from typing import Any
 from compare.cases.cases import CASES, INITS, Case, Network
 from compare.errors import BadInput, unknown
 
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Network)}
 #: What a run is unless the command line says otherwise: there a None says nothing.
 USUAL: dict[str, Any] = {
     "case": "three_layer", "dtype": "float64", "device": "cpu", "seed": 1, "population": 1,
@@ -63,7 +62,7 @@ def asked(case: Case, options: dict[str, Any], seed: int) -> Case:
 
     Raises BadInput where the case is a listing that stands as it is, or for an unfit value.
     """
-    given = {name: options[name] for name in (*_DEFAULTS, *_OF_THE_CASE) if name in options}
+    given = {name: options[name] for name in _asked_of(case) if name in options}
     if not given:
         return case
     if case.by_hand != "network" or case.sweep:
@@ -106,19 +105,15 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
     base = CASES.get(case.name)
     if base is not None and base.sweep and not case.sweep:
         base = CASES["network"]
-    words: dict[str, Any] = {}
-    if base is not None and isinstance(case.data, functools.partial):
-        path, target = case.data.args
-        base = _on_table(base, path, target, settings["seed"])
-        words = {"data": path} | ({} if target is None else {"target": target})
-        base = dataclasses.replace(base, data=case.data)
     if base is None:
         return None
+    if isinstance(case.data, functools.partial):
+        path, target = case.data.args
+        base = _on_table(base, path, target, settings["seed"])
+        base = dataclasses.replace(base, data=case.data)
+    usual = _asked_of(base) | {"data": None, "target": None}
+    words = {name: v for name, v in _asked_of(case).items() if v != usual[name]}
     if base != case:
-        words |= {n: v for n, v in case.network.question().items() if v != getattr(base.network, n)}
-        for name in ("init", "batch_size"):
-            if getattr(case, name) != getattr(base, name):
-                words[name] = getattr(case, name)
         kept = ("name", "shows", "steps", "promises", "network", "init", "batch_size")
         again = dataclasses.replace(base, **{name: getattr(case, name) for name in kept})
         if again != case or case.by_hand != "network":
@@ -126,6 +121,13 @@ def command(case: Case, steps: int, settings: dict[str, Any]) -> str | None:
     words |= {"steps": steps} | {n: v for n, v in settings.items() if v != USUAL[n]}
     spelled = [_spelled(name, value) for name, value in words.items()]
     return f"python -m compare run {base.name} {' '.join(spelled)}"
+
+
+def _asked_of(case: Case) -> dict[str, Any]:
+    """Return what options ask for it, by their names."""
+    path, target = case.data.args if isinstance(case.data, functools.partial) else (None, None)
+    table = {"data": path, "target": target}
+    return table | case.network.question() | {"init": case.init, "batch_size": case.batch_size}
 
 
 def elsewhere(log_dir: Path) -> str:
@@ -141,10 +143,7 @@ def resuming(folder: Path) -> str:
 
 def agree(words: dict[str, Any], case: Case, settings: dict[str, Any]) -> None:
     """Raise BadInput for a word of the command line that is not so in a run to go on with."""
-    path, target = case.data.args if isinstance(case.data, functools.partial) else (None, None)
-    own = {"init": case.init, "batch_size": case.batch_size, "data": path, "target": target}
-    known = {"case": case.name, **case.network.question(), **own, **settings}
-    for name, value in known.items():
+    for name, value in {"case": case.name, **_asked_of(case), **settings}.items():
         if words.get(name) is not None and words[name] != value:
             said = f"case {words[name]}" if name == "case" else _spelled(name, words[name])
             raise BadInput(
