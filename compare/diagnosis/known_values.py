@@ -76,11 +76,10 @@ def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]
     own = names_in(pair, pair.hand)
     theirs = names_in(pair, pair.reference)
     end = pair.reference.outputs[name]
-    away = {*pair.reference.graph.nodes} - above([end]) - theirs.keys()
-    found = [
-        *_side(pair.hand, [s.hand for s in both], own, below(pair.hand.outputs[name]), own),
-        *_side(pair.reference, [s.reference for s in both], theirs, below(end) | away, None),
-    ]
+    away = below(end) | ({*pair.reference.graph.nodes} - above([end]) - theirs.keys())
+    found = [*_side(pair.hand, [s.hand for s in both], own, below(pair.hand.outputs[name]))]
+    for one in _side(pair.reference, [s.reference for s in both], theirs, away):
+        found.append(replace(one, node=None, rank=2 * one.rank))
     kept: dict[bytes, Known] = {}
     for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
         key = b"".join(_digits(value.near) for value in one.at)
@@ -94,13 +93,9 @@ def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]
 
 
 def _side(
-    program: Program,
-    values: list[Nodes],
-    names: Mapping[fx.Node, str],
-    away: set[fx.Node],
-    own: Mapping[fx.Node, str] | None,
+    program: Program, values: list[Nodes], names: Mapping[fx.Node, str], away: set[fx.Node]
 ) -> Iterator[Known]:
-    """Yield a program's values but for those `away`; `own` are the names of the by-hand one."""
+    """Yield the values of a program but for those `away`."""
     for node in program.graph.nodes:
         passes = operation(node) in SAME and node not in names
         if node in away or passes or not all(node in each for each in values):
@@ -114,8 +109,8 @@ def _side(
         elif len(expr.text) > LONGEST or _NAMELESS.search(expr.text):
             continue
         else:
-            rank = 1 if own is not None else 2
-        yield Known(leaf(expr, at), at, node if own is not None else None, rank)
+            rank = 1
+        yield Known(leaf(expr, at), at, node, rank)
 
 
 def _as_floats(value: Value) -> Value:
