@@ -35,9 +35,9 @@ def whole(what: str, value: Any) -> int:
     raise BadInput(f"{what} is {value!r}: give a whole number")
 
 
-def first_line(error: Exception) -> str:
-    """Return an exception's name and the first line of what it says, of that 160 characters."""
-    first = (str(error).strip().splitlines() or [""])[0][:160]
+def first_line(error: BaseException, most: int = 160) -> str:
+    """Return an exception's name and the first line of what it says, of that so many characters."""
+    first = (str(error).strip().splitlines() or [""])[0][:most]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

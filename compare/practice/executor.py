@@ -15,19 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compare.errors import first_line
 from compare.practice.levels import Level
 from compare.practice.parser import Exercise, Statement, read
-from compare.practice.result import BLANK, CHANGED, MISSING, STOPS, WRONG, Finding
+from compare.practice.result import BLANK, CHANGED, MISSING, STOPS, WRONG, Answer, Finding
 from compare.training.adapters import Autograd, Named
 from compare.training.sampling import draw
-
-
-class Answer(Exception):
-    """What there is to say of a file; `index` is the statement's place in the loop."""
-
-    def __init__(self, index: float, finding: Finding) -> None:
-        super().__init__(finding.said)
-        self.index, self.finding = index, finding
 
 
 class Attempt:
@@ -41,18 +34,15 @@ class Attempt:
         self.level, self.path = level, path
         self.exercise: Exercise = read(text, path, wanted)
         self.fresh: Exercise = read(level.solution, f"a fresh {level.name}", wanted)
-        self.own = {name: level.names.get(name, name) for name in ("l0", *level.blanks)}
+        self.own = ("l0", *level.blanks)  # the names of what is judged, in the file
         kind, place = torch.float64, torch.device("cpu")
         self.given = draw(level.case, seed=1, population=1, dtype=kind, device=place)
         data = self.data()
         self.first = {n: v[0] for n, v in {**data, **self.given.state}.items()}
         self.autograd = Autograd(level.case)
-        self.right_kind = self.autograd.step(**self.first)
+        self.right_kind = self.first | self.autograd.step(**self.first)
         #: The names in the file of what a step is given, by the reference's names.
-        self.named = {
-            ref: next((n for n, r in level.names.items() if r.lstrip("-") == ref), ref)
-            for ref in self.first
-        }
+        self.named = {n: n for n in self.first} | {self.ref(n): n for n in level.names}
         self.handed = data.keys() - self.fresh.assigned.keys()  # drawn anew at each step
         self.names: dict[str, Any] = {"__name__": "__main__", "__file__": path}
         self.count: Any = 0  # the value of the loop's own variable
@@ -79,22 +69,19 @@ class Attempt:
         try:
             with contextlib.nullcontext() if loud else silence():
                 for k, statement in enumerate(self.exercise.statements[:stop]):
-                    if not self.runs(statement) or not (loud or statement.assigns):
+                    drawn = statement.assigns & self.handed
+                    if drawn or not (loud or statement.assigns):
                         continue
                     if statement.blank:
                         raise self.answer(BLANK, k, "is still to be filled in")
                     with self.python(k, names):
                         exec(statement.code, names)
-                    for name in statement.assigns & self.own.keys():
+                    for name in statement.assigns & set(self.own):
                         if self.exercise.last[name] == k:
-                            values |= self._value(name, names.get(name), k, names)
+                            values[self.ref(name)] = self._value(name, names.get(name), k, names)
         except Answer as answer:
             return values, answer
         return values, None
-
-    def runs(self, statement: Statement) -> bool:
-        """Whether a line is run: not one that draws what is handed in."""
-        return not statement.assigns & self.handed
 
     def to_file(self, given: Named) -> dict[str, Any]:
         """Return what a step is given under the file's names, as tensors or arrays of its own."""
@@ -102,23 +89,26 @@ class Attempt:
         for ref, value in given.items():
             name = self.named[ref]
             if name in self.fresh.assigned or name in self.handed:
-                turned = -value if self._turned(name) else value.clone()
-                found[name] = turned.numpy() if self.numpy else turned
+                own = self.turned(name, value.clone())
+                found[name] = own.numpy() if self.numpy else own
         return found
 
     def now(self, names: dict[str, Any]) -> Named:
         """Return what the next step is given: weights as the file has them, and the data."""
-        found = {}
-        for ref, first in self.first.items():
-            name, end = self.named[ref], len(self.exercise.statements) - 1
-            found[ref] = first
+        found, end = dict(self.first), len(self.exercise.statements) - 1
+        for ref in self.first:
+            name = self.named[ref]
             if name in self.handed or (name in self.fresh.assigned and ref in self.given.state):
-                value = self._tensor(name, names[name], end, names)
-                found[ref] = -value if self._turned(name) else value
+                found[ref] = self._value(name, names[name], end, names)
         return found
 
-    def _turned(self, name: str) -> bool:
-        return self.level.names.get(name, "").startswith("-")
+    def ref(self, name: str) -> str:
+        """Return what autograd calls a value of the file."""
+        return self.level.names.get(name, name).lstrip("-")
+
+    def turned(self, name: str, value: Tensor) -> Tensor:
+        """Return a value with its sign turned if autograd has it so, from either to the other."""
+        return -value if self.level.names.get(name, "").startswith("-") else value
 
     # -- answers
 
@@ -127,7 +117,7 @@ class Attempt:
         statement = self.exercise.statements[int(index)]
         about = [name for name in self.own if name in statement.assigns]
         more = {"line": statement.line, "text": statement.text, **more}
-        return Answer(index, Finding(state, said, name=about[0] if about else "", **more))
+        return Answer(Finding(state, said, name=about[0] if about else "", **more), index)
 
     @contextlib.contextmanager
     def python(self, index: int | None, names: dict[str, Any] | None = None) -> Iterator[None]:
@@ -153,10 +143,9 @@ class Attempt:
             if isinstance(error, SystemExit):
                 said = "ends the program itself: take sys.exit or exit() out"
             else:
-                first = (str(error).strip().splitlines() or [""])[0][:300]
-                said = f"does not run: {type(error).__name__}: {first}".rstrip(": ")
+                said = f"does not run: {first_line(error, 300)}".rstrip(": ")
             if not 0 <= index < len(statements):
-                raise Answer(index, Finding(STOPS, said, line, text)) from error
+                raise Answer(Finding(STOPS, said, line, text), index) from error
             remarks = self.shapes(statements[index], names or {})
             if line != statements[index].line:
                 remarks.append(f"it was called in line {statements[index].line}")
@@ -166,35 +155,27 @@ class Attempt:
 
     def shapes(self, statement: Statement, names: dict[str, Any]) -> list[str]:
         """Return a remark on the shapes of what a statement reads."""
-        kinds_known = Tensor | np.ndarray
-        known = {
-            n: v for n in sorted(statement.reads) if isinstance(v := names.get(n), kinds_known)
-        }
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in known.items())
+        known = ((name, names.get(name)) for name in sorted(statement.reads))
+        arrays = ((name, v) for name, v in known if isinstance(v, Tensor | np.ndarray))
+        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays)
         return [f"shapes: {shapes}"] if shapes else []
 
-    def _value(self, name: str, value: Any, index: int, names: dict[str, Any]) -> Named:
-        """Return a value under the reference's name; raises Answer for another shape or kind."""
-        tensor = self._tensor(name, value, index, names)
-        ref = self.own[name].lstrip("-")
-        return {ref: -tensor if self._turned(name) else tensor}
-
-    def _tensor(self, name: str, value: Any, index: int, names: dict[str, Any]) -> Tensor:
+    def _value(self, name: str, value: Any, index: int, names: dict[str, Any]) -> Tensor:
+        """Return a value as autograd has it; raises Answer for another shape or kind."""
         remarks = self.shapes(self.exercise.statements[index], names)
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value))
         if not isinstance(value, Tensor):
             said = f"makes {name} a {type(value).__name__}; it is to be a tensor"
             raise self.answer(WRONG, index, said, remarks=remarks)
-        ref = self.own.get(name, self.level.names.get(name, name)).lstrip("-")
-        right = self.right_kind[ref] if ref in self.right_kind else self.first[ref]
+        right = self.right_kind[self.ref(name)]
         if value.shape != right.shape:
             said = f"gives {name} the shape {tuple(value.shape)}; it should be {tuple(right.shape)}"
             raise self.answer(WRONG, index, said, remarks=remarks)
         if value.dtype != right.dtype:
             kinds = (str(kind).removeprefix("torch.") for kind in (value.dtype, right.dtype))
             raise self.answer(WRONG, index, f"makes {name} {' where the rest is '.join(kinds)}")
-        return value.detach().clone()
+        return self.turned(name, value.detach().clone())
 
     def missing(self) -> Answer | None:
         """Return the answer about the first name of the level that no line assigns."""
@@ -208,7 +189,7 @@ class Attempt:
                 others = [n for n in last if n not in known and not n.startswith("_")]
                 said = f"no line assigns {name}, and its lines are known by their names"
                 remarks = [f"is it what is called {' or '.join(others)}?"] if others else []
-                return Answer(before, Finding(MISSING, said, name=name, remarks=remarks))
+                return Answer(Finding(MISSING, said, name=name, remarks=remarks), before)
         return None
 
     # -- what is not to be changed
@@ -226,10 +207,10 @@ class Attempt:
             at = self.exercise.assigned.get(name, 0)
             text = self.exercise.lines[at - 1].strip() if at else ""
             if name not in self.names:
-                raise Answer(-1, Finding(CHANGED, f"{name} is gone", put_back=fresh))
+                raise Answer(Finding(CHANGED, f"{name} is gone", put_back=fresh))
             if not _same(mine, wanted[name]):
                 said = f"gives {name} another value than this level has"
-                raise Answer(-1, Finding(CHANGED, said, at, text, put_back=fresh))
+                raise Answer(Finding(CHANGED, said, at, text, put_back=fresh))
 
     def _check_handed(self) -> None:
         """Raise Answer where a line of the loop changes what is data, or how it is drawn."""
@@ -239,7 +220,7 @@ class Attempt:
             if (names := s.assigns & data) and s.dump not in fresh:
                 said = f"changes {', '.join(names)}, which is data: give the value another name"
                 back = [f.text for f in fresh.values()]
-                raise Answer(-1, Finding(CHANGED, said, s.line, s.text, put_back=back))
+                raise Answer(Finding(CHANGED, said, s.line, s.text, put_back=back))
 
     def changed(self) -> list[str]:
         """Return lines of the loop that came with the file and are not there any more."""

@@ -6,6 +6,7 @@ Never more than one line is talked about, and never a table of numbers. Imports 
 import shlex
 import textwrap
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def to_dict(path: Path, level: Level, found: Finding, printed: Printed) -> dict[
     """Return the answer for JSON; the hint is there, the line itself is not."""
     blank = level.blanks.get(found.name)
     return {
-        "file": str(path), "level": level.name, **found.to_dict(),
+        "file": str(path), "level": level.name, **asdict(found),
         "hint": blank.hint if blank and found.state != RIGHT else None,
         "printed": printed.lines, "printed_lines_cut": printed.cut, "next": level.next,
     }  # fmt: skip

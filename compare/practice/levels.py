@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from compare.cases.cases import CASES, Case, Network
@@ -73,8 +74,7 @@ class Level:
     @property
     def next(self) -> str | None:
         """The name of the level after this one."""
-        names = list(LEVELS)
-        return next(iter(names[names.index(self.name) + 1 :]), None)
+        return dict(pairwise(LEVELS)).get(self.name)
 
 
 def _parts(line: str) -> tuple[str, ...]:

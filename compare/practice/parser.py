@@ -5,23 +5,15 @@ It is read, never run. Imports no torch.
 
 import ast
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 
 from compare.errors import BadInput
+from compare.practice.result import STOPS, Answer, Finding
 
 STEP = "__step__"
 _LARGEST = 1_000_000  # bytes: no one types more
-
-
-class DoesNotRun(Exception):
-    """The file, or a line of it, is not Python; `line` is 0 where Python names none."""
-
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 @dataclass(frozen=True)
@@ -82,18 +74,17 @@ def text_of(path: Path) -> str:
 def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
     """Return the text as an exercise whose loop assigns some of the `wanted` names.
 
-    Raises DoesNotRun for what is not Python, BadInput where there is no such loop.
+    Raises Answer for what is not Python, BadInput where there is no such loop.
     """
+    lines = text.splitlines()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(text)
             compile(text, name, "exec")
-    except SyntaxError as error:
-        raise DoesNotRun(f"{type(error).__name__}: {error.msg}", error.lineno or 0) from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise DoesNotRun(f"{type(error).__name__}: {error}", 0) from None
-    lines = text.splitlines()
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 0  # a SyntaxError has one, as a rule
+        said = f"is not Python: {type(error).__name__}: {getattr(error, 'msg', error)}"
+        raise Answer(Finding(STOPS, said, line, lines[line - 1].strip() if line else "")) from None
     loops = [node for node in tree.body if isinstance(node, ast.For)]
     node = next((n for n in loops if any(_assigns(s) & wanted for s in n.body)), None)
     if node is None:
@@ -103,6 +94,9 @@ def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
         )
     k = tree.body.index(node)
     above = tree.body[:k]
+    statements = [_statement(s, lines, name) for s in node.body]
+    call = ast.copy_location(ast.Expr(ast.Call(ast.Name(STEP, ast.Load()), [], [])), node)
+    node.body.insert(0, ast.fix_missing_locations(call))
     return Exercise(
         lines=lines,
         before=_code(above, name),
@@ -110,17 +104,10 @@ def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
         functions={s.name: s.lineno for s in above if isinstance(s, ast.FunctionDef)},
         counter=node.target.id if isinstance(node.target, ast.Name) else "j",
         line=node.lineno,
-        statements=[_statement(s, lines, name) for s in node.body],
-        loop=_code([_calling_step(node)], name),
+        statements=statements,
+        loop=_code([node], name),
         after=_code(tree.body[k + 1 :], name),
     )
-
-
-def _calling_step(loop: ast.For) -> ast.For:
-    """Return the loop with a call of STEP before its statements."""
-    call = ast.copy_location(ast.Expr(ast.Call(ast.Name(STEP, ast.Load()), [], [])), loop)
-    loop.body.insert(0, ast.fix_missing_locations(call))
-    return loop
 
 
 def _code(statements: list[ast.stmt], name: str) -> CodeType:
@@ -146,20 +133,19 @@ def _statement(node: ast.stmt, lines: list[str], name: str) -> Statement:
 
 def _assigns(node: ast.stmt) -> frozenset[str]:
     """Return the names that a statement gives a value, `l1[0] = ...` and `l1.mul_(...)` too."""
-    return frozenset(_assigned(node))
-
-
-def _assigned(node: ast.stmt) -> Iterator[str]:
+    found = set()
     for n in ast.walk(node):
-        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
-            yield n.id
-        elif isinstance(n, ast.Subscript | ast.Attribute) and isinstance(n.ctx, ast.Store):
-            if isinstance(n.value, ast.Name):
-                yield n.value.id
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute):
-            in_place = n.func.attr.endswith("_") and not n.func.attr.endswith("__")
-            if in_place and isinstance(n.func.value, ast.Name):
-                yield n.func.value.id
+        match n:
+            case (
+                ast.Name(name, ast.Store())
+                | ast.Subscript(ast.Name(name), ctx=ast.Store())
+                | ast.Attribute(ast.Name(name), ctx=ast.Store())
+            ):
+                found.add(name)
+            case ast.Call(ast.Attribute(ast.Name(name), method)):
+                if method.endswith("_") and not method.endswith("__"):
+                    found.add(name)
+    return frozenset(found)
 
 
 def _blank(node: ast.stmt) -> bool:

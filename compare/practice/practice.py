@@ -8,8 +8,8 @@ from pathlib import Path
 from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
 from compare.practice.levels import LEVELS, Level, find, said_by
-from compare.practice.parser import DoesNotRun, read, text_of
-from compare.practice.result import STOPS, Finding
+from compare.practice.parser import read, text_of
+from compare.practice.result import STOPS, Answer, Finding
 
 _MEMORY = 2 * 2**30  # bytes: what asks for more runs away
 _LINES, _COLUMNS = 8, 76  # of what it prints, at most
@@ -31,14 +31,11 @@ def look(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
 
     Raises BadInput for what cannot be read as one.
     """
-    text = text_of(path)
+    text, printed = text_of(path), Printed(_LINES, _COLUMNS)
     try:
         read(text, str(path), frozenset(level.blanks))
-    except DoesNotRun as error:
-        line = text.splitlines()[error.line - 1].strip() if error.line else ""
-        stops = Finding(STOPS, f"is not Python: {error}", error.line, line)
-        return stops, Printed(_LINES, _COLUMNS)
-    printed = Printed(_LINES, _COLUMNS)
+    except Answer as answer:
+        return answer.finding, printed
     words = {"file": str(path), "level": level.name}
     ended = guarded(
         "compare.practice.worker:judged", words, printed, seconds=seconds, memory=_MEMORY

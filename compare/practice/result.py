@@ -1,7 +1,6 @@
 """What was found of a practice file: what is right, and the first line that is not."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 RIGHT, WRONG, BLANK, MISSING, STOPS, CHANGED = (
     "right", "wrong", "blank", "missing", "stops", "changed",
@@ -34,6 +33,10 @@ class Finding:
             return 0
         return 2 if self.state in (CHANGED, STOPS) and not self.verdicts else 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+
+class Answer(Exception):
+    """What there is to say of a file; `index` is the statement's place in the loop, or before."""
+
+    def __init__(self, finding: Finding, index: float = -1) -> None:
+        super().__init__(finding.said)
+        self.finding, self.index = finding, index

@@ -15,15 +15,14 @@ def sigmoid(x):
 
 X = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=torch.float64)
 """
-_XOR = f"""{_DATA}y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)
+
+
+def _xor(hidden: int) -> str:
+    """Return the data, and the lines that draw weights for 3 inputs, `hidden` values, 1 output."""
+    return f"""\
+{_DATA}y = torch.tensor([[0], [1], [1], [0]], dtype=torch.float64)
 
 np.random.seed(1)
-"""
-
-
-def _weights(hidden: int) -> str:
-    """Return the lines that draw the weights of 3 inputs, `hidden` values and 1 output."""
-    return f"""\
 syn0 = torch.from_numpy(2 * np.random.random((3, {hidden})) - 1)
 syn1 = torch.from_numpy(2 * np.random.random(({hidden}, 1)) - 1)
 """
@@ -97,7 +96,7 @@ for j in range(10_000):
     #? The sum over rows is a product of matrices: l0 turned on its side (3, 4) times l1_delta.
     syn0 += l0.T @ l1_delta  # (3, 1)
 """,
-    "three_layer": f"""{_XOR}{_weights(4)}
+    "three_layer": f"""{_xor(4)}
 for j in range(60_000):
     # forward: what does the network say now?
     l0 = X  # (4, 3)
@@ -106,7 +105,7 @@ for j in range(60_000):
 {_MOVE_SYN1}    syn1 += l1.T @ l2_delta  # (4, 1)
 {_MOVE_SYN0}    syn0 += l0.T @ l1_delta  # (3, 4)
 """,
-    "bias": f"""{_XOR}{_weights(4)}bias0 = torch.zeros(1, 4, dtype=torch.float64)
+    "bias": f"""{_xor(4)}bias0 = torch.zeros(1, 4, dtype=torch.float64)
 bias1 = torch.zeros(1, 1, dtype=torch.float64)
 
 for j in range(10_000):
@@ -126,7 +125,7 @@ for j in range(10_000):
     #? The sum of l1_delta over the rows, kept as a row.
     bias0 += l1_delta.sum(0, keepdim=True)  # (1, 4)
 """,
-    "momentum": f"""{_XOR}{_weights(4)}v0 = torch.zeros_like(syn0)  # how fast each weight is moving
+    "momentum": f"""{_xor(4)}v0 = torch.zeros_like(syn0)  # how fast each weight is moving
 v1 = torch.zeros_like(syn1)
 alpha, momentum = 0.1, 0.9
 
@@ -152,7 +151,7 @@ for j in range(10_000):
     #? Add alpha times v0.
     syn0 += alpha * v0  # (3, 4)
 """,
-    "dropout": f"""{_XOR}{_weights(8)}p = 0.2  # the share of hidden values that is dropped
+    "dropout": f"""{_xor(8)}p = 0.2  # the share of hidden values that is dropped
 
 for j in range(10_000):
     # forward: some hidden values are dropped, the others scaled up in their place
@@ -175,7 +174,7 @@ for j in range(10_000):
 {_MOVE_SYN1}    syn1 += l1.T @ l2_delta  # (8, 1)
 {_MOVE_SYN0}    syn0 += l0.T @ l1_delta  # (3, 8)
 """,
-    "batch_norm": f"""{_XOR}{_weights(8)}gamma1 = torch.ones(1, 8, dtype=torch.float64)  # a scale
+    "batch_norm": f"""{_xor(8)}gamma1 = torch.ones(1, 8, dtype=torch.float64)  # a scale
 beta1 = torch.zeros(1, 8, dtype=torch.float64)  # and a shift, both learned
 alpha, eps = 0.1, 1e-5
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from compare.practice.executor import Answer, Attempt, silence
+from compare.practice.executor import Attempt, silence
 from compare.practice.parser import STEP
-from compare.practice.result import WRONG, Finding
+from compare.practice.result import WRONG, Answer, Finding
 from compare.training.adapters import Named
 
 _JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps, besides the end
@@ -32,9 +32,9 @@ def train(attempt: Attempt, finding: Finding, judge: Judge) -> None:
         exec(exercise.loop, names)
     if training.step < 0:
         said, text = "the loop runs no step: give range a number", exercise.lines[exercise.line - 1]
-        raise Answer(-1, Finding(WRONG, said, exercise.line, text.strip()))
+        raise Answer(Finding(WRONG, said, exercise.line, text.strip()))
     training.end()
-    training.judge_now("after training it does")
+    training.look_at(attempt.now(names), "after training it does")
     if finding.errors[-1][0] != training.step:
         finding.errors.append((training.step, training.error()))
     finding.output = torch.as_tensor(names[training.output]).flatten().tolist()
@@ -70,24 +70,18 @@ class _Training:
     def end(self) -> None:
         """Judge the step that is over, if it is one of those, and keep its error."""
         if self.before:
-            drawn = {n: v for n, v in self.attempt.now(self.names).items() if self._drawn(n)}
-            self._judge({**self.before, **drawn}, f"at step {self.step:,} it does")
+            now, handed = self.attempt.now(self.names), self.attempt.handed
+            drawn = {ref: v for ref, v in now.items() if self.attempt.named[ref] in handed}
+            self.look_at(self.before | drawn, f"at step {self.step:,} it does")
             self.before = {}
             self.finding.judged_at.append(self.step)
         if self.step in _TOLD:
             self.finding.errors.append((self.step, self.error()))
 
-    def judge_now(self, remark: str) -> None:
-        """Judge the step that would come next."""
-        self._judge(self.attempt.now(self.names), remark)
-
-    def _judge(self, given: Named, remark: str) -> None:
-        answer = self.judge(given, f"at the first steps this does not show, {remark}")
-        if answer is not None:
+    def look_at(self, given: Named, remark: str) -> None:
+        """Judge a step; raises the answer where there is one."""
+        if answer := self.judge(given, f"at the first steps this does not show, {remark}"):
             raise answer
-
-    def _drawn(self, ref: str) -> bool:
-        return self.attempt.named[ref] in self.attempt.handed
 
     def error(self) -> float:
         """Return the mean absolute error of the output."""

@@ -7,6 +7,7 @@ line.
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ import torch
 from torch import Tensor
 
 from compare.guard.child import Tell
-from compare.practice.executor import Answer, Attempt, silence
+from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
 from compare.practice.parser import text_of
-from compare.practice.result import RIGHT, WRONG, Finding
+from compare.practice.result import RIGHT, WRONG, Answer, Finding
 from compare.practice.training import train
 from compare.proof.bits import compare_bits
 from compare.proof.other_inputs import uniform
 from compare.proof.program import Opaque
-from compare.proof.verdict import WRONG as IS_WRONG
 from compare.proof.verdict import Verdict
 from compare.training.adapters import Named
 from compare.training.prover import Prover
@@ -43,8 +43,8 @@ class _Trial:
         self.verdicts: dict[str, Verdict] = {}  # by the file's names
         self.why_numbers = ""
         self.places = {  # of the reference's names in the loop
-            ref.lstrip("-"): (attempt.exercise.last[name], name)
-            for name, ref in attempt.own.items()
+            attempt.ref(name): (attempt.exercise.last[name], name)
+            for name in attempt.own
             if name in attempt.exercise.last
         }
 
@@ -60,8 +60,7 @@ class _Trial:
             self._judge(a.first, stop, ""),
             self._judge(_elsewhere(a.first), stop, elsewhere),
         ]
-        found = [answer for answer in answers if answer is not None]
-        if found:
+        if found := [answer for answer in answers if answer is not None]:
             raise self._told(min(found, key=lambda answer: answer.index))
         finding = Finding(RIGHT)
         try:
@@ -87,26 +86,25 @@ class _Trial:
         a = self.a
         ours, ended = a.walk(given, stop)
         theirs = a.autograd.step_from(ours, **given)
-        if stop not in self.provers:
-            self.provers[stop] = Prover(  # no remedies: the hints are the level's own
+        if (prover := self.provers.get(stop)) is None:
+            prover = self.provers[stop] = Prover(  # no remedies: the hints are the level's own
                 lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None,
                 remedies=False,
             )  # fmt: skip
         with silence():
-            proofs = self.provers[stop].proof(given, ours, {name: theirs[name] for name in ours})
-        for hand in self.provers[stop].by_hand():
+            proofs = prover.proof(given, ours, {name: theirs[name] for name in ours})
+        for hand in prover.by_hand():
             if isinstance(hand, Opaque):
                 self.why_numbers = str(hand)
         for ref, proof in proofs.items():
             _, name = self.places[ref]
             self.verdicts[name] = max(proof.verdict, self.verdicts.get(name, proof.verdict))
-        wrong = [(*self.places[r], r) for r, p in proofs.items() if p.verdict == IS_WRONG]
+        wrong = [(*self.places[r], r) for r, p in proofs.items() if p.verdict == Verdict.WRONG]
         if not wrong:
             return ended
         index, name, ref = min(wrong)
-        at = proofs[ref].at
-        sign = -1 if a.own[name].startswith("-") else 1
-        said = _apart(name, sign * ours[ref], sign * theirs[ref], at)
+        mine, right = a.turned(name, ours[ref]), a.turned(name, theirs[ref])
+        said = _apart(name, mine, right, proofs[ref].at)
         remarks = [*self._remarks(index), *([remark] if remark else [])]
         return a.answer(WRONG, index, said, remarks=remarks, put_back=a.changed())
 
@@ -114,20 +112,18 @@ class _Trial:
         """Return what is worth a look besides the wrong line itself."""
         exercise = self.a.exercise
         statement = exercise.statements[index]
-        remarks = []
         state = {self.a.named[ref] for ref in self.a.given.state}
-        for name in sorted(statement.reads & state):
-            moved = [s.line for s in exercise.statements[:index] if name in s.assigns]
-            if moved:
-                remarks.append(
-                    f"it reads {name} after line {moved[-1]} has moved it: weights move last"
-                )
+        above = {n: s.line for s in exercise.statements[:index] for n in s.assigns}
+        remarks = [
+            f"it reads {name} after line {above[name]} has moved it: weights move last"
+            for name in sorted(statement.reads & state & above.keys())
+        ]
         for name in sorted(statement.reads & exercise.functions.keys()):
             if name not in self.a.fresh.functions or _function_changed(self.a, name):
                 remarks.append(f"it calls {name}, line {exercise.functions[name]}: look there too")
         name = next(n for n in self.a.own if n in statement.assigns)
-        if before := [s.line for s in exercise.statements[:index] if name in s.assigns]:
-            remarks.append(f"{name} had its value from line {before[-1]}, and is changed here")
+        if name in above:
+            remarks.append(f"{name} had its value from line {above[name]}, and is changed here")
         return remarks
 
 
@@ -167,4 +163,4 @@ def judged(_tell: Tell, *, file: str, level: str) -> dict[str, Any]:
     torch.set_num_threads(1)  # small tensors
     path = Path(file)
     sys.path.append(str(path.resolve().parent))
-    return look_at(find(level), text_of(path), file).to_dict()
+    return asdict(look_at(find(level), text_of(path), file))
