@@ -12,13 +12,13 @@ import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from compare.bench import growth, workloads
-from compare.bench.claims import CHOICES, GROUPS, GROWTHS, Group
+from compare.bench.claims import CHOICES, GROUPS, GROWTHS
 from compare.bench.figures import growth_table, summary, table
-from compare.bench.timing import Times, side_by_side
+from compare.bench.timing import Times, Work, side_by_side
 from compare.console import PlainConsole
 from compare.environment import environment
 from compare.files import save_json
-from compare.interrupts import cut_short, stop
+from compare.interrupts import cut_short
 
 
 def bench(
@@ -42,9 +42,11 @@ def bench(
     )  # fmt: skip
     task = bar.add_task("")
 
-    def tell(words: str) -> None:
-        bar.update(task, description=words)
-        bar.refresh()
+    def measure(title: str, works: list[Work], times: Times, seconds: float, rounds: int) -> None:
+        side_by_side(
+            works, times, seconds=0 if small else seconds, rounds=1 if small else rounds,
+            tell=lambda words: bar.update(task, description=f"{title}: {words}", refresh=True),
+        )  # fmt: skip
 
     interrupted = False
     try:
@@ -52,13 +54,16 @@ def bench(
             for name in (n for n in GROUPS if n in asked):
                 group, times = GROUPS[name], Times()
                 try:
-                    _measure(group, times, tell, small=small)
+                    works = workloads.works(name, small=small)
+                    measure(name, works, times, group.seconds, group.rounds)
                 finally:
                     found["groups"].append(summary(group, times))
                     console.print(table(found["groups"][-1]))
                     console.print()
             for name in GROWTHS if "growth" in asked else ():
-                grown.append(_grow(name, tell, small=small))
+                times = Times()
+                measure(f"growth with {name}", growth.works(name, small=small), times, 4, 3)
+                grown.append(growth.grown(name, times))
     except KeyboardInterrupt:
         interrupted = True
     if grown:
@@ -66,7 +71,7 @@ def bench(
         console.print()
     console.say(_closing(found["machine"]))
     found["growth"] = [
-        {**asdict(each), "slope": each.slope, "last": each.last, "what": growth.describe(each)}
+        {**asdict(each), "slope": each.slope, "last": each.last, "what": GROWTHS[each.name]}
         for each in grown
     ]
     found |= {"interrupted": interrupted, "seconds": perf_counter() - started}
@@ -86,23 +91,6 @@ def machine() -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     cpu = named or platform.processor() or platform.machine()
     return {**environment(torch.device("cpu")), "cpu": cpu, "cores": os.cpu_count(), "load": load}
-
-
-def _measure(group: Group, times: Times, tell: Any, *, small: bool) -> None:
-    side_by_side(
-        workloads.works(group.name, small=small), times,
-        seconds=0 if small else group.seconds, rounds=1 if small else group.rounds,
-        tell=lambda words: tell(f"{group.name}: {words}"), stop=stop,
-    )  # fmt: skip
-
-
-def _grow(name: str, tell: Any, *, small: bool) -> growth.Growth:
-    times = Times()
-    side_by_side(
-        growth.works(name, small=small), times, seconds=0 if small else 4, rounds=1 if small else 3,
-        tell=lambda words: tell(f"growth with {name}: {words}"), stop=stop,
-    )  # fmt: skip
-    return growth.grown(name, times)
 
 
 def _closing(found: dict[str, Any]) -> str:

@@ -38,55 +38,52 @@ class Group:
     title: str
     unit: str
     scale: float  # of the unit in seconds, bytes ...
-    base: str
+    base: str = AUTOGRAD
     claims: tuple[Claim, ...] = ()
     ours: tuple[str, ...] = ()  # a peer that is faster than one of these is shown as such
     seconds: float = 8.0  # how long to go on with further rounds
     rounds: int = 5  # at least
 
 
-_BIG = (
-    Claim(CHECKED_STEPS, 1.3, over=(HAND, AUTOGRAD)),
-)  # fmt: skip
+_BIG = (Claim(CHECKED_STEPS, 1.3, over=(HAND, AUTOGRAD)),)
 _PEAK = (Claim(CHECKED_STEPS, 2.2),)
 
 GROUPS = {
     group.name: group
     for group in (
         Group(
-            "three_layer", "one step of 3-4-1, float64", "microseconds", 1e6, AUTOGRAD,
+            "three_layer", "one step of 3-4-1, float64", "microseconds", 1e6,
             claims=(Claim(CHECKED, 0.5, aim=0.2), Claim(FUSED, 0.15)),
             ours=(CHECKED, HAND, FUSED), seconds=25.0,
         ),
         Group(
             "population", "one step of one network, 3-4-1, 256 side by side", "microseconds", 1e6,
-            AUTOGRAD, claims=(Claim(CHECKED, 0.05, aim=0.02),), ours=(CHECKED, HAND),
+            claims=(Claim(CHECKED, 0.05, aim=0.02),), ours=(CHECKED, HAND),
         ),
         Group(
-            "digits", "one step of digits, batch 64, float64", "microseconds", 1e6, AUTOGRAD,
+            "digits", "one step of digits, batch 64, float64", "microseconds", 1e6,
             claims=(Claim(HAND, 0.5),), ours=(HAND,),
         ),
         Group(
-            "wide", "one step of 784-256-10, batch 128, float32", "milliseconds", 1e3, AUTOGRAD,
+            "wide", "one step of 784-256-10, batch 128, float32", "milliseconds", 1e3,
             claims=(Claim(HAND, 0.8), Claim(FUSED, 0.7)), ours=(HAND, FUSED), seconds=12.0,
         ),
         Group(
             "large", "one step of 2048-2048-1024, batch 1024, float32", "milliseconds", 1e3,
-            AUTOGRAD,
             claims=(Claim(FUSED, 0.8), Claim(PRODUCTS, 0.9, over=(FUSED,), at_least=True), *_BIG),
             ours=(HAND, FUSED), seconds=30.0,
         ),
         Group(
-            "large_memory", "peak of 2048-2048-1024, batch 1024, float32", "MiB",
-            2.0**-20, AUTOGRAD, claims=_PEAK, seconds=0.0, rounds=1,
+            "large_memory", "peak of 2048-2048-1024, batch 1024, float32", "MiB", 2.0**-20,
+            claims=_PEAK, seconds=0.0, rounds=1,
         ),
         Group(
             "huge", "one step of 4096-8192-2048, 50 million weights, batch 64", "milliseconds",
-            1e3, AUTOGRAD, claims=_BIG, ours=(HAND, FUSED), seconds=20.0,
+            1e3, claims=_BIG, ours=(HAND, FUSED), seconds=20.0,
         ),
         Group(
-            "huge_memory", "peak of 4096-8192-2048, batch 64, float32", "MiB",
-            2.0**-20, AUTOGRAD, claims=_PEAK, seconds=0.0, rounds=1,
+            "huge_memory", "peak of 4096-8192-2048, batch 64, float32", "MiB", 2.0**-20,
+            claims=_PEAK, seconds=0.0, rounds=1,
         ),
         Group(
             "start", "start-up, CPU", "seconds", 1.0, "--help",

@@ -1,12 +1,12 @@
 """What `bench` says of what it timed: plain values for JSON, and tables."""
 
-from dataclasses import asdict
+import statistics
 from typing import Any
 
 from rich.table import Table
 
-from compare.bench.claims import PRODUCTS, Claim, Group
-from compare.bench.growth import Growth, describe
+from compare.bench.claims import GROWTHS, PRODUCTS, Claim, Group
+from compare.bench.growth import Growth
 from compare.bench.timing import Times, spread
 from compare.report.document import plain_table
 from compare.state_dict import plain
@@ -19,17 +19,13 @@ def summary(group: Group, times: Times) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for label, figures in times.figures.items():
         ratios = times.ratios(label, (group.base,))
-        row = {"label": label, "ours": label in group.ours, **asdict(spread(figures))}
-        row["ratio"] = asdict(spread(ratios)) if ratios else None
+        row = {"label": label, "ours": label in group.ours, **spread(figures)}
+        row["ratio"] = spread(ratios) if ratios else None
         peer = not row["ours"] and label != PRODUCTS  # which are a part of ours
         row["faster_than"] = _beaten(group, times, label) if peer else []
         rows.append(row)
     return {
-        "name": group.name,
-        "title": group.title,
-        "unit": group.unit,
-        "scale": group.scale,
-        "base": group.base,
+        **{key: getattr(group, key) for key in ("name", "title", "unit", "scale", "base")},
         "rounds": max(map(len, times.figures.values()), default=0),
         "rows": rows,
         "not_here": times.not_here,
@@ -40,7 +36,7 @@ def summary(group: Group, times: Times) -> dict[str, Any]:
 def _beaten(group: Group, times: Times, label: str) -> list[str]:
     """Return which of ours a peer is faster than, by the median of the rounds' ratios."""
     ratios = {mine: times.ratios(label, (mine,)) for mine in group.ours}
-    return [mine for mine, found in ratios.items() if found and spread(found).median < 1]
+    return [mine for mine, found in ratios.items() if found and statistics.median(found) < 1]
 
 
 def _judged(claim: Claim, times: Times) -> dict[str, Any]:
@@ -49,8 +45,8 @@ def _judged(claim: Claim, times: Times) -> dict[str, Any]:
     found = spread(figures) if figures else None
     return {
         **plain(claim),
-        "measured": asdict(found) if found else None,
-        "holds": claim.holds(found.median) if found else None,
+        "measured": found,
+        "holds": claim.holds(found["median"]) if found else None,
     }
 
 
@@ -96,5 +92,5 @@ def growth_table(grown: list[Growth]) -> Table:
     for each in grown:
         pairs = zip(each.sizes, each.seconds, strict=True)
         sizes = "  ".join(f"{size}: {seconds * 1e3:.3g}" for size, seconds in pairs)
-        lines.add_row(describe(each), sizes, f"{each.slope:.2f}", f"{each.last:.2f}")
+        lines.add_row(GROWTHS[each.name], sizes, f"{each.slope:.2f}", f"{each.last:.2f}")
     return lines

@@ -13,31 +13,24 @@ Sizes = tuple[int, int, int]
 
 
 def ours(sizes: Sizes, rows: int) -> Take:
-    """Return what judges it by compare.check."""
+    """Return what judges it once by compare.check."""
     inputs = _inputs(*sizes, rows=rows)
 
-    def take(steps: int) -> None:
-        for _ in range(steps):
-            report = check(_backward, _forward, inputs)
-            assert report.ok, str(report)
+    def take(_: int) -> None:
+        report = check(_backward, _forward, inputs)
+        assert report.ok, str(report)
 
     return take
 
 
-def slow(sizes: Sizes, rows: int, *, fast_mode: bool = False) -> Take:
-    """Return what judges it by torch.autograd.gradcheck."""
+def torchs(sizes: Sizes, rows: int, *, fast: bool) -> Take:
+    """Return what judges it once by torch.autograd.gradcheck; `fast` in one random direction."""
     inputs = tuple(_inputs(*sizes, rows=rows).values())
 
-    def take(steps: int) -> None:
-        for _ in range(steps):
-            torch.autograd.gradcheck(_TwoLayers.apply, inputs, fast_mode=fast_mode)
+    def take(_: int) -> None:
+        torch.autograd.gradcheck(_TwoLayers.apply, inputs, fast_mode=fast)
 
     return take
-
-
-def fast(sizes: Sizes, rows: int) -> Take:
-    """Return what judges it by gradcheck's fast mode: one random direction."""
-    return slow(sizes, rows, fast_mode=True)
 
 
 def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # sizes

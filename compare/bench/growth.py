@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compare.bench.checked import checked, checked_run
-from compare.bench.claims import GROWTHS
-from compare.bench.problems import random_case
+from compare.bench.peers import random_case
 from compare.bench.timing import Take, Times, Work
-from compare.cases.cases import CASES
+from compare.cases.cases import CASES, Case
 from compare.errors import BadInput
 from compare.files import save
 
@@ -58,7 +58,8 @@ class Growth:
 def works(name: str, *, small: bool = False) -> list[Work]:
     """Return a work for each size."""
     sizes = (SMALL if small else SIZES)[name]
-    return [Work(str(size), partial(_TAKES[name], size), _STEPS[name]) for size in sizes]
+    take, steps = _TAKES[name]
+    return [Work(str(size), partial(take, size), steps) for size in sizes]
 
 
 def grown(name: str, times: Times) -> Growth:
@@ -67,30 +68,19 @@ def grown(name: str, times: Times) -> Growth:
     return Growth(name, tuple(found), tuple(found.values()))
 
 
-def _steps_alone(sizes: tuple[int, ...], rows: int, dtype: str) -> Take:
+def _alone(case: Case, **settings: Any) -> Take:
     """Return what takes checked steps; the proofs of a run stay out, they do not grow with it."""
-    case = random_case(sizes, rows)
-    return lambda steps: checked_run(case, steps, dtype=dtype, lift="none")().seconds
+    return lambda steps: checked_run(case, steps, lift="none", **settings)().seconds
 
 
-def _population(size: int) -> Take:
-    case = CASES["three_layer"]
-    return lambda steps: checked_run(case, steps, population=size, lift="none")().seconds
-
-
-def _whole(size: int) -> Take:
-    take = checked(CASES["three_layer"])
-    return lambda _: take(size)
-
-
-_TAKES: dict[str, Callable[[int], Take]] = {
-    "width": lambda size: _steps_alone((size, size, size), 32, "float32"),
-    "depth": lambda size: _steps_alone((8,) * (size + 1), 4, "float64"),
-    "batch": lambda size: _steps_alone((64, 64, 10), size, "float32"),
-    "steps": _whole,
-    "population": _population,
+#: By name, what makes a take of each size, and how many steps it takes.
+_TAKES: dict[str, tuple[Callable[[int], Take], int]] = {
+    "width": (lambda size: _alone(random_case((size,) * 3, 32), dtype="float32"), 32),
+    "depth": (lambda size: _alone(random_case((8,) * (size + 1), 4), dtype="float64"), 128),
+    "batch": (lambda size: _alone(random_case((64, 64, 10), size), dtype="float32"), 32),
+    "steps": (lambda size: lambda _: checked(CASES["three_layer"])(size), 1),
+    "population": (lambda size: _alone(CASES["three_layer"], population=size), 64),
 }
-_STEPS = {"width": 32, "depth": 128, "batch": 32, "steps": 1, "population": 64}
 
 
 def check_plot(name: str) -> None:
@@ -121,8 +111,3 @@ def plot(found: list[Growth], path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     save(path, file.getvalue())
-
-
-def describe(growth: Growth) -> str:
-    """Return what grew, in words."""
-    return GROWTHS[growth.name]

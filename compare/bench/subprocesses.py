@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from compare.bench import claims
 from compare.bench.timing import NotHere
@@ -84,19 +83,15 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
 
     from compare.bench import peers
     from compare.bench.checked import checked_run
-    from compare.bench.problems import Problem, problem, random_case
 
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
     before = _bytes("VmRSS")
-    case = random_case(sizes, rows)
+    case = peers.random_case(sizes, rows)
     take: Callable[[], object]
     if label == claims.CHECKED_STEPS:
         take = checked_run(case, _STEPS, dtype="float32")
     else:
-        made: dict[str, Callable[[Problem], Any]] = {
-            claims.AUTOGRAD: peers.Autograd, claims.HAND: peers.ByHand, claims.FUSED: peers.Fused
-        }  # fmt: skip
-        take = partial(made[label](problem(case, torch.float32)).take, _STEPS)
+        take = partial(peers.PEERS[label](peers.problem(case, torch.float32)).take, _STEPS)
     _RESET.write_text("5")  # see proc(5)
     take()
     return _bytes("VmHWM") - before

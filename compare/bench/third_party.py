@@ -5,14 +5,13 @@ its weights have become. Raises NotHere for what is not installed or cannot be c
 """
 
 import importlib
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from compare.bench.peers import Autograd
-from compare.bench.problems import Problem
+from compare.bench.peers import Autograd, Problem
 from compare.bench.timing import NotHere
 from compare.training.adapters import Named
 
@@ -51,7 +50,7 @@ class Func:
         self.state = problem.state
         self.X, self.y = problem.batches[0]["X"], problem.batches[0]["y"]
         self.alpha = problem.case.network.alpha
-        gradient = torch.func.grad(_loss)
+        gradient = torch.func.grad(partial(_loss, torch.sigmoid))
         self.gradient = torch.func.vmap(gradient) if self.X.ndim > 2 else gradient
 
     def take(self, steps: int) -> None:
@@ -68,10 +67,11 @@ class Func:
         return self.state
 
 
-def _loss(weights: Named, X: Tensor, y: Tensor) -> Tensor:
+def _loss(sigmoid: Any, weights: dict[str, Any], X: Any, y: Any) -> Any:
+    """Return the blog's loss, of torch's tensors or JAX's arrays."""
     l = X
     for n in range(len(weights)):
-        l = torch.sigmoid(l @ weights[f"syn{n}"])
+        l = sigmoid(l @ weights[f"syn{n}"])
     return ((y - l) ** 2).sum() / 2
 
 
@@ -102,14 +102,7 @@ class Jax:
             raise NotHere("JAX is not installed (pip install jax)") from None
         jax.config.update("jax_enable_x64", True)
         alpha = problem.case.network.alpha
-
-        def loss(weights: dict[str, Any], X: Any, y: Any) -> Any:
-            l = X
-            for n in range(len(weights)):
-                l = jax.nn.sigmoid(l @ weights[f"syn{n}"])
-            return ((y - l) ** 2).sum() / 2
-
-        gradient = jax.grad(loss)
+        gradient = jax.grad(partial(_loss, jax.nn.sigmoid))
         if problem.batches[0]["X"].ndim > 2:
             gradient = jax.vmap(gradient)
 

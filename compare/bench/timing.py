@@ -7,10 +7,12 @@ figures says more of the hours between than of the things.
 import gc
 import math
 import statistics
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+
+from compare.errors import BadInput
+from compare.interrupts import stop
 
 SLICE = 0.05  # seconds that a work is given in each round
 
@@ -55,22 +57,16 @@ class Times:
         return [mine / sum(base) for mine, base in zip(found, bases, strict=True)]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The median of some figures, the least and the most."""
-
-    median: float
-    least: float
-    most: float
-
-
-def spread(figures: list[float]) -> Spread:
-    """Return the spread of at least one figure."""
-    return Spread(statistics.median(figures), min(figures), max(figures))
+def spread(figures: list[float]) -> dict[str, float]:
+    """Return the median, the least and the most of at least one figure."""
+    return {"median": statistics.median(figures), "least": min(figures), "most": max(figures)}
 
 
 def timed(take: Take, steps: int) -> float:
-    """Return the seconds of so many steps, or the take's own figure; gc off, as timeit has it."""
+    """Return the seconds of so many steps, or the take's own figure; gc off, as timeit has it.
+
+    Raises KeyboardInterrupt once a signal has asked for an end.
+    """
     running = gc.isenabled()
     gc.disable()
     try:
@@ -80,52 +76,46 @@ def timed(take: Take, steps: int) -> float:
     finally:
         if running:
             gc.enable()
+    if stop.is_set():
+        raise KeyboardInterrupt
     return seconds if own is None else own
 
 
 def side_by_side(
     works: Sequence[Work], times: Times, *, seconds: float, rounds: int,
-    tell: Callable[[str], None] = lambda _: None, stop: threading.Event | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> None:  # fmt: skip
     """Measure the works in turn into `times`, for at least so many rounds and seconds.
 
-    Raises KeyboardInterrupt, with the whole rounds so far in `times`, once `stop` is set.
+    Raises KeyboardInterrupt as `timed` does, with the whole rounds so far in `times`.
     """
     plans: list[tuple[Work, Take, int]] = []
     for work in works:
         tell(f"warming up: {work.label}")
         try:
             take = work.make()
-        except NotHere as error:
+        except (NotHere, BadInput) as error:  # digits without scikit-learn
             times.not_here[work.label] = str(error)
             continue
-        plans.append((work, take, _steps(work, take, stop)))
+        plans.append((work, take, _steps(work, take)))
     started, done = perf_counter(), 0
     while plans and (done < rounds or perf_counter() - started < seconds):
         found: dict[str, float] = {}
         for work, take, steps in plans:
             tell(f"round {done + 1}: {work.label}")
             found[work.label] = timed(take, steps) / (steps * work.each)
-            _heed(stop)
         for label, figure in found.items():
             times.figures.setdefault(label, []).append(figure)
         done += 1
 
 
-def _steps(work: Work, take: Take, stop: threading.Event | None) -> int:
+def _steps(work: Work, take: Take) -> int:
     """Warm the work up; return how many steps fill a slice."""
     steps = work.steps or 1
     if not work.warm_up:
         return steps
     seconds = timed(take, steps)
-    _heed(stop)
     while not work.steps and seconds < SLICE:
         steps = min(8 * steps, max(2 * steps, math.ceil(steps * SLICE / max(seconds, 1e-9))))
         seconds = timed(take, steps)
-        _heed(stop)
     return steps
-
-
-def _heed(stop: threading.Event | None) -> None:
-    if stop and stop.is_set():
-        raise KeyboardInterrupt

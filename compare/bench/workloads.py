@@ -9,14 +9,28 @@ import torch
 from compare.bench import claims, gradcheck, peers, subprocesses
 from compare.bench import third_party as others
 from compare.bench.checked import checked, checked_steps
-from compare.bench.problems import Problem, problem, random_case
-from compare.bench.timing import NotHere, Take, Work
+from compare.bench.peers import Problem, problem, random_case
+from compare.bench.timing import Take, Work
 from compare.cases.cases import CASES, Case
-from compare.errors import BadInput
 
-Peer = Callable[[Problem], Any]
-LARGE, HUGE = ((2048, 2048, 1024), 1024), ((4096, 8192, 2048), 64)  # sizes, rows
-SMALL = (8, 6, 4), 5
+Shape = tuple[tuple[int, ...], int]  # sizes, rows
+LARGE, HUGE, SMALL = ((2048, 2048, 1024), 1024), ((4096, 8192, 2048), 64), ((8, 6, 4), 5)
+
+_OURS = (claims.HAND, claims.FUSED)
+_COMPILED = "torch.compile'd autograd"
+_OTHERS: dict[str, Callable[[Problem], Any]] = {
+    "torch.func.grad": others.Func,
+    _COMPILED: others.Compiled,
+    "JAX, grad with jit": partial(others.Jax, whole=False),
+    "JAX, whole loop jitted": partial(others.Jax, whole=True),
+}
+_PEERS: dict[str, Callable[[Problem], Any]] = {
+    **peers.PEERS,
+    **_OTHERS,
+    "the listing in numpy": others.Numpy,
+    "torch.func, vmap of grad": others.Func,
+    "JAX, vmap, whole loop jitted": partial(others.Jax, whole=True),
+}
 
 
 def works(group: str, *, small: bool = False) -> list[Work]:
@@ -24,100 +38,67 @@ def works(group: str, *, small: bool = False) -> list[Work]:
     return _GROUPS[group](small)
 
 
-def _of(given: Callable[[], Problem], made: dict[str, Peer], *, each: int = 1) -> list[Work]:
+def _of(given: Callable[[], Problem], *labels: str, each: int = 1) -> list[Work]:
     """Return a work for each of the peers."""
-    return [
-        Work(label, lambda peer=peer: peer(given()).take, each=each)  # type: ignore[misc]
-        for label, peer in made.items()
-    ]
+
+    def make(label: str) -> Take:
+        take: Take = _PEERS[label](given()).take
+        return take
+
+    return [Work(label, partial(make, label), each=each) for label in labels]
 
 
 def _drawn(case: Case, dtype: torch.dtype, **settings: int) -> Callable[[], Problem]:
     """Return what draws a problem when it is first needed, once."""
-
-    @cache
-    def given() -> Problem:
-        try:
-            return problem(case, dtype, **settings)
-        except BadInput as error:  # digits without scikit-learn
-            raise NotHere(str(error)) from error
-
-    return given
-
-
-_OURS: dict[str, Peer] = {
-    claims.HAND: peers.ByHand, claims.FUSED: peers.Fused, claims.PRODUCTS: peers.Products
-}  # fmt: skip
-_BASE: dict[str, Peer] = {claims.AUTOGRAD: peers.Autograd}
-_COMPILED = "torch.compile'd autograd"
-_OTHERS: dict[str, Peer] = {
-    "torch.func.grad": others.Func,
-    _COMPILED: others.Compiled,
-    "JAX, grad with jit": partial(others.Jax, whole=False),
-    "JAX, whole loop jitted": partial(others.Jax, whole=True),
-}
+    return cache(partial(problem, case, dtype, **settings))
 
 
 def _three_layer(small: bool) -> list[Work]:
     case = CASES["three_layer"]
     given = _drawn(case, torch.float64)
-    ours = {claims.HAND: peers.ByHand, claims.FUSED: peers.Fused}
     return [
-        *_of(given, _BASE),
+        *_of(given, claims.AUTOGRAD),
         Work(claims.CHECKED, lambda: checked(case), 60 if small else case.steps),
-        *_of(given, {**ours, "the listing in numpy": others.Numpy, **_OTHERS}),
+        *_of(given, *_OURS, "the listing in numpy", *_OTHERS),
     ]
 
 
 def _population(small: bool) -> list[Work]:
     case, P = CASES["three_layer"], 4 if small else 256
-    given = _drawn(case, torch.float64, population=P)
-    side_by_side: dict[str, Peer] = {
-        claims.HAND: peers.ByHand,
-        claims.FUSED: peers.Fused,
-        "torch.func, vmap of grad": others.Func,
-        "JAX, vmap, whole loop jitted": partial(others.Jax, whole=True),
-    }
+    stacked = "torch.func, vmap of grad", "JAX, vmap, whole loop jitted"
     return [
-        *_of(_drawn(case, torch.float64), _BASE),
+        *_of(_drawn(case, torch.float64), claims.AUTOGRAD),
         Work(claims.CHECKED, lambda: checked(case, population=P), 8 if small else 1_024, P),
-        *_of(given, side_by_side, each=P),
+        *_of(_drawn(case, torch.float64, population=P), *_OURS, *stacked, each=P),
     ]
 
 
-def _digits(small: bool) -> list[Work]:
-    del small
-    case = CASES["digits"]
-    made = {claims.HAND: peers.ByHand, _COMPILED: others.Compiled}
-    return _of(_drawn(case, torch.float64), _BASE | made)
+def _digits(_small: bool) -> list[Work]:
+    given = _drawn(CASES["digits"], torch.float64)
+    return _of(given, claims.AUTOGRAD, claims.HAND, _COMPILED)
 
 
 def _wide(small: bool) -> list[Work]:
     case = random_case(*(SMALL if small else ((784, 256, 10), 128)))
-    return _of(_drawn(case, torch.float32), _BASE | _OURS | _OTHERS)
+    return _of(_drawn(case, torch.float32), *peers.PEERS, *_OTHERS)
 
 
-def _big(small: bool, *, sizes: tuple[int, ...], rows: int) -> list[Work]:
-    case = random_case(*(SMALL if small else (sizes, rows)))
+def _big(small: bool, shape: Shape) -> list[Work]:
+    case = random_case(*(SMALL if small else shape))
     # the small network's chunks hold many steps, and more than two are needed
+    steps = 1_600 if small else 2
     return [
-        *_of(_drawn(case, torch.float32), _BASE | _OURS),
-        Work(
-            claims.CHECKED_STEPS,
-            lambda: checked_steps(case, dtype="float32"),
-            1_600 if small else 2,
-        ),
+        *_of(_drawn(case, torch.float32), *peers.PEERS),
+        Work(claims.CHECKED_STEPS, lambda: checked_steps(case, dtype="float32"), steps),
     ]
 
 
-def _peaks(small: bool, *, sizes: tuple[int, ...], rows: int) -> list[Work]:
-    shape = SMALL if small else (sizes, rows)
-    labels = claims.AUTOGRAD, claims.HAND, claims.FUSED, claims.CHECKED_STEPS
-    return [Work(label, partial(_peak, label, *shape), 1, warm_up=False) for label in labels]
+def _peaks(small: bool, shape: Shape) -> list[Work]:
+    def make(label: str) -> Take:
+        return lambda _: subprocesses.peak(label, *(SMALL if small else shape))
 
-
-def _peak(label: str, sizes: tuple[int, ...], rows: int) -> Take:
-    return lambda _: subprocesses.peak(label, sizes, rows)
+    labels = claims.AUTOGRAD, *_OURS, claims.CHECKED_STEPS
+    return [Work(label, partial(make, label), 1, warm_up=False) for label in labels]
 
 
 def _start(small: bool) -> list[Work]:
@@ -131,16 +112,13 @@ def _start(small: bool) -> list[Work]:
 
 
 def _verdict(small: bool) -> list[Work]:
-    sizes = ((5, 4, 3), (8, 4, 3)) if small else ((64, 128, 10), (784, 128, 10))
+    one, other = ((5, 4, 3), (8, 4, 3)) if small else ((64, 128, 10), (784, 128, 10))
     rows = 4 if small else 32
     return [
-        Work(f"{title}, {label}", partial(make, shape, rows), 1)
-        for title, make, shape, label in (
-            ("slow gradcheck", gradcheck.slow, sizes[0], "64-128-10"),
-            ("fast gradcheck", gradcheck.fast, sizes[0], "64-128-10"),
-            ("compare.check", gradcheck.ours, sizes[0], "64-128-10"),
-            ("compare.check", gradcheck.ours, sizes[1], "784-128-10"),
-        )
+        Work("slow gradcheck, 64-128-10", lambda: gradcheck.torchs(one, rows, fast=False), 1),
+        Work("fast gradcheck, 64-128-10", lambda: gradcheck.torchs(one, rows, fast=True), 1),
+        Work("compare.check, 64-128-10", lambda: gradcheck.ours(one, rows), 1),
+        Work("compare.check, 784-128-10", lambda: gradcheck.ours(other, rows), 1),
     ]
 
 
@@ -149,10 +127,10 @@ _GROUPS: dict[str, Callable[[bool], list[Work]]] = {
     "population": _population,
     "digits": _digits,
     "wide": _wide,
-    "large": partial(_big, sizes=LARGE[0], rows=LARGE[1]),
-    "large_memory": partial(_peaks, sizes=LARGE[0], rows=LARGE[1]),
-    "huge": partial(_big, sizes=HUGE[0], rows=HUGE[1]),
-    "huge_memory": partial(_peaks, sizes=HUGE[0], rows=HUGE[1]),
+    "large": partial(_big, shape=LARGE),
+    "large_memory": partial(_peaks, shape=LARGE),
+    "huge": partial(_big, shape=HUGE),
+    "huge_memory": partial(_peaks, shape=HUGE),
     "start": _start,
     "verdict": _verdict,
 }
