@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def main(channel: str, asked: str) -> None:
     """Do what is asked for, in a process below this one."""
     words, fd = json.loads(asked), int(channel)
     os.set_inheritable(fd, False)
-    signal.signal(signal.SIGTERM, lambda *_: _end(0))
+    signal.signal(signal.SIGTERM, lambda *_: _end())
     _prctl(_SUBREAPER, 1)
     _prctl(_PARENT_DEATH, signal.SIGTERM)
     if os.getppid() != words["parent"]:  # it has ended already
@@ -41,13 +42,13 @@ def main(channel: str, asked: str) -> None:
     if not (worker := os.fork()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _prctl(_PARENT_DEATH, signal.SIGKILL)
-        _work(_teller(fd), fd, words)
+        _work(fd, words)
     _, status = os.waitpid(worker, 0)
-    _teller(fd)({"ended": os.waitstatus_to_exitcode(status)})
-    _end(0)
+    _tell(fd, {"ended": os.waitstatus_to_exitcode(status)})
+    _end()
 
 
-def _end(code: int) -> None:
+def _end() -> None:
     """Kill all that is left below this process, then end it."""
     with contextlib.suppress(ChildProcessError):  # there is none
         while True:
@@ -55,7 +56,7 @@ def _end(code: int) -> None:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             os.waitpid(-1, 0)  # what it has left in its turn is ours now
-    os._exit(code)
+    os._exit(0)
 
 
 def _children() -> Iterator[int]:
@@ -71,19 +72,16 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _teller(fd: int) -> Tell:
-    """Return what writes one message."""
-
-    def tell(message: dict[str, Any]) -> None:
-        data = (json.dumps(message) + "\n").encode()
-        while data:
-            data = data[os.write(fd, data) :]
-
-    return tell
+def _tell(fd: int, message: dict[str, Any]) -> None:
+    """Write one message."""
+    data = (json.dumps(message) + "\n").encode()
+    while data:
+        data = data[os.write(fd, data) :]
 
 
-def _work(tell: Tell, fd: int, words: dict[str, Any]) -> None:
+def _work(fd: int, words: dict[str, Any]) -> None:
     """Run the work and tell what it gave; nothing of theirs is run after that."""
+    tell = partial(_tell, fd)
     try:
         module, _, function = words["work"].partition(":")
         work = getattr(importlib.import_module(module), function)
@@ -121,8 +119,8 @@ def _found(work: Callable[[], dict[str, Any]], memory: int) -> dict[str, Any]:
 # -- limits
 
 
-def _memory() -> tuple[int, int]:
-    """Return which limit memory has, and how much of it is used.
+def _limit(memory: int) -> None:
+    """Take on limits for memory beyond what is used now, and for each file written.
 
     Shared memory counts in the address space; but a GPU's driver takes more of that than there is.
     """
@@ -133,16 +131,9 @@ def _memory() -> tuple[int, int]:
         pages = int(Path("/proc/self/statm").read_text().split()[place])
     except OSError:
         pages = 0
-    return kind, pages * resource.getpagesize()
-
-
-def _limit(memory: int) -> None:
-    """Take on limits for memory beyond what is used now, and for each file written."""
-    kind, used = _memory()
-    for what, least, most in (
-        (kind, used + memory, used + memory + _SPARE),
-        (resource.RLIMIT_FSIZE, _FILE, _FILE),
-    ):
+    total = pages * resource.getpagesize() + memory
+    limits = (kind, total, total + _SPARE), (resource.RLIMIT_FSIZE, _FILE, _FILE)
+    for what, least, most in limits:
         hard = resource.getrlimit(what)[1]
         if hard != resource.RLIM_INFINITY:
             least, most = min(least, hard), min(most, hard)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,21 +96,17 @@ class Ended:
                 "end? --timeout SECONDS gives it longer"
             )
         if self.code < 0:
-            name = _signal(-self.code)
+            known = {each.value: each.name for each in signal.Signals}
+            name = known.get(-self.code, f"signal {-self.code}")
             why = ": was it out of memory?" if name == "SIGKILL" else ""
             return f"the file's process was ended by {name}{why}"
         return f"the file ended its process itself, with exit code {self.code}"
 
 
 def guarded(
-    work: str,
-    words: dict[str, Any],
-    printed: Printed,
-    *,
-    seconds: float | None,
-    memory: int,
+    work: str, words: dict[str, Any], printed: Printed, *, seconds: float | None, memory: int,
     watch: Callable[[int], None] | None = None,
-) -> Ended:
+) -> Ended:  # fmt: skip
     """Run `work`, a "module:function" that is given a teller and `words`, and return its answer.
 
     It has `seconds`, from when all that it needs is imported, and so many bytes of `memory` beyond
@@ -125,13 +121,10 @@ def guarded(
     try:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "compare.guard.child", str(theirs), json.dumps(asked)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-            pass_fds=[theirs],
-            start_new_session=True,
-        )
+            pass_fds=[theirs], start_new_session=True,
+        )  # fmt: skip
     except BaseException:
         os.close(channel)
         raise
@@ -139,12 +132,16 @@ def guarded(
         os.close(theirs)
     heard = _Heard(seconds, watch)
     assert process.stdout
+    takers = {channel: heard.add, process.stdout.fileno(): printed.add}
     try:
-        _listen(process, {channel: heard.add, process.stdout.fileno(): printed.add}, heard)
+        _listen(process, takers, heard)
     finally:
         _stop(process)
-        for fd, take in ((channel, heard.add), (process.stdout.fileno(), printed.add)):
-            _drain(fd, take)
+        for fd, take in takers.items():  # what is still in a pipe
+            os.set_blocking(fd, False)
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(fd, _READ):
+                    take(data)
         os.close(channel)
         process.stdout.close()
         printed.end()
@@ -207,7 +204,7 @@ class _Heard:
 
 
 def _listen(
-    process: "subprocess.Popen[bytes]", takers: dict[int, Callable[[bytes], None]], heard: _Heard
+    process: "subprocess.Popen[bytes]", takers: Mapping[int, Callable[[bytes], None]], heard: _Heard
 ) -> None:
     """Hand on what is written until the last message, the limit, or the end of the process."""
     with selectors.DefaultSelector() as selector:
@@ -224,32 +221,16 @@ def _listen(
                     selector.unregister(key.fd)
 
 
-def _drain(fd: int, take: Callable[[bytes], None]) -> None:
-    """Hand on what is still in a pipe."""
-    os.set_blocking(fd, False)
-    with contextlib.suppress(BlockingIOError):
-        while data := os.read(fd, _READ):
-            take(data)
-
-
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """End the process and all that it has started: it does so itself, if it can."""
     process.terminate()
     try:
-        process.wait(_END)
-    except subprocess.TimeoutExpired:
-        pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def check_limit(seconds: float | None) -> None:
