@@ -7,6 +7,7 @@ matplotlib alone would take longer than a run may spend on its board.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +18,7 @@ _SIDE = 168  # pixels of a map's longer side
 _LABEL = 150
 _GAP = 16
 _LINE = 15
-_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_INK, _PALE, _PAPER = (30, 30, 30), (110, 110, 110), (255, 255, 255)
 _MINUS, _PLUS, _APART = (33, 102, 172), (178, 24, 43), (217, 95, 2)
 
 
@@ -40,22 +41,21 @@ def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
         title += f": {_MOST_PAIRS} of {len(pairs):,} quantities"
         pairs = [pairs[last * k // (_MOST_PAIRS - 1)] for k in range(_MOST_PAIRS)]
     rows = [_maps(pair) for pair in pairs]
-    heights = [maps[0][0].shape[0] * _cell(maps[0][0]) + 2 * _LINE for maps in rows]
+    heights = [len(maps[0][0]) * _cell(maps[0][0]) + 2 * _LINE for maps in rows]
     width = _LABEL + 3 * (_SIDE + _GAP) + _GAP
     picture, draw = _paper(width, 3 * _LINE + sum(h + _GAP for h in heights) + _GAP)
-    draw.text((_GAP, 6), title, fill=_INK, font=_font(13))
+    _write(draw, _GAP, 6, title, 13)
     for k, head in enumerate(("by hand", "autograd", "|difference|")):
-        draw.text((_LABEL + k * (_SIDE + _GAP), _LINE + 12), head, fill=_INK, font=_font(12))
+        _write(draw, _LABEL + k * (_SIDE + _GAP), _LINE + 12, head)
     top = 3 * _LINE
     for pair, maps, height in zip(pairs, rows, heights, strict=True):
-        draw.text((_GAP, top), pair.name, fill=_INK, font=_font(12))
-        shape = " x ".join(map(str, pair.manual.shape))
-        draw.text((_GAP, top + _LINE), shape, fill=(110, 110, 110), font=_font(11))
+        _write(draw, _GAP, top, pair.name)
+        _write(draw, _GAP, top + _LINE, " x ".join(map(str, pair.manual.shape)), 11, _PALE)
         for k, (values, most, scale) in enumerate(maps):
             left = _LABEL + k * (_SIDE + _GAP)
             colours = _sequential(values, most) if k == 2 else _diverging(values, most)
             bottom = _matrix(picture, draw, colours, left, top)
-            draw.text((left, bottom + 2), scale, fill=(110, 110, 110), font=_font(11))
+            _write(draw, left, bottom + 2, scale, 11, _PALE)
         top += height + _GAP
     return _png(picture)
 
@@ -109,7 +109,7 @@ def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float
     middle, reach = (least + most) / 2, max((most - least) / 2, 1e-12)
     picture, draw = _paper(side + 190, side + 90)
     left, top = 70, 36
-    draw.text((_GAP, 8), title, fill=_INK, font=_font(13))
+    _write(draw, _GAP, 8, title, 13)
     colours = _diverging(grid[::-1] - middle, reach)
     image = Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
     picture.paste(image, (left, top))
@@ -121,20 +121,14 @@ def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float
         draw.ellipse(box, fill=colour, outline=_INK, width=2)
     for share in (0, 0.5, 1):
         along, up = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-        draw.text(
-            (left + share * side - 8, top + side + 6), f"{along:.3g}", fill=_INK, font=_font(11)
-        )
-        draw.text(
-            (left - 34, top + side - share * side - 7), f"{up:.3g}", fill=_INK, font=_font(11)
-        )
-    draw.text((left + side / 2 - 30, top + side + 24), x_name, fill=_INK, font=_font(12))
-    draw.text((_GAP, top + side / 2 - 30), y_name, fill=_INK, font=_font(12))
+        _write(draw, left + share * side - 8, top + side + 6, f"{along:.3g}", 11)
+        _write(draw, left - 34, top + side - share * side - 7, f"{up:.3g}", 11)
+    _write(draw, left + side / 2 - 30, top + side + 24, x_name)
+    _write(draw, _GAP, top + side / 2 - 30, y_name)
     bar = _diverging(np.linspace(1, -1, side)[:, None] * reach, reach)
-    bar_image = Image.fromarray(np.ascontiguousarray(bar)).resize((18, side))
-    picture.paste(bar_image, (left + side + 24, top))
+    picture.paste(Image.fromarray(bar).resize((18, side)), (left + side + 24, top))
     for share, value in ((0.0, most), (0.5, middle), (1.0, least)):
-        place = (left + side + 48, top + share * side - 7)
-        draw.text(place, f"{value:.3g}", fill=_INK, font=_font(11))
+        _write(draw, left + side + 48, top + share * side - 7, f"{value:.3g}", 11)
     return _png(picture)
 
 
@@ -153,30 +147,23 @@ def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
     cell, left, top = 34, 110, 66
     side = cell * len(classes)
     picture, draw = _paper(left + side + _GAP, top + side + _GAP)
-    draw.text((_GAP, 8), title, fill=_INK, font=_font(13))
-    draw.text((left, 28), "taken for", fill=(110, 110, 110), font=_font(11))
-    draw.text((_GAP, top - 18), "is", fill=(110, 110, 110), font=_font(11))
+    _write(draw, _GAP, 8, title, 13)
+    _write(draw, left, 28, "taken for", 11, _PALE)
+    _write(draw, _GAP, top - 18, "is", 11, _PALE)
     most = max(1, int(counts.max()))
     for row, name in enumerate(classes):
-        draw.text((_GAP, top + row * cell + 9), name[:12], fill=_INK, font=_font(12))
-        draw.text((left + row * cell + 8, top - 18), name[:4], fill=_INK, font=_font(12))
+        _write(draw, _GAP, top + row * cell + 9, name[:12])
+        _write(draw, left + row * cell + 8, top - 18, name[:4])
         for column in range(len(classes)):
             count = int(counts[row, column])
             hue = _MINUS if row == column else _APART
             share = 0.0 if not count else 0.15 + 0.85 * count / most
-            box = [left + column * cell, top + row * cell]
+            x, y = left + column * cell, top + row * cell
             colour = tuple(int(p + (h - p) * share) for p, h in zip(_PAPER, hue, strict=True))
-            draw.rectangle([*box, box[0] + cell - 2, box[1] + cell - 2], fill=colour)
+            draw.rectangle([x, y, x + cell - 2, y + cell - 2], fill=colour)
             if count:
-                ink = _PAPER if share > 0.6 else _INK
-                draw.text((box[0] + 8, box[1] + 9), str(count), fill=ink, font=_font(12))
+                _write(draw, x + 8, y + 9, str(count), ink=_PAPER if share > 0.6 else _INK)
     return _png(picture)
-
-
-def as_matrix(values: np.ndarray) -> np.ndarray:
-    """Return values of any shape as a matrix."""
-    wide = np.atleast_2d(values)
-    return wide.reshape(-1, wide.shape[-1])
 
 
 def _paper(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -184,8 +171,10 @@ def _paper(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return picture, ImageDraw.Draw(picture)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _write(
+    draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size: int = 12, ink: Any = _INK
+) -> None:
+    draw.text((x, y), text, fill=ink, font=ImageFont.load_default(size))
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -202,7 +191,7 @@ def _largest(values: np.ndarray) -> float:
 
 def _cell(values: np.ndarray) -> int:
     """Return the pixels of one cell."""
-    longer: int = max(values.shape)
+    longer: int = max(values.shape[:2])
     return max(2, min(24, _SIDE // longer))
 
 
@@ -211,9 +200,8 @@ def _matrix(
 ) -> int:
     """Draw the colours as cells with a frame; return where it ends."""
     rows, columns = colours.shape[:2]
-    cell = max(2, min(24, _SIDE // max(rows, columns)))
-    image = Image.fromarray(np.ascontiguousarray(colours))
-    image = image.resize((columns * cell, rows * cell), Image.Resampling.NEAREST)
+    size = columns * _cell(colours), rows * _cell(colours)
+    image = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
     picture.paste(image, (left, top))
     draw.rectangle([left - 1, top - 1, left + image.width, top + image.height], outline=(160,) * 3)
     return top + int(image.height)

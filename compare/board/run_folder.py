@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from msgspec import Meta
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
 from torch.utils.tensorboard import summary as summaries
 
-from compare.board.pictures import Pair, as_matrix, confusion, heat_maps, surface
+from compare.board.pictures import Pair, confusion, heat_maps, surface
 from compare.board.step_log import StepLog
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
@@ -39,12 +41,14 @@ from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
 from compare.state_dict import Count, Types, require, typed
-from compare.training.downsample import SIDES, as_array, is_told
+from compare.training.downsample import SIDES, is_told
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run
 
 _BINS = 30  # of a histogram
 _PICTURES = 8  # how many times in a run heat maps are drawn
+_GAP = "differences/free-running gap"
+_CHANGE = "give --log-dir another place, or --no-board"
 #: A file of curves, as this project and TensorBoard name them: no separator, no other file.
 EventFileName = Annotated[str, Meta(pattern=r"\Aevents\.out\.tfevents\.[0-9A-Za-z._-]{1,200}\Z")]
 _STATE = Types(
@@ -72,10 +76,8 @@ class EventFile:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add one point to each of the curves named by `values`."""
-        summary = Summary(
-            value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        )
-        self.put(step, summary)
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.put(step, Summary(value=points))
 
     def put(self, step: int, summary: Summary) -> None:
         """Add a summary of any kind."""
@@ -239,8 +241,8 @@ class RunFolder:
         for name in chunk.values["manual"]:
             if not is_told(name) or name.endswith("_update"):
                 continue
-            sides = [as_array(chunk.values[side][name][step - chunk.start, 0]) for side in SIDES]
-            pairs.append(Pair(name, *(as_matrix(values) for values in sides)))
+            sides = [_matrix(chunk.values[side][name][step - chunk.start, 0]) for side in SIDES]
+            pairs.append(Pair(name, *sides))
             if name.startswith("syn"):
                 for side, values in zip(SIDES, sides, strict=True):
                     finite = values[np.isfinite(values)]
@@ -298,14 +300,18 @@ class RunFolder:
             self.lock.close()
 
 
-_CHANGE = "give --log-dir another place, or --no-board"
-
-
 def _same(path: Path, identity: os.stat_result) -> bool:
     try:
         return os.path.samestat(path.stat(), identity)
     except OSError:
         return False
+
+
+def _matrix(values: Tensor) -> np.ndarray:
+    """Return a tensor of any shape as a matrix, without a copy where numpy knows its dtype."""
+    known = values.float() if values.dtype == torch.bfloat16 else values
+    array: np.ndarray = np.atleast_2d(known.detach().cpu().numpy())
+    return array.reshape(-1, array.shape[-1])
 
 
 def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
@@ -319,9 +325,6 @@ def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
         counts = np.array(report.confusion)
         title = f"{counts.sum():,} rows kept back: {report.accuracy:.1%} right"
         yield "confusion matrix", confusion(title, counts, report.classes)
-
-
-_GAP = "differences/free-running gap"
 
 
 def _shares(bucket: Bucket) -> dict[str, float]:

@@ -4,7 +4,6 @@ A curve of every step would be thinned out by whoever draws it. What is told of 
 and norms is its first step's; of its differences the largest, and how many there were so far.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,9 +83,8 @@ def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
         for name, value in chunk.values[side].items():
             if is_told(name):
                 if id(value) not in norms:
-                    norms[id(value)] = _norms(
-                        value[:, 0] if len(value) == len(at) else value[at, 0]
-                    )
+                    steps = slice(None) if len(value) == len(at) else at  # all without a copy
+                    norms[id(value)] = _norms(value[steps, 0])
                 columns[f"norm/{name}"] = norms[id(value)]
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         found[side] = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -103,11 +101,3 @@ def _norms(values: Tensor) -> Tensor:
     wide = torch.promote_types(values.dtype, torch.float32)  # all that a curve can show
     norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=wide)
     return norms
-
-
-def as_array(values: Tensor) -> np.ndarray:
-    """Return a tensor as an array for pictures, without a copy where numpy knows its dtype."""
-    values = values.detach().cpu()
-    wide = values.float() if values.dtype == torch.bfloat16 else values
-    array: np.ndarray = wide.numpy()
-    return array
