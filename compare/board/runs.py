@@ -111,20 +111,16 @@ def differences(one: Kept, other: Kept) -> Iterator[tuple[str, str, str]]:
         if run.result is None:
             raise BadInput(f"run {run.name}: it has no {RESULT}, it was stopped before its end")
         results.append(run.result)
-    flat = [dict(_flat(result)) for result in results]
-    for key in dict.fromkeys([*flat[0], *flat[1]]):
-        values = [str(each.get(key, "none")) for each in flat]
-        if values[0] != values[1]:
-            yield key, values[0], values[1]
-    yield from _quantities(results[0], results[1])
-    first = _first_unequal_loss(one, other)
-    if first is not None:
-        step, losses = first
-        label = f"loss by hand at step {step:,}, the first to differ"
-        yield label, repr(losses[0]), repr(losses[1])
+    for told_of in (_settings, _quantities):
+        flat = [dict(told_of(result)) for result in results]
+        for key in dict.fromkeys([*flat[0], *flat[1]]):
+            values = [str(each.get(key, "none")) for each in flat]
+            if values[0] != values[1]:
+                yield key, values[0], values[1]
+    yield from _first_unequal_loss(one, other)
 
 
-def _flat(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _settings(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in result.items():
         if key in _OF_EACH_RUN:
             continue
@@ -134,27 +130,21 @@ def _flat(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _quantities(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield each quantity's verdict and its first unequal step where they differ."""
-    rows = [{row["name"]: row for row in result["quantities"]} for result in (one, other)]
-    for name in dict.fromkeys([*rows[0], *rows[1]]):
-        for key, label in (("verdict", "verdict"), ("first_unequal", "first unequal step")):
-            values = [str(side[name].get(key)) if name in side else "none" for side in rows]
-            if values[0] != values[1]:
-                yield f"{name} {label}", values[0], values[1]
+def _quantities(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for row in result["quantities"]:
+        yield f"{row['name']} verdict", row["verdict"]
+        yield f"{row['name']} first unequal step", row.get("first_unequal")
 
 
-def _first_unequal_loss(one: Kept, other: Kept) -> tuple[int, tuple[float, float]] | None:
-    """Return the first step at which the two by-hand sides have another loss, and both losses."""
-    losses = [_losses(run.path / STEPS) for run in (one, other)]
-    if any(loss is None for loss in losses):
-        return None
-    shared = min(map(len, losses))
-    differ = np.flatnonzero(losses[0][:shared] != losses[1][:shared])
-    if not differ.size:
-        return None
-    step = int(differ[0])
-    return step, (float(losses[0][step]), float(losses[1][step]))
+def _first_unequal_loss(one: Kept, other: Kept) -> Iterator[tuple[str, str, str]]:
+    """Yield the losses at the first step at which the two by-hand sides have another one."""
+    mine, others = (_losses(run.path / STEPS) for run in (one, other))
+    if mine is None or others is None:
+        return
+    shared = min(len(mine), len(others))
+    for step in np.flatnonzero(mine[:shared] != others[:shared])[:1]:
+        label = f"loss by hand at step {step:,}, the first to differ"
+        yield label, repr(float(mine[step])), repr(float(others[step]))
 
 
 def _losses(path: Path) -> Any:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from compare.checkpoint.folder import EVENTS
 from compare.errors import BadInput
 from compare.interrupts import stop
 from compare.training.downsample import MOST
@@ -22,7 +23,7 @@ def serve(log_dir: Path, port: int, say: Callable[[str], None]) -> None:
     A port that is taken gives way to the next free one. Every bucket of a run is kept.
     Raises BadInput where there is nothing to show, or no port.
     """
-    if not any(log_dir.glob("*/*/events.out.tfevents.*")):
+    if not any(log_dir.glob(f"*/*/{EVENTS}*")):
         raise BadInput(
             f"nothing in {log_dir} yet: python -m compare runs a case and leaves curves there"
         )
