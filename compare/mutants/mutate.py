@@ -60,10 +60,9 @@ def plain(program: Program) -> Program:
     """Return the program without operations that hand a tensor on in its own shape and dtype."""
     draft = GraphEdit(program, next(iter(program.graph.nodes)))
     for node in list(draft.graph.nodes):
-        if operation(node) in HAND_ON:
-            source = node.all_input_nodes[0] if node.all_input_nodes else None
-            same = alike(node, source) and operation(node) not in PICKS
-            if source is not None and same:
+        if operation(node) in HAND_ON - PICKS and node.all_input_nodes:
+            source = node.all_input_nodes[0]
+            if alike(node, source):
                 draft.replace(source, of=node)
     return _program(program, draft)
 
@@ -78,11 +77,7 @@ def _label(program: Program) -> None:
 
 
 def _made(
-    program: Program,
-    draft: GraphEdit,
-    edit: Edit,
-    inputs: Mapping[str, Tensor],
-    known: Cache,
+    program: Program, draft: GraphEdit, edit: Edit, inputs: Mapping[str, Tensor], known: Cache
 ) -> Program | None:
     """Return the program with one operation changed, None where it does not run any more.
 

@@ -6,6 +6,7 @@ graph. Whether the changed program still runs is for others to see.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,10 @@ class GraphEdit:
         with self.graph.inserting_after(after):
             return self.graph.call_function(target, args, kwargs)
 
+    def then(self, target: Any, *args: Any) -> None:
+        """Do one more operation, to what the operation gives."""
+        self.replace(self.call(target, self.node, *args, after=self.node))
+
     def constant(self, value: Tensor) -> fx.Node:
         """Return a new constant."""
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
@@ -83,8 +88,10 @@ _SIBLINGS = {
     "gt": ["lt", "ge"], "lt": ["gt", "le"], "ge": ["le", "gt"], "le": ["ge", "lt"],
     "eq": ["ne"], "ne": ["eq"], "sin": ["cos"], "cos": ["sin"], "sqrt": ["rsqrt"],
     "rsqrt": ["sqrt"], "exp": ["expm1"], "log": ["log1p"], "log1p": ["log"],
-    "sigmoid": ["tanh"], "tanh": ["sigmoid"],
+    "sigmoid": ["tanh"], "tanh": ["sigmoid"], "sum": ["mean"], "mean": ["sum"],
 }  # fmt: skip
+#: The overload of a sibling where it goes by another name than the operation's own.
+_OVERLOADS = {("mean", "dim_IntList"): "dim", ("sum", "dim"): "dim_IntList"}
 _IN_ORDER = {"sub", "div", "mm", "bmm", "pow", "where", "gt", "lt", "ge", "le"}
 _ALONG = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_softmax", "prod"}
 
@@ -109,13 +116,13 @@ def _dropped(node: fx.Node, _floats: Floats) -> Ways:
     for source in dict.fromkeys(node.all_input_nodes if like_floats(node) is not None else ()):
         if alike(source, node) or (along and like_floats(source) is not None):
             taken = "left out" if along else f"dropped, {_called(source)} in its place"
-            yield taken, _take(source)
+            yield taken, partial(_take, source)
     if operation(node) == "permute":
-        yield "dropped: not transposed", _take(node.all_input_nodes[0])
+        yield "dropped: not transposed", partial(_take, node.all_input_nodes[0])
 
 
-def _take(source: fx.Node) -> Edit:
-    return lambda draft: draft.replace(draft.copies[source])
+def _take(source: fx.Node, draft: GraphEdit) -> None:
+    draft.replace(draft.copies[source])
 
 
 def _sibling(node: fx.Node, _floats: Floats) -> Ways:
@@ -123,34 +130,24 @@ def _sibling(node: fx.Node, _floats: Floats) -> Ways:
     overload = getattr(node.target, "__name__", "").partition(".")[2]
     for sibling in _SIBLINGS.get(operation(node), []):
         packet = getattr(aten, sibling)
-        if overload in packet.overloads():
-            yield f"{sibling} in its place", _becomes(getattr(packet, overload))
-    other = {"sum": ("mean", {"dim_IntList": "dim", "default": "default"}),
-             "mean": ("sum", {"dim": "dim_IntList", "default": "default"})}.get(operation(node))  # fmt: skip  # noqa: E501
-    if other and overload in other[1]:
-        yield (
-            f"{other[0]} in its place",
-            _becomes(getattr(getattr(aten, other[0]), other[1][overload])),
-        )
+        there = _OVERLOADS.get((sibling, overload), overload)
+        if there in packet.overloads():
+            yield f"{sibling} in its place", partial(_becomes, getattr(packet, there))
 
 
-def _becomes(target: Any) -> Edit:
-    def edit(draft: GraphEdit) -> None:
-        draft.node.target = target
-
-    return edit
+def _becomes(target: Any, draft: GraphEdit) -> None:
+    draft.node.target = target
 
 
 def _exchanged(node: fx.Node, _floats: Floats) -> Ways:
     """Its two operands the other way round."""
     if operation(node) in _IN_ORDER:
-        first = len(node.args) - 2
-        yield (
-            "its operands exchanged",
-            lambda d: setattr(
-                d.node, "args", (*d.node.args[:first], d.node.args[first + 1], d.node.args[first])
-            ),
-        )
+        yield "its operands exchanged", _exchange
+
+
+def _exchange(draft: GraphEdit) -> None:
+    *others, one, other = draft.node.args
+    draft.node.args = (*others, other, one)
 
 
 def _transposed(node: fx.Node, _floats: Floats) -> Ways:
@@ -160,23 +157,18 @@ def _transposed(node: fx.Node, _floats: Floats) -> Ways:
         value = like(source)
         if value is None or value.ndim < 2 or operation(source) == "permute":  # type: ignore[arg-type]
             continue
-        if max(value.shape[-2:]) == 1 or not (product or value.shape[-1] == value.shape[-2]):
-            continue
-        if not product and like_floats(node) is None:
-            continue
-        yield f"{_called(source)} transposed", _turn(at, value.ndim)
+        rows, columns = value.shape[-2:]
+        fits = product or (rows == columns and like_floats(node) is not None)
+        if fits and max(rows, columns) > 1:
+            yield f"{_called(source)} transposed", partial(_turn, at, value.ndim)
 
 
-def _turn(at: int, ndim: int) -> Edit:
+def _turn(at: int, ndim: int, draft: GraphEdit) -> None:
     order = [*range(ndim - 2), ndim - 1, ndim - 2]
-
-    def edit(draft: GraphEdit) -> None:
-        source = draft.node.args[at]
-        assert isinstance(source, fx.Node)
-        turned = draft.call(aten.permute.default, source, order, after=source)
-        draft.node.update_arg(at, turned)
-
-    return edit
+    source = draft.node.args[at]
+    assert isinstance(source, fx.Node)
+    turned = draft.call(aten.permute.default, source, order, after=source)
+    draft.node.update_arg(at, turned)
 
 
 def _constant(node: fx.Node, _floats: Floats) -> Ways:
@@ -196,7 +188,7 @@ def _constant(node: fx.Node, _floats: Floats) -> Ways:
         for words, value in changed.items():
             if value != number:
                 kept = int(value) if isinstance(number, int) and value == int(value) else value
-                yield f"the constant {words}", _set(where, kept)
+                yield f"the constant {words}", partial(_set, where, kept)
 
 
 _TYPES = ("NumberType", "FloatType", "TensorType")  # of arguments that are numbers
@@ -224,14 +216,11 @@ def _count_in(number: float) -> int | None:
     return None
 
 
-def _set(where: int | str, value: float) -> Edit:
-    def edit(draft: GraphEdit) -> None:
-        if isinstance(where, int):
-            draft.node.update_arg(where, value)
-        else:
-            draft.node.update_kwarg(where, value)
-
-    return edit
+def _set(where: int | str, value: Any, draft: GraphEdit) -> None:
+    if isinstance(where, int):
+        draft.node.update_arg(where, value)
+    else:
+        draft.node.update_kwarg(where, value)
 
 
 def _along(node: fx.Node, _floats: Floats) -> Ways:
@@ -248,7 +237,7 @@ def _along(node: fx.Node, _floats: Floats) -> Ways:
     else:
         return
     for other in others:
-        yield f"over dimension {other} for {dims}", _set(1, other)
+        yield f"over dimension {other} for {dims}", partial(_set, 1, other)
 
 
 def _count(node: fx.Node, _floats: Floats) -> Ways:
@@ -257,55 +246,44 @@ def _count(node: fx.Node, _floats: Floats) -> Ways:
     if operation(node) == "mean" and source is not None and out is not None and out.numel():
         n = source.numel() // out.numel()
         if n > 1:
-            yield (
-                f"divided by {n - 1} for {n}",
-                lambda d: d.replace(d.call(aten.mul.Tensor, d.node, n / (n - 1), after=d.node)),
-            )
+            more = n / (n - 1)
+            yield f"divided by {n - 1} for {n}", lambda draft: draft.then(aten.mul.Tensor, more)
 
 
 def _sign(node: fx.Node, _floats: Floats) -> Ways:
     """Its result of the other sign."""
     if like_floats(node) is not None and operation(node) not in ("neg", "permute"):
-        yield "its sign turned", lambda d: d.replace(d.call(aten.neg.default, d.node, after=d.node))
+        yield "its sign turned", lambda draft: draft.then(aten.neg.default)
 
 
 def _stale(node: fx.Node, _floats: Floats) -> Ways:
     """For an operand what it was before its last operation, or what it is after another one."""
-    order = list(node.graph.nodes)
     later = below(node)
     for source in dict.fromkeys(node.all_input_nodes):
         if like_floats(source) is None:
             continue
-        for before in dict.fromkeys(source.all_input_nodes):
-            if (
-                is_operation(source)
-                and alike(before, source)
-                and before not in node.all_input_nodes
-            ):
-                yield f"{_called(source)} stale: {_called(before)}", _swap(source, before)
+        for before in dict.fromkeys(source.all_input_nodes if is_operation(source) else ()):
+            if alike(before, source) and before not in node.all_input_nodes:
+                yield f"{_called(source)} stale: {_called(before)}", partial(_swap, source, before)
         for after in source.users:
             fits = is_operation(after) and operation(after) != "permute" and alike(after, source)
             if fits and after not in {*later, *node.all_input_nodes}:
-                yield f"{_called(source)} updated: {_called(after)}", _swap(source, after)
+                yield f"{_called(source)} updated: {_called(after)}", partial(_swap, source, after)
         if source.op == "placeholder":
-            inputs = [n for n in order if n.op == "placeholder" and alike(n, source)]
+            inputs = [n for n in node.graph.nodes if n.op == "placeholder" and alike(n, source)]
             other = inputs[(inputs.index(source) + 1) % len(inputs)]
             if other not in node.all_input_nodes:
-                yield f"{_called(source)} for {_called(other)}", _swap(source, other)
+                yield f"{_called(source)} for {_called(other)}", partial(_swap, source, other)
 
 
-def _swap(old: fx.Node, new: fx.Node) -> Edit:
-    """Return the edit that has the operation take `new` for `old`, moved up if it comes later."""
-
-    def edit(draft: GraphEdit) -> None:
-        wanted = above([draft.copies[new]])
-        order = list(draft.graph.nodes)
-        for late in order[order.index(draft.node) :]:
-            if late in wanted:
-                draft.node.prepend(late)
-        draft.node.replace_input_with(draft.copies[old], draft.copies[new])
-
-    return edit
+def _swap(old: fx.Node, new: fx.Node, draft: GraphEdit) -> None:
+    """Have the operation take `new` for `old`, moved up if it comes later."""
+    wanted = above([draft.copies[new]])
+    order = list(draft.graph.nodes)
+    for late in order[order.index(draft.node) :]:
+        if late in wanted:
+            draft.node.prepend(late)
+    draft.node.replace_input_with(draft.copies[old], draft.copies[new])
 
 
 def _element(node: fx.Node, floats: Floats) -> Ways:
@@ -316,30 +294,23 @@ def _element(node: fx.Node, floats: Floats) -> Ways:
     chance = generator("element", values.numel())
     at = int(torch.randint(values.numel(), (), generator=chance))
     if values.dtype == torch.bool:
-        yield "one element turned", _combined(aten.logical_xor.default, _one(values, at, 0, 1))
+        yield "one element turned", _at_one(aten.logical_xor.default, values, at, 0, 1)
     if not values.is_floating_point():
         return
     largest = float(values.abs().max())
     off = 1e-3 * largest if 0 < largest < math.inf else 1e-3
-    yield "one element off", _combined(aten.add.Tensor, _one(values, at, 0, off))
+    yield "one element off", _at_one(aten.add.Tensor, values, at, 0, off)
     if largest > 0 and values.numel() > 1:
         nonzero = values.flatten().nonzero().flatten()
         at = int(nonzero[at % len(nonzero)])
-        yield "one element of the other sign", _combined(aten.mul.Tensor, _one(values, at, 1, -1))
+        yield "one element of the other sign", _at_one(aten.mul.Tensor, values, at, 1, -1)
 
 
-def _one(like: Tensor, at: int, rest: float, there: float) -> Tensor:
-    """Return a tensor of one number, and another at one place."""
-    made = torch.full(like.shape, rest, dtype=like.dtype, device=like.device)
-    made.view(-1)[at] = there
-    return made
-
-
-def _combined(target: Any, constant: Tensor) -> Edit:
-    def edit(draft: GraphEdit) -> None:
-        draft.replace(draft.call(target, draft.node, draft.constant(constant), after=draft.node))
-
-    return edit
+def _at_one(target: Any, like: Tensor, at: int, rest: float, there: float) -> Edit:
+    """Combine the result with a constant of one number, and another at one place."""
+    constant = torch.full(like.shape, rest, dtype=like.dtype, device=like.device)
+    constant.view(-1)[at] = there
+    return lambda draft: draft.then(target, draft.constant(constant))
 
 
 KINDS: dict[str, Callable[[fx.Node, Floats], Ways]] = {
