@@ -8,13 +8,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compare.cases.cases import CASES, find
+from compare.cases.cases import CASES
 from compare.checking.user_file import load_inputs, passes, theirs
 from compare.environment import dtype_named
 from compare.errors import BadInput
@@ -65,29 +66,21 @@ def power(
         return of_subject(OfCheck(Passes(backward, forward, inputs, seed)), seed=seed, watch=watch)
 
 
-def of_file(
-    target: str, *, dtype: str | None, seed: int, inputs: Path | None, watch: Watch
-) -> Power:
-    """Make mutants of a file's backward pass, a file as `check_file` takes it."""
-    path = Path(target)
-    kind = None if dtype is None else dtype_named(dtype)
-    backward, forward, given = passes(path, kind, torch.device("cpu"), inputs)
-    with theirs(path):
-        subject = OfCheck(Passes(backward, forward, given))
-    return of_subject(subject, seed=seed, watch=watch)
-
-
-def of_case(
-    target: str, *, dtype: str | None, seed: int, inputs: Path | None, watch: Watch
-) -> Power:
-    """Make mutants of one step of a case by hand."""
-    case = find(target)
+def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
+    """Return one step of a case by hand, or the pass of a file as `check_file` takes it."""
+    if target not in CASES:
+        path = Path(target)
+        kind = None if dtype is None else dtype_named(dtype)
+        backward, forward, given = passes(path, kind, torch.device("cpu"), inputs)
+        with theirs(path):
+            return OfCheck(Passes(backward, forward, given))
+    case = CASES[target]
     if case.sweep:
         case = replace(case, network=case.sweep[0], sweep=())
     subject = OfCase(case, dtype=dtype or "float64")
-    if inputs is not None:
-        subject = subject.at(_fitting(load_inputs(inputs), subject.given, inputs))
-    return of_subject(subject, seed=seed, watch=watch)
+    if inputs is None:
+        return subject
+    return subject.at(_fitting(load_inputs(inputs), subject.given, inputs))
 
 
 def _fitting(found: dict[str, Any], given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -136,8 +129,6 @@ class _Trial:
             self.power.refuses = [name for name, caught in as_it_is.items() if caught]
             self.power.cannot = self.rivals.cannot
         self.formulas = Formulas(subject, list(report.quantities))
-        self._others: list[tuple[str, Formulas]] | None = None
-        self._reshaped: list[tuple[str, Formulas, dict[str, Mutant]]] | None = None
         self.shown_by: Counter[str] = Counter()  # how many survivors die at each of the others
 
     def run(self, watch: Watch) -> Power:
@@ -157,7 +148,8 @@ class _Trial:
                 values = self.subject.values(mutant.program)
                 rivals = self.rivals.verdicts(mutant.program, values)
             found.add(mutant, not caught and survivor is None, {"check": caught, **rivals})
-            found.named += caught and first == self._first_led_to(mutant)
+            led_to = (name for name in self.formulas.order if name in mutant.leads_to)
+            found.named += caught and first == next(led_to, None)
             if survivor is not None:
                 found.survivors.append(survivor)
             watch(found.mutants)
@@ -172,7 +164,7 @@ class _Trial:
 
     def _survivor(self, mutant: Mutant, report: Report) -> Survivor | None:
         """Return the mutant as a survivor, None where it is shown to be the same function."""
-        there = {words: _same(mutant, formulas) for words, formulas in self.others()}
+        there = {words: _same(mutant, formulas) for words, formulas in self.others.items()}
         if dies_at := [words for words, same in there.items() if same is False]:
             return self._weak(mutant, dies_at)
         if report.verdict == UNDECIDED or not _lifted(report):
@@ -181,7 +173,7 @@ class _Trial:
             return Survivor.of(mutant, "undecided", text)
         if True not in there.values():
             return Survivor.of(mutant, "undecided", "no other inputs were found to try it at")
-        for words, formulas, made in self.reshaped():
+        for words, formulas, made in self.reshaped:
             other = made.get(_way(mutant, self.subject))
             if other and _same(other, formulas) is False:
                 dies_at.append(words)
@@ -189,53 +181,43 @@ class _Trial:
 
     def _weak(self, mutant: Mutant, dies_at: list[str]) -> Survivor:
         self.shown_by.update(dies_at)
-        other = dict(self.others()).get(dies_at[0])
+        other = self.others.get(dies_at[0])
         there = other.floats if other else {}  # of another shape: other operations
         here = self.formulas.floats
         return Survivor.of(mutant, "weak inputs", why(mutant, here, there), dies_at[0])
 
-    def _first_led_to(self, mutant: Mutant) -> str | None:
-        """Return the first quantity that is computed from the operation that is wrong."""
-        return next((name for name in self.formulas.order if name in mutant.leads_to), None)
+    @cached_property
+    def others(self) -> dict[str, Formulas]:
+        """The same pass at other inputs, where it is right as it stands."""
+        return dict(self._usable(draws(self.subject.inputs, self.subject.hand, self.seed)))
 
-    def others(self) -> list[tuple[str, Formulas]]:
-        """Return the same pass at other inputs, where it is right as it stands."""
-        if self._others is None:
-            self._others = list(
-                self._usable(draws(self.subject.inputs, self.subject.hand, self.seed))
-            )
-        return self._others
-
+    @cached_property
     def reshaped(self) -> list[tuple[str, Formulas, dict[str, Mutant]]]:
-        """Return the pass at inputs of other shapes, with its mutants there."""
-        if self._reshaped is None:
-            usable = self._usable(reshaped(self.subject.inputs, self.seed), anew=True)
-            self._reshaped = [
-                (
-                    words,
-                    f,
-                    {_way(m, f.subject): m for m in mutants(f.subject.hand, f.subject.given)},
-                )
-                for words, f in usable
-            ]
-        return self._reshaped
+        """The pass at inputs of other shapes, with its mutants there."""
+        found = []
+        for words, formulas in self._usable(reshaped(self.subject.inputs, self.seed), anew=True):
+            there = formulas.subject
+            made = {_way(mutant, there): mutant for mutant in mutants(there.hand, there.given)}
+            found.append((words, formulas, made))
+        return found
 
     def _usable(
         self, inputs: Iterator[tuple[str, dict[str, Any]]], *, anew: bool = False
     ) -> Iterator[tuple[str, Formulas]]:
         for words, values in inputs:
-            with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings(action="ignore"):
                 subject = self.subject.anew(values) if anew else self.subject.at(values)
                 if subject is not None and (report := _judged(subject, subject.hand)).ok:
                     yield words, Formulas(subject, list(report.quantities))
 
     def _offer(self) -> None:
         """Keep the inputs that show the most of what survived."""
-        reshaped = {words: formulas for words, formulas, _ in self._reshaped or []}
-        places = dict(self.others()) | reshaped
         # of two that show as much the one of another shape hides less: no dimension of it is 1
-        words = max(self.shown_by, key=lambda words: (self.shown_by[words], words in reshaped))
+        shown = self.shown_by
+        words = max(shown, key=lambda words: (shown[words], words not in self.others))
+        places = self.others
+        if words not in places:
+            places = {words: formulas for words, formulas, _ in self.reshaped}
         self.power.better = places[words].subject.everything()
         self.power.better_words = f"{words}: {self.shown_by[words]} of {len(self.power.survivors)}"
 
@@ -271,10 +253,8 @@ def judged(
     quiet: bool, width: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Count what each check catches; return what there is to show of it, as `Judged` has it."""
-    of = of_case if target in CASES else of_file
-    given = None if inputs is None else Path(inputs)
-    watch = lambda count: tell({"count": count})  # noqa: E731
-    found = of(target, dtype=dtype, seed=seed, inputs=given, watch=watch)
+    subject = _subject(target, dtype, None if inputs is None else Path(inputs))
+    found = of_subject(subject, seed=seed, watch=lambda count: tell({"count": count}))
     notes = []
     if save is not None and found.better is not None:
         found.save_inputs(save)

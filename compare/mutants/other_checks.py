@@ -7,6 +7,7 @@ the inputs alone (of a case: of the weights), in float64.
 
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,6 @@ from compare.proof.program import Program
 from compare.torch_private import no_slow_gradcheck
 
 TOO_MANY = 2000  # elements: gradcheck would take seconds a mutant, and its points over 64 MB
-NAMES = ("allclose", "assert_close", "gradcheck", "gradcheck_fast", "twice_low_precision")
 
 
 class Rivals:
@@ -28,7 +28,7 @@ class Rivals:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.autograd = subject.autograd()
-        self.seconds = dict.fromkeys(NAMES, 0.0)
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.cannot: dict[str, str] = {}  # a check that does not run on the pass itself, and why
         with self._timed("twice_low_precision"):
             self.low = self._low()
@@ -53,9 +53,9 @@ class Rivals:
             "twice_low_precision": lambda: self._twice(mutant),
         }
         found = {}
-        for name, check in asked.items():
+        for name, passes in asked.items():
             with self._timed(name):
-                found[name] = name not in self.cannot and not check()
+                found[name] = name not in self.cannot and not passes()
         return found
 
     @contextmanager
@@ -73,19 +73,19 @@ class Rivals:
             return False
 
     def _gradcheck(self, mutant: Program, *, fast: bool) -> bool:
-        function = _function(mutant, self.run, self.back)
+        mutated = _function(mutant, self.run, self.back)
         leaves = tuple(leaf.clone().requires_grad_() for leaf in self.leaves.values())
+        ignored = warnings.catch_warnings(action="ignore")  # memory layouts: nothing of gradients
         try:
-            with warnings.catch_warnings(), no_slow_gradcheck():
-                warnings.simplefilter("ignore")  # of memory layouts: nothing about gradients
+            with ignored, no_slow_gradcheck():
                 return torch.autograd.gradcheck(
-                    function, leaves, fast_mode=fast, raise_exception=False
+                    mutated, leaves, fast_mode=fast, raise_exception=False
                 )
         except (RuntimeError, ValueError):
             return False
 
-    def _low(self) -> "_Low | None":
-        """Return what the rule of twice the error compares with, None where that cannot run.
+    def _low(self) -> tuple[Subject, Named, Named] | None:
+        """Return the pass in low precision and the reference in high and low; None: it cannot run.
 
         The low precision is the inputs' own where it is a half one, else bfloat16.
         """
@@ -93,39 +93,33 @@ class Rivals:
         dtype = own if own.itemsize == 2 else torch.bfloat16
         try:
             low = self.subject.to(dtype)
-            return _Low(low, low.to(DOUBLE).autograd(), low.autograd())
+            return low, low.to(DOUBLE).autograd(), low.autograd()
         except (RuntimeError, ValueError, NotImplementedError) as error:
             self.cannot["twice_low_precision"] = f"{dtype}: {str(error).splitlines()[0]}"
             return None
 
     def _twice(self, mutant: Program) -> bool:
         assert self.low is not None
+        low, high, plain = self.low
         try:
-            found = self.low.subject.values(mutant, was=self.subject.dtype)
-            return all(self.low.within(name, value) for name, value in found.items())
+            found = low.values(mutant, was=self.subject.dtype)
+            return all(_within_twice(v, high[name], plain[name]) for name, v in found.items())
         except (RuntimeError, ValueError):
             return False
 
 
-class _Low:
-    """The rule of flash-attention's tests (hopper/test_flash_attn.py): twice the error, and a bit.
+def _within_twice(value: Tensor, high: Tensor, plain: Tensor) -> bool:
+    """Apply the rule of flash-attention's tests (hopper/test_flash_attn.py): twice the error.
 
     A gradient's largest error against a reference in high precision is at most twice that of the
     plain reference in low precision, and twice what adding and taking off 0.3 rounds away.
     """
-
-    def __init__(self, subject: Subject, high: Named, plain: Named) -> None:
-        self.subject, self.high, self.plain = subject, high, plain
-
-    def within(self, name: str, value: Tensor) -> bool:
-        """Whether a low-precision value passes."""
-        high, plain = self.high[name], self.plain[name]
-        if not value.numel():
-            return True
-        rounded = high.to(plain.dtype)
-        bit = 2 * (rounded + 0.3 - 0.3 - rounded).abs().max().double()
-        allowed = 2 * (plain.double() - high).abs().max() + bit
-        return bool((value.double() - high).abs().max() <= allowed)
+    if not value.numel():
+        return True
+    rounded = high.to(plain.dtype)
+    bit = 2 * (rounded + 0.3 - 0.3 - rounded).abs().max().double()
+    allowed = 2 * (plain.double() - high).abs().max() + bit
+    return bool((value.double() - high).abs().max() <= allowed)
 
 
 def _remembered(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:

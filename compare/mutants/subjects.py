@@ -5,7 +5,7 @@ The same two programs serve at other inputs of the same shapes, and in another d
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -106,19 +106,15 @@ class Subject(ABC):
 
     def to(self, dtype: torch.dtype) -> "Subject":
         """Return the same pass with the floats of its inputs in another dtype."""
-        return self.at(_cast(self.inputs, dtype))
+        return self.at({
+            name: value.detach().to(dtype) if value.is_floating_point() else value
+            for name, value in self.inputs.items()
+        })  # fmt: skip
 
     @cached_property
     @abstractmethod
     def pair(self) -> Pair:
         """The pass as it stands beside its reference; a mutant is another by-hand side of it."""
-
-
-def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        name: v.detach().to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
-        for name, v in values.items()
-    }
 
 
 def readable(what: str, program: Program | Opaque) -> Program:
@@ -192,33 +188,28 @@ class OfCheck(Subject):
         """Return the differentiable inputs, forward, and the mutant as its backward pass."""
         forward, own = self.forward, self.gives_output
 
-        def offer(leaves: Sequence[Tensor]) -> tuple[dict[str, Any], list[Tensor]]:
+        def offered(
+            leaves: Sequence[Tensor], grads: Sequence[Tensor] | None = None
+        ) -> tuple[Named, list[Tensor]]:
+            """Return what a mutant is given there, zeros above the outputs; and the outputs."""
             inputs = {**forward.inputs, **dict(zip(forward.leaves, leaves, strict=True))}
             outputs, named = forward.at(inputs)
-            detached = [output.detach() for output in outputs]
-            offered = {**inputs, **named, **dict(zip(numbered("output", outputs), detached,
-                                                     strict=True))}  # fmt: skip
-            return {k: v.detach() for k, v in tensors(offered).items()}, detached
-
-        def with_grads(
-            leaves: Sequence[Tensor], grads: Sequence[Tensor] | None
-        ) -> tuple[Named, list[Tensor]]:
-            offered, outputs = offer(leaves)
-            grads = [torch.zeros_like(output) for output in outputs] if grads is None else grads
-            return {
-                **offered,
-                **dict(zip(numbered("grad_output", outputs), grads, strict=True)),
-            }, outputs
+            outputs = [output.detach() for output in outputs]
+            above = grads or [torch.zeros_like(output) for output in outputs]
+            given = {k: v.detach() for k, v in tensors({**inputs, **named}).items()}
+            given |= zip(numbered("output", outputs), outputs, strict=True)
+            given |= zip(numbered("grad_output", outputs), above, strict=True)
+            return given, outputs
 
         def run(program: Program, *leaves: Tensor) -> list[Tensor]:
-            given, outputs = with_grads(leaves, None)
+            given, outputs = offered(leaves)
             if not own:
                 return outputs
             found = evaluate(program, given, Floats(double))
             return [found[name] for name in numbered("output", outputs)]
 
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-            given, outputs = with_grads(leaves, grads)
+            given, outputs = offered(leaves, grads)
             found = evaluate(program, given, Floats(double))
             # one that takes the loss's own gradient for 1 is the factor of whatever stands above
             above = grads[0] if self.passes.backward.ones and not own else None
