@@ -182,10 +182,9 @@ class SecondInputs:
                 raise
             raise NotTried(first_line(error)) from None
         here, there = (
-            {**dict(zip(numbered("output", c.forward.outputs), c.forward.outputs, strict=True)),
-             **c.forward.values, **p.autograd}
+            {**numbered("output", c.forward.outputs), **c.forward.values, **p.autograd}
             for c, p in ((self.check, self.pair), (again, pair))
-        )  # fmt: skip
+        )
         for name, values in there.items():
             if name in here and _newly_infinite(here[name], values):
                 raise NotTried(f"{name} is not finite there")

@@ -197,9 +197,7 @@ class OfCheck(Subject):
             outputs = [output.detach() for output in outputs]
             above = grads or [torch.zeros_like(output) for output in outputs]
             given = {k: v.detach() for k, v in tensors({**inputs, **named}).items()}
-            given |= zip(numbered("output", outputs), outputs, strict=True)
-            given |= zip(numbered("grad_output", outputs), above, strict=True)
-            return given, outputs
+            return given | numbered("output", outputs) | numbered("grad_output", above), outputs
 
         def run(program: Program, *leaves: Tensor) -> list[Tensor]:
             given, outputs = offered(leaves)

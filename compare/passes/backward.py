@@ -193,7 +193,6 @@ class BackwardPass:
                 f"{self.function.__name__} has {len(outputs)} differentiable outputs and forward "
                 f"{len(self.forward.outputs)}: return the same ones"
             )
-        labels = numbered("output", outputs)
         leaves = [fresh[label] for label in self.forward.leaves]
         grads = [given[key] for key in numbered("grad_output", outputs)]
         try:
@@ -203,7 +202,7 @@ class BackwardPass:
                 raise
             raise BadInput(str(error).splitlines()[0]) from None
         return {
-            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **numbered("output", [output.detach() for output in outputs]),
             **dict(zip(self.forward.leaves, gradients, strict=True)),
         }
 

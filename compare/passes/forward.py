@@ -101,14 +101,13 @@ class ForwardPass:
         """What `reference` takes: the inputs, and what stands above each output."""
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
-            **dict(zip(numbered("grad_output", self.outputs), self.grads, strict=True)),
+            **numbered("grad_output", self.grads),
         }
 
     @property
     def offer(self) -> dict[str, Any]:
         """Everything that backward may ask for; of several outputs each by its number."""
-        outputs = zip(numbered("output", self.outputs), self.outputs, strict=True)
-        return {**self.given, **self.values, **dict(outputs)}
+        return {**self.given, **self.values, **numbered("output", self.outputs)}
 
     def counterpart(self, offered: str) -> Key | None:
         """Return the output of `reference` with the same value, None for one of its inputs."""
@@ -118,11 +117,10 @@ class ForwardPass:
 
     def take_scalars_as_one(self) -> tuple[str, ...]:
         """Put 1 above each scalar output, as backward does that does not ask; return where."""
-        labels = numbered("grad_output", self.outputs)
-        for k, output in enumerate(self.outputs):
-            if not output.ndim:
-                self.grads[k] = torch.ones_like(output)
-        return tuple(labels[k] for k, output in enumerate(self.outputs) if not output.ndim)
+        pairs = zip(self.outputs, self.grads, strict=True)
+        self.grads = [grad if out.ndim else torch.ones_like(out) for out, grad in pairs]
+        named = numbered("grad_output", self.outputs)
+        return tuple(label for label, output in named.items() if not output.ndim)
 
     def at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Run with fresh leaves; return the differentiable outputs and the named values."""
@@ -184,16 +182,13 @@ class ForwardPass:
             own[label] = gradient.view(gradient.shape)
             return own[label]
 
-        for label, tensor in named.items():
-            if tensor.requires_grad:
-                tensor.register_hook(partial(apart, label))
-        wanted = {**named, **self._leaves(fresh)}
-        wanted = {label: tensor for label, tensor in wanted.items() if tensor.requires_grad}
+        for label, tensor in _needing_gradients(named).items():
+            tensor.register_hook(partial(apart, label))
+        wanted = _needing_gradients({**named, **self._leaves(fresh)})
         grads = [given[key] for key in numbered("grad_output", outputs)]
         gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
-        labels = numbered("output", outputs)
         return {
-            **{label: output.detach() for label, output in zip(labels, outputs, strict=True)},
+            **{label: out.detach() for label, out in numbered("output", outputs).items()},
             **{ValueOf(label): value.detach() for label, value in named.items()},
             **{
                 label: torch.zeros_like(tensor) if gradient is None else own.get(label, gradient)
@@ -218,39 +213,34 @@ class ForwardPass:
         fresh = self.fresh(self.inputs)
         outputs, named = self._run(fresh)
         found: dict[str, Tensor] = {}
-        replaced = {label: manual[label] for label in named if label in manual}
+        replaced = {label: tensor for label, tensor in named.items() if label in manual}
+        goes_on = replaced if going_on_from is None else replaced.keys() & going_on_from
+        mine = {label: manual[label] for label in goes_on}
 
         # The graph holds its hooks, out of sight of Python's collector: a hook that held a tensor
         # of the graph would keep all of it for ever.
         def note(label: str, gradient: Tensor) -> Tensor | None:
             found[label] = gradient.detach().clone()
-            goes_on = going_on_from is None or label in going_on_from
-            mine = replaced.get(label) if goes_on else None
-            fits = mine is not None and mismatch(mine, gradient) is None
-            return mine.clone() if fits and mine is not None else None
+            fits = label in mine and mismatch(mine[label], gradient) is None
+            return mine[label].clone() if fits else None
 
-        judged = {label: named[label] for label in replaced}
-        judged |= self._leaves(fresh)
-        hooks = [
-            tensor.register_hook(partial(note, label))
-            for label, tensor in judged.items()
-            if tensor.requires_grad
-        ]
+        leaves = self._leaves(fresh)
+        wanted = _needing_gradients({**replaced, **leaves})
+        hooks = [tensor.register_hook(partial(note, key)) for key, tensor in wanted.items()]
         try:
-            leaves = self._leaves(fresh)
-            # a named value may lead to no leaf of ours: autograd goes there if it is asked to
-            ends = [named[label] for label in replaced if named[label].requires_grad]
-            gradients = torch.autograd.grad(
-                outputs, [*leaves.values(), *ends], self.grads, allow_unused=True
-            )[: len(leaves)]
+            # asked of named values too: one may lead to no leaf of ours
+            torch.autograd.grad(outputs, [*wanted.values()], self.grads, allow_unused=True)
         finally:  # the user's own code may hold on to the graph, and run it again
             for hook in hooks:
                 hook.remove()
-        for (label, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-            found.setdefault(label, torch.zeros_like(leaf) if gradient is None else gradient)
-        for label, tensor in judged.items():
+        for label, tensor in {**leaves, **replaced}.items():  # what no gradient came to
             found.setdefault(label, torch.zeros_like(tensor))
-        return {label: value.detach() for label, value in found.items()}
+        return found
+
+
+def _needing_gradients(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return those of the values that have a gradient."""
+    return {label: value for label, value in values.items() if value.requires_grad}
 
 
 def parameters(

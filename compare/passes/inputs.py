@@ -5,7 +5,7 @@ Raises BadInput, in one line, for whatever cannot be used.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from compare.torch_private import in_transform, is_fake
 SAMPLE = 10_000  # entries
 JUDGED = torch.float64, torch.float32, torch.float16, torch.bfloat16
 TOO_MANY = 2_000_000  # elements
+
+_NAMELESS = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
+T = TypeVar("T")
 
 
 def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
@@ -36,9 +39,7 @@ def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int
             return Opaque(f"{count:,} elements take long to lift: ask for it with lift all"), None
         return None, SAMPLE
     entries = int(lift) if isinstance(lift, str) and lift.isdecimal() else lift
-    if not isinstance(entries, int) or isinstance(entries, bool):
-        entries = 0
-    if entries < 1:
+    if not isinstance(entries, int) or isinstance(entries, bool) or entries < 1:
         raise BadInput(f"lift {lift!r}: choose all, none, auto or a number of entries")
     return None, entries
 
@@ -92,7 +93,7 @@ def by_name(
         kind = signature.parameters[label].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
             found.update(value)
-        elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+        elif kind in _NAMELESS:
             raise BadInput(f"forward takes {label!r} without a name: name each parameter")
         else:
             found[label] = value
@@ -118,13 +119,12 @@ def _signature(what: str, function: Callable[..., Any]) -> inspect.Signature:
 def differentiable(inputs: Mapping[str, Any]) -> list[str]:
     """Return the names of the inputs whose gradients are judged."""
     floats = {k: v for k, v in tensors(inputs).items() if v.is_floating_point()}
-    asked = [label for label, value in floats.items() if value.requires_grad]
     if not floats:
         kinds = ", ".join(f"{label} is {kind_of(value)}" for label, value in inputs.items())
         raise BadInput(
             f"no differentiable input ({kinds or 'none at all'}): give a tensor of floats"
         )
-    asked = asked or list(floats)
+    asked = [label for label, value in floats.items() if value.requires_grad] or list(floats)
     for label in asked:
         if floats[label].dtype not in JUDGED:
             raise BadInput(
@@ -138,15 +138,14 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
 def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
     """Return what stands above each output, drawn with `seed`: of a scalar too."""
     if not outputs:
-        why = ""
+        why = "does it run under torch.no_grad or inference_mode, or detach?"
         if torch.is_inference_mode_enabled():
             why = "torch.inference_mode is on; leave it"
         raise BadInput(
-            "no output of forward depends on a differentiable input: nothing to judge "
-            f"({why or 'does it run under torch.no_grad or inference_mode, or detach?'})"
+            f"no output of forward depends on a differentiable input: nothing to judge ({why})"
         )
-    labels = numbered("grad_output", outputs)
-    return [cotangent(label, out, seed) for label, out in zip(labels, outputs, strict=True)]
+    named = numbered("grad_output", outputs)
+    return [cotangent(label, output, seed) for label, output in named.items()]
 
 
 def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
@@ -156,9 +155,7 @@ def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
     known = list(dict.fromkeys(numbered_from(key) for key in offer))
     asked = []
     for label, parameter in _signature("backward", backward).parameters.items():
-        if parameter.kind in (
-            inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
-        ):  # fmt: skip
+        if parameter.kind in _NAMELESS:
             raise BadInput(
                 f"backward takes {label!r} without a name: name each parameter, and give a "
                 "torch.autograd.Function as the class itself"
@@ -188,9 +185,11 @@ def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def numbered(label: str, outputs: Sequence[Tensor]) -> list[str]:
-    """Return a name for each output: `output`, or `output[0]`, `output[1]`, ..."""
-    return [label] if len(outputs) == 1 else [f"{label}[{k}]" for k in range(len(outputs))]
+def numbered(label: str, values: Sequence[T]) -> dict[str, T]:
+    """Return what belongs to each output by name: `output`, or `output[0]`, `output[1]`, ..."""
+    if len(values) == 1:
+        return {label: values[0]}
+    return {f"{label}[{k}]": value for k, value in enumerate(values)}
 
 
 def tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -54,6 +54,10 @@ class Passes:
         for label in self.hold - {*known}:
             raise unknown("input to hold", label, known)
         self.backward = BackwardPass(backward, self.forward)
+        #: Why nothing is lifted, if nothing is, and how many entries of a large product, or all.
+        self.off, self.entries = how_much(
+            lift, [*self.forward.inputs.values(), *self.forward.values.values()]
+        )
         self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
 
     # -- what they give and how they read; the by-hand side runs first, for it says which of the
@@ -67,23 +71,9 @@ class Passes:
         return found
 
     @cached_property
-    def _lifted(self) -> tuple[Opaque | None, int | None]:
-        return how_much(self.lift, [*self.forward.inputs.values(), *self.forward.values.values()])
-
-    @property
-    def off(self) -> Opaque | None:
-        """Why nothing is lifted, None where it is."""
-        return self._lifted[0]
-
-    @property
-    def entries(self) -> int | None:
-        """How many entries of a large product are lifted, None for all."""
-        return self._lifted[1]
-
-    @cached_property
     def hand(self) -> Program | Opaque:
         """The by-hand side as a program."""
-        self._run()
+        assert self.manual is not None  # it has run
         if self.off:
             return self.off
         if self.backward.by_identity:
@@ -96,12 +86,8 @@ class Passes:
     @cached_property
     def reference(self) -> Program | Opaque:
         """The reference as a program."""
-        self._run()
+        assert self.manual is not None  # it has run
         return self.off or read(self.forward.reference, self.forward.given)
-
-    def _run(self) -> None:
-        """See that the by-hand side has run."""
-        assert self.manual is not None
 
     # -- the same passes otherwise
 
@@ -131,26 +117,27 @@ class Passes:
             every[key] = every[key].detach().requires_grad_()
         seed = self.seed + 1 if grads is None else self.seed
         other = Passes(self.backward.function, self.forward.function, every, seed, grads=grads)
-        other.hand, other.reference, other._lifted = self.hand, self.reference, self._lifted
+        other.hand, other.reference = self.hand, self.reference
+        other.off, other.entries = self.off, self.entries
         other.forward.judged = [*self.forward.judged]
         return other
 
     # -- both sides together
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Forward's outputs where they are judged: by hand a Function gives them too."""
+        return numbered("output", self.forward.outputs) if self.backward.is_function else {}
 
     def autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first.
 
         Each goes on from the by-hand gradients above it.
         """
-        outputs = self.forward.outputs if self.backward.is_function else []
-        found = dict(zip(numbered("output", outputs), outputs, strict=True))
-        return {**found, **self.forward.gradients(manual)}
+        return {**self.outputs, **self.forward.gradients(manual)}
 
     def compared(
-        self,
-        manual: Mapping[str, Tensor],
-        hand: Program | Opaque,
-        ways: Ways | None = None,
+        self, manual: Mapping[str, Tensor], hand: Program | Opaque, ways: Ways | None = None
     ) -> tuple[dict[str, Tensor], Pair]:
         """Return autograd's values, each along the by-hand side's own way, and both as a pair."""
         if ways is None:
