@@ -11,25 +11,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from compare.contract.calls import Graph, called, cut, keeps_layout, spread, transposed
-from compare.contract.other_calls import compare_others
-from compare.contract.settle import Broken, NotShown, Settled, Values, place, worst
+from compare.contract.settle import (
+    Broken,
+    NotKept,
+    NotShown,
+    Settled,
+    Values,
+    compare_others,
+    place,
+    worst,
+)
 from compare.errors import first_line, is_ours
 from compare.proof.bits import same_bits
-from compare.report.contract_line import BROKEN, KEPT, LINES, NOT_ASKED, NOT_SHOWN, REFUSED, Line
+from compare.report.contract_line import KEPT, LINES, NOT_ASKED, REFUSED, Line
 
+T = TypeVar("T")
 EACH = 3  # inputs, of which every subset is asked; of more each alone
 _CHANCE = "two equal calls give other bits: the code is not deterministic"
 
 
-class _Refused(Exception):
+class _Refused(NotKept):
     """Their code raised something; the message says what."""
+
+    outcome = REFUSED
 
 
 @contextmanager
@@ -56,13 +66,13 @@ class Contract(Settled):
         if backward.is_function:
             asks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
             asks |= {"inputs untouched": self._untouched, "other outputs": self._others}
-        found: list[Line | None] = []
+        found: list[Line] = []
         for name in LINES:
             if name in left_out:
                 found.append(Line(name, NOT_ASKED))
-            elif name in asks:
-                found.append(_line(name, asks[name]))
-        return tuple(line for line in found if line is not None)
+            elif name in asks and (line := _line(name, asks[name])):
+                found.append(line)
+        return tuple(found)
 
     @property
     def _grads(self) -> list[Tensor]:
@@ -74,14 +84,12 @@ class Contract(Settled):
     ) -> tuple[dict[str, Tensor], list[str]]:
         with _theirs():
             found, none = called(self.passes.backward, list(grads), **how)
-        if not self.passes.backward.is_function and (
-            lost := self.passes.manual.keys() - found.keys()
-        ):
-            raise Broken(f"no gradient for {', '.join(sorted(lost))}")
-        if not self.passes.backward.is_function and (
-            more := found.keys() - self.passes.manual.keys()
-        ):
-            raise Broken(f"a gradient for {', '.join(sorted(more))}, which had none before")
+        if not self.passes.backward.is_function:
+            before = self.passes.manual.keys()
+            if lost := before - found.keys():
+                raise Broken(f"no gradient for {', '.join(sorted(lost))}")
+            if more := found.keys() - before:
+                raise Broken(f"a gradient for {', '.join(sorted(more))}, which had none before")
         return found, none
 
     # -- other gradients above the outputs
@@ -100,24 +108,20 @@ class Contract(Settled):
 
         if alike:
             return along(last)
-        return _each(
-            (last, first), lambda grads: "" if grads is last else "along the first dimension", along
-        )
+        return _each([("", last), ("along the first dimension", first)], along)
 
     def _transposed(self) -> str | None:
         ways = [
             ("", [transposed(grad) for grad in self._grads]),
             ("cut out of a larger tensor", [cut(grad) for grad in self._grads]),  # as below a cat
         ]
-        ways = [way for way in ways if not all(grad.is_contiguous() for grad in way[1])]
-        if not ways:
-            return None
+        ways = [(at, way) for at, way in ways if not all(grad.is_contiguous() for grad in way)]
 
-        def laid_out(way: tuple[str, list[Tensor]]) -> str:
-            found, _ = self._call(way[1])
+        def laid_out(grads: list[Tensor]) -> str:
+            found, _ = self._call(grads)
             return self.settle(found, self.passes.manual)
 
-        return _each(ways, itemgetter(0), laid_out)
+        return _each(ways, laid_out) if ways else None
 
     def _zero(self) -> str | None:
         zeros = [torch.zeros_like(grad) for grad in self._grads]
@@ -136,7 +140,7 @@ class Contract(Settled):
             above = [torch.zeros_like(g) if i == k else g for i, g in enumerate(self._grads)]
             return self.settle(found, None, above, none)
 
-        return _each(range(count), lambda k: f"with none above output[{k}]", without)
+        return _each([(f"with none above output[{k}]", k) for k in range(count)], without)
 
     # -- once more, in the inputs' own strides, with fewer leaves
 
@@ -176,7 +180,7 @@ class Contract(Settled):
             found, none = self._call(self._grads, leaves=subset)
             return self.settle(found, self.passes.manual, none=none)
 
-        return _each(subsets, lambda subset: f"for {' and '.join(subset)} alone", alone)
+        return _each([(f"for {' and '.join(subset)} alone", subset) for subset in subsets], alone)
 
     # -- what a Function does besides
 
@@ -199,7 +203,7 @@ class Contract(Settled):
 
     def _others(self) -> str | None:
         """Compare the outputs that need no gradient."""
-        return compare_others(self, self._called)
+        return compare_others(self.passes, self._called)
 
     @cached_property
     def _called(self) -> Graph:
@@ -221,24 +225,24 @@ def _line(name: str, ask: Callable[[], str | None]) -> Line | None:
     """Ask one line; None where it does not apply."""
     try:
         text = ask()
-    except Broken as found:
-        return Line(name, BROKEN, str(found))
-    except NotShown as found:
-        return Line(name, NOT_SHOWN, str(found))
-    except _Refused as found:
-        return Line(name, REFUSED, str(found))
+    except NotKept as found:
+        return Line(name, found.outcome, str(found))
     return None if text is None else Line(name, KEPT, text)
 
 
-def _each(ways: Iterable[Any], where: Callable[[Any], str], ask: Callable[[Any], str]) -> str:
-    """Ask several calls of one line: broken outweighs refused, refused outweighs not shown."""
+def _each(ways: Iterable[tuple[str, T]], ask: Callable[[T], str]) -> str:
+    """Ask several calls of one line, each with words for it before what came of it.
+
+    Broken outweighs refused, refused outweighs not shown.
+    """
     kept: list[str] = []
     refused: list[str] = []
     not_shown: list[str] = []
-    for way in ways:
-        at = f"{where(way)}: " if where(way) else ""
+    for words, way in ways:
+        at = f"{words}: " if words else ""
         try:
-            kept += [f"{at}{text}" for text in [ask(way)] if text]
+            if text := ask(way):
+                kept.append(f"{at}{text}")
         except Broken as found:
             raise Broken(f"{at}{found}") from None
         except NotShown as found:

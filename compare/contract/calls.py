@@ -121,16 +121,14 @@ def called(
     if len(places) != len(forward.outputs):  # with fewer leaves fewer outputs may depend on them
         places = Graph(backward, forward.inputs, leaves=forward.leaves).differentiable()
     found = graph.gradients(dict(zip(places, grads, strict=True)))
-    outputs = (graph.returned[k].detach().clone() for k in places)
-    values = dict(zip(numbered("output", forward.outputs), outputs, strict=True))
-    values |= graph.values(found)
-    return values, [label for label, value in found.items() if value is None]
+    outputs = numbered("output", [graph.returned[k].detach().clone() for k in places])
+    return outputs | graph.values(found), [label for label, value in found.items() if value is None]
 
 
 def _plain(backward: BackwardPass, grads: Sequence[Tensor | None], *, strided: bool) -> Values:
     """Return what a function gives that asks for `grad_output` among other things."""
     forward = backward.forward
-    above = dict(zip(numbered("grad_output", forward.outputs), grads, strict=True))
+    above = numbered("grad_output", grads)
 
     def handed(key: str, value: Any) -> Any:
         if key in above:

@@ -1,37 +1,51 @@
 """Is what another call gave right? Equal numbers are; others are judged like any gradient.
 
-Only a WRONG one counts: how many digits are right is asked of the main call alone.
+Only a WRONG one counts: how many digits are right is asked of the main call alone. Of a Function's
+outputs that need no gradient, integers are equal or not; floats with other bits are judged too.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.contract.calls import Graph
 from compare.errors import first_line
 from compare.passes.forward import ForwardPass
-from compare.passes.inputs import numbered
+from compare.passes.inputs import tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque
+from compare.proof.program import Opaque, Program
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.trace import trace
+from compare.proof.trace import read, trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
+from compare.report.contract_line import BROKEN, NOT_SHOWN
 
 Values = Mapping[str, Tensor]
 
 
-class Broken(Exception):
+class NotKept(Exception):
+    """What came of a line that is not kept; the message says why."""
+
+    outcome: str
+
+
+class Broken(NotKept):
     """A call gave other values than it should; the message says which."""
 
+    outcome = BROKEN
 
-class NotShown(Exception):
+
+class NotShown(NotKept):
     """A call gave other numbers, and nothing says whether that is rounding."""
+
+    outcome = NOT_SHOWN
 
 
 @dataclass(frozen=True)
@@ -57,15 +71,13 @@ class Settled:
         passes = self.passes if grads is None else self.passes.under(grads)
         if equal is not None and self._round_apart(passes, found, equal):
             return ""
-        outputs = passes.forward.outputs if passes.backward.is_function else []
         # an output that is the main call's has been judged
-        known = [k for k in numbered("output", outputs) if alike(found[k], self.passes.manual[k])]
+        known = [k for k in passes.outputs if alike(found[k], self.passes.manual[k])]
         found = {key: value for key, value in found.items() if key not in known}
         try:
-            gradients = passes.forward.gradients(found)
+            autograd = passes.autograd(found)
         except Exception as error:  # the reference may be someone's own Function too
             raise NotShown(f"autograd raises {first_line(error)}") from error
-        autograd = dict(zip(numbered("output", outputs), outputs, strict=True)) | gradients
         for key, value in found.items():
             if why := mismatch(value, autograd[key]):
                 raise Broken(f"{key}: {why}")
@@ -206,3 +218,65 @@ def equal(one: Tensor, other: Tensor) -> bool:
     if one.is_floating_point() and other.is_floating_point():
         same |= one.isnan() & other.isnan()
     return bool(same.all())
+
+
+def compare_others(passes: Passes, graph: Graph) -> str | None:
+    """Compare the outputs of a call that need no gradient, in order; None where it has none.
+
+    Raises Broken and NotShown.
+    """
+    forward, mine = passes.forward, graph.others()
+    if not mine:
+        return None
+    theirs = _others_of(forward.function, forward.fresh(forward.inputs))
+    if len(theirs) != len(mine):
+        how = f"returns {len(theirs)} such" if theirs else "does not return it"
+        raise NotShown(f"{', '.join(mine)} not judged: forward {how}")
+    ones: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for (name, one), other in zip(mine.items(), theirs, strict=True):
+        if one.shape != other.shape:
+            raise Broken(f"{name}: shape {tuple(one.shape)}, forward's {tuple(other.shape)}")
+        if not equal(one, other):
+            if not (one.is_floating_point() and other.is_floating_point()):
+                raise Broken(apart(name, one, other, "forward"))
+            ones[name], others[name] = one, other
+    for name, one in ones.items():
+        if why := mismatch(one, others[name], "for forward"):
+            raise NotShown(f"{name}: {why}, and other numbers")
+    if ones:
+        pair = _pair(passes, list(mine), ones, others)
+        decide(verdicts_on(pair, list(ones)), ones, others, whose="forward")
+    return ""
+
+
+def _pair(passes: Passes, names: list[str], mine: Values, theirs: Values) -> Pair:
+    """Return both forward passes, read for the outputs that need no gradient."""
+    forward = passes.forward
+
+    def by_hand(**given: Any) -> dict[str, Tensor]:
+        return Graph(passes.backward, given, leaves=forward.leaves).others()
+
+    def reference(**given: Any) -> dict[str, Tensor]:
+        return dict(zip(names, _others_of(forward.function, forward.fresh(given)), strict=True))
+
+    given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
+    readable = isinstance(passes.hand, Program)  # what is too large is left unread here too
+    return Pair(
+        hand=read(by_hand, given) if readable else passes.hand,
+        reference=read(reference, given) if readable else passes.reference,
+        entries=passes.entries,
+        inputs=tensors(given),
+        given={key: (value, None) for key, value in tensors(given).items()},
+        manual=mine,
+        autograd=theirs,
+        replaced=(),
+    )
+
+
+def _others_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> list[Tensor]:
+    """Return the outputs of forward that need no gradient."""
+    with torch.enable_grad():
+        found = function(**arguments)
+    outputs = found if isinstance(found, tuple | list) else [found]
+    return [v.detach() for v in outputs if isinstance(v, Tensor) and not v.requires_grad]
