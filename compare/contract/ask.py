@@ -17,16 +17,7 @@ import torch
 from torch import Tensor
 
 from compare.contract.calls import Graph, called, cut, keeps_layout, spread, transposed
-from compare.contract.settle import (
-    Broken,
-    NotKept,
-    NotShown,
-    Settled,
-    Values,
-    compare_others,
-    place,
-    worst,
-)
+from compare.contract.settle import Broken, NotKept, NotShown, Settled, Values, apart, settle_others
 from compare.errors import first_line, is_ours
 from compare.proof.bits import same_bits
 from compare.report.contract_line import KEPT, LINES, NOT_ASKED, REFUSED, Line
@@ -154,8 +145,7 @@ class Contract(Settled):
         if not all(map(_same, self._on_one_graph(), (once, again))):
             raise NotShown(_CHANCE)
         odd = next(key for key in once if not same_bits(again[key], once[key]))
-        two, one, index = worst(again[odd], once[odd])
-        raise Broken(f"{odd} is another value{place(index)} ({one}, then {two})")
+        raise Broken(apart(odd, once[odd], again[odd], "{}, then {}"))
 
     def _on_one_graph(self) -> tuple[Values, Values]:
         graph = self._graph()
@@ -203,7 +193,7 @@ class Contract(Settled):
 
     def _others(self) -> str | None:
         """Compare the outputs that need no gradient."""
-        return compare_others(self.passes, self._called)
+        return settle_others(self.passes, self._called)
 
     @cached_property
     def _called(self) -> Graph:
@@ -218,7 +208,7 @@ class Contract(Settled):
     def _gradients(self, graph: Graph, *, again: bool = False) -> Values:
         with _theirs():
             above = dict(zip(graph.differentiable(), self._grads, strict=True))
-            return graph.values(graph.gradients(above, again=again))
+            return graph.gradients(above, again=again)[0]
 
 
 def _line(name: str, ask: Callable[[], str | None]) -> Line | None:

@@ -81,23 +81,23 @@ class Graph:
 
     def gradients(
         self, grads: Mapping[int, Tensor | None], *, again: bool = False
-    ) -> dict[str, Tensor | None]:
-        """Return the leaves' gradients for what stands above the outputs at these places."""
+    ) -> tuple[Values, list[str]]:
+        """Return the leaves' gradients for what stands above the outputs at these places.
+
+        None as zeros, and which they are.
+        """
         above = {k: v for k, v in grads.items() if v is not None and k in self.differentiable()}
         outputs = [self.returned[k] for k in above]
         leaves = [self.leaves[label] for label in self.asked]
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             outputs, leaves, list(above.values()), allow_unused=True, retain_graph=again
         )
-        detached = (value if value is None else value.detach().clone() for value in found)
-        return dict(zip(self.asked, detached, strict=True))
-
-    def values(self, gradients: Mapping[str, Tensor | None]) -> Values:
-        """Return the gradients, None as zeros."""
-        return {
-            label: torch.zeros_like(self.leaves[label]) if value is None else value
-            for label, value in gradients.items()
+        found = dict(zip(self.asked, gradients, strict=True))
+        values = {
+            label: torch.zeros_like(self.leaves[label]) if value is None else value.detach().clone()
+            for label, value in found.items()
         }
+        return values, [label for label, value in found.items() if value is None]
 
 
 def called(
@@ -120,9 +120,9 @@ def called(
     places = graph.differentiable()
     if len(places) != len(forward.outputs):  # with fewer leaves fewer outputs may depend on them
         places = Graph(backward, forward.inputs, leaves=forward.leaves).differentiable()
-    found = graph.gradients(dict(zip(places, grads, strict=True)))
+    found, none = graph.gradients(dict(zip(places, grads, strict=True)))
     outputs = numbered("output", [graph.returned[k].detach().clone() for k in places])
-    return outputs | graph.values(found), [label for label, value in found.items() if value is None]
+    return outputs | found, none
 
 
 def _plain(backward: BackwardPass, grads: Sequence[Tensor | None], *, strided: bool) -> Values:

@@ -21,13 +21,15 @@ from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import read, trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 from compare.report.contract_line import BROKEN, NOT_SHOWN
 
 Values = Mapping[str, Tensor]
+
+_FORWARD = "{} by hand, {} for forward"
 
 
 class NotKept(Exception):
@@ -92,7 +94,7 @@ class Settled:
         if odd:
             pair = passes.pair(mine, theirs)
             verdicts = decided(pair, odd, passes.forward, as_read=not nans)
-            decide(verdicts, mine, theirs, none)
+            decide(verdicts, mine, theirs, none=none)
         alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
         return f"NaN on both sides and not judged: {', '.join(alike_)}" if nans else ""
 
@@ -107,13 +109,11 @@ class Settled:
         if isinstance(hand, Opaque) or any(mismatch(found[key], equal[key]) for key in odd):
             return False
         pair = passes.pair(found, found)
-        with torch.no_grad():
-            bounds = Lifting(pair).local(hand, bounds_for(hand, pair.floats.values()))
-        rooms = [bounds[key].numbers if key in bounds else None for key in odd]
+        rooms = {key: 2 * error for key, error in _errors(pair, hand, pair.floats).items()}
         return all(
-            isinstance(room, Bound)
-            and bool((share_of_rounding(found[key], equal[key], 2 * room.error) <= 1).all())
-            for key, room in zip(odd, rooms, strict=True)
+            key in rooms
+            and bool((share_of_rounding(found[key], equal[key], rooms[key]) <= 1).all())
+            for key in odd
         )
 
 
@@ -151,49 +151,45 @@ def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, Ver
             program = trace(forward.reference, forward.given)
         except Opaque:
             return {}
-    with torch.no_grad():
-        bounds = Lifting(pair).local(program, bounds_for(program, pair.inputs.values()))
+    errors = _errors(pair, program, pair.inputs)
     found = {}
     for name in names:
-        bound = bounds[name].numbers if name in bounds else None
-        if isinstance(bound, Bound):
-            room = (OPAQUE_SLACK * bound.error).nan_to_num(nan=torch.inf)
+        if name in errors:
+            room = (OPAQUE_SLACK * errors[name]).nan_to_num(nan=torch.inf)
             shares = share_of_rounding(pair.manual[name], pair.autograd[name], room)
             if bool((shares[room.isfinite()] > 1).any()):
                 found[name] = WRONG
     return found
 
 
+def _errors(pair: Pair, program: Program | Opaque, takes: Values) -> dict[Key, Tensor]:
+    """Return by how much what a program gives may be off, each from the by-hand floats above it."""
+    with torch.no_grad():
+        lifted = Lifting(pair).local(program, bounds_for(program, takes.values()))
+    bounds = {key: found.numbers for key, found in lifted.items()}
+    return {key: bound.error for key, bound in bounds.items() if isinstance(bound, Bound)}
+
+
 def decide(
     verdicts: Mapping[str, Verdict],
     mine: Values,
     theirs: Values,
+    both: str = "{} by hand, {} for autograd",
     none: Collection[str] = (),
-    whose: str = "autograd",
 ) -> None:
     """Raise Broken for what is WRONG, NotShown for what is UNDECIDED."""
     for name, verdict in verdicts.items():
         if verdict == WRONG:
-            told = apart(name, mine[name], theirs[name], whose)
+            told = apart(name, mine[name], theirs[name], both)
             raise Broken(f"{name} is None, autograd's is not 0" if name in none else told)
-    if names := [name for name, verdict in verdicts.items() if verdict == UNDECIDED]:
-        told = apart(names[0], mine[names[0]], theirs[names[0]], whose)
-        raise NotShown(f"{told}, and it is not shown to be rounding")
+    for name, verdict in verdicts.items():
+        if verdict == UNDECIDED:
+            told = apart(name, mine[name], theirs[name], both)
+            raise NotShown(f"{told}, and it is not shown to be rounding")
 
 
-def apart(name: str, mine: Tensor, theirs: Tensor, whose: str = "autograd") -> str:
-    """Return in words where two values differ the most."""
-    one, other, index = worst(mine, theirs)
-    return f"{name} is another value{place(index)} ({one} by hand, {other} for {whose})"
-
-
-def place(index: tuple[int, ...]) -> str:
-    """Return in words where that is, "" of a scalar."""
-    return f" at {list(index)}" if index else ""
-
-
-def worst(mine: Tensor, theirs: Tensor) -> tuple[str, str, tuple[int, ...]]:
-    """Return both values where they are furthest apart, to as many digits as show it."""
+def apart(name: str, mine: Tensor, theirs: Tensor, both: str) -> str:
+    """Return in words where two values are furthest apart, `both` to as many digits as show it."""
     if mine.is_floating_point() and mine.dtype == theirs.dtype:
         found = compare_bits(mine, theirs).worst
         assert found is not None
@@ -201,8 +197,11 @@ def worst(mine: Tensor, theirs: Tensor) -> tuple[str, str, tuple[int, ...]]:
     else:
         index = tuple((mine != theirs).nonzero()[0].tolist())
         one, other = mine[index].item(), theirs[index].item()
-    short = f"{one:.6g}", f"{other:.6g}"
-    return (*(short if short[0] != short[1] else (repr(one), repr(other))), index)
+    digits = f"{one:.6g}", f"{other:.6g}"
+    if digits[0] == digits[1]:
+        digits = repr(one), repr(other)
+    place = f" at {list(index)}" if index else ""
+    return f"{name} is another value{place} ({both.format(*digits)})"
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
@@ -220,7 +219,7 @@ def equal(one: Tensor, other: Tensor) -> bool:
     return bool(same.all())
 
 
-def compare_others(passes: Passes, graph: Graph) -> str | None:
+def settle_others(passes: Passes, graph: Graph) -> str | None:
     """Compare the outputs of a call that need no gradient, in order; None where it has none.
 
     Raises Broken and NotShown.
@@ -239,14 +238,14 @@ def compare_others(passes: Passes, graph: Graph) -> str | None:
             raise Broken(f"{name}: shape {tuple(one.shape)}, forward's {tuple(other.shape)}")
         if not equal(one, other):
             if not (one.is_floating_point() and other.is_floating_point()):
-                raise Broken(apart(name, one, other, "forward"))
+                raise Broken(apart(name, one, other, _FORWARD))
             ones[name], others[name] = one, other
     for name, one in ones.items():
         if why := mismatch(one, others[name], "for forward"):
             raise NotShown(f"{name}: {why}, and other numbers")
     if ones:
         pair = _pair(passes, list(mine), ones, others)
-        decide(verdicts_on(pair, list(ones)), ones, others, whose="forward")
+        decide(verdicts_on(pair, list(ones)), ones, others, _FORWARD)
     return ""
 
 
