@@ -128,10 +128,10 @@ class Network:
                     raise unknown(name, value, choices)
             elif name not in ("sizes", "betas") and not math.isfinite(value):
                 raise BadInput(f"{name} {value}: give a finite number")
-        for name, low, high in _RANGES:
-            if not low <= getattr(self, name) < high:
-                upper = f" to below {high:g}" if high < math.inf else " or more"
-                raise BadInput(f"{name} {getattr(self, name)}: give {low:g}{upper}")
+        for name, limit in _BELOW.items():
+            if not 0 <= getattr(self, name) < limit:
+                upper = f" to below {limit:g}" if limit < math.inf else " or more"
+                raise BadInput(f"{name} {getattr(self, name)}: give 0{upper}")
         for name in ("alpha", "batch_norm_eps", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name} {getattr(self, name)}: give a positive number")
@@ -160,15 +160,11 @@ class Network:
             )
 
 
-_RANGES = (
-    ("batch_norm_momentum", 0, math.inf),
-    ("dropout", 0, 1),
-    ("trim", 0, math.inf),
-    ("l1_penalty", 0, math.inf),
-    ("l2_penalty", 0, math.inf),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, math.inf),
-)
+#: What is 0 or more, by the limit that it stays below.
+_BELOW = {
+    "batch_norm_momentum": math.inf, "dropout": 1, "trim": math.inf, "l1_penalty": math.inf,
+    "l2_penalty": math.inf, "momentum": 1, "weight_decay": math.inf,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -227,9 +223,13 @@ _THREE_LAYER = Case(
 )  # fmt: skip
 
 
-def _blog(name: str, shows: str, *, sizes: tuple[int, ...] = (3, 4, 1), **asked: Any) -> Case:
-    """Return a case on the blog's own rows."""
-    return Case(name, shows, Network(sizes, **asked), _X, _XOR, steps=10_000)
+def _blog(
+    name: str, shows: str, *, sizes: tuple[int, ...] = (3, 4, 1), steps: int = 10_000,
+    batch_size: int | None = None, init: str = "blog", **asked: Any,
+) -> Case:  # fmt: skip
+    """Return a case on the blog's own rows, of a network with what is `asked`."""
+    network = Network(sizes, **asked)
+    return Case(name, shows, network, _X, _XOR, steps=steps, batch_size=batch_size, init=init)
 
 
 CASES = {
@@ -267,8 +267,8 @@ CASES = {
             by_hand="dropout_as_published", promises="WRONG", unnamed=("a1", "a1_error"),
         ),
         dataclasses.replace(
-            _blog("alpha", "the author's table: 4 and 32 hidden, alpha from 0.001 to 1000"),
-            steps=60_000,
+            _blog("alpha", "the author's table: 4 and 32 hidden, alpha from 0.001 to 1000",
+                  steps=60_000),
             sweep=tuple(
                 Network(sizes=(3, hidden, 1), alpha=alpha)
                 for hidden in (4, 32) for alpha in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -276,10 +276,8 @@ CASES = {
         ),
         _blog("bias", "bias units in every layer: another row of weights, from a constant 1",
               bias=True),
-        dataclasses.replace(
-            _blog("mini_batches", "two rows of the four at a time, in an order drawn once"),
-            batch_size=2,
-        ),
+        _blog("mini_batches", "two rows of the four at a time, in an order drawn once",
+              batch_size=2),
         _blog("delta_trimming", "each delta clipped to [-0.02, 0.02]: our reading of the blog's "
               "word", trim=0.02),
         _blog("layer_sizes", "two hidden layers of 16 and 8 tanh units", sizes=(3, 16, 8, 1),
@@ -295,12 +293,10 @@ CASES = {
               weight_decay=0.01),
         _blog("batch_norm", "batch norm on 8 hidden values, running statistics too",
               sizes=(3, 8, 1), alpha=0.1, batch_norm=True),
-        dataclasses.replace(
-            _blog("everything", "all of the above in one network", sizes=(3, 8, 6, 1), alpha=0.05,
-                  activation="tanh", bias=True, batch_norm=True, dropout=0.2, trim=0.5,
-                  l1_penalty=1e-4, l2_penalty=1e-3, momentum=0.9, nesterov=True),
-            batch_size=3, init="glorot", steps=2000,
-        ),
+        _blog("everything", "all of the above in one network", sizes=(3, 8, 6, 1), alpha=0.05,
+              activation="tanh", bias=True, batch_norm=True, dropout=0.2, trim=0.5,
+              l1_penalty=1e-4, l2_penalty=1e-3, momentum=0.9, nesterov=True,
+              batch_size=3, init="glorot", steps=2000),
         Case(
             "digits",
             "real data: 1,438 handwritten digits to learn from, 359 to be asked, 20 epochs",
