@@ -197,13 +197,12 @@ class SecondInputs:
         """Return what forward is given then."""
         forward = self.forward
         kept = {*self.check.hold, *draw.held, *self.unread, *self.outside}
-        moved: dict[str, Any] = dict(forward.inputs)
-        for name, value in tensors(forward.inputs).items():
-            leaf = name in forward.leaves
-            new = value.detach().clone()
+        moved = forward.fresh(forward.inputs)
+        for name, value in tensors(moved).items():
             if name not in kept:
-                new = other(name, new, leaf=leaf, share=draw.share, draw=draw.number)
-            moved[name] = new.requires_grad_(leaf)
+                leaf = name in forward.leaves
+                new = other(name, value.detach(), leaf=leaf, share=draw.share, draw=draw.number)
+                moved[name] = new.requires_grad_(leaf)
         if self.followed:
             assert isinstance(self.pair.reference, Program)
             given = {**self.pair.inputs, **{k: v.detach() for k, v in tensors(moved).items()}}

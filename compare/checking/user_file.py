@@ -4,7 +4,8 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -17,40 +18,25 @@ from compare.environment import device_named, dtype_named
 from compare.errors import BadInput, UserError
 from compare.guard.child import Tell
 from compare.guard.shown import rendered
-from compare.report.report import Report
-
-
-def check_file(
-    path: Path,
-    *,
-    dtype: torch.dtype | None,
-    device: torch.device,
-    lift: str | int,
-    inputs: Path | None = None,
-) -> Report:
-    """Check the file's `backward` against its `forward` at its `inputs`.
-
-    `inputs` is a dict, a tuple, or a function without parameters that returns one; or a file that
-    `load_inputs` reads. The file may also define `hold`, `contract` and
-    `formula_ulps`, as `check` has them.
-    Raises BadInput for a file that has not all three, UserError where its own code raises.
-    """
-    module = _defining(path)
-    own = ("hold", "contract", "formula_ulps")
-    options = {name: getattr(module, name) for name in own if name in vars(module)}
-    with theirs(path):
-        return check(*_passes(module, path, dtype, device, inputs), lift=lift, **options)
 
 
 def judged(
     _tell: Tell, *, file: str, dtype: str | None, device: str, lift: str | int,
     inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Check a file; return what there is to show of it, as `Judged` has it."""
-    report = check_file(
-        Path(file), dtype=None if dtype is None else dtype_named(dtype),
-        device=device_named(device), lift=lift, inputs=None if inputs is None else Path(inputs),
+    """Check a file that `defining` reads; return what there is to show of it, as `Judged` has it.
+
+    It may also define `hold`, `contract` and `formula_ulps`, as `check` has them.
+    """
+    path = Path(file)
+    module, given = defining(
+        path, None if dtype is None else dtype_named(dtype), device_named(device),
+        None if inputs is None else Path(inputs),
     )  # fmt: skip
+    own = ("hold", "contract", "formula_ulps")
+    options = {name: getattr(module, name) for name in own if name in vars(module)}
+    with theirs(path):
+        report = check(module.backward, module.forward, given, lift=lift, **options)
     return {
         "code": 0 if report.meets(demand) else 1,
         "text": rendered(width, report.headline() if quiet else report),
@@ -59,15 +45,15 @@ def judged(
     }
 
 
-def passes(
-    path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None = None
-) -> tuple[Any, Any, Any]:
-    """Return the file's backward, forward and inputs, as `check_file` has them."""
-    return _passes(_defining(path), path, dtype, device, inputs)
+def defining(
+    path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None
+) -> tuple[ModuleType, Any]:
+    """Return the file as a module that has `backward` and `forward`, and what these are given.
 
-
-def _defining(path: Path) -> ModuleType:
-    """Return the file as a module that has both passes and inputs."""
+    That is its own `inputs`, a dict, a tuple, or a function without parameters that returns one;
+    or a file of `inputs` that `load_inputs` reads.
+    Raises BadInput for a file that has not all three, UserError where its own code raises.
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
     with theirs(path):
@@ -75,17 +61,9 @@ def _defining(path: Path) -> ModuleType:
     for name in ("forward", "backward", "inputs"):
         if not hasattr(module, name):
             raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
-    return module
-
-
-def _passes(
-    module: ModuleType, path: Path, dtype: torch.dtype | None, device: torch.device,
-    inputs: Path | None,
-) -> tuple[Any, Any, Any]:  # fmt: skip
     with theirs(path):
         own = module.inputs() if callable(module.inputs) else module.inputs
-    given = own if inputs is None else load_inputs(inputs)
-    return module.backward, module.forward, _moved(given, dtype, device)
+    return module, _moved(own if inputs is None else load_inputs(inputs), dtype, device)
 
 
 def load_inputs(path: Path) -> dict[str, Any]:
@@ -138,31 +116,27 @@ def _library(filename: str) -> bool:
     return "site-packages" in filename or filename.startswith(("<", os.path.dirname(os.__file__)))
 
 
-class theirs:  # noqa: N801 - read as a word: with theirs(path)
+@contextmanager
+def theirs(path: Path) -> Iterator[None]:
     """Within, an exception from the user's file becomes a UserError with their lines of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is None or isinstance(error, BadInput | KeyboardInterrupt):
-            return
-        file = str(self.path)
+    try:
+        yield
+    except (BadInput, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        file = str(path)
         if isinstance(error, SyntaxError) and error.filename == file:
             lines = traceback.format_exception_only(error)
         else:
-            frames = traceback.extract_tb(trace)
+            frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this
             ours = str(Path(__file__).parents[1])
             last = max((k for k, f in enumerate(frames) if f.filename.startswith(ours)), default=-1)
             theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
             if not theirs and not isinstance(error, SystemExit):
-                return  # not in their code: a fault of this program
+                raise  # not in their code: a fault of this program
             first = theirs[0] if theirs else 0
             linecache.checkcache(file)
             lines = traceback.format_list(frames[first:])
             lines += traceback.format_exception_only(error)
-        raise UserError(
-            f"{self.path} raised an exception of its own:\n{''.join(lines).rstrip()}"
-        ) from error
+        told = "".join(lines).rstrip()
+        raise UserError(f"{path} raised an exception of its own:\n{told}") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import CASES
-from compare.checking.user_file import load_inputs, passes, theirs
+from compare.checking.user_file import defining, load_inputs, theirs
 from compare.environment import dtype_named
 from compare.errors import BadInput
 from compare.guard.child import Tell
@@ -67,13 +67,13 @@ def power(
 
 
 def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
-    """Return one step of a case by hand, or the pass of a file as `check_file` takes it."""
+    """Return one step of a case by hand, or the pass of a file as `check` takes it."""
     if target not in CASES:
         path = Path(target)
         kind = None if dtype is None else dtype_named(dtype)
-        backward, forward, given = passes(path, kind, torch.device("cpu"), inputs)
+        module, given = defining(path, kind, torch.device("cpu"), inputs)
         with theirs(path):
-            return OfCheck(Passes(backward, forward, given))
+            return OfCheck(Passes(module.backward, module.forward, given))
     case = CASES[target]
     if case.sweep:
         case = replace(case, network=case.sweep[0], sweep=())
