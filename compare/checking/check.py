@@ -13,8 +13,8 @@ from compare.environment import environment
 from compare.errors import unknown
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
-from compare.passes.inputs import check_modes
-from compare.passes.passes import Forward, Inputs, Passes
+from compare.passes.inputs import Forward, Inputs, check_modes
+from compare.passes.passes import Passes
 from compare.proof.judge import judge
 from compare.proof.pair import Pair
 from compare.proof.program import Program

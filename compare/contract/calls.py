@@ -32,13 +32,9 @@ class Graph:
     """One call of a Function's forward pass: what it took, what it gave, and what hangs on it."""
 
     def __init__(
-        self,
-        backward: BackwardPass,
-        inputs: Mapping[str, Any],
-        *,
-        leaves: Collection[str],
+        self, backward: BackwardPass, inputs: Mapping[str, Any], *, leaves: Collection[str],
         strided: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         handed: Callable[[Tensor], Tensor] = _Handed.apply if strided else torch.clone
         self.leaves: Values = {}
         self.own: dict[str, Any] = dict(inputs)
@@ -101,12 +97,9 @@ class Graph:
 
 
 def called(
-    backward: BackwardPass,
-    grads: Sequence[Tensor | None],
-    *,
-    leaves: Collection[str] | None = None,
-    strided: bool = False,
-) -> tuple[Values, list[str]]:
+    backward: BackwardPass, grads: Sequence[Tensor | None], *,
+    leaves: Collection[str] | None = None, strided: bool = False,
+) -> tuple[Values, list[str]]:  # fmt: skip
     """Return what a call gives, outputs too, and which gradients of it are None.
 
     `grads` stand above the outputs, handed over as they are; None is none at all. Of a Function

@@ -14,7 +14,7 @@ from torch import Tensor
 from compare.contract.calls import Graph
 from compare.errors import first_line
 from compare.passes.forward import ForwardPass
-from compare.passes.inputs import tensors
+from compare.passes.inputs import Values, tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
@@ -26,8 +26,6 @@ from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import read, trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 from compare.report.contract_line import BROKEN, NOT_SHOWN
-
-Values = Mapping[str, Tensor]
 
 _FORWARD = "{} by hand, {} for forward"
 
@@ -57,12 +55,9 @@ class Settled:
     passes: Passes
 
     def settle(
-        self,
-        found: Values,
-        equal: Values | None,
-        grads: Sequence[Tensor] | None = None,
+        self, found: Values, equal: Values | None, grads: Sequence[Tensor] | None = None,
         none: Collection[str] = (),
-    ) -> str:
+    ) -> str:  # fmt: skip
         """Compare what a call gave with an `equal` call, and where they differ with autograd.
 
         `grads` are what stood above the outputs where it is not the check's own, `none` the
@@ -171,12 +166,9 @@ def _errors(pair: Pair, program: Program | Opaque, takes: Values) -> dict[Key, T
 
 
 def decide(
-    verdicts: Mapping[str, Verdict],
-    mine: Values,
-    theirs: Values,
-    both: str = "{} by hand, {} for autograd",
-    none: Collection[str] = (),
-) -> None:
+    verdicts: Mapping[str, Verdict], mine: Values, theirs: Values,
+    both: str = "{} by hand, {} for autograd", none: Collection[str] = (),
+) -> None:  # fmt: skip
     """Raise Broken for what is WRONG, NotShown for what is UNDECIDED."""
     for name, verdict in verdicts.items():
         if verdict == WRONG:

@@ -29,8 +29,8 @@ from compare.mutants.report import Power, Survivor
 from compare.mutants.subjects import OfCase, OfCheck, Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
-from compare.passes.inputs import check_modes
-from compare.passes.passes import Forward, Inputs, Passes
+from compare.passes.inputs import Forward, Inputs, check_modes
+from compare.passes.passes import Passes
 from compare.proof.program import Opaque, Program
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report.report import Report

@@ -114,9 +114,7 @@ class BackwardPass:
 
     def _takes_ones(self, given: Mapping[str, Any]) -> bool:
         """Whether it runs with ones above its outputs."""
-        ones = {
-            k: torch.ones_like(v) for k, v in given.items() if numbered_from(k) == "grad_output"
-        }
+        ones = numbered("grad_output", [torch.ones_like(grad) for grad in self.forward.grads])
         try:
             self._apply({**given, **ones})
         except Exception:

@@ -1,7 +1,7 @@
 """The forward pass that `check` is given, and what autograd makes of it."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from compare.errors import BadInput
 from compare.passes.inputs import (
     JUDGED,
+    Forward,
+    Inputs,
+    Values,
     by_name,
     cotangents,
     differentiable,
@@ -59,11 +62,7 @@ class ForwardPass:
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        inputs: Mapping[str, Any] | Sequence[Any],
-        seed: int,
-        grads: Sequence[Tensor] | None = None,
+        self, function: Forward, inputs: Inputs, seed: int, grads: Sequence[Tensor] | None = None
     ) -> None:
         self.function = function
         if isinstance(function, nn.Module):
@@ -202,7 +201,7 @@ class ForwardPass:
         return own | {label: self.parameters[label] for label in self.judged}
 
     def gradients(
-        self, manual: Mapping[str, Tensor], going_on_from: Collection[str] | None = None
+        self, manual: Values, going_on_from: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Return autograd's gradients in the order of computation, going on from by-hand ones.
 
@@ -238,16 +237,13 @@ class ForwardPass:
         return found
 
 
-def _needing_gradients(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _needing_gradients(values: Values) -> dict[str, Tensor]:
     """Return those of the values that have a gradient."""
     return {label: value for label, value in values.items() if value.requires_grad}
 
 
 def parameters(
-    function: Callable[..., Any],
-    outputs: Sequence[Tensor],
-    inputs: Mapping[str, Any],
-    named: Mapping[str, Tensor],
+    function: Forward, outputs: Sequence[Tensor], inputs: Mapping[str, Any], named: Collection[str]
 ) -> dict[str, Tensor]:
     """Return the leaves of autograd's graph that are no inputs, a module's by its own names.
 
@@ -277,7 +273,7 @@ def parameters(
     return labels
 
 
-def _named_tensors(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(function: Forward) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that a function holds, under its names for them."""
     if isinstance(function, nn.Module):
         yield from function.named_parameters()

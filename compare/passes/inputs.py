@@ -20,6 +20,10 @@ SAMPLE = 10_000  # entries
 JUDGED = torch.float64, torch.float32, torch.float16, torch.bfloat16
 TOO_MANY = 2_000_000  # elements
 
+Forward = Callable[..., Any]
+Inputs = Mapping[str, Any] | Sequence[Any]
+Values = Mapping[str, Tensor]
+
 _NAMELESS = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
 T = TypeVar("T")
 
@@ -68,9 +72,7 @@ def form_of(value: Tensor) -> str | None:
     return None if value.layout == torch.strided else "sparse"
 
 
-def by_name(
-    forward: Callable[..., Any], inputs: Mapping[str, Any] | Sequence[Any]
-) -> dict[str, Any]:
+def by_name(forward: Forward, inputs: Inputs) -> dict[str, Any]:
     """Return the inputs by the names of forward's parameters."""
     if not callable(forward):
         raise BadInput(f"forward is {kind_of(forward)}: give a function")

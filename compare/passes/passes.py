@@ -1,6 +1,6 @@
 """A by-hand pass and the forward pass that it is for, at some inputs: each run and read once."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from compare.errors import BadInput, unknown, whole
 from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
-from compare.passes.inputs import how_much, numbered, tensors
+from compare.passes.inputs import Forward, Inputs, Values, how_much, numbered, tensors
 from compare.proof.bits import mismatch
 from compare.proof.following import following
 from compare.proof.pair import Lift, Pair
@@ -18,9 +18,6 @@ from compare.proof.program import Opaque, Program
 from compare.proof.readings import Reading
 from compare.proof.trace import read
 from compare.proof.ways import Ways, own_ways
-
-Forward = Callable[..., Any]
-Inputs = Mapping[str, Any] | Sequence[Any]
 
 
 class Passes:
@@ -31,17 +28,10 @@ class Passes:
     """
 
     def __init__(
-        self,
-        backward: Backward,
-        forward: Forward,
-        inputs: Inputs,
-        seed: int = 0,
-        *,
-        grads: Sequence[Tensor] | None = None,
-        hold: Collection[str] = (),
-        formula_ulps: float = 0.0,
-        lift: str | int = "auto",
-    ) -> None:
+        self, backward: Backward, forward: Forward, inputs: Inputs, seed: int = 0, *,
+        grads: Sequence[Tensor] | None = None, hold: Collection[str] = (),
+        formula_ulps: float = 0.0, lift: str | int = "auto",
+    ) -> None:  # fmt: skip
         self.seed, self.lift = whole("seed", seed), lift
         if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
             raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
@@ -129,7 +119,7 @@ class Passes:
         """Forward's outputs where they are judged: by hand a Function gives them too."""
         return numbered("output", self.forward.outputs) if self.backward.is_function else {}
 
-    def autograd(self, manual: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def autograd(self, manual: Values) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first.
 
         Each goes on from the by-hand gradients above it.
@@ -137,7 +127,7 @@ class Passes:
         return {**self.outputs, **self.forward.gradients(manual)}
 
     def compared(
-        self, manual: Mapping[str, Tensor], hand: Program | Opaque, ways: Ways | None = None
+        self, manual: Values, hand: Program | Opaque, ways: Ways | None = None
     ) -> tuple[dict[str, Tensor], Pair]:
         """Return autograd's values, each along the by-hand side's own way, and both as a pair."""
         if ways is None:
@@ -150,12 +140,9 @@ class Passes:
         return autograd, self.pair(manual, autograd, hand, ways)
 
     def pair(
-        self,
-        manual: Mapping[str, Tensor],
-        autograd: Mapping[str, Tensor],
-        hand: Program | Opaque | None = None,
+        self, manual: Values, autograd: Values, hand: Program | Opaque | None = None,
         ways: Ways | None = None,
-    ) -> Pair:
+    ) -> Pair:  # fmt: skip
         """Return what each side gave as a pair, of it only what can be compared."""
         forward, given = self.forward, tensors(self.backward.given)
         judged = [
@@ -181,7 +168,7 @@ class Passes:
         )
         return following(pair)
 
-    def _pair_at(self, inputs: Mapping[str, Tensor]) -> Pair:
+    def _pair_at(self, inputs: Values) -> Pair:
         """Return both sides at other inputs, run there and not read again."""
         there = self.at({key: inputs[key] for key in self.forward.inputs if key in inputs})
         return there.pair(there.manual, there.autograd(there.manual))
