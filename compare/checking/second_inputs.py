@@ -216,9 +216,7 @@ class SecondInputs:
     def _changed(self, moved: Mapping[str, Any]) -> list[str]:
         """Return the inputs that are others."""
         given = tensors(self.forward.inputs)
-        return [
-            k for k, v in tensors(moved).items() if not same_bits(v.detach(), given[k].detach())
-        ]
+        return [k for k, v in tensors(moved).items() if not same_bits(v, given[k])]
 
     # -- what by hand is read and by forward is not: it may follow the other inputs
 

@@ -134,9 +134,8 @@ def theirs(path: Path) -> Iterator[None]:
             theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
             if not theirs and not isinstance(error, SystemExit):
                 raise  # not in their code: a fault of this program
-            first = theirs[0] if theirs else 0
             linecache.checkcache(file)
-            lines = traceback.format_list(frames[first:])
+            lines = traceback.format_list(frames[theirs[0] if theirs else 0 :])
             lines += traceback.format_exception_only(error)
         told = "".join(lines).rstrip()
         raise UserError(f"{path} raised an exception of its own:\n{told}") from error

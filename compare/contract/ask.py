@@ -57,7 +57,8 @@ class Contract(Settled):
             asks |= {"stride 0": self._spread, "transposed": self._transposed, "zero": self._zero}
         if backward.is_function:
             asks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
-            asks |= {"inputs untouched": self._untouched, "other outputs": self._others}
+            asks["inputs untouched"] = self._untouched
+            asks["other outputs"] = lambda: settle_others(self.passes, self._called)
         found: list[Line] = []
         for name in LINES:
             if name in left_out:
@@ -191,10 +192,6 @@ class Contract(Settled):
         if odd := [key for key in graph.written(forward.inputs) if key not in written]:
             raise Broken(f"backward writes into {', '.join(odd)}")
         return ""
-
-    def _others(self) -> str | None:
-        """Compare the outputs that need no gradient."""
-        return settle_others(self.passes, self._called)
 
     @cached_property
     def _called(self) -> Graph:

@@ -49,11 +49,8 @@ class Graph:
 
     def differentiable(self) -> list[int]:
         """Return the places of the outputs that need a gradient."""
-        return [
-            k
-            for k, output in enumerate(self.returned)
-            if isinstance(output, Tensor) and output.requires_grad
-        ]
+        outputs = enumerate(self.returned)
+        return [k for k, out in outputs if isinstance(out, Tensor) and out.requires_grad]
 
     def others(self) -> Values:
         """Return the other tensors among the outputs, by their places in words."""
@@ -68,12 +65,8 @@ class Graph:
 
         One that is marked is an output, the same object.
         """
-        return [
-            label
-            for label, value in tensors(inputs).items()
-            if not any(output is self.own[label] for output in self.returned)
-            and not same_bits(self.own[label], value)
-        ]
+        odd = [k for k, value in tensors(inputs).items() if not same_bits(self.own[k], value)]
+        return [k for k in odd if not any(output is self.own[k] for output in self.returned)]
 
     def gradients(
         self, grads: Mapping[int, Tensor | None], *, again: bool = False

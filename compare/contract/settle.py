@@ -114,9 +114,8 @@ class Settled:
 
 def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
     """Return the verdicts on what is named, up to the first that is WRONG."""
-    return {
-        name: proof.verdict for name, proof in judge(pair, names, brief=True, first=True).items()
-    }
+    proofs = judge(pair, names, brief=True, first=True)
+    return {name: proof.verdict for name, proof in proofs.items()}
 
 
 def decided(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from compare.errors import BadInput, first_line, unknown
 from compare.passes.forward import ForwardPass
@@ -22,7 +23,7 @@ from compare.proof.names import numbered_from
 from compare.proof.program import Opaque
 from compare.proof.trace import trace
 
-Backward = Callable[..., Any] | type[torch.autograd.Function]
+Backward = Callable[..., Any] | type[Function]
 
 
 class BackwardPass:
@@ -33,10 +34,8 @@ class BackwardPass:
 
     def __init__(self, function: Backward, forward: ForwardPass) -> None:
         self.function, self.forward = function, forward
-        self.is_function = isinstance(function, type) and issubclass(
-            function, torch.autograd.Function
-        )
-        if getattr(function, "forward", None) is torch.autograd.Function.forward:
+        self.is_function = isinstance(function, type) and issubclass(function, Function)
+        if getattr(function, "forward", None) is Function.forward:
             raise BadInput(f"backward is {function!r}, without a forward: write one")
         self.asked = [*forward.inputs] if self.is_function else asked(function, forward.offer)
         #: Whether it asks for its own inputs by identity, as torch.autograd.grad(f(x), params)
@@ -102,9 +101,7 @@ class BackwardPass:
         if self.own_leaves() and any(raw[label] is None for label in leaves):
             self.by_identity = True
             again = self._apply(given)
-            self.by_identity = any(
-                raw[label] is None and again[label] is not None for label in leaves
-            )
+            self.by_identity = any(raw[k] is None and again[k] is not None for k in leaves)
         return self(**given)
 
     def own_leaves(self) -> dict[str, Tensor]:

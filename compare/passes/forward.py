@@ -21,6 +21,7 @@ from compare.passes.inputs import (
     form_of,
     kind_of,
     numbered,
+    tensors,
 )
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.names import OURS, numbered_from
@@ -127,12 +128,10 @@ class ForwardPass:
 
     def fresh(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return copies of the inputs, those to be differentiated as leaves."""
-        return {
-            label: value.detach().clone().requires_grad_(label in self.leaves)
-            if isinstance(value, Tensor)
-            else value
-            for label, value in inputs.items()
-        }
+        found = dict(inputs)
+        for label, value in tensors(inputs).items():
+            found[label] = value.detach().clone().requires_grad_(label in self.leaves)
+        return found
 
     def _run(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         named: dict[str, Tensor] = {}

@@ -145,11 +145,7 @@ class Passes:
     ) -> Pair:  # fmt: skip
         """Return what each side gave as a pair, of it only what can be compared."""
         forward, given = self.forward, tensors(self.backward.given)
-        judged = [
-            label
-            for label, value in autograd.items()
-            if label in manual and mismatch(manual[label], value) is None
-        ]
+        judged = [k for k, v in autograd.items() if k in manual and not mismatch(manual[k], v)]
         pair = Pair(
             hand=self.hand if hand is None else hand,
             reference=self.reference,
