@@ -91,7 +91,9 @@ class Contract(Settled):
         first, last = ([spread(grad, which) for grad in self._grads] for which in (0, -1))
         if all(0 not in grad.stride() for grad in last):
             return None
-        alike = all(a.stride() == b.stride() for a, b in zip(first, last, strict=True))
+        ways = [("", last), ("along the first dimension", first)]
+        if all(a.stride() == b.stride() for a, b in zip(first, last, strict=True)):
+            ways.pop()  # of one dimension the first is the last
 
         def along(grads: list[Tensor]) -> str:
             dense = [grad.contiguous() for grad in grads]
@@ -99,9 +101,7 @@ class Contract(Settled):
             found, _ = self._call(grads)
             return self.settle(found, equal, dense)
 
-        if alike:
-            return along(last)
-        return _each([("", last), ("along the first dimension", first)], along)
+        return _each(ways, along)
 
     def _transposed(self) -> str | None:
         ways = [

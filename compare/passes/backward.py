@@ -123,10 +123,7 @@ class BackwardPass:
         found = self._apply(given) if self.is_function else self._call(given)
         forward = self.forward
         like = {**forward.parameters, **tensors(forward.inputs), **forward.values}
-        return {
-            label: torch.zeros_like(like[label]) if value is None else value
-            for label, value in found.items()
-        }
+        return {k: torch.zeros_like(like[k]) if v is None else v for k, v in found.items()}
 
     def _call(self, given: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
         forward = self.forward
@@ -171,7 +168,7 @@ class BackwardPass:
         fresh = self.forward.fresh({label: given[label] for label in self.forward.inputs})
         # not the leaves themselves: the Function may write into what it is given
         with torch.enable_grad():
-            own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in fresh.items()}
+            own = _copies(fresh)
             if self.by_identity:
                 fresh |= self.own_leaves()
                 own |= self.own_leaves()
@@ -204,4 +201,4 @@ class BackwardPass:
 
 def _copies(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what it is given, each tensor a copy that it may write into."""
-    return {key: v.clone() if isinstance(v, Tensor) else v for key, v in given.items()}
+    return {**given, **{key: value.clone() for key, value in tensors(given).items()}}

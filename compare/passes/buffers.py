@@ -64,11 +64,8 @@ def _held(found: Any) -> Iterable[Any]:
         if found.__module__.partition(".")[0] == "torch":
             return ()
         held = inspect.getclosurevars(found)
-        return (
-            *held.nonlocals.values(),
-            *held.globals.values(),
-            getattr(found, "__wrapped__", None),
-        )
+        wrapped = getattr(found, "__wrapped__", None)
+        return (*held.nonlocals.values(), *held.globals.values(), wrapped)
     if isinstance(found, type):
         ours = issubclass(found, torch.autograd.Function)
         return vars(found).values() if ours else ()

@@ -39,20 +39,18 @@ def name(tensor: Tensor, label: str) -> Tensor:
     given twice.
     """
     found = _named.get()
-    if found is not None:
-        if not isinstance(label, str):
-            raise BadInput(f"compare.name(..., {label!r}): a name is a string")
-        if not label.strip() or not label.isprintable():
-            raise BadInput(
-                f"compare.name(..., {label!r}): a name is a word that can be printed, as 'z1'"
-            )
-        if not isinstance(tensor, Tensor):
-            raise BadInput(
-                f"compare.name(..., {label!r}) was given {kind_of(tensor)}: name a tensor"
-            )
-        if label in found:
-            raise BadInput(f"compare.name(..., {label!r}) is called twice: give each its own name")
-        found[label] = tensor
+    if found is None:
+        return tensor
+    call = f"compare.name(..., {label!r})"
+    if not isinstance(label, str):
+        raise BadInput(f"{call}: a name is a string")
+    if not label.strip() or not label.isprintable():
+        raise BadInput(f"{call}: a name is a word that can be printed, as 'z1'")
+    if not isinstance(tensor, Tensor):
+        raise BadInput(f"{call} was given {kind_of(tensor)}: name a tensor")
+    if label in found:
+        raise BadInput(f"{call} is called twice: give each its own name")
+    found[label] = tensor
     return tensor
 
 
