@@ -6,7 +6,6 @@ anybody's file: it has to be of those types, and in order as the owner's `check_
 
 from dataclasses import fields, is_dataclass, make_dataclass
 from enum import Enum
-from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -38,13 +37,13 @@ class Stateful:
         for name, value in vars(found).items():
             setattr(self, name, value)
 
-    def check_state(self, found: SimpleNamespace) -> None:
+    def check_state(self, found: Any) -> None:
         """Raise ValueError where values of the right types are no state of this."""
 
 
-def typed(state: object, types: Types) -> SimpleNamespace:
-    """Return plain values as what they were; raises ValueError for other types."""
-    return SimpleNamespace(**vars(fitted(state, make_dataclass("State", types.items()))))
+def typed(state: object, types: Types) -> Any:
+    """Return plain values as what they were, as attributes; raises ValueError for other types."""
+    return fitted(state, make_dataclass("State", types.items()))
 
 
 def plain(value: Any) -> Any:
