@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.environment import short
 from compare.proof.bits import Difference, Kind, kind, mismatch
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Quantity
@@ -53,7 +54,7 @@ class Tally(Stateful):
             if one is None and name in self.report.unnamed:
                 continue
             some = autograd[name] if one is None else one
-            row = Quantity(name, tuple(some.shape[1:]), str(some.dtype).removeprefix("torch."))
+            row = Quantity(name, tuple(some.shape[1:]), short(some.dtype))
             if one is None or other is None:
                 row.problem = f"missing {'by hand' if one is None else 'on the autograd side'}"
             else:
@@ -81,23 +82,19 @@ class Tally(Stateful):
         ):
             return len(steps)
         for k, named in enumerate(steps):
-            if named.keys() == known.keys() and not any(
-                mismatch(named[name], first) for name, first in known.items()
-            ):
-                continue
-            step = self.report.steps + k
-            for name in dict.fromkeys([*rows, *named]):
-                if name not in known or name not in named:
+            step, odd = self.report.steps + k, False
+            for name in dict.fromkeys([*known, *named]):
+                if name in known and name in named:
+                    why = mismatch(named[name], known[name], "at first")
+                else:
                     why = "missing" if name in known else "new, and unknown to autograd"
                     why += " by hand"
-                else:
-                    why = mismatch(named[name], known[name], "at first") or ""
-                if why and name not in self.report.quantities:
-                    self.report.quantities[name] = Quantity(name, (), "")
                 if why:
-                    row = self.report.quantities[name]
+                    odd = True
+                    row = self.report.quantities.setdefault(name, Quantity(name, (), ""))
                     row.problem, row.first_unequal = f"from step {step} on {why}", step
-            return k
+            if odd:
+                return k
         return len(steps)
 
     def add(self, name: str, start: int, found: Difference, network: int = 0) -> None:
@@ -152,9 +149,8 @@ class Tally(Stateful):
         unread = next(((step, p) for step, p in proofs if not p.lifted), None)
         lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")
         if row.equal == row.compared:
-            return Proof(
-                EXACT, lifted if unread is None else unread[1].text, unread is None, **errors
-            )
+            text = lifted if unread is None else unread[1].text
+            return Proof(EXACT, text, unread is None, **errors)
         if unread is not None:
             return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
         share, step = self.bounds.get(row.name, (None, proofs[0][0]))

@@ -67,6 +67,19 @@ class Autograd:
         with _lent(self.trainer(given["X"]), given) as trainer:
             trainer.learn(look, **given)
 
+    def unequal(self, by_hand: Named, **given: Tensor) -> Named:
+        """Take one step likewise, going on from `by_hand`; return what has other bits there."""
+        found: Named = {}
+
+        def look(name: str, value: Tensor) -> Tensor | None:
+            if name not in by_hand or same_bits(by_hand[name], value):
+                return None
+            found[name] = value.detach().clone()
+            return by_hand[name].clone()
+
+        self.learn(look, **given)
+        return found
+
     def step_from(self, by_hand: Named, **given: Tensor) -> Named:
         """Take one step from copies, each quantity from the by-hand values of those above it.
 
@@ -119,24 +132,6 @@ class Autograd:
         trainer.parameters = dict(zip(trainer.parameters, leaves, strict=True))
         trainer.optimizer.param_groups[0]["params"] = leaves
         return trainer
-
-
-class Watch:
-    """Looks at autograd's values beside those by hand, and has it go on from these.
-
-    `unequal` keeps those of autograd whose bits are others.
-    """
-
-    def __init__(self, by_hand: Named) -> None:
-        self.by_hand = by_hand
-        self.unequal: Named = {}
-
-    def look(self, name: str, value: Tensor) -> Tensor | None:
-        """Return what autograd is to go on with, None where that is its own value."""
-        if name not in self.by_hand or same_bits(self.by_hand[name], value):
-            return None
-        self.unequal[name] = value.detach().clone()
-        return self.by_hand[name].clone()
 
 
 def copies(given: Named) -> Named:

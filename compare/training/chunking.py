@@ -30,8 +30,6 @@ OWN_LOOP = 400
 GRAIN = 32_768
 # What the widest unrolled vector loop takes at once: two AVX-512 registers.
 VECTOR_BYTES = 128
-
-
 # So many steps at most: more do not make a step cheaper, and what is in hand is lost at a kill.
 STEPS = 512
 
@@ -119,18 +117,10 @@ class Part(Stateful):
         mine = slice(self.first, self.first + self.networks)
         return {name: fill(value[mine], self.multiple) for name, value in values.items()}
 
-    def batch(self, value: Tensor) -> Tensor:
-        """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
-        return fill(value[:, : self.networks].flatten(0, 1).contiguous(), self.multiple)
-
     def batched(self, values: Named) -> Named:
-        """Return each of the values as `batch` does."""
-        return {name: self.batch(value) for name, value in values.items()}
-
-    def unbatched(self, value: Tensor, steps: int) -> Tensor:
-        """Return a batch's values as (steps, networks, ...)."""
-        split: Tensor = value[: steps * self.networks].unflatten(0, (steps, self.networks))
-        return split
+        """Return (steps, networks, ...) values side by side, filled up to whole vectors."""
+        ours = {n: v[:, : self.networks].flatten(0, 1).contiguous() for n, v in values.items()}
+        return {name: fill(value, self.multiple) for name, value in ours.items()}
 
 
 def stacked(steps: list[Named]) -> Named:

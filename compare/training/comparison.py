@@ -15,6 +15,7 @@ from compare.state_dict import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
 from compare.training.chunking import Part, at, one_network, stacked, unequal_steps
+from compare.training.downsample import SIDES
 from compare.training.evaluation import error, right
 from compare.training.merge import sums
 from compare.training.prover import Prover, whole_numbers
@@ -47,7 +48,8 @@ class Judging(Stateful):
         report, count, P = self.tally.report, len(before), part.networks
         ours = stacked(after)
         theirs = self.reference.values(part, before, ours)
-        found = {name: compare_bits(ours[name][:, :P], theirs[name][:, :P]) for name in ours}
+        sides = {name: (ours[name][:, :P], theirs[name][:, :P]) for name in ours}
+        found = {name: compare_bits(*both) for name, both in sides.items()}
         for name, difference in found.items():
             self.tally.add(name, report.steps, difference, part.first)
         if self.along.any(any(found[name].worst for name in self.sums)):
@@ -58,8 +60,7 @@ class Judging(Stateful):
 
         network, loss = self.case.network, self.case.network.loss
         y = torch.stack([given["y"] for given in before])[:, :P]
-        sides = {"manual": ours, "autograd": theirs}
-        output = {side: values[network.prediction][:, :P] for side, values in sides.items()}
+        output = dict(zip(SIDES, sides[network.prediction], strict=True))
         # of all rows, when the mean over ranks is taken: a mean is one of a rank's rows already
         ranks = self.along.count
         times = ranks if loss == "half_squared_error" else 1
@@ -69,20 +70,13 @@ class Judging(Stateful):
             start=report.steps,
             steps=count,
             networks=P,
-            loss={
-                "manual": by_hand.mean(-1) * times,
-                "autograd": by_autograd.mean(-1) * ranks,
-            },
+            loss={"manual": by_hand.mean(-1) * times, "autograd": by_autograd.mean(-1) * ranks},
             error={side: error(l, y, loss) for side, l in output.items()},
             accuracy={side: right(l, y, loss) for side, l in output.items() if network.classes},
             compared={name: difference.total // count for name, difference in found.items()},
-            differences={
-                name: at_each_step(ours[name][:, :P], theirs[name][:, :P], difference)
-                for name, difference in found.items()
-                if difference.worst
-            },
+            differences={n: at_each_step(*sides[n], d) for n, d in found.items() if d.worst},
             shares=shares,
-            values=sides,
+            values={"manual": ours, "autograd": theirs},
             free_gap=report.free_gap,
         )
 
@@ -149,9 +143,9 @@ class Judging(Stateful):
         Each unequal step is one by itself where the number of the step matters to what is unequal,
         or where a side may go another way at other numbers.
         """
-        together: Named | None = part.batched(stacked(before))
-        if len({whole_numbers(given) for given in before}) > 1:
-            together = self.prover.timeless(part.batched(stacked(before)), unequal, ours)
+        batch = part.batched(stacked(before))
+        timed = len({whole_numbers(given) for given in before}) > 1
+        together = self.prover.timeless(batch, unequal, ours) if timed else batch
         if together is not None and not self.prover.branches(together):
             yield list(range(len(before))), together
             return

@@ -8,7 +8,8 @@ from compare.cases.cases import Case
 from compare.proof.bits import compare_bits
 from compare.proof.program import Opaque
 from compare.training.accumulate import Tally
-from compare.training.adapters import Autograd, Named, by_hand_prediction
+from compare.training.adapters import Autograd, Named, by_hand_prediction, copies
+from compare.training.chunking import one_network
 from compare.training.prover import Prover
 from compare.training.sampling import Given
 
@@ -33,7 +34,7 @@ def evaluate(
     hand = by_hand_prediction(case)
     asked = {"X": X, **{name: state[name] for name in autograd.learned(X)}}
     with torch.inference_mode():
-        ours = hand(**{name: value.clone() for name, value in asked.items()})
+        ours = hand(**copies(asked))
     theirs = autograd.predict_from(ours, **asked)
     network, l = case.network, ours[case.network.prediction]
     report.classes = given.classes
@@ -46,7 +47,7 @@ def evaluate(
         return
     prover = Prover(hand, autograd.traceable_prediction, off, entries)
     step, unequal = report.steps - 1, []
-    one = [{name: value[:1].clone() for name, value in s.items()} for s in (asked, ours, theirs)]
+    one = [copies(one_network(values, 0)) for values in (asked, ours, theirs)]
     for name, proof in prover.proof(*one).items():
         found = compare_bits(ours[name][None], theirs[name][None])
         tally.add(names[name], step, found)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compare.cases.cases import Case, check_steps
 from compare.cases.options import command
-from compare.environment import device_named, dtype_named, environment
+from compare.environment import device_named, dtype_named, environment, short
 from compare.errors import BadInput, whole
 from compare.interrupts import cut_short, interrupts, stop
 from compare.passes.inputs import check_modes, how_much, kind_of
@@ -26,12 +26,7 @@ from compare.training.chunking import Part, plan
 from compare.training.comparison import Judging
 from compare.training.downsample import Buckets
 from compare.training.evaluation import evaluate
-from compare.training.merge import (
-    agree,
-    check_shares,
-    merged_chunks,
-    merged_reports,
-)
+from compare.training.merge import agree, check_shares, merged_chunks, merged_reports
 from compare.training.prover import Prover
 from compare.training.sampling import draw
 from compare.training.sides import ManualSide, Reference
@@ -110,8 +105,7 @@ class Run(Stateful):
             judged=self.autograd.step_from if self.along.count == 1 else None,
         )  # fmt: skip
         settings = {
-            "dtype": str(kind).removeprefix("torch."), "device": str(place), "seed": seed,
-            "population": population,
+            "dtype": short(kind), "device": str(place), "seed": seed, "population": population,
         }  # fmt: skip
         self.report = Report(case.name, settings, case.unnamed, environment=environment(place))
         self.tally = Tally(self.report, seed + mine.start)

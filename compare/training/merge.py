@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -102,8 +103,7 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         name: {r: rep.quantities[name] for r, rep in enumerate(reports) if name in rep.quantities}
         for name in names
     }
-    gaps = [report.free_gap for report in reports]
-    known = [gap for gap in gaps if gap is not None]
+    gaps: list[Any] = [report.free_gap for report in reports]
     asked = [report for report in reports if report.accuracy is not None]
     counts = [report.confusion for report in reports if report.confusion is not None]
     return replace(
@@ -111,7 +111,7 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         steps=min(report.steps for report in reports),
         quantities={name: _row(of, shared) for name, of in rows.items()},
         follows=next((report.follows for report in reports if report.follows), {}),
-        free_gap=furthest(known) if len(known) == len(gaps) else None,
+        free_gap=None if None in gaps else furthest(gaps),
         accuracy=_mean(asked),
         output=[row for report in reports for row in report.output] if shared else first.output,
         confusion=torch.tensor(counts).sum(0).tolist() if counts else None,
@@ -128,9 +128,8 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
     problem = next(iter(problems.values()), None)
     if problem and len(problems) < len(of):
         problem = f"rank {next(iter(problems))}: {problem}"
-    places = [
-        replace(row.worst, rank=rank if shared else None) for rank, row in of.items() if row.worst
-    ]
+    worst = {rank: row.worst for rank, row in of.items() if row.worst}
+    places = [replace(place, rank=rank if shared else None) for rank, place in worst.items()]
 
     def earliest(place: Place) -> tuple[float, ...]:  # the first NaN, else the furthest apart
         return not place.nan, -place.ulp, place.step or 0, place.seed or 0

@@ -17,8 +17,9 @@ from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import read, recorded
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
 from compare.state_dict import Stateful, Types, require
-from compare.training.adapters import Named, Step
+from compare.training.adapters import Named, Step, copies
 from compare.training.branches import branches
+from compare.training.chunking import one_network
 
 _Read = Program | Opaque
 
@@ -70,29 +71,23 @@ class Prover(Stateful):
 
     def misshapen(self, given: Named, names: Collection[str]) -> dict[str, Proof]:
         """Return what would give quantities of another shape the right one, and right values."""
-        one = {name: value[:1].clone() for name, value in given.items()}
+        one = copies(one_network(given, 0))
         return diagnose(self._pair(one, {}, {}), {}, names)
 
     def _pair(self, given: Named, manual: Named, autograd: Named) -> Pair:
         hand, reference = self._programs(given)
         return Pair(
-            hand=hand,
-            reference=reference,
-            inputs=given,
+            hand=hand, reference=reference, inputs=given, manual=manual, autograd=autograd,
             given={name: (value, None) for name, value in given.items()},
-            manual=manual,
-            autograd=autograd,
-            entries=self.entries,
-            numbers=self.numbers,
-            networks=True,
+            entries=self.entries, numbers=self.numbers, networks=True,
             maker=self._at if self.judged else None,
-        )
+        )  # fmt: skip
 
     def _at(self, inputs: Mapping[str, Tensor]) -> Pair:
         """Return a step at other inputs: by hand, and autograd going on from it."""
         assert self.judged is not None
         given = dict(inputs)
-        manual = self.hand(**{name: value.clone() for name, value in given.items()})
+        manual = self.hand(**copies(given))
         return self._pair(given, manual, self.judged(manual, **given))
 
     def follows(self) -> dict[str, list[str]]:
@@ -142,10 +137,7 @@ class Prover(Stateful):
         )
         for mine, other in zip(self._programs(one), self._programs(two), strict=True):
             if isinstance(mine, Program) and isinstance(other, Program):
-                texts = [
-                    sorted(map(text_of, program.leading_to(names, starts)))
-                    for program in (mine, other)
-                ]
+                texts = [sorted(map(text_of, p.leading_to(names, starts))) for p in (mine, other)]
                 if texts[0] != texts[1]:
                     return None
         return one

@@ -4,13 +4,15 @@ Nothing that the by-hand side does reaches the other one, which takes the steps 
 that changes no bit.
 """
 
+import math
+
 import torch
 
 from compare.errors import BadInput
 from compare.proof.bits import same_bits
 from compare.report.chunk import furthest
 from compare.torch_private import version
-from compare.training.adapters import Autograd, Named, Step, Watch, copies
+from compare.training.adapters import Autograd, Named, Step, copies
 from compare.training.chunking import Part, at, unequal_steps
 
 
@@ -82,9 +84,8 @@ class Reference:
                 return theirs
         steps: list[Named] = []
         for k, given in enumerate(before):
-            seen = Watch(at(ours, k))
-            self.autograd.learn(seen.look, **(given if self.heavy else copies(given)))
-            steps.append(seen.unequal)
+            given = given if self.heavy else copies(given)
+            steps.append(self.autograd.unequal(at(ours, k), **given))
         return {
             name: torch.stack([step.get(name, value[k]) for k, step in enumerate(steps)])
             if any(name in step for step in steps)
@@ -93,10 +94,10 @@ class Reference:
         }
 
     def _batch(self, part: Part, before: list[Named], ours: Named) -> Named:
-        batch = {n: part.batch(torch.stack([b[n] for b in before])) for n in before[0]}
-        seen = Watch(part.batched(ours))
-        self.autograd.learn(seen.look, **batch)
-        return ours | {n: part.unbatched(v, len(before)) for n, v in seen.unequal.items()}
+        given = {n: torch.stack([b[n] for b in before]) for n in before[0]}  # not their storage
+        unequal = self.autograd.unequal(part.batched(ours), **part.batched(given))
+        shape = len(before), part.networks
+        return ours | {n: v[: math.prod(shape)].unflatten(0, shape) for n, v in unequal.items()}
 
     def _same_alone(self, part: Part, before: list[Named], ours: Named, theirs: Named) -> bool:
         """Whether autograd gives unequal steps alone the bits that it gave them in the batch.

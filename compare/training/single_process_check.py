@@ -70,16 +70,15 @@ class SingleProcessCheck:
             return
         taken = sides_taken(self.case, alone)
         if not all(torch.equal(side, taken[name]) for name, side in sides.items()):
-            self.found.decide(
-                UNDECIDED, apart[0], 0.0, "a value so near to a kink that it takes sides"
-            )
+            why = "a value so near to a kink that it takes sides"
+            self.found.decide(UNDECIDED, apart[0], 0.0, why)
             return
         try:
             if self.off:
                 raise self.off
             program = trace(hand, given)
-        except Opaque as why:
-            self.found.decide(UNDECIDED, apart[0], 0.0, str(why))
+        except Opaque as error:
+            self.found.decide(UNDECIDED, apart[0], 0.0, str(error))
             return
         found = lift(program, bounds_for(program, given.values()), given, only=apart)
         for name in apart:
@@ -89,9 +88,8 @@ class SingleProcessCheck:
                 continue
             assert isinstance(bound, Bound)
             # each rank rounds its part, its share of a penalty too, and each addition its sum
-            added = (
-                (self.ranks.count + 2) * torch.finfo(updates[name].dtype).eps * sizes[name].cpu()
-            )
+            eps = torch.finfo(updates[name].dtype).eps
+            added = (self.ranks.count + 2) * eps * sizes[name].cpu()
             share = share_of_rounding(updates[name], alone[name], 2 * bound.error + added)
             largest = float(share.max())
             if not math.isfinite(largest):
