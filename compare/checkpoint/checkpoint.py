@@ -3,14 +3,20 @@
 The data and the first weights are drawn again from the settings, and a digest says whether the rows
 are still the same. Of several ranks rank 0 writes what all of them have after the same chunk, and
 hands it out again: a checkpoint is of one step and whole, and other machines need no file.
+
+The state is that of each part of the run that has one, between two chunks of steps: everything that
+a later step, or the end, looks at: the weights and autograd's own, the random streams, what was
+found so far. What can be drawn or read again from the settings is not in it.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +27,17 @@ import compare
 from compare.cases.cases import CASES, Case
 from compare.cases.data import csv_table
 from compare.checkpoint import file as checksummed
-from compare.checkpoint.state import PART, load_state_dict, state_dict
 from compare.environment import device_named, environment
 from compare.errors import BadInput, first_line
 from compare.ranks.ranks import ALONE, Ranks
-from compare.state_dict import Count, Types, plain, typed
+from compare.state_dict import Count, Stateful, Types, plain, require, typed
+from compare.training.downsample import SIDES
 from compare.training.harness import Run
 from compare.training.sampling import Given
 
 EVERY = 5.0  # seconds at least between two, so that a short run writes none
 SHARE = 0.02  # of a run's time may go into writing them
-
+PART = "part "  # of a population, before its number
 
 Positive = Annotated[int, Meta(ge=1)]
 #: A case without its data and its table of networks, and the keyword arguments of Run.
@@ -50,13 +56,6 @@ class RankState:
     run: dict[str, Any]
 
 
-#: What the file holds; the states are looked at by whose they are.
-_KEPT = Types(
-    case=dict[str, Any], data=str | tuple[str, str | None] | None, asked=dict[str, Any], rows=str,
-    ranks=Annotated[list[RankState], Meta(min_length=1)], folder=dict[str, Any],
-)  # fmt: skip
-
-
 @dataclass
 class Checkpoint:
     """A run that was stopped: what it was asked, and how far it had come."""
@@ -66,7 +65,7 @@ class Checkpoint:
     data: str | tuple[str, str | None] | None  # a case's name, or a file and its target
     asked: dict[str, Any]  # the keyword arguments of Run
     rows: str  # a digest of them
-    ranks: list[RankState]  # of all that it was run on
+    ranks: Annotated[list[RankState], Meta(min_length=1)]  # of all that it was run on
     folder: dict[str, Any]  # what the run folder keeps of its own
 
     @property
@@ -105,8 +104,13 @@ class Checkpoint:
                 "put those back, or run it anew"
             )
         with usable(self.path):
-            load_state_dict(run, own.run)
+            _load_state_dict(run, own.run)
         return run
+
+
+#: What the file holds; the states are looked at by whose they are.
+_KEPT = Types({f.name: f.type for f in fields(Checkpoint) if f.name != "path"})
+_KEPT["case"] = dict[str, Any]
 
 
 def can(run: Run) -> bool:
@@ -122,7 +126,7 @@ def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
     last = run.report.steps == run.steps or not run.regular
     if last or not can(run) or not run.ranks.any(wanted):
         return None
-    mine = {"world": _world(run.report.environment), "run": state_dict(run)}
+    mine = {"world": _world(run.report.environment), "run": _state_dict(run)}
     return run.ranks.to_first(mine)
 
 
@@ -155,9 +159,8 @@ def load(path: Path) -> Checkpoint:
         if (case.by_hand, case.grouping) not in {(c.by_hand, c.grouping) for c in CASES.values()}:
             raise ValueError(f"{case.by_hand!r} is no listing of this project - at `$.case`")
         if isinstance(kept.data, tuple):
-            case = dataclasses.replace(
-                case, data=functools.partial(csv_table, Path(kept.data[0]), kept.data[1])
-            )
+            file, target = kept.data
+            case = dataclasses.replace(case, data=functools.partial(csv_table, Path(file), target))
         elif kept.data is not None:
             case = dataclasses.replace(case, data=CASES[kept.data].data)
     kept.case, kept.asked = case, asked
@@ -176,6 +179,45 @@ def usable(path: Path) -> Iterator[None]:
             f"{path} holds no run that can be gone on with ({first_line(error)}): "
             "put the run's own back, or run it anew"
         ) from error
+
+
+def _owners(run: Run) -> dict[str, Stateful]:
+    """Return whatever has a state, each after those that it is checked by."""
+    return {
+        "report": run.report, "run": run, "given": run.given, "tally": run.tally,
+        "buckets": run.buckets, "prover": run.prover, "judging": run.judging,
+        **{f"{PART}{k}": part for k, part in enumerate(run.parts)},
+    }  # fmt: skip
+
+
+def _state_dict(run: Run) -> dict[str, Any]:
+    """Return the state of a run as tensors and plain values."""
+    run.report.seconds = time.perf_counter() - run.started
+    # of the rows that ranks share all have the same weights: rank 0's are kept
+    owners = {n: o for n, o in _owners(run).items() if not (run.along.rank and n.startswith(PART))}
+    return {name: owner.state_dict() for name, owner in owners.items()}
+
+
+def _load_state_dict(run: Run, state: dict[str, Any]) -> None:
+    """Give a run that is ready to train what `_state_dict` returned.
+
+    Raises an exception where it is not a state that this run can come to, and is of no use then.
+    """
+    for name, owner in _owners(run).items():
+        owner.load_state_dict(state[name])
+    if run.single_process and run.report.one_process:
+        run.single_process.found = run.report.one_process
+    steps, every, buckets = run.report.steps, run.buckets.every, run.buckets.all
+    require(steps < run.steps, "steps", f"{steps:,} done of {run.steps:,}")
+    require(run.given.taken == steps, "taken", f"{run.given.taken:,} after {steps:,} steps")
+    within = run.buckets.open is not None
+    require(within == (steps % every != 0), "open", "a bucket too many or too few")
+    cuts = [*range(0, steps, every), steps]
+    found = [(bucket.start, bucket.stop) for bucket in buckets]
+    require(found == [*pairwise(cuts)], "ended", "steps left out or twice")
+    for bucket in buckets:
+        both = set(bucket.values) == {*SIDES} and all("loss" in v for v in bucket.values.values())
+        require(both, "ended", "not the losses of both sides")
 
 
 def _data(case: Case) -> str | list[str | None] | None:
