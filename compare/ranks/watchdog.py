@@ -11,6 +11,7 @@ lowest rank that is left speaks.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from compare.ranks.ranks import ALONE, Ranks, named, started
 
 WAIT = 300.0  # seconds that a rank waits for another one
 _LOOK = 0.25  # between two looks at the others
+_LOOKS_A_BEAT = 4
 _BEAT = 15.0  # seconds without a beat after which a rank on another machine counts as dead
 _GRACE = 5.0  # for those who are not to speak: torchrun stops them before
 _START = 30.0  # the same, where there is no store yet to ask who speaks
@@ -45,7 +47,6 @@ class Watchdog:
         store.set(f"place/{ranks.rank}", f"{os.getpid()} {_born(os.getpid())} {self.here}")
         self.places: dict[int, tuple[int, str, str]] = {}  # of those who have come
         self.beats: dict[int, tuple[bytes, float]] = {}
-        self.beaten = 0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -80,11 +81,10 @@ class Watchdog:
         self._end([], "the connection to another rank was lost: all ranks stop")
 
     def _watch(self) -> None:
-        seconds = 0.0
-        while not self.over.is_set():
+        for look in itertools.count(1):
             told = signal.sigtimedwait([signal.SIGTERM], _LOOK)
             if self.over.is_set():
-                break
+                return
             if told is not None and told.si_pid == os.getppid():  # torchrun; others only kill
                 self.leave()
             gone = self._gone()
@@ -93,10 +93,8 @@ class Watchdog:
                 self._end(gone, message, told is not None)
             if told is not None:
                 os._exit(128 + signal.SIGTERM)
-            seconds += _LOOK
-            if seconds >= 1:
-                seconds = 0.0
-                self._beat()
+            if look % _LOOKS_A_BEAT == 0:
+                self._ask(self.store.set, f"beat/{self.ranks.rank}", str(look))
 
     def _end(self, gone: list[int], message: str, told: bool = False) -> NoReturn:
         """End; say why if this is the one to speak, else in silence, when torchrun has `told` to.
@@ -111,10 +109,6 @@ class Watchdog:
             _quit_if_told(_GRACE)
         os._exit(3)
 
-    def _beat(self) -> None:
-        self.beaten += 1
-        self._ask(self.store.set, f"beat/{self.ranks.rank}", str(self.beaten))
-
     def _gone(self) -> list[int]:
         """Return the other ranks that ended: here by their process, on other machines by the beat.
 
@@ -125,12 +119,9 @@ class Watchdog:
                 pid, born, at = self.store.get(f"place/{rank}").decode().split(" ", 2)
                 self.places[rank] = int(pid), born, at
                 self.beats[rank] = b"", time.monotonic()
-        gone = [
-            rank
-            for rank, (pid, born, at) in self.places.items()
-            if at == self.here and _born(pid) != born
-        ]
-        away = [rank for rank, (_, _, at) in self.places.items() if at != self.here]
+        places = self.places.items()
+        gone = [r for r, (pid, born, at) in places if at == self.here and _born(pid) != born]
+        away = [r for r, (_, _, at) in places if at != self.here]
         found = self._ask(self.store.multi_get, [f"beat/{r}" for r in away]) if away else []
         now = time.monotonic()
         for rank, beat in zip(away, found or [], strict=False):
@@ -192,9 +183,8 @@ def joined(device: str | None, wait: float) -> Iterator[Ranks]:
             "or unset RANK and WORLD_SIZE for one process"
         ) from error
     global _watchdog
-    _watchdog = Watchdog(
-        ranks, distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
-    )
+    own = distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
+    _watchdog = Watchdog(ranks, own)
     try:
         distributed.init_process_group(
             backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=limit
