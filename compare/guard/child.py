@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,19 +52,12 @@ def _end() -> None:
     """Kill all that is left below this process, then end it."""
     with contextlib.suppress(ChildProcessError):  # there is none
         while True:
-            for pid in _children():
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            for stat in Path("/proc").glob("[0-9]*/stat"):
+                with contextlib.suppress(OSError):  # it has gone
+                    if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                        os.kill(int(stat.parent.name), signal.SIGKILL)
             os.waitpid(-1, 0)  # what it has left in its turn is ours now
     os._exit(0)
-
-
-def _children() -> Iterator[int]:
-    """Yield the children of this process, as far as the system tells."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
-                yield int(stat.parent.name)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -37,7 +37,7 @@ class Attempt:
         self.own = ("l0", *level.blanks)  # the names of what is judged, in the file
         kind, place = torch.float64, torch.device("cpu")
         self.given = draw(level.case, seed=1, population=1, dtype=kind, device=place)
-        data = self.data()
+        data = self.given.steps(1)[0]  # what a step is given besides the state
         self.first = {n: v[0] for n, v in {**data, **self.given.state}.items()}
         self.autograd = Autograd(level.case)
         self.right_kind = self.first | self.autograd.step(**self.first)
@@ -51,10 +51,6 @@ class Attempt:
         self.numpy = isinstance(self.names.get("X"), np.ndarray)
         self._check_before()
         self._check_handed()
-
-    def data(self) -> Named:
-        """Return what the next step is given besides the state."""
-        return self.given.steps(1)[0]
 
     def walk(
         self, given: Named, stop: int | None = None, *, loud: bool = False
@@ -203,12 +199,11 @@ class Attempt:
             if fresh[0] in self.exercise.lines:  # then it is another line that is not as it was
                 end = self.fresh.line - 1
                 fresh = [t for t in self.fresh.lines[:end] if t not in self.exercise.lines]
-            mine = self.names.get(name)
-            at = self.exercise.assigned.get(name, 0)
-            text = self.exercise.lines[at - 1].strip() if at else ""
             if name not in self.names:
                 raise Answer(Finding(CHANGED, f"{name} is gone", put_back=fresh))
-            if not _same(mine, wanted[name]):
+            if not _same(self.names[name], wanted[name]):
+                at = self.exercise.assigned.get(name, 0)
+                text = self.exercise.lines[at - 1].strip() if at else ""
                 said = f"gives {name} another value than this level has"
                 raise Answer(Finding(CHANGED, said, at, text, put_back=fresh))
 

@@ -16,7 +16,7 @@ from compare.errors import BadInput, unknown
 from compare.practice.solutions import TEXTS
 
 _MARK = re.compile(r"#.*\bpractice, level (\w+)")
-_BLANK = re.compile(r"( *)(\w+)( \+?= )(.*?)(  #.*)?$")
+_BLANK = re.compile(r"( *\w+ \+?= )(.*?)(  #.*)?$")
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,34 @@ class Level:
     @cached_property
     def solution(self) -> str:
         """The file's text with every line right."""
-        return _without_hints(TEXTS[self.name])
+        return "".join(line for line, _ in self._lines)
 
     @cached_property
     def template(self) -> str:
         """The file's text with `...` for every line that is to be filled in."""
-        lines = TEXTS[self.name].splitlines()
-        for k, line in enumerate(lines):
-            if "#?" not in line and "#?" in lines[k - 1]:
-                indent, name, sign, _, comment = _parts(line)
-                lines[k] = f"{indent}{name}{sign}...{comment or ''}"
-        return _without_hints("\n".join(lines) + "\n")
+        return "".join(_BLANK.sub(r"\1...\3", t) if hints else t for t, hints in self._lines)
 
     @cached_property
     def blanks(self) -> dict[str, Blank]:
         """What is to be filled in, by name, in the order of the lines."""
         found: dict[str, Blank] = {}
+        for line, hints in self._lines:
+            if hints:
+                answer = _BLANK.sub(r"\1\2", line).strip()
+                name = answer.split()[0]
+                found[name] = Blank(name, hints[0], " ".join(hints[1:]), answer)
+        return found
+
+    @cached_property
+    def _lines(self) -> list[tuple[str, list[str]]]:
+        """The file's lines, each with the hints above it."""
+        found: list[tuple[str, list[str]]] = []
         hints: list[str] = []
-        for line in TEXTS[self.name].splitlines():
-            before, mark, hint = line.partition("#? ")
-            if mark and not before.strip():
-                hints.append(hint)
-            elif hints:
-                _, name, sign, answer, _ = _parts(line)
-                found[name] = Blank(name, hints[0], " ".join(hints[1:]), f"{name}{sign}{answer}")
+        for line in TEXTS[self.name].splitlines(keepends=True):
+            if line.lstrip().startswith("#? "):
+                hints.append(line.partition("#? ")[2].rstrip())
+            else:
+                found.append((line, hints))
                 hints = []
         return found
 
@@ -75,16 +79,6 @@ class Level:
     def next(self) -> str | None:
         """The name of the level after this one."""
         return dict(pairwise(LEVELS)).get(self.name)
-
-
-def _parts(line: str) -> tuple[str, ...]:
-    found = _BLANK.match(line)
-    assert found, line
-    return found.groups()
-
-
-def _without_hints(text: str) -> str:
-    return "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#?"))
 
 
 def _level(name: str, title: str, network: Network | None = None, **names: str) -> Level:

@@ -6,7 +6,6 @@ line.
 
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,10 @@ from compare.training.prover import Prover
 def look_at(level: Level, text: str, path: str) -> Finding:
     """Return what there is to say of a practice file."""
     try:
-        return _Trial(Attempt(level, text, path)).find()
+        trial = _Trial(Attempt(level, text, path))
     except Answer as answer:
         return answer.finding
+    return trial.find()
 
 
 class _Trial:
@@ -54,32 +54,21 @@ class _Trial:
         _, ended = a.walk(a.first, loud=True)
         stop = None if ended is None else int(ended.index)
         elsewhere = "at the first step this does not show, with other weights it does"
-        answers = [
-            ended,
-            a.missing(),
-            self._judge(a.first, stop, ""),
-            self._judge(_elsewhere(a.first), stop, elsewhere),
-        ]
-        if found := [answer for answer in answers if answer is not None]:
-            raise self._told(min(found, key=lambda answer: answer.index))
-        finding = Finding(RIGHT)
+        answers = [ended, a.missing(), self._judge(a.first, stop, "")]
+        answers.append(self._judge(_elsewhere(a.first), stop, elsewhere))
+        places = sorted(self.places.values())
         try:
+            if found := [answer for answer in answers if answer is not None]:
+                raise min(found, key=lambda answer: answer.index)
+            finding = Finding(RIGHT)
             train(a, finding, lambda given, remark: self._judge(given, None, remark))
         except Answer as answer:
-            raise self._told(answer) from None
-        self._close(finding, [name for _, name in sorted(self.places.values())])
-        return finding
-
-    def _told(self, answer: Answer) -> Answer:
-        """Return the answer, with the verdicts on the lines up to its own."""
-        places = dict(sorted(self.places.values()))
-        self._close(answer.finding, [n for k, n in places.items() if k <= answer.index])
-        return answer
-
-    def _close(self, finding: Finding, names: Iterable[str]) -> None:
-        finding.verdicts = {n: self.verdicts[n] for n in names if n in self.verdicts}
+            finding = answer.finding  # with the verdicts on the lines up to its own
+            places = [(k, name) for k, name in dict(places).items() if k <= answer.index]
+        finding.verdicts = {n: self.verdicts[n] for _, n in places if n in self.verdicts}
         finding.why_numbers = self.why_numbers
-        finding.left = sum(s.blank for s in self.a.exercise.statements)
+        finding.left = sum(s.blank for s in a.exercise.statements)
+        return finding
 
     def _judge(self, given: Named, stop: int | None, remark: str) -> Answer | None:
         """Judge one step's values up to `stop`; return an answer about the first wrong one."""
