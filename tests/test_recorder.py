@@ -19,7 +19,7 @@ X = torch.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=torch.float64)
 
 def recorded(function: Callable[[Tensor], Tensor], at: Tensor = X) -> torch.fx.Graph:
     """Record a function of one tensor."""
-    return Recorder({}, lambda: None).record(lambda x: [function(x)], [at])
+    return Recorder({}, lambda: None).record(lambda x: [function(x)], [at])[0]
 
 
 def again(found: torch.fx.Graph, at: Tensor) -> Tensor:

@@ -49,12 +49,13 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         self.table, self.line, self.origin, self.autograd = table, line, origin, autograd
         # constants, until used
         self.fresh: MutableMapping[Tensor, tuple[bool, int | None]] = WeakTensorKeyDictionary()
-        self.gave: list[Tensor] = []  # what the function gave while it was recorded
         # weak: autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
 
-    def record(self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]) -> fx.Graph:
-        """Write down what `function` does at these inputs; raises FloatRead."""
+    def record(
+        self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]
+    ) -> tuple[fx.Graph, list[Tensor]]:
+        """Write down what `function` does at these inputs, and what it gave; raises FloatRead."""
         for number, tensor in enumerate(at):
             node = self.graph.placeholder(f"arg{number}")
             node.meta["constant"] = False
@@ -62,8 +63,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         with self:
             found = function(*at)
         self.graph.output(tuple(map(self._node, found)))
-        self.gave = [tensor.detach().clone() for tensor in found]
-        return self.graph
+        return self.graph, [tensor.detach().clone() for tensor in found]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not _PLAIN.issuperset(types):  # such a tensor first says what it stands for
@@ -83,7 +83,9 @@ class Recorder(DispatchMode):  # type: ignore[misc]
             lifted = func(*args)
             self.fresh[lifted] = self.origin()
             return lifted
-        parts = fx.node.map_aggregate((args, kwargs), self._argument)
+        parts = fx.node.map_aggregate(
+            (args, kwargs), lambda value: self._node(value) if isinstance(value, Tensor) else value
+        )
         made = func(*args, **kwargs)
         self._are(made, self.graph.call_function(func, *parts))
         return made
@@ -104,9 +106,6 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         node.meta["val"] = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
         )
-
-    def _argument(self, value: Any) -> Any:
-        return self._node(value) if isinstance(value, Tensor) else value
 
     def _node(self, tensor: Tensor) -> fx.Node:
         """Return the node of a tensor; one that no operation gave is a copy of a constant."""

@@ -41,10 +41,10 @@ def trace(function: Function, inputs: Values) -> Program:
         try:
             at = list(tensors.values())
             with attention:  # every call of torch's goes through it
-                recorded, _ = _record(positional, at)
+                recorded, _ = Recorder({}, _line_outside).record(positional, at)
             _check_complete(recorded, positional, tensors)
             replay = _Replay()
-            functional = Recorder(
+            functional, _ = Recorder(
                 decompositions(),
                 lambda: replay.line,
                 lambda: replay.origin,
@@ -81,7 +81,7 @@ def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
     at = list(tensors.values())
     with _readable():
         try:
-            graph, _ = _record(positional, at)
+            graph, _ = Recorder({}, _line_outside).record(positional, at)
             expected = positional(*at)
             actual = _replay(graph, [tensor.clone() for tensor in at])
         except Exception:  # trace says why
@@ -113,14 +113,6 @@ def _positional(
 def _casts(graph: fx.Graph) -> int:
     """Return how many times the program changes a dtype."""
     return sum("_to_copy" in str(node.target) for node in graph.nodes)
-
-
-def _record(
-    function: Callable[..., list[Tensor]], at: list[Tensor]
-) -> tuple[fx.Graph, list[Tensor]]:
-    """Record the operations that `function` does at these inputs, and what it gave."""
-    recorder = Recorder({}, _line_outside)
-    return recorder.record(function, at), recorder.gave
 
 
 class _Replay(Floats):
@@ -202,7 +194,7 @@ def _check_complete(
         if all(map(_alike, expected, actual)):
             return
         with torch.random.fork_rng(devices=[]):
-            again, gave = _record(function, moved)
+            again, gave = Recorder({}, _line_outside).record(function, moved)
         if [*map(text_of, again.nodes)] == [*map(text_of, recorded.nodes)]:
             if all(map(_alike, gave, _replay(again, moved))):
                 return
