@@ -22,9 +22,8 @@ def told(pair: Pair, name: str) -> str:
         return ""
     theirs = {_narrow(node, dtype) for node in above([reference.outputs[name]])}
     needed = above([hand.outputs[name]])
-    casts = {
-        node: to for node in hand.graph.nodes if node in needed and (to := _narrow(node, dtype))
-    }
+    nodes = (node for node in hand.graph.nodes if node in needed)
+    casts = {node: to for node in nodes if (to := _narrow(node, dtype))}
     cache: Cache = {}
     if casts:
         lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, cache=cache)

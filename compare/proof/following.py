@@ -5,13 +5,12 @@ value's own rounding; as an input with a value of its own it would make a right 
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from compare.proof.bounds import Bound
-from compare.proof.lift import Cache, lift
+from compare.proof.lift import Cache, Lifted, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf, root
 from compare.proof.rounding import bounds_for
@@ -36,17 +35,14 @@ def following(pair: Pair) -> Pair:
     assert isinstance(pair.reference, Program)
     cache: Cache = {}
     lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, cache=cache)
+    # not an input itself: two that are equal are two
+    own = [node for node in cache if node.op == "call_function" and root(node) is node]
     found: dict[str, fx.Node] = {}
     for name in alone:
-        gaps = [
-            (gap, k, node)
-            for k, (node, value) in enumerate(cache.items())
-            if node.op == "call_function"
-            and root(node) is node  # not an input itself: two that are equal are two
-            and (gap := _gap(pair.inputs[name], value.floats, value.numbers)) is not None
-        ]  # fmt: skip
-        if gaps:
-            found[name] = min(gaps)[2]
+        gaps = {node: _gap(pair.inputs[name], cache[node]) for node in own}
+        near = {node: gap for node, gap in gaps.items() if gap is not None}
+        if near:
+            found[name] = min(near, key=near.__getitem__)
     outputs = {ValueOf(name): node for name, node in found.items()}
     return replace(
         pair,
@@ -59,18 +55,21 @@ def following(pair: Pair) -> Pair:
     )
 
 
-def _gap(values: Tensor, own: Any, bound: Any) -> float | None:
+def _gap(values: Tensor, way: Lifted) -> float | None:
     """Return how far values are from a value on forward's way; None for further than rounding.
 
-    They may be off as far as forward's `own` floats are, some few times, and within the bound.
+    They may be off as far as forward's own floats are, some few times, and within the bound.
     """
-    if not isinstance(bound, Bound) or [n for n in bound.shape if n != 1] != [
-        n for n in values.shape if n != 1
-    ]:
+    bound = way.numbers
+    if not isinstance(bound, Bound) or _sizes(bound) != _sizes(values):
         return None
     floats = values.detach().double().cpu().reshape(bound.shape)
     gap = (floats - bound.value).abs()
-    off = (own.detach().double().cpu() - bound.value).abs().max()
-    room = FEW * (off + floats.abs() * torch.finfo(values.dtype).eps)
-    room = room.minimum(bound.error + floats.abs() * torch.finfo(values.dtype).eps)
+    off = (way.floats.detach().double().cpu() - bound.value).abs().max()
+    ulps = floats.abs() * torch.finfo(values.dtype).eps
+    room = (FEW * (off + ulps)).minimum(bound.error + ulps)
     return float(gap.sum()) if bool(((gap <= room) & room.isfinite()).all()) else None
+
+
+def _sizes(values: Bound | Tensor) -> list[int]:
+    return [size for size in values.shape if size != 1]

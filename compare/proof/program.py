@@ -126,25 +126,24 @@ class Program:
 
 def above(ends: Iterable[fx.Node], stops: Collection[fx.Node] = ()) -> set[fx.Node]:
     """Return nodes and all that they are computed from, back to the `stops`, without those."""
+    return _reached(ends, lambda node: (n for n in node.all_input_nodes if n not in stops))
+
+
+def below(node: fx.Node) -> set[fx.Node]:
+    """Return a node and all that is computed from it."""
+    return _reached([node], lambda node: node.users)
+
+
+def _reached(
+    ends: Iterable[fx.Node], onward: Callable[[fx.Node], Iterable[fx.Node]]
+) -> set[fx.Node]:
     found: set[fx.Node] = set()
     left = [*ends]
     while left:
         node = left.pop()
         if node not in found:
             found.add(node)
-            left += [source for source in node.all_input_nodes if source not in stops]
-    return found
-
-
-def below(node: fx.Node) -> set[fx.Node]:
-    """Return a node and all that is computed from it."""
-    found: set[fx.Node] = set()
-    left = [node]
-    while left:
-        node = left.pop()
-        if node not in found:
-            found.add(node)
-            left += node.users
+            left += onward(node)
     return found
 
 

@@ -85,9 +85,8 @@ class Proof:
     autograd_bits: float | None = None
     both_lost: str = ""  # said where neither side has half of the bits that the dtype has
     accepted: str = ""  # by how much it is another formula, where its writer accepts that
-    shortfall: str = (
-        ""  # "keeps 5 of autograd's 20 right bits", where by hand has lost notably more
-    )
+    # "keeps 5 of autograd's 20 right bits", where by hand has lost notably more
+    shortfall: str = ""
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
     diagnosis: Diagnosis | None = None  # None: nothing was looked for
