@@ -26,6 +26,11 @@ def significant_bits(dtype: torch.dtype) -> int:
     return 1 - round(math.log2(torch.finfo(dtype).eps))
 
 
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """Return what a dtype holds of a number."""
+    return float(torch.tensor(number, dtype=torch.float64).to(dtype))
+
+
 @dataclass(frozen=True)
 class Spelling:
     """A number as a person writes it: a fraction, or the root, logarithm, ... of one."""
@@ -77,9 +82,8 @@ _MULTIPLIED = [
     ),
     *(Spelling(Fraction(1), f) for f in ("root times pi", "root over pi", "times e", "over e")),
 ]
-_MULTIPLE = (
-    1000  # numerator and denominator at most: a random float is near one once in 10**8 times
-)
+# Numerator and denominator at most: a random float is near one once in 10**8 times.
+_MULTIPLE = 1000
 _ULPS = 2  # that Python may be off by: math.sqrt(2) / math.sqrt(math.pi) takes three operations
 _SHORT = 4  # digits of a decimal that Python may have come to
 _SMALL = 100  # denominators that are simpler than a root
@@ -120,16 +124,14 @@ def spelling(number: float, bits: int = _FLOAT64) -> Spelling | None:
     """Return how a number is written, None where no simple number is near enough."""
     if number == 0 or not math.isfinite(number):
         return None
-    simple = simplest(number, bits)
+    simple, kept = simplest(number, bits), _rounded_to(Fraction(number), bits)
     if simple is not None and bits >= _FLOAT32 and simple.denominator > _SMALL:
-        known = _irrational(number, _rounded_to(Fraction(number), bits))  # not 355/113 for pi
+        known = _irrational(number, kept)  # not 355/113 for pi
         if known is not None and known.fraction.denominator < simple.denominator:
             return known
-    if simple is None and bits == _FLOAT64 == _rounded_to(Fraction(number), bits):
+    if simple is None and bits == _FLOAT64 == kept:
         simple = _worked_out(number)
-    if simple is not None:
-        return Spelling(simple)
-    return _irrational(number, _rounded_to(Fraction(number), bits))
+    return _irrational(number, kept) if simple is None else Spelling(simple)
 
 
 def _worked_out(number: float) -> Fraction | None:

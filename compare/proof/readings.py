@@ -16,14 +16,14 @@ from typing import Any
 import flint
 import torch
 
-from compare.proof.constants import is_exact, significant_bits, spelling, written
+from compare.proof.constants import is_exact, rounded, significant_bits, spelling, written
 
 # As it was written; as the dtype holds it; as what Python came to, if nobody can have written it;
 # and as a ball around all of those, which shows that two formulas are the same in none of them.
 WRITTEN, HELD, WORKED_OUT, ANY = "written", "held", "worked out", "any"
 _OTHER = {WRITTEN: HELD, HELD: WRITTEN}
 MOST = 64  # readings of some literals by themselves that are tried
-_FLOAT64 = 53  # significant bits
+_FLOAT64 = significant_bits(torch.float64)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Literal:
         """
         if self.tensor:
             return number
-        held = float(torch.tensor(number, dtype=torch.float64).to(self.dtype))
+        held = rounded(number, self.dtype)
         return held if spelling(held) in (None, spelling(number)) else number
 
     def _is_worked_out(self, number: float) -> bool:

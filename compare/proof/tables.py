@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
+from compare.proof.constants import rounded
 from compare.proof.lift import Cache, Unsupported, compute
 from compare.proof.operations import MOVES
 from compare.proof.program import Opaque, Program, operation
@@ -51,22 +52,16 @@ def tables(
     if not held:
         return {}
     worked_out = {table.node: table for table in _constants(other, n) if table.made}
-    looked_at = worked_out
+    looked_at = [*worked_out.values()]
     if n.reading.way == ANY:  # too wide to tell what rounds to what
         plain = Balls(None, AS_WRITTEN, n.precision)
-        looked_at = {table.node: table for table in _constants(other, plain) if table.made}
+        looked_at = [table for table in _constants(other, plain) if table.made]
     numbers = [(x, n.constant(x, torch.float64).item()) for x in _numbers(other)]
     found: dict[fx.Node, Any] = {}
     for table in held:
-        at = next(
-            (
-                node
-                for node, w in looked_at.items()
-                if not (leads and table.made and w.held) and _stands_for(table, w)
-            ),
-            None,
-        )
-        match = _written_there(table, numbers) if at is None else worked_out[at].numbers
+        like = (w for w in looked_at if not (leads and table.made and w.held))
+        same = next((w for w in like if _stands_for(table, w)), None)
+        match = _written_there(table, numbers) if same is None else worked_out[same.node].numbers
         if match is not None:
             found[table.node] = _spread(match, table).reshape(table.numbers.shape)
     return found
@@ -99,14 +94,10 @@ def _written_there(held: _Table, numbers: list[tuple[float, Any]]) -> list[Any] 
     for x, ball in numbers:
         for value, meant in ((x, ball), (1 / x, 1 / ball)):  # x / 3 for x * 0.3333
             for sign in (1, -1):
-                at, signed = _held(sign * value, held.floats.dtype), sign * meant
+                at, signed = rounded(sign * value, held.floats.dtype), sign * meant
                 known[at] = signed.union(known[at]) if at in known else signed
     found = [known.get(x, flint.arb(x)) for x in elements]
     return None if all(map(_is, found, elements)) else found
-
-
-def _held(x: float, dtype: torch.dtype) -> float:
-    return float(torch.tensor(x, dtype=torch.float64).to(dtype))
 
 
 def _is(ball: Any, x: float) -> bool:
