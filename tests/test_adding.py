@@ -72,7 +72,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
             "tests/operation_cases.py": calls,
         },
         "elementary function": {
-            "compare.proof.balls._FUNCTIONS": balls._FUNCTIONS,
+            "compare.proof.balls.FUNCTIONS": balls.FUNCTIONS,
             "compare.proof.bounds._SLOPES": bounds._SLOPES,
         },
     }  # fmt: skip
@@ -128,7 +128,7 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
          ["torch_ref.trainer.OPTIMIZERS", "compare.cases.cases.OPTIMIZERS",
           "tests.test_optimizers.ROWS"]),
         (operations.ROWS, "mine", None, "operation", ["tests/operation_cases.py"]),
-        (balls._FUNCTIONS, "mine", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
+        (balls.FUNCTIONS, "mine", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
     ],
 )  # fmt: skip
 def test_a_row_in_one_table_alone_is_told_by_the_others(

@@ -4,7 +4,6 @@ A lifted tensor is a numpy array of `flint.arb`. Every operation returns balls t
 exact result for every choice of numbers in the balls it was given.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def _erf(x: Any) -> Any:
     return flint.arb(1 if x > 0 else -1) if abs(x) == flint.arb("inf") else x.erf()
 
 
-_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: x.exp(),
     "expm1": lambda x: x.expm1(),
     "log": _log,
@@ -47,6 +46,8 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "atan": lambda x: x.atan(),
     "abs": abs,
 }
+_LARGER = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
+UNION = np.frompyfunc(lambda a, b: a.union(b), 2, 1)  # the balls around both of each pair
 
 
 class Balls:
@@ -73,12 +74,11 @@ class Balls:
 
     def made(self, values: Tensor) -> Array:
         """Return a tensor that the code makes, of numbers that stand for others, likewise."""
-        numbers = values.detach().double().cpu()
-        if numbers.numel() and bool((numbers == numbers.flatten()[0]).all()):
-            one = self._read(Literal((float(numbers.flatten()[0]),), values.dtype, tensor=True))
-            return self.shaped(one.reshape(()), values.shape)
-        literal = Literal(tuple(numbers.flatten().tolist()), values.dtype, tensor=True)
-        return self._read(literal).reshape(tuple(values.shape))
+        numbers = values.detach().double().cpu().flatten()
+        if one := numbers.numel() > 0 and bool((numbers == numbers[0]).all()):
+            numbers = numbers[:1]
+        read = self._read(Literal(tuple(numbers.tolist()), values.dtype, tensor=True))
+        return self.shaped(read.reshape(() if one else tuple(values.shape)), values.shape)
 
     def _read(self, literal: Literal) -> Array:
         self.literals.add(literal)
@@ -88,7 +88,7 @@ class Balls:
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""
-        return _each(_FUNCTIONS[name], x)
+        return _each(FUNCTIONS[name], x)
 
     def power(self, x: Array, exponent: float, dtype: torch.dtype) -> Array:
         """Return x**exponent, a number in the code; a whole exponent also for negative x."""
@@ -103,7 +103,7 @@ class Balls:
 
     def maximum(self, x: Array, y: Array) -> Array:
         """Return the larger of each pair."""
-        return np.frompyfunc(lambda a, b: a.max(b), 2, 1)(x, y)
+        return _LARGER(x, y)
 
     def minimum(self, x: Array, y: Array) -> Array:
         """Return the smaller of each pair."""
@@ -111,11 +111,9 @@ class Balls:
 
     def amax(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
         """Return the largest along `dims`."""
-        largest = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
-        out = x
         for dim in sorted((d % x.ndim for d in dims), reverse=True):
-            out = largest.reduce(out, axis=dim, keepdims=keepdim)
-        return out
+            x = _LARGER.reduce(x, axis=dim, keepdims=keepdim)
+        return x
 
     def sum(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
         """Return the sum over `dims`, all where there are none."""
@@ -170,10 +168,6 @@ class Balls:
             if at >= 0:
                 flat[at] = flat[at] + value
         return flat.reshape(x.shape)
-
-    def in_narrow_sums(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context without effect: a ball does not round, inside a kernel or out."""
-        return contextlib.nullcontext()
 
     def rounded(self, x: Array) -> Array:
         """Return x: a ball does not round to the dtype."""

@@ -138,10 +138,10 @@ def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
     a NaN shows nothing.
     """
     total = manual.numel()
+    found = Difference(total=total, equal=total)
     # a finite sum has no NaN in it; one that overflows is looked at more closely below
     if same_bits(manual, autograd) and bool(manual.sum().isfinite()):
-        return Difference(total=total, equal=total)
-    found = Difference(total=total, equal=total)
+        return found
     for start in range(0, total, _BLOCK):
         block = slice(start, start + _BLOCK)
         one, other = manual.reshape(-1)[block], autograd.reshape(-1)[block]
@@ -159,7 +159,7 @@ def _with(found: Difference, one: Tensor, other: Tensor, at: int, shape: torch.S
     distance = torch.where(nan, 0, ulps(one, other))
     order = distance ^ torch.iinfo(torch.int64).min  # unsigned order: flip the top bit
     place = int(torch.where(nan, torch.iinfo(torch.int64).max, order).argmax())
-    index = _unravel(at + place, shape)
+    index = unravel(at + place, shape)
     worst = Place(index, float(one[place]), float(other[place]), _unsigned(distance[place]))
     first = at + int(unequal.to(torch.uint8).argmax())
     outranks = worst.outranks(found.max_ulp, nan=found.nans > 0)
@@ -169,7 +169,7 @@ def _with(found: Difference, one: Tensor, other: Tensor, at: int, shape: torch.S
         nans=found.nans + int(nan.sum()),
         max_ulp=max(found.max_ulp, _unsigned(distance[order.argmax()])),
         worst=worst if outranks else found.worst,
-        first=_unravel(first, (*shape, 1))[0] if found.worst is None else found.first,
+        first=unravel(first, (*shape, 1))[0] if found.worst is None else found.first,
     )
 
 
@@ -199,7 +199,7 @@ def at_each_step(manual: Tensor, autograd: Tensor, found: Difference) -> Steps:
     return Steps(counts.cpu().numpy(), largest.cpu().numpy().view(np.uint64))
 
 
-def _unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
+def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the index of the element `at` of a contiguous tensor of `shape`."""
     return tuple(int(i) for i in np.unravel_index(at, tuple(shape)))
 

@@ -8,8 +8,8 @@ a bound never hides the others. Where an error says too little, a range says whe
 (compare/proof/ranges.py). An infinity that the code itself made is exact.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compare.proof import ranges
-from compare.proof.constants import is_exact, misspelled, significant_bits
+from compare.proof.constants import is_exact, misspelled, rounded, significant_bits
 from compare.proof.ranges import Range
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
@@ -121,9 +121,6 @@ class Bound:
     def __truediv__(self, other: "Bound | float") -> "Bound":
         return self.arithmetic.divide(self, self._like(other))
 
-    def __rtruediv__(self, other: float) -> "Bound":
-        return self.arithmetic.divide(self._like(other), self)
-
     def __neg__(self) -> "Bound":
         span = None if self.span is None else (-self.span[1], -self.span[0])
         return Bound(self.arithmetic, -self.value, self.error, span, self.terms)
@@ -160,6 +157,8 @@ _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) fo
 _ROUNDED_ONCE = {"reciprocal", "abs"}
 # What has no value at an infinity, or one that no float is.
 _ROUNDED_AT_INFINITY = {"sin", "cos", "atan"}
+# Operations whose kernels may hold the sums of float16 in float16, on the CPU.
+_SUMS_IN_FLOAT16 = {"convolution_backward"}
 
 
 class Bounds:
@@ -173,7 +172,7 @@ class Bounds:
         narrow_sums: bool = False,
         terms: bool = False,
     ) -> None:
-        self.dtype = torch.float64  # of the operation at hand
+        self.operation, self.dtype = "", torch.float64  # the one at hand
         self.narrowest = narrowest  # what a fused kernel may round to on the way
         self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
         self.narrow_sums = narrow_sums  # half precision sums may be held in half precision
@@ -240,21 +239,19 @@ class Bounds:
         low, high = low.clamp_max(largest), high.clamp_min(-largest)
         return low - relative * low.abs() - absolute, high + relative * high.abs() + absolute
 
-    @contextlib.contextmanager
-    def in_narrow_sums(self) -> Iterator[None]:
-        """Within, be inside a kernel that sums float16 in float16."""
-        before = self.narrow_sums
-        self.narrow_sums |= self.dtype == torch.float16
-        yield
-        self.narrow_sums = before
+    @property
+    def _sums_in(self) -> torch.dtype:
+        """What sums are held in: float32 or wider, whatever the dtype, but for some kernels'."""
+        narrow = self.dtype == torch.float16 and self.operation in _SUMS_IN_FLOAT16
+        wide = self.dtype.itemsize >= 4 or self.narrow_sums or narrow
+        return self.dtype if wide else torch.float32
 
     def _sum_unit(self, terms: int) -> float:
-        """Return gamma_n of what sums are held in: float32 or wider, whatever the dtype."""
+        """Return gamma_n of what sums are held in."""
         half = self.dtype.itemsize < 4 or (
             self.narrowest is not None and self.narrowest.itemsize < 4
         )
-        wide = self.dtype.itemsize >= 4 or self.narrow_sums
-        product = terms * torch.finfo(self.dtype if wide else torch.float32).eps / 2
+        product = terms * torch.finfo(self._sums_in).eps / 2
         gamma = product / (1 - product) if product < 0.5 else float("inf")
         # Some kernels on the CPU (layer norm's bias, a convolution's weight) hold partial sums in
         # half precision; up to 1.5 units of the sum of sizes were measured.
@@ -262,8 +259,7 @@ class Bounds:
 
     def _overflow(self, size: Tensor, largest: float | None = None) -> Tensor:
         """Return infinity where a sum of such sizes may overflow on the way to what it is."""
-        held = self.dtype if self.dtype.itemsize >= 4 or self.narrow_sums else torch.float32
-        largest = torch.finfo(held).max if largest is None else largest
+        largest = torch.finfo(self._sums_in).max if largest is None else largest
         return torch.zeros_like(size).masked_fill(~(size < largest), torch.inf)
 
     def exact(self, values: Tensor) -> Bound:
@@ -274,7 +270,7 @@ class Bounds:
     def constant(self, number: float, dtype: torch.dtype) -> Bound:
         """Return a number written in the code; it is rounded to the dtype that it is used in."""
         value = torch.tensor(float(number), dtype=torch.float64)
-        kept = bool(value.to(dtype).double() == value) and is_exact(number)
+        kept = rounded(number, dtype) == float(number) and is_exact(number)
         off = 0.0 if kept else torch.finfo(dtype).eps
         return Bound(self, value, _relative(value, off) + misspelled(number))
 
@@ -311,20 +307,16 @@ class Bounds:
         """Return x * y."""
         value = x.value * y.value
         square = x is y
+        a, b = x.value.abs(), y.value.abs()
         return self._round(
             value,
-            self._product_error(x, y),
+            a * y.error + b * x.error + x.error * y.error,
             of=(x, y),
             within=lambda: ranges.square(x.range) if square else ranges.product(x.range, y.range),
             never_negative=square,
             endless=lambda: (_goes_on(x, y) & _not_zero(y)) | (_goes_on(y, x) & _not_zero(x)),
             terms=lambda: x.size * y.size,
         )
-
-    @staticmethod
-    def _product_error(x: Bound, y: Bound) -> Tensor:
-        a, b = x.value.abs(), y.value.abs()
-        return a * y.error + b * x.error + x.error * y.error
 
     def divide(self, x: Bound, y: Bound) -> Bound:
         """Return x / y."""
@@ -393,8 +385,8 @@ class Bounds:
 
     def _rounded_off(self, exponent: float) -> float:
         """Return by how much a kernel may round an exponent: it takes it in the tensor's dtype."""
-        held = float(torch.tensor(exponent, dtype=torch.float64).to(self.dtype))
-        return abs(held - exponent) + (0.0 if is_exact(exponent) else misspelled(exponent))
+        off = abs(rounded(exponent, self.dtype) - exponent)
+        return off if is_exact(exponent) else off + misspelled(exponent)
 
     def where(self, mask: Tensor, x: Bound, y: Bound) -> Bound:
         """Choose by a mask, which the float run decided."""
@@ -440,16 +432,13 @@ class Bounds:
     def sum(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
         """Return the sum over `dims`, all where there are none, in any order."""
         over = [d % x.ndim for d in dims] or list(range(x.ndim))
-        terms = 1
-        for dim in over:
-            terms *= x.shape[dim]
 
         def added(values: Tensor) -> Tensor:
             return values.sum(over, keepdim)
 
         value, error = added(x.value), added(x.error)
         size = added(x.value.abs()) + error
-        gamma = self._sum_unit(terms)
+        gamma = self._sum_unit(math.prod(x.shape[dim] for dim in over))
 
         def within() -> Range:
             low, high = x.range

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Array
+from compare.proof.bits import unravel
 
 # How wide two balls may be together, in ulps of the quantity's dtype: of the larger of the value
 # and the largest term added up to it.
@@ -47,7 +48,7 @@ def same_formula(
     without the first `skip` dimensions. What is apart by `accept` ulps of the dtype at most counts
     as the same.
     """
-    known = pairs(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
+    known = each(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
     share = ""
     if (poles := np.asarray(infinite) & ~known).any() and not poles.all():
         share = f"; {int(poles.sum()):,} of {known.size:,} elements are infinite on both sides"
@@ -63,40 +64,42 @@ def same_formula(
         share += f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
         chosen = known
         mine, theirs = mine[known], theirs[known]
-    distinct = ~pairs(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
-    apart = distinct & pairs(lambda a, b: not abs(a - b) <= UNHELD, mine, theirs).astype(bool)
+    distinct = ~each(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
+    apart = distinct & each(lambda a, b: not abs(a - b) <= UNHELD, mine, theirs).astype(bool)
     gaps = np.zeros(apart.shape)
     if apart.any():
-        ulps = _ulp(pairs(lambda a, b: max(size(a), size(b)), mine, theirs), dtype)
-        gaps = np.where(apart, pairs(lambda a, b: size(a - b), mine, theirs) / ulps, 0.0)
+        ulps = ulp(each(lambda a, b: max(size(a), size(b)), mine, theirs), dtype)
+        gaps = np.where(apart, each(lambda a, b: size(a - b), mine, theirs) / ulps, 0.0)
         apart &= ~(gaps <= accept)
     if apart.any():
-        shares = np.where(apart, gap(mine, theirs), -1.0)
-        at = tuple(int(i) for i in np.unravel_index(int(shares.argmax()), shares.shape))
+        shares = np.where(apart, each(_gap, mine, theirs), -1.0)
+        at = unravel(int(shares.argmax()), shares.shape)
         text = (
             f"another formula: in exact arithmetic {_apart(mine[at], theirs[at])} at "
             f"{list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
-            f"{_by_at_most(gaps)}"
         )
+        text += f", by at most {gaps.max():.2g} ulp" if np.isfinite(gaps.max()) else ""
         return Formula(False, text, at)
     if not mine.size:
         return Formula(True, "the same formula; it has no elements")
-    radius = pairs(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
-    middle = pairs(lambda a, b: max(size(a), size(b)), mine, theirs)
-    largest = middle
-    if not (radius <= NARROW * _ulp(largest, dtype)).all() and (found := terms()) is not None:
+    radius = each(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
+    middle = each(lambda a, b: max(size(a), size(b)), mine, theirs)
+    wide = ~(radius <= NARROW * ulp(middle, dtype))
+    if wide.any() and (found := terms()) is not None:
         largest = np.fmax(middle, np.asarray(found.numpy())[chosen])
-    wide = ~(radius <= NARROW * _ulp(largest, dtype))
+        wide = ~(radius <= NARROW * ulp(largest, dtype))
     if wide.any():
-        at = tuple(int(i) for i in np.unravel_index(int(wide.argmax()), wide.shape))
+        at = unravel(int(wide.argmax()), wide.shape)
         return Formula(
             None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
         )
     if gaps.any():
         apart_by = f"{gaps.max():.2g} ulp"
-        text = f"the same formula but for {apart_by}, as formula_ulps={accept:g} allows"
-        text += ", each side beside its own"
-        return Formula(True, f"{text}, at these inputs{share}", accepted=apart_by)
+        text = (
+            f"the same formula but for {apart_by}, as formula_ulps={accept:g} allows, each side "
+            f"beside its own, at these inputs{share}"
+        )
+        return Formula(True, text, accepted=apart_by)
     if distinct.any():
         share = f"{_unheld(mine[distinct], theirs[distinct])}{share}"
     zero = radius >= middle  # as far as can be told
@@ -108,11 +111,6 @@ def same_formula(
     return Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
 
 
-def _by_at_most(gaps: Any) -> str:
-    """Return the largest of the gaps, which are in ulps, if it is a number."""
-    return f", by at most {gaps.max():.2g} ulp" if np.isfinite(gaps.max()) else ""
-
-
 def _unheld(mine: Array, theirs: Array) -> str:
     """Return how far two tensors are apart where that is less than any dtype holds."""
     distances = [abs(a - b) for a, b in zip(mine.ravel(), theirs.ravel(), strict=True)]
@@ -120,26 +118,22 @@ def _unheld(mine: Array, theirs: Array) -> str:
     return f", apart by {largest.str(1, radius=False)}, less than any dtype holds"
 
 
-def _ulp(sizes: Any, dtype: torch.dtype) -> Any:
+def ulp(sizes: Any, dtype: torch.dtype) -> Any:
     """Return the spacing of a dtype's floats at each size, infinite ones as if they were 0."""
     least = torch.finfo(dtype).smallest_normal
     finite = np.where(np.isfinite(sizes), np.maximum(sizes, least), least)
-    return torch.finfo(dtype).eps * 2.0 ** (np.frexp(finite)[1] - 1)
+    return np.asarray(np.ldexp(torch.finfo(dtype).eps, np.frexp(finite)[1] - 1))
 
 
-def gap(mine: Array, theirs: Array) -> Any:
-    """Return how far apart two lifted tensors are, as a share of the larger of each pair."""
-    return pairs(_gap, mine, theirs)
-
-
-def pairs(function: Any, mine: Any, theirs: Any) -> Any:
-    """Return a function of each pair of elements as an array of floats, also of no dimension."""
+def each(function: Any, *arrays: Any) -> Any:
+    """Return a function of each element, or pair of them, as an array of floats, 0-d ones too."""
     with np.errstate(invalid="ignore"):  # a NaN is an answer too
-        found = np.frompyfunc(lambda a, b: float(function(a, b)), 2, 1)(mine, theirs)
+        found = np.frompyfunc(lambda *x: float(function(*x)), len(arrays), 1)(*arrays)
     return np.asarray(found, dtype=float)
 
 
 def _gap(a: Any, b: Any) -> float:
+    """Return how far apart two balls are, as a share of the larger one."""
     scale = max(size(a), size(b))
     distance = size(a - b)
     return distance / scale if scale else 0.0

@@ -22,21 +22,14 @@ from torch import Tensor
 from compare.proof import casts
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
-from compare.proof.formula import Formula, pairs, same_formula, size
+from compare.proof.formula import Formula, each, same_formula, size
 from compare.proof.kink import remark
 from compare.proof.lift import Unsupported
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, operation
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
-from compare.proof.rounding import (
-    Accuracy,
-    Side,
-    largest,
-    overflowed,
-    share_of_rounding,
-    sum_of_bounds,
-)
+from compare.proof.rounding import Accuracy, Side, largest, overflowed, share_of_rounding
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
@@ -103,7 +96,9 @@ class _Judge:
             "autograd_error": reference and reference.error_in_ulps(autograd, reference),
         }  # fmt: skip
         if formula.same is False:
-            told = "" if self.brief or formula.at is None else self._kink(name, formula.at)
+            told = ""
+            if not self.brief and formula.at is not None:
+                told = remark(self.e, name, formula.at, self.by_hand[name].numbers[formula.at])
             return Proof(WRONG, formula.text + told, at=formula.at, **off)
         if formula.same and (formula.accepted or not same):
             found = self._rounding(name, formula.text, hand, reference, off)
@@ -184,11 +179,10 @@ class _Judge:
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
         for precision in PRECISIONS:
-            mine, theirs = self.lifted.both(name, reading, precision, self._apart_above(name))
+            both = self.lifted.both(name, reading, precision, self._apart_above(name))
             with flint.ctx.workprec(precision):
                 found = same_formula(
-                    mine,
-                    theirs,
+                    *both,
                     self.e.manual[name].dtype,
                     terms=lambda: self.lifted.terms(name),
                     infinite=self._infinite(name),
@@ -223,9 +217,6 @@ class _Judge:
         each = any(len(reading.but) == 1 for reading in others)  # what each moves is in the sum
         return size(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
 
-    def _kink(self, name: str, at: tuple[int, ...]) -> str:
-        return remark(self.e, name, at, self.by_hand[name].numbers[at])
-
     # -- no further apart than rounding?
 
     def _rounding(
@@ -246,21 +237,11 @@ class _Judge:
         mine, theirs = map(largest, shares)
         share = max(mine, theirs)
         if not mine <= 1:
-            return Proof(
-                WRONG,
-                f"{text}, but by hand it is {mine:.3g} times further from it than its own "
-                "operations can round",
-                share=mine,
-                **off,
-            )
+            text += f", but by hand it is {mine:.3g} times further from it than its own operations"
+            return Proof(WRONG, f"{text} can round", share=mine, **off)
         if not theirs <= 1:
-            return Proof(
-                UNDECIDED,
-                f"{text}, but autograd's kernel is {theirs:.3g} times outside the bound of its "
-                "own operations",
-                share=theirs,
-                **off,
-            )
+            text += f", but autograd's kernel is {theirs:.3g} times outside the bound of its own"
+            return Proof(UNDECIDED, f"{text} operations", share=theirs, **off)
         accuracy = Accuracy.of(hand, manual, reference, autograd)
         if accuracy is not None:
             off |= accuracy.of_proof(manual.dtype)
@@ -272,10 +253,9 @@ class _Judge:
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)
                 text = f"{text}; {why}"
-            elif far := accuracy.far_off(
-                manual.dtype, off.get("manual_error"), off.get("autograd_error")
-            ):
-                off["shortfall"] = far
+            else:
+                errors = off.get("manual_error"), off.get("autograd_error")
+                off["shortfall"] = accuracy.far_off(manual.dtype, *errors)
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):
@@ -283,9 +263,9 @@ class _Judge:
             if accuracy is None:
                 return Proof(UNDECIDED, f"{text}; {why}", **off)
             text = f"{text}; {why}, so that it is known by its right bits alone"
-        room = sum_of_bounds(hand, reference)
-        unlifted = torch.from_numpy(pairs(_unknown, hand.exact, reference.exact)) == 1
-        if room is not None and unlifted.any():  # of a sampled product: judged by the bound alone
+        unlifted = torch.from_numpy(each(_unknown, hand.exact, reference.exact)) == 1
+        if unlifted.any():  # of a sampled product: judged by the bound alone
+            room = hand.bound.error.cpu() + reference.bound.error.cpu()
             beyond = share_of_rounding(manual, autograd, room)[unlifted]
             share = max(share, float(beyond.max()))
             if not share <= 1:
@@ -297,8 +277,9 @@ class _Judge:
         """Return how many bits of both sides are right, where the exact values are known."""
         if hand is None or reference is None or not (hand.known and reference.known):
             return {}
-        accuracy = Accuracy.of(hand, self.e.manual[name], reference, self.e.autograd[name])
-        return {} if accuracy is None else accuracy.of_proof(self.e.manual[name].dtype)
+        manual = self.e.manual[name]
+        accuracy = Accuracy.of(hand, manual, reference, self.e.autograd[name])
+        return {} if accuracy is None else accuracy.of_proof(manual.dtype)
 
     def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:
         """Judge a by-hand side that cannot be read, against the lifted reference."""

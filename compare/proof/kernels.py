@@ -12,7 +12,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flint
 import torch
@@ -20,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from compare.proof.balls import _FUNCTIONS, PRECISION
+from compare.proof.balls import FUNCTIONS, PRECISION
 from compare.proof.bounds import _KERNELS, _ROUNDED_ONCE, KERNEL_ULPS
+from compare.proof.constants import significant_bits
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TAIL = 70  # every length up to this: more than two vectors of 512 bits of float32
@@ -63,10 +63,8 @@ def points(kernel: str, dtype: torch.dtype, count: int, seed: int) -> Tensor:
     if info.bits == 16:
         bits = torch.arange(-(2**15) + seed % 5, 2**15, 5, dtype=torch.int32).to(torch.int16)
         return _domain(kernel, bits.view(dtype)[bits.view(dtype).isfinite()])
-    everything = torch.cat(
-        [sizes * signs, near, close * signs, moderate, subnormal, special, -special]
-    )
-    return _domain(kernel, everything.to(dtype))
+    parts = [sizes * signs, near, close * signs, moderate, subnormal, special, -special]
+    return _domain(kernel, torch.cat(parts).to(dtype))
 
 
 def _domain(kernel: str, x: Tensor) -> Tensor:
@@ -82,8 +80,8 @@ def errors(kernel: str, x: Tensor, floats: Tensor) -> Tensor:
     What underflows or overflows is no matter of ulps: the bounds treat it apart.
     """
     info = torch.finfo(x.dtype)
-    digits = 1 - round(float(torch.tensor(info.eps, dtype=torch.float64).log2()))
-    function = _FUNCTIONS[kernel]
+    digits = significant_bits(x.dtype)
+    function = FUNCTIONS[kernel]
     found = []
     with flint.ctx.workprec(PRECISION + 1200):  # 1200: sin and cos of the largest float64
         for at, value in zip(x.tolist(), floats.tolist(), strict=True):
@@ -92,18 +90,13 @@ def errors(kernel: str, x: Tensor, floats: Tensor) -> Tensor:
             if not (truth.is_finite() and size > info.smallest_normal and size < info.max):
                 found.append(0.0)
                 continue
-            if value != value or abs(value) == float("inf"):
-                found.append(float("inf"))
+            if not math.isfinite(value):
+                found.append(math.inf)
                 continue
-            ulp = flint.arb(2) ** (_exponent(truth) - digits)
+            mantissa, exponent = abs(truth.mid()).man_exp()
+            ulp = flint.arb(2) ** (int(mantissa).bit_length() + int(exponent) - digits)
             found.append(float((abs(flint.arb(value) - truth) / ulp).mid()))
     return torch.tensor(found, dtype=torch.float64)
-
-
-def _exponent(ball: Any) -> int:
-    """Return e with 2**(e - 1) <= |ball| < 2**e, whatever float64 can hold."""
-    mantissa, exponent = abs(ball.mid()).man_exp()
-    return int(mantissa).bit_length() + int(exponent)
 
 
 def measure(kernel: str, dtype: torch.dtype, count: int = 4000, seed: int = 1) -> Measured:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from compare.proof.arithmetic import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
-from compare.proof.formula import pairs
+from compare.proof.formula import each
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
 
@@ -25,6 +25,10 @@ LITERALS = 1_000  # numbers in a tensor that someone may have written
 _TAKES_PLACES = MOVES | JOINS | {
     "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
 }  # fmt: skip
+# Which argument holds the number that a tensor is made of, before any rounding to its dtype.
+_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
+# Keyword arguments that say nothing about the numbers.
+_FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class _Call:
         self.dtype = _first_float(out).dtype
         self.numbers: dict[int, float] = {}
         if isinstance(n, Bounds):
-            n.dtype = self.dtype
+            n.operation, n.dtype = name, self.dtype
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.arithmetic, name)
@@ -146,8 +150,7 @@ def lift(
                         cache[node] = values[node]
                 continue
             elif node.op == "placeholder":
-                name = given[node]
-                floats = inputs[name]
+                name, floats = given[node], inputs[given[node]]
                 value = Lifted(floats, lifted[name] if name in lifted else _exact(n, floats))
             else:
                 value = compute(n, node, values)
@@ -196,8 +199,8 @@ def _decided(
     numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Unsupported | Tensor):
         return out
-    other = pairs(lambda a, _b: a.is_finite() and not a.contains(0), numbers, numbers)
-    other = torch.from_numpy(other).bool().to(out.device).reshape(out.shape)
+    other = torch.from_numpy(each(lambda a: a.is_finite() and not a.contains(0), numbers))
+    other = other.bool().to(out.device).reshape(out.shape)
     return out & ~other if name == "eq" else out | other
 
 
@@ -253,7 +256,7 @@ def _numbers(
         if isinstance(n, Balls) and isinstance(made_of, float):
             return n.shaped(n.constant(made_of, out.dtype), out.shape)
         return _made(n, out)
-    if not any(isinstance(value, Tensor) is False for value in operands) and name == "_to_copy":
+    if name == "_to_copy" and all(isinstance(value, Tensor) for value in operands):
         return n.exact(out)  # integers as floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
         return Unsupported(f"{node.target}")
@@ -264,9 +267,7 @@ def _numbers(
     row = _Call(n, name, overload, tensors, out)
 
     def number(value: Any) -> Any:
-        if isinstance(value, float) and name not in MOVES:
-            return row.number(value)
-        return value
+        return row.number(value) if isinstance(value, float) and name not in MOVES else value
 
     def operand(source: fx.Node) -> Any:
         value = values[source].numbers
@@ -274,7 +275,8 @@ def _numbers(
             return value.cpu() if name in _TAKES_PLACES else n.exact(value)
         return value
 
-    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, _formula(node.kwargs)), number)
+    said = {key: value for key, value in node.kwargs.items() if key not in _FORM}
+    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, said), number)
     lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
     try:
         found = _row(row, node.target, name, lifted_args, lifted_kwargs)
@@ -283,10 +285,6 @@ def _numbers(
     except Exception as error:  # a use of the operation that its row does not know
         return Unsupported(f"{node.target}", f"{error}")
     return found
-
-
-# Which argument holds the number that a tensor is made of, before any rounding to its dtype.
-_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
 
 
 def _row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -309,15 +307,7 @@ def _flat(values: Any) -> list[Any]:
     return [v for value in values for v in (value if isinstance(value, list | tuple) else [value])]
 
 
-_FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
-
-
-def _formula(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments that say something about the numbers."""
-    return {name: value for name, value in kwargs.items() if name not in _FORM}
-
-
 def _first_float(out: Any) -> Any:
     """Return the first tensor of floats in an operation's result, None if there is none."""
-    tensors = (value for value in _flat([out]) if isinstance(value, Tensor))
-    return next((value for value in tensors if value.is_floating_point()), None)
+    values = _flat([out])
+    return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)

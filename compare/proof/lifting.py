@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import flint
-import numpy as np
 import torch
 from torch import Tensor, fx
 
-from compare.proof.balls import PRECISION, Balls
+from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.formula import pairs
+from compare.proof.formula import each
 from compare.proof.lift import Floats, Lifted, compute, lift
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
@@ -50,10 +49,8 @@ class Lifting:
             given = self.reference(reading, precision).outputs
             n = Balls(self.pair.entries, reading, precision)
             instead = self.tables(self.pair.hand, reading, precision)
-            found = Lift.of(
-                self.pair.hand, n, *self.pair.handed(given, reading=reading), instead=instead
-            )
-            self.lifts[key] = found
+            handed = self.pair.handed(given, reading=reading)
+            self.lifts[key] = Lift.of(self.pair.hand, n, *handed, instead=instead)
         return self.lifts[key]
 
     def reference(
@@ -97,11 +94,10 @@ class Lifting:
             found = tables(side, other, Balls(None, reading, precision), leads=leads)
             if reading != IN_ANY_WAY:
                 return found
-            held = {
-                node: Balls().exact(_floats(node)).reshape(n.shape) for node, n in found.items()
+            return {
+                node: UNION(numbers, Balls().exact(_floats(node)).reshape(numbers.shape))
+                for node, numbers in found.items()
             }
-            union = np.frompyfunc(lambda a, b: a.union(b), 2, 1)
-            return {node: union(numbers, held[node]) for node, numbers in found.items()}
 
     # -- from the by-hand floats on
 
@@ -171,11 +167,8 @@ class Lifting:
 def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:
     """Return the floats of a table, with their distance from the numbers they stand for."""
     held = _floats(node).double().cpu()
-    return Bound(n, held, torch.from_numpy(pairs(_distance, numbers, held.numpy())))
-
-
-def _distance(ball: Any, x: float) -> Any:
-    return abs(ball - x).upper()
+    off = each(lambda ball, x: abs(ball - x).upper(), numbers, held.numpy())
+    return Bound(n, held, torch.from_numpy(off))
 
 
 def _floats(node: fx.Node) -> Tensor:

@@ -6,6 +6,7 @@ write its formula with what `n` offers and put it into `ROWS` under its ATen nam
 numbers to other places, its name in `MOVES` is enough.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compare.proof.arithmetic import Arithmetic, Call, N
+from compare.proof.balls import FUNCTIONS
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 
 aten = torch.ops.aten
@@ -34,10 +36,7 @@ JOINS = {
 
 def _places(shape: Sequence[int], start: int = 0) -> Tensor:
     """Return a tensor of that shape that holds each element's place in flat order."""
-    count = 1
-    for size in shape:
-        count *= size
-    return torch.arange(start, start + count).reshape(tuple(shape))
+    return torch.arange(start, start + math.prod(shape)).reshape(tuple(shape))
 
 
 def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kwargs: Any) -> N:
@@ -112,10 +111,6 @@ def _addmm(n: Call[N], c: N, a: N, b: N, beta: N | int = 1, alpha: N | int = 1) 
     return _scaled(c, beta) + _scaled(n.matmul(a, b), alpha)
 
 
-def _relu(n: Call[N], x: N) -> N:
-    return n.maximum(x, _zero(n))
-
-
 def _zero(n: Call[N]) -> N:
     return n.exact(torch.zeros(()))
 
@@ -133,15 +128,9 @@ def _elu(n: Call[N], x: N, alpha: N | int = 1, scale: N | int = 1, input_scale: 
 def _gelu(n: Call[N], x: N, approximate: str = "none") -> N:
     half = x * 0.5
     if approximate == "none":
-        return half * (1 + n.function("erf", x * _root_half(n)))
-    inner = (x + x * x * x * n.constant(0.044715, n.dtype)) * n.constant(
-        0.7978845608028654, n.dtype
-    )
-    return half * (1 + n.function("tanh", inner))
-
-
-def _root_half(n: Call[N]) -> N:
-    return n.constant(0.7071067811865476, n.dtype)
+        return half * (1 + n.function("erf", x * n.constant(0.7071067811865476, n.dtype)))
+    inner = x + x * x * x * n.constant(0.044715, n.dtype)
+    return half * (1 + n.function("tanh", inner * n.constant(0.7978845608028654, n.dtype)))
 
 
 def _softmax(n: Call[N], x: N, dim: int, _half_to_float: bool = False) -> N:
@@ -167,10 +156,7 @@ def _dims(dim: Sequence[int] | int | None) -> list[int]:
 
 
 def _count(x: N, dims: Sequence[int]) -> int:
-    count = 1
-    for d in dims or range(x.ndim):
-        count *= x.shape[d]
-    return count
+    return math.prod(x.shape[d] for d in dims or range(x.ndim))
 
 
 def _var(n: Call[N], x: N, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> N:
@@ -189,21 +175,15 @@ def _amin(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N
 
 
 def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N | _Several:
-    """max.dim and min.dim: the places are those of the float run, ties as it chose."""
+    """Of max and min: the places are those of the float run, ties as it chose."""
     if dim is None:
-        return _extreme_of_all(n, x)
+        return n.take(x, (n.floats[0].flatten() == n.out).int().argmax().cpu())
     index = n.out[1]
     if not x.ndim:
         return x, index
     kept = index if keepdim else index.unsqueeze(dim)
     values = move(n, torch.gather, x, dim, kept)
     return values if keepdim else move(n, torch.squeeze, values, dim), index
-
-
-def _extreme_of_all(n: Call[N], x: N) -> N:
-    """max() and min() without a dimension: the element that the float run found."""
-    flat = n.floats[0].flatten()
-    return n.take(x, (flat == n.out).int().argmax().cpu())
 
 
 def _sorted(n: Call[N], x: N, *args: Any, **kwargs: Any) -> _Several:
@@ -362,10 +342,7 @@ def _convolution(n: Call[N], x: N, w: N, b: N | None, stride: Any, padding: Any,
     if transposed:
         out = _spread(n, x, w, shape, stride, padding, dilation, groups)
     else:
-        columns = _columns(n, x, w.shape[2:], stride, padding, dilation, groups)
-        kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
-        rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
-        out = move(n, lambda p: _from_rows(p, shape), rows)
+        out = _slid(n, x, w, shape, stride, padding, dilation, groups)
     if b is None:
         return out
     return out + move(n, torch.reshape, b, [1, -1] + [1] * (len(shape) - 2))
@@ -403,6 +380,14 @@ def _to_rows(p: Tensor, groups: int) -> Tensor:
     return there.reshape(groups, -1, channels // groups)
 
 
+def _slid(n: Call[N], x: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
+    """Return a convolution: each output's kernel times what is under its window."""
+    columns = _columns(n, x, w.shape[2:], stride, padding, dilation, groups)
+    kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
+    rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
+    return move(n, lambda p: _from_rows(p, shape), rows)
+
+
 def _spread(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     """Return the transpose of a convolution: each output's kernel added under its window."""
     rows = move(n, _to_rows, g, groups)
@@ -418,11 +403,9 @@ def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride:
     big, small = (g, x) if transposed else (x, g)
     to_input = to_weight = to_bias = None
     if mask[0] and transposed:
-        columns = _columns(n, g, w.shape[2:], stride, padding, dilation, groups)
-        kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
-        to_input = move(n, lambda p: _from_rows(p, tuple(x.shape)), n.matmul(columns, kernels))
+        to_input = _slid(n, g, w, x.shape, stride, padding, dilation, groups)
     elif mask[0]:
-        to_input = _spread(n, g, w, tuple(x.shape), stride, padding, dilation, groups)
+        to_input = _spread(n, g, w, x.shape, stride, padding, dilation, groups)
     if mask[1]:
         columns = _columns(n, big, w.shape[2:], stride, padding, dilation, groups)
         rows = move(n, lambda p: _to_rows(p, groups).mT, small)
@@ -432,16 +415,15 @@ def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride:
     return to_input, to_weight, to_bias
 
 
-def _pairs(value: Any, k: int) -> list[int]:
+def _pair(value: Any) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
-    return values * k if len(values) == 1 else values
+    return values * 2 if len(values) == 1 else values
 
 
 def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: int | None) -> tuple[Tensor, Tensor]:  # fmt: skip  # noqa: E501
     """Return the places under each window, and what each window's sum is divided by."""
-    k = 2
-    kernel, padding = _pairs(kernel, k), _pairs(padding, k)
-    stride = _pairs(stride, k) if stride else kernel
+    kernel, padding = _pair(kernel), _pair(padding)
+    stride = _pair(stride) if stride else kernel
     ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
     share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
     places = _places(shape)
@@ -513,16 +495,6 @@ def _clamp(n: Call[N], x: N, low: Any = None, high: Any = None) -> N:
     return out if high is None else n.minimum(out, high)
 
 
-def _in_narrow_sums(row: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the row of a kernel that may hold its sums in half precision (float16 on the CPU)."""
-
-    def inside(n: Call[Any], *args: Any, **kwargs: Any) -> Any:
-        with n.in_narrow_sums():
-            return row(n, *args, **kwargs)
-
-    return inside
-
-
 def _log_of(n: Call[N], number: int) -> N:
     return n.function("log", n.exact(torch.tensor(float(number))))
 
@@ -533,36 +505,22 @@ def _function(name: str) -> Callable[..., Any]:
 
 ROWS: dict[str, Callable[..., Any]] = {
     # elementwise
+    **{name: _function(name) for name in FUNCTIONS},
     "add": _add,
     "sub": _sub,
     "mul": lambda _n, x, y: x * y,
     "div": lambda _n, x, y: x / y,
     "neg": lambda _n, x: -x,
     "pow": _pow,
-    "abs": _function("abs"),
-    "reciprocal": _function("reciprocal"),
-    "sqrt": _function("sqrt"),
-    "rsqrt": _function("rsqrt"),
-    "exp": _function("exp"),
-    "expm1": _function("expm1"),
-    "log": _function("log"),
-    "log1p": _function("log1p"),
     "log2": lambda n, x: n.function("log", x) / _log_of(n, 2),
     "log10": lambda n, x: n.function("log", x) / _log_of(n, 10),
     "exp2": lambda n, x: n.function("exp", x * _log_of(n, 2)),
-    "sigmoid": _function("sigmoid"),
-    "tanh": _function("tanh"),
-    "erf": _function("erf"),
     # piecewise constant: the float run's own value
     **dict.fromkeys(
         ("sign", "floor", "ceil", "round", "trunc"), lambda n, *_, **__: n.exact(n.out)
     ),
-    "erfc": _function("erfc"),
-    "sin": _function("sin"),
-    "cos": _function("cos"),
-    "atan": _function("atan"),
     # activations
-    "relu": _relu,
+    "relu": lambda n, x: n.maximum(x, _zero(n)),
     "leaky_relu": _leaky_relu,
     "elu": _elu,
     "gelu": _gelu,
@@ -583,7 +541,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "bmm": lambda n, x, y: n.matmul(x, y),
     "addmm": _addmm,
     "convolution": _convolution,
-    "convolution_backward": _in_narrow_sums(_convolution_backward),
+    "convolution_backward": _convolution_backward,
     # sums
     "sum": _sum,
     "mean": _mean,

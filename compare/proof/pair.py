@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from compare.proof.balls import PRECISION, Balls
+from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.kinds import Lines, Turned, but_for_rounding
 from compare.proof.lift import Lifted, Unsupported, lift
 from compare.proof.program import Key, Opaque, Program
@@ -113,9 +112,7 @@ class Pair:
         """Return one of those inputs lifted, in a reading as what it is without rounding."""
         held = Balls().exact(self.inputs[name])
         found = self.kinds[name].exactly(held)
-        if reading.way != ANY:
-            return found
-        return np.frompyfunc(lambda a, b: a.union(b), 2, 1)(held, found)
+        return UNION(held, found) if reading.way == ANY else found
 
     def lifted_reference(
         self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **how: Any

@@ -11,7 +11,7 @@ from torch import Tensor
 from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
-from compare.proof.formula import pairs, size
+from compare.proof.formula import each, size, ulp
 from compare.proof.lift import Unsupported
 from compare.proof.program import Opaque, Program
 
@@ -33,6 +33,12 @@ class Side:
         """Whether it could be lifted both ways."""
         return not isinstance(self.exact, Unsupported) and isinstance(self.bound, Bound)
 
+    @property
+    def terms(self) -> Tensor | None:
+        """How large what was added up to it is, 0 where that is no number, None if unknown."""
+        terms = self.bound.terms if isinstance(self.bound, Bound) else None
+        return None if terms is None else terms.nan_to_num(0.0, 0.0, 0.0)
+
     def error_in_ulps(self, values: Tensor, beside: "Side | None" = None) -> float | None:
         """Return the largest |values - exact|, in ulps of the largest of what stands there.
 
@@ -42,15 +48,12 @@ class Side:
         if isinstance(self.exact, Unsupported) or not values.numel():
             return None
         floats = values.detach().double().cpu()
-        exact = torch.from_numpy(pairs(lambda a, _b: size(a), self.exact, self.exact))
+        exact = torch.from_numpy(each(size, self.exact))
         larger = torch.maximum(floats.abs(), exact)
-        if (
-            beside is not None
-            and isinstance(beside.bound, Bound)
-            and beside.bound.terms is not None
-        ):
-            larger = larger.maximum(beside.bound.terms.nan_to_num(0.0, 0.0, 0.0))
-        errors = _distance(values, self.exact) / _ulp(larger, values.dtype)
+        if beside is not None and (terms := beside.terms) is not None:
+            larger = larger.maximum(terms)
+        spacing = torch.from_numpy(ulp(larger.numpy(), values.dtype))
+        errors = _distance(values, self.exact) / spacing
         # an overflow counts as the number that would be the next after the largest
         info = torch.finfo(values.dtype)
         errors = torch.where(errors.isinf(), (2 - exact / info.max) / info.eps, errors)
@@ -114,9 +117,9 @@ class Accuracy:
     @classmethod
     def of(cls, hand: Side, manual: Tensor, reference: Side, autograd: Tensor) -> "Accuracy | None":
         """Measure both sides; None where there are no exact values, or nothing but zeros."""
-        sizes = torch.from_numpy(pairs(lambda a, _b: size(a), reference.exact, hand.exact))
-        terms = reference.bound.terms if isinstance(reference.bound, Bound) else None
-        whole = sizes if terms is None else sizes.maximum(terms.nan_to_num(0.0, 0.0, 0.0))
+        sizes = torch.from_numpy(each(size, reference.exact))
+        terms = reference.terms
+        whole = sizes if terms is None else sizes.maximum(terms)
         errors = [_distance(manual, hand.exact), _distance(autograd, reference.exact)]
         counts = _counted(manual, autograd, sizes) & sizes.isfinite()
         counts &= ~(errors[0].isnan() | errors[1].isnan())
@@ -124,7 +127,8 @@ class Accuracy:
             return None
         largest = whole[counts].max()  # squares of what is next to nothing would be 0
         total = float((whole[counts] / largest).norm())
-        once = float((_ulp(whole, manual.dtype)[counts] / largest / 2).norm())
+        spacing = torch.from_numpy(ulp(whole.numpy(), manual.dtype))
+        once = float((spacing[counts] / largest / 2).norm())
         mine, theirs = (max(float((e[counts] / largest).norm()), once) for e in errors)
         ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
         return cls(ours, autograds, mine > WORSE * theirs)
@@ -152,20 +156,8 @@ def overflowed(manual: Tensor, autograd: Tensor, exact: Array) -> Tensor:
     if not bool(manual.isinf().any()):
         return torch.zeros(manual.shape, dtype=torch.bool)
     info = torch.finfo(manual.dtype)
-    ordinary = pairs(
-        lambda a, _b: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact, exact
-    )
+    ordinary = each(lambda a: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact)
     return manual.isinf().cpu() & autograd.isfinite().cpu() & (torch.from_numpy(ordinary) == 1)
-
-
-def sum_of_bounds(*sides: Side | None) -> Tensor | None:
-    """Return the rounding that both sides together are allowed, None where one has no bound."""
-    total: Tensor | None = None
-    for side in sides:
-        if side is None or not isinstance(side.bound, Bound):
-            return None
-        total = side.bound.error.cpu() if total is None else total + side.bound.error.cpu()
-    return total
 
 
 def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
@@ -212,12 +204,4 @@ def _distance(values: Tensor, exact: Array) -> Tensor:
             return 0.0 if bool(beyond > largest) else math.inf
         return float(abs(ball - value).upper())
 
-    return torch.from_numpy(pairs(upper, floats, exact))
-
-
-def _ulp(sizes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the spacing of a dtype's floats at each size, in float64."""
-    info = torch.finfo(dtype)
-    size = sizes.clamp_min(info.smallest_normal)
-    _, exponent = torch.frexp(size)
-    return torch.ldexp(torch.full_like(size, info.eps), exponent - 1)
+    return torch.from_numpy(each(upper, floats, exact))
