@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
-from compare.proof.draws import cotangent, generator
-from compare.proof.other_inputs import beside, elsewhere, hardly_beside
+from compare.proof.other_inputs import beside, cotangent, elsewhere, generator, hardly_beside
 from compare.proof.program import Opaque, Program
 from compare.proof.trace import trace
 

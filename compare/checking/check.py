@@ -16,10 +16,9 @@ from compare.passes.buffers import put_back
 from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
 from compare.proof.judge import judge
-from compare.proof.pair import Pair
+from compare.proof.pair import Pair, Ways, passed
 from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Proof
-from compare.proof.ways import Ways, passed
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
 from compare.report.quantity import Quantity
 from compare.report.report import Report

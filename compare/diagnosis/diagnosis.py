@@ -22,7 +22,7 @@ from compare.diagnosis.search import Late, Trial
 from compare.proof.balls import PRECISION
 from compare.proof.pair import Pair
 from compare.proof.program import Program
-from compare.proof.source import shown
+from compare.proof.remarks import shown
 from compare.proof.verdict import WRONG, Diagnosis, Proof
 
 SECONDS = 3.0  # a search goes no longer

@@ -11,9 +11,8 @@ from torch import Tensor, fx
 from compare.diagnosis.expressions import SAME, Expr, expression, leaf
 from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.proof.balls import Balls
-from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Key, Program, ValueOf, above, below, operation
+from compare.proof.program import Key, Program, ValueOf, above, below, numbered_from, operation
 
 MOST = 80  # values
 _NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from compare.mutants.operators import HAND_ON, KINDS, Edit, GraphEdit, alike, is_operation
 from compare.proof.lift import Cache, evaluate
 from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
-from compare.proof.source import code_at
+from compare.proof.remarks import code_at
 
 
 @dataclass(frozen=True)

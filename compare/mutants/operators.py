@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.proof.draws import generator
+from compare.proof.other_inputs import generator
 from compare.proof.program import (
     PICKS,
     RESHAPES,

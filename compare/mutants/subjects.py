@@ -22,9 +22,8 @@ from compare.passes.passes import Passes
 from compare.proof.bits import mismatch
 from compare.proof.judge import judge
 from compare.proof.lift import Floats, evaluate
-from compare.proof.names import numbered_from
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Opaque, Program, numbered_from
 from compare.proof.trace import read
 from compare.report.quantity import Quantity
 from compare.report.report import Report

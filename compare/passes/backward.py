@@ -19,8 +19,7 @@ from compare.passes.inputs import (
     tensors,
 )
 from compare.proof.bits import mismatch, same_bits
-from compare.proof.names import numbered_from
-from compare.proof.program import Opaque
+from compare.proof.program import Opaque, numbered_from
 from compare.proof.trace import trace
 
 Backward = Callable[..., Any] | type[Function]

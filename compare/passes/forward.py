@@ -24,8 +24,7 @@ from compare.passes.inputs import (
     tensors,
 )
 from compare.proof.bits import mismatch, same_bits
-from compare.proof.names import OURS, numbered_from
-from compare.proof.program import Key, ValueOf
+from compare.proof.program import OURS, Key, ValueOf, numbered_from
 
 _COMPLEX = torch.complex64, torch.complex128
 

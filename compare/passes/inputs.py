@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from compare.errors import BadInput, unknown
-from compare.proof.draws import cotangent
-from compare.proof.names import OURS, numbered_from
-from compare.proof.program import Opaque
+from compare.proof.other_inputs import cotangent
+from compare.proof.program import OURS, Opaque, numbered_from
 from compare.torch_private import in_transform, is_fake
 
 SAMPLE = 10_000  # entries

@@ -13,11 +13,10 @@ from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Forward, Inputs, Values, how_much, numbered, tensors
 from compare.proof.bits import mismatch
 from compare.proof.following import following
-from compare.proof.pair import Lift, Pair
+from compare.proof.pair import Lift, Pair, Ways, own_ways
 from compare.proof.program import Opaque, Program
 from compare.proof.readings import Reading
 from compare.proof.trace import read
-from compare.proof.ways import Ways, own_ways
 
 
 class Passes:

@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof import casts
+from compare.proof import remarks
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.formula import Formula, each, same_formula, size
-from compare.proof.kink import remark
 from compare.proof.lift import Unsupported
 from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
@@ -98,7 +97,9 @@ class _Judge:
         if formula.same is False:
             told = ""
             if not self.brief and formula.at is not None:
-                told = remark(self.e, name, formula.at, self.by_hand[name].numbers[formula.at])
+                told = remarks.kink(
+                    self.e, name, formula.at, self.by_hand[name].numbers[formula.at]
+                )
             return Proof(WRONG, formula.text + told, at=formula.at, **off)
         if formula.same and (formula.accepted or not same):
             found = self._rounding(name, formula.text, hand, reference, off)
@@ -248,7 +249,7 @@ class _Judge:
             if accuracy.worse:
                 off["shortfall"] = f"keeps {accuracy}"
                 why = f"by hand it {off['shortfall']}"
-                if cast := casts.told(self.e, name):
+                if cast := remarks.narrow_cast(self.e, name):
                     why = f"{why}: {cast}"
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)

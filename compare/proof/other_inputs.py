@@ -1,4 +1,4 @@
-"""Other inputs than the given ones, of the same shapes: every kind of them that is drawn.
+"""Other inputs than the given ones, of the same shapes, and cotangents: all that is drawn.
 
 `beside` moves each number a little, `hardly_beside` so little that few branches go elsewhere, and
 `elsewhere` leaves masks and classes what they are. `other` keeps what a pass may rely on; `scaled`
@@ -11,12 +11,12 @@ another: a mixture has the range, the sums, the signs and the empty columns of w
 from.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from compare.proof.draws import generator
 from compare.proof.kinds import kind_of, lines, turned
 
 NEAREST, FURTHEST = 1 / 64, 1 / 8  # how much of another row is mixed in
@@ -306,3 +306,27 @@ def _along_diagonals(x: Tensor) -> bool:
     if x.ndim < 2 or min(x.shape[-2:]) < 3:
         return False
     return bool((x[..., 1:, 1:] == x[..., :-1, :-1]).all())
+
+
+def generator(*what: object) -> torch.Generator:
+    """Return a generator seeded by a digest of what is to be drawn, its name among it.
+
+    One seeded by 0 or 1 gives the very numbers of a user's `torch.manual_seed(0)`, and a pass that
+    mistakes the one for the other would be right by accident. So ours give what nobody else draws.
+    """
+    digest = hashlib.sha256(repr(("deltacheck", *what)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
+    """Return what stands above an output: uniform in +-[0.5, 1.5], in its shape and dtype.
+
+    No normals, as a user draws them, and never near 0. The first, of a scalar the only one, is
+    below -1: neither its size nor what a clamp leaves of it will do for it.
+    """
+    chance = generator("cotangent", label, tuple(like.shape), seed)
+    size = torch.rand(like.shape, generator=chance, dtype=torch.float64) + 0.5
+    sign = torch.randint(2, like.shape, generator=chance) * 2 - 1
+    found = (size * sign).flatten()
+    found[:1] = -(1 + found[:1].abs() / 3)
+    return found.reshape(like.shape).to(like)

@@ -20,6 +20,7 @@ class ValueOf:
 
 
 Key = str | ValueOf  # of a program's output
+OURS = "grad_output", "output"  # names that are not the user's; of several outputs output[1]
 
 # Operations that hand on the numbers that they take, under the names that a traced program has for
 # them: detach, contiguous, _unsafe_view and others are decomposed while it is recorded.
@@ -188,3 +189,9 @@ def constant_text(node: fx.Node) -> str:
 def text_of(node: fx.Node) -> str:
     """Return an operation as a text, a constant with its numbers."""
     return constant_text(node) if node.op == "get_attr" else node.format_node() or ""
+
+
+def numbered_from(name: str) -> str:
+    """Return `output` of output[1]; a name of the user's own is itself, w[1] too."""
+    own = name.partition("[")[0]
+    return own if own in OURS else name

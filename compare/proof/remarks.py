@@ -1,28 +1,32 @@
-"""Two formulas that part at these very inputs and not beside them: at a kink, or by a fault.
+"""What is said beside a verdict of where two formulas part, and of where digits are lost.
 
-A gradient that jumps from one side of the input to the other stands at a kink, where any value in
-between may be taken. One that does not is smooth there, and only one value is the derivative.
+Two may part at these very inputs and not beside them: at a kink, or by a fault. A gradient that
+jumps from one side of the input to the other stands at a kink, where any value in between may be
+taken. One that does not is smooth there, and only one value is the derivative.
 """
 
+import linecache
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import flint
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula, size
-from compare.proof.lift import Unsupported, lift
+from compare.proof.lift import Cache, Unsupported, lift
 from compare.proof.other_inputs import beside, hardly_beside
 from compare.proof.pair import Pair
-from compare.proof.program import Program
+from compare.proof.program import Opaque, Program, above, like_floats, line_of
+from compare.proof.rounding import bounds_for
 
 # A difference of a smooth function shrinks with the step; a jump is the same at FAR times the step.
 FAR = 4
 
 
-def remark(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
+def kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
     """Return what is to be said of a quantity that is another formula `at` an element.
 
     `by_hand` is its exact value there. "" where it is another one beside these inputs too.
@@ -104,3 +108,59 @@ def _reference(pair: Pair, name: str, inputs: Mapping[str, Tensor], at: tuple[in
     if isinstance(found, Unsupported) or not found[at].is_finite():
         return None
     return found[at]
+
+
+def narrow_cast(pair: Pair, name: str) -> str:
+    """Return in words which line of the by-hand side rounds a quantity to a narrower dtype.
+
+    Such is an autocast by accident.
+    "" where none does, or changes no number by it, or where the reference rounds to that dtype too.
+    """
+    hand, reference, dtype = pair.hand, pair.reference, pair.manual[name].dtype
+    if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+        return ""
+    theirs = {_narrow(node, dtype) for node in above([reference.outputs[name]])}
+    needed = above([hand.outputs[name]])
+    nodes = (node for node in hand.graph.nodes if node in needed)
+    casts = {node: to for node in nodes if (to := _narrow(node, dtype))}
+    cache: Cache = {}
+    if casts:
+        lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, cache=cache)
+    for node, to in casts.items():
+        if to not in theirs and _changes(node, cache):
+            line = shown(node)
+            return f"it rounds to {str(to).removeprefix('torch.')}{' at ' if line else ''}{line}"
+    return ""
+
+
+def _narrow(node: fx.Node, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the dtype that an operation casts to if it has fewer bits than `dtype` has."""
+    value = like_floats(node)
+    if value is None or not _fewer_bits(value.dtype, dtype):
+        return None
+    of = [source for one in node.all_input_nodes if (source := like_floats(one)) is not None]
+    return value.dtype if any(_fewer_bits(value.dtype, one.dtype) for one in of) else None
+
+
+def _fewer_bits(one: torch.dtype, other: torch.dtype) -> bool:
+    return torch.finfo(one).eps > torch.finfo(other).eps
+
+
+def _changes(node: fx.Node, cache: Cache) -> bool:
+    """Whether an operation gives other numbers than it takes: 0 and 1 are the same in any dtype."""
+    made: Any = cache[node].floats.double()
+    taken = [cache[source].floats for source in node.all_input_nodes]
+    taken = [t.double() for t in taken if isinstance(t, Tensor) and t.is_floating_point()]
+    return not any(t.shape == made.shape and torch.equal(t, made) for t in taken)
+
+
+def code_at(line: tuple[str, int] | None) -> str:
+    """Return a line of code without the remark at its end, empty where it is not known."""
+    return linecache.getline(*line).partition("  #")[0].strip() if line else ""
+
+
+def shown(node: fx.Node) -> str:
+    """Return `file.py:14  its text` of what asked for an operation, empty where it is not known."""
+    line = line_of(node)
+    text = code_at(line)
+    return f"{Path(line[0]).name}:{line[1]}  {text}" if line and text else ""
