@@ -4,6 +4,7 @@ Every value is judged on the learner's own values above it, as in any run: one b
 line.
 """
 
+import contextlib
 import sys
 import warnings
 from dataclasses import asdict
@@ -16,15 +17,17 @@ from torch import Tensor
 from compare.guard.child import Tell
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
-from compare.practice.parser import text_of
+from compare.practice.parser import STEP, text_of
 from compare.practice.result import RIGHT, WRONG, Answer, Finding
-from compare.practice.training import train
 from compare.proof.bits import compare_bits
 from compare.proof.other_inputs import uniform
 from compare.proof.program import Opaque
 from compare.proof.verdict import Verdict
 from compare.training.adapters import Named
 from compare.training.prover import Prover
+
+_JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps, besides the end
+_TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # steps whose error is kept
 
 
 def look_at(level: Level, text: str, path: str) -> Finding:
@@ -54,14 +57,14 @@ class _Trial:
         _, ended = a.walk(a.first, loud=True)
         stop = None if ended is None else int(ended.index)
         elsewhere = "at the first step this does not show, with other weights it does"
-        answers = [ended, a.missing(), self._judge(a.first, stop, "")]
-        answers.append(self._judge(_elsewhere(a.first), stop, elsewhere))
+        answers = [ended, a.missing(), self.judge(a.first, stop, "")]
+        answers.append(self.judge(_elsewhere(a.first), stop, elsewhere))
         places = sorted(self.places.values())
         try:
             if found := [answer for answer in answers if answer is not None]:
                 raise min(found, key=lambda answer: answer.index)
             finding = Finding(RIGHT)
-            train(a, finding, lambda given, remark: self._judge(given, None, remark))
+            _Training(self, finding).run()
         except Answer as answer:
             finding = answer.finding  # with the verdicts on the lines up to its own
             places = [(k, name) for k, name in dict(places).items() if k <= answer.index]
@@ -70,7 +73,7 @@ class _Trial:
         finding.left = sum(s.blank for s in a.exercise.statements)
         return finding
 
-    def _judge(self, given: Named, stop: int | None, remark: str) -> Answer | None:
+    def judge(self, given: Named, stop: int | None, remark: str) -> Answer | None:
         """Judge one step's values up to `stop`; return an answer about the first wrong one."""
         a = self.a
         ours, ended = a.walk(given, stop)
@@ -144,6 +147,81 @@ def _apart(name: str, mine: Tensor, right: Tensor, at: tuple[int, ...] | None) -
     )
     place = f"{name}[{', '.join(map(str, at))}]"
     return f"gives {place} the value {texts[0]}; by autograd it is {texts[1]}"
+
+
+class _Training:
+    """Trains the network by running the file's own loop as it stands.
+
+    At some of the steps its lines are judged once more, and its error is kept at some.
+    """
+
+    def __init__(self, trial: _Trial, finding: Finding) -> None:
+        self.trial, self.a, self.finding = trial, trial.a, finding
+        self.names: dict[str, Any] = {
+            **self.a.names, **self.a.to_file(self.a.first), STEP: self.begin
+        }  # fmt: skip
+        self.step = -1
+        self.before: Named = {}  # what a step that is to be judged was given
+        self.muted = contextlib.ExitStack()
+
+    def run(self) -> None:
+        """Run the loop and what stands after it; note in `finding` how the network trained.
+
+        Raises Answer where a line is wrong, or does not run.
+        """
+        exercise = self.a.exercise
+        with self.muted, self.a.python(None, self.names):
+            exec(exercise.loop, self.names)
+        if self.step < 0:
+            text = exercise.lines[exercise.line - 1].strip()
+            said = "the loop runs no step: give range a number"
+            raise Answer(Finding(WRONG, said, exercise.line, text))
+        self.end()
+        self.look_at(self.a.now(self.names), "after training it does")
+        if self.finding.errors[-1][0] != self.step:
+            self.finding.errors.append((self.step, self.error()))
+        self.finding.output = self.output().flatten().tolist()
+        self.finding.wanted = self.a.first["y"].flatten().tolist()
+        with self.a.python(len(exercise.statements)):
+            exec(exercise.after, self.names)
+
+    def begin(self) -> None:
+        """Go from one step to the next; the loop calls it."""
+        if self.step >= 0:
+            self.end()
+        self.step += 1
+        if self.step == 0:
+            self.muted.enter_context(silence())  # what it prints was printed when it was judged
+        elif self.step == 1:
+            self.muted.close()
+        if self.step in _JUDGED:
+            self.before = self.a.now(self.names)
+            self.a.count = self.names.get(self.a.exercise.counter)
+
+    def end(self) -> None:
+        """Judge the step that is over, if it is one of those, and keep its error."""
+        if self.before:
+            now = self.a.now(self.names)
+            drawn = {ref: now[ref] for ref in now if self.a.named[ref] in self.a.handed}
+            self.look_at(self.before | drawn, f"at step {self.step:,} it does")
+            self.before = {}
+            self.finding.judged_at.append(self.step)
+        if self.step in _TOLD:
+            self.finding.errors.append((self.step, self.error()))
+
+    def look_at(self, given: Named, remark: str) -> None:
+        """Judge a step; raises the answer where there is one."""
+        said = f"at the first steps this does not show, {remark}"
+        if answer := self.trial.judge(given, None, said):
+            raise answer
+
+    def error(self) -> float:
+        """Return the mean absolute error of the output."""
+        return float((self.a.first["y"] - self.output()).abs().mean())
+
+    def output(self) -> Tensor:
+        """Return what the network gave last."""
+        return torch.as_tensor(self.names[self.a.level.case.network.prediction])
 
 
 def judged(_tell: Tell, *, file: str, level: str) -> dict[str, Any]:
