@@ -15,10 +15,7 @@ from torch import Tensor
 from compare.untrusted import fitted
 
 Count = Annotated[int, Meta(ge=0)]
-
-
-class Types(dict[str, Any]):
-    """The type of each attribute that a state is made of."""
+Types = dict[str, Any]  # the type of each attribute that a state is made of
 
 
 class Stateful:

@@ -99,7 +99,7 @@ class Judging(Stateful):
             wanted |= {(count - 1, 0)} if start + count == self.stop else set()
         if unequal:
             self.unequal_chunks += 1
-            if self.unequal_chunks & (self.unequal_chunks - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+            if self.unequal_chunks.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
                 wanted.add((first.worst.index[0], first.worst.index[1]))

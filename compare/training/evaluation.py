@@ -112,10 +112,8 @@ def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
     predict = by_hand_prediction(case)
     # line by line: a wide layer's values at all cells at once would be large
     lines = [predict(X=line, **learned)[case.network.prediction][:, 0] for line in grid]
-    one, two = varying
     some = slice(None, None, -(-len(X) // _POINTS))
-    points = [
-        (float(x[one]), float(x[two]), float(t[0])) for x, t in zip(X[some], y[some], strict=True)
-    ]
+    columns = (X[some, varying[0]], X[some, varying[1]], y[some, 0])
+    points = list(zip(*(column.tolist() for column in columns), strict=True))
     axes = [(f"input {n}", *each) for n, each in zip(varying, ends, strict=True)]
     return torch.stack(lines).double().cpu().numpy(), axes, points

@@ -175,10 +175,8 @@ class Run(Stateful):
     @property
     def state(self) -> Named:
         """The weights, and whatever else a step hands on, of all networks."""
-        return {
-            n: torch.cat([p.state[n][: p.networks] for p in self.parts])
-            for n in self.parts[0].state
-        }
+        parts = self.parts
+        return {n: torch.cat([p.state[n][: p.networks] for p in parts]) for n in parts[0].state}
 
     def _advance(self, watchers: Sequence[Watcher]) -> None:
         """Take and judge a chunk of steps, and tell the watchers, whose writing nothing cuts."""

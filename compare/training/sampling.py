@@ -64,8 +64,8 @@ class Given(Stateful):
     @streams.setter
     def streams(self, found: list[Stream]) -> None:
         for chance, (kind, words, at, has_normal, normal) in zip(self.chances, found, strict=True):
-            words_32 = np.frombuffer(bytes.fromhex(words), np.uint32)
-            chance.set_state((kind, words_32, at, has_normal, normal))
+            key = np.frombuffer(bytes.fromhex(words), np.uint32)
+            chance.set_state((kind, key, at, has_normal, normal))
 
     def check_state(self, found: Any) -> None:
         """Raise ValueError for other streams than there are, or an order of other rows."""
@@ -108,13 +108,12 @@ class Given(Stateful):
         network = self.case.network
         if not network.dropout:
             return {}
-        keep = 1 - network.dropout
-        shapes = {f"mask{n}": (self.rows, network.sizes[n]) for n in network.hidden}
-        masks = {
-            name: np.stack([chance.binomial(1, keep, shape) for chance in self.chances])
-            for name, shape in shapes.items()
-        }
-        return {name: torch.from_numpy(mask).to(self.X) for name, mask in masks.items()}
+        masks: dict[str, Tensor] = {}
+        for n in network.hidden:
+            shape = self.rows, network.sizes[n]
+            drawn = [chance.binomial(1, 1 - network.dropout, shape) for chance in self.chances]
+            masks[f"mask{n}"] = torch.from_numpy(np.stack(drawn)).to(self.X)
+        return masks
 
 
 def draw(

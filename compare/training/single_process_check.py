@@ -42,7 +42,7 @@ class SingleProcessCheck:
         """
         ranks, found = self.ranks, self.found
         found.chunks += 1
-        wanted = {0} if found.chunks & (found.chunks - 1) == 0 else set()
+        wanted = {0} if found.chunks.bit_count() == 1 else set()  # the 1st, 2nd, 4th, 8th, ...
         wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.stop else set()
         ours = chunk.values["manual"]
         for k in sorted(wanted):
