@@ -15,9 +15,8 @@ from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, refusals, told
 from compare.report.document import Document, Documented, plural
 from compare.report.html import Curve, page
-from compare.report.quantity import Quantity
+from compare.report.quantity import DROPPABLE, Quantity, lines, right_bits, table
 from compare.report.single_process import OneProcess
-from compare.report.text import DROPPABLE, lines, right_bits, table
 from compare.state_dict import Count, Stateful, Types, plain, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
@@ -194,14 +193,12 @@ class Report(Documented, Stateful):
             claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
             claim += [f"{q.name} {q.proof.shortfall}" for q in odd if q.proof and q.proof.shortfall]
             return "; ".join(claim)
-        if not odd and broken(self.contract):
-            return broken(self.contract)
         if not odd:
-            return "what the ranks add is not what one process finds"
-        word = self.verdict.lower()
+            return broken(self.contract) or "what the ranks add is not what one process finds"
         first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
         at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
         lost = first.proof.shortfall if first.proof else ""
+        word = self.verdict.lower()
         return f"{first.name} is the first {word} quantity{at}{lost and f': it {lost}'}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
@@ -209,8 +206,7 @@ class Report(Documented, Stateful):
         rows = list(self.quantities.values())
         if self.first_wrong:
             above = itertools.takewhile(lambda q: q.name != self.first_wrong, rows)
-            before = [q.name for q in above if q.verdict != WRONG]
-            if before:
+            if before := [q.name for q in above if q.verdict != WRONG]:
                 yield "right so far", ", ".join(before)
         for q in sorted(rows, key=lambda q: q.verdict, reverse=True):
             if q.verdict != EXACT:
@@ -230,8 +226,7 @@ class Report(Documented, Stateful):
         if self.one_process:
             yield "one process", self.one_process.text
         if self.unnamed:
-            why = "the by-hand side gives none"
-            yield "not judged", f"{', '.join(self.unnamed)} ({why})"
+            yield "not judged", f"{', '.join(self.unnamed)} (the by-hand side gives none)"
         if "note" in self.environment:
             yield "note", self.environment["note"]
         if self.command and self.verdict != EXACT:
