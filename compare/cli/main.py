@@ -64,9 +64,8 @@ def _code(words: list[str]) -> int:
     except KeyboardInterrupt:
         return _say("compare: stopped before anything was judged", exit_code())
     except Exception:
-        fault = "compare: this is a fault of the program, not of your input"
         streams().error.write(traceback.format_exc())
-        return _say(fault, 3)
+        return _say("compare: this is a fault of the program, not of your input", 3)
 
 
 def _named(asked: dict[str, Any], error: OSError) -> str:

@@ -1,13 +1,13 @@
 """Counts how many mutants of a pass each check catches."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from compare.cases.cases import CASES
 from compare.cli.judged import judged
 from compare.cli.outputs import prepared
 from compare.cli.parser import NewCommand, whole
-from compare.cli.progress import MutantsProgress
 from compare.errors import unknown
 
 
@@ -37,6 +37,10 @@ def mutants(args: argparse.Namespace) -> int:
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
     words = {"target": args.target, "seed": args.seed, "save": args.save}
-    with MutantsProgress(console, quiet=args.quiet) as watch:
-        found = judged("compare.mutants.mutants:judged", path, args, words, console, watch)
+    work, status = "compare.mutants.mutants:judged", console.status("reading the pass")
+    with status if console.is_terminal and not args.quiet else nullcontext():
+        found = judged(
+            work, path, args, words, console,
+            watch=lambda count: status.update(f"{count:,} mutants judged"),
+        )  # fmt: skip
     return found.told(args, console)

@@ -1,4 +1,4 @@
-"""What a terminal shows while work goes on: lines, a bar, a count."""
+"""What a terminal shows while a run goes on: lines and a bar."""
 
 from typing import TYPE_CHECKING
 
@@ -43,35 +43,14 @@ class RunProgress:
         for k in sorted(self.told & set(range(chunk.start, chunk.start + chunk.steps))):
             error = float(chunk.error["manual"][k - chunk.start])
             self.errors.append(error)
-            if not self.lines:
-                continue
-            right = chunk.accuracy.get("manual")
-            share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
-            self.console.say(f"Error:{error:.12g}{share}")
+            if self.lines:
+                right = chunk.accuracy.get("manual")
+                share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
+                self.console.say(f"Error:{error:.12g}{share}")
         speed = self.bar.tasks[0].speed
         self.bar.update(
             self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
         )
-
-
-class MutantsProgress:
-    """On a terminal, how many mutants are done."""
-
-    def __init__(self, console: PlainConsole, *, quiet: bool) -> None:
-        self.status = console.status("reading the pass")
-        self.shown = console.is_terminal and not quiet
-
-    def __enter__(self) -> "MutantsProgress":
-        if self.shown:
-            self.status.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.status.stop()
-
-    def __call__(self, count: int) -> None:
-        """Say that so many are done."""
-        self.status.update(f"{count:,} mutants judged")
 
 
 def told(steps: int) -> range:

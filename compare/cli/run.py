@@ -160,14 +160,12 @@ def _go(
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
             report = training.train([progress, folder or partial(_no_folder, args, training)])
+        if not report.steps:
+            raise KeyboardInterrupt
     except BaseException:
         if folder:
             folder.discard()
         raise
-    if not report.steps:
-        if folder:
-            folder.discard()
-        raise KeyboardInterrupt
     if folder:
         folder.finish(report)
     return report, progress.errors
