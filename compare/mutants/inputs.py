@@ -142,8 +142,7 @@ def _odd(node: fx.Node, value: Any) -> str:
     if bool(((value.abs() <= eps) | ((value.abs() - 1).abs() <= eps)).all()):
         return "is saturated, 0, 1 or -1 everywhere here"
     tiny = 8 * eps * float(value.abs().max())
-    for dim in range(value.ndim):
-        count = value.shape[dim]
+    for dim, count in enumerate(value.shape):
         if count > 1:
             total = value.double().sum(dim)
             if bool((total.abs() <= tiny * count).all()):

@@ -31,7 +31,7 @@ from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
 from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Opaque
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report.report import Report
 
@@ -116,7 +116,7 @@ class _Trial:
         self.subject, self.seed = subject, seed
         if not any(value.numel() for value in subject.inputs.values()):
             raise BadInput(f"{subject.name} is given no elements: there is nothing to do wrong")
-        report = _judged(subject, subject.hand)
+        report = subject.judge(subject.hand)
         if report.verdict == WRONG:
             raise BadInput(
                 f"{subject.name} is WRONG as it stands, first in {report.first_wrong}: mutants of "
@@ -139,7 +139,7 @@ class _Trial:
             same, first = self.formulas.same(mutant)
             survivor = None
             if same is not False:
-                report = _judged(self.subject, mutant.program)
+                report = self.subject.judge(mutant.program)
                 first = report.first_wrong
                 survivor = self._survivor(mutant, report) if first is None else None
             spent += time.perf_counter() - before
@@ -207,7 +207,7 @@ class _Trial:
         for words, values in inputs:
             with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings(action="ignore"):
                 subject = self.subject.anew(values) if anew else self.subject.at(values)
-                if subject is not None and (report := _judged(subject, subject.hand)).ok:
+                if subject is not None and (report := subject.judge(subject.hand)).ok:
                     yield words, Formulas(subject, list(report.quantities))
 
     def _offer(self) -> None:
@@ -218,12 +218,8 @@ class _Trial:
         places = self.others
         if words not in places:
             places = {words: formulas for words, formulas, _ in self.reshaped}
-        self.power.better = places[words].subject.everything()
+        self.power.better = places[words].subject.everything
         self.power.better_words = f"{words}: {self.shown_by[words]} of {len(self.power.survivors)}"
-
-
-def _judged(subject: Subject, program: Program) -> Report:
-    return subject.judge(program, subject.values(program))
 
 
 def _same(mutant: Mutant, formulas: Formulas) -> bool | None:
@@ -231,7 +227,7 @@ def _same(mutant: Mutant, formulas: Formulas) -> bool | None:
     same, _ = formulas.same(mutant)
     if same is not None:
         return same
-    report = _judged(formulas.subject, mutant.program)
+    report = formulas.subject.judge(mutant.program)
     return False if report.verdict == WRONG else True if _lifted(report) else None
 
 

@@ -156,9 +156,8 @@ class Power(Documented):
         """Return a row for each kind of mutant, a column for each check."""
         numbers = "mutants", *CHECKS.values()
         table = plain_table("mutation", *numbers, right=numbers)
-        for kind in (kind for kind in KINDS if kind in self.kinds):
-            row = self.kinds[kind]
-            if row["mutants"]:
+        for kind in KINDS:
+            if (row := self.kinds.get(kind)) and row["mutants"]:
                 parts = (self._part(name, row[name], row["mutants"]) for name in CHECKS)
                 table.add_row(_WORDS.get(kind, kind), str(row["mutants"]), *parts)
         caught = (self._part(name, self.caught[name], None) for name in CHECKS)

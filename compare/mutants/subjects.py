@@ -41,6 +41,7 @@ class Subject(ABC):
     reference: Program
     given: Named  # what the program takes
     inputs: Named  # what other values can be drawn for
+    everything: dict[str, Any]  # that is given, also what is no tensor, to be saved
     name: str
 
     @property
@@ -64,8 +65,9 @@ class Subject(ABC):
 
         return evaluate(program, self.given, Floats(moved))
 
-    def judge(self, program: Program, values: Named) -> Report:
-        """Judge a mutant by what it gave, each quantity from its own values above it."""
+    def judge(self, program: Program) -> Report:
+        """Run and judge a mutant, each quantity from its own values above it."""
+        values = self.values(program)
         autograd, pair = self.compared(program, values)
         report = Report("check", {}, steps=1)
         for name, value in autograd.items():
@@ -90,10 +92,6 @@ class Subject(ABC):
         """Return the pass read again, at inputs of other shapes; None where that cannot be."""
         del inputs
         return None
-
-    def everything(self) -> dict[str, Any]:
-        """Return all that is given, also what is no tensor, to be saved."""
-        return dict(self.inputs)
 
     @abstractmethod
     def differentiable(self) -> "tuple[Named, Callable[..., Any], Callable[..., Any]]":
@@ -142,7 +140,8 @@ class OfCheck(Subject):
         self.passes, self.forward = passes, passes.forward
         if passes.off:
             raise too_large(self.name, passes.off)
-        self.inputs = tensors(self.forward.inputs)
+        self.everything = self.forward.inputs
+        self.inputs = tensors(self.everything)
         self.given = {k: v.detach() for k, v in tensors(passes.backward.given).items()}
         if programs is None:
             programs = readable("backward", passes.hand), readable("forward", passes.reference)
@@ -165,7 +164,9 @@ class OfCheck(Subject):
 
     def at(self, inputs: Named) -> "OfCheck":
         """Return the same pass at other inputs; what stands above the output is of their dtype."""
-        grads = [grad.to(self._like(grad, inputs)) for grad in self.forward.grads]
+        changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
+        dtype = changed.pop() if len(changed) == 1 else None
+        grads = [grad.to(dtype or grad.dtype) for grad in self.forward.grads]
         there = self.passes.at({k: v.clone() for k, v in inputs.items()}, grads)
         return OfCheck(there, (self.hand, self.reference))
 
@@ -173,15 +174,6 @@ class OfCheck(Subject):
         """Return the pass read again, at inputs of other shapes."""
         inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
         return OfCheck(self.passes.anew({**self.forward.inputs, **inputs}))
-
-    def everything(self) -> dict[str, Any]:
-        """Return all that forward takes."""
-        return dict(self.forward.inputs)
-
-    def _like(self, grad: Tensor, inputs: Named) -> torch.dtype:
-        """Return the dtype of an output's gradient at other inputs."""
-        changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
-        return changed.pop() if len(changed) == 1 else grad.dtype
 
     def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
         """Return the differentiable inputs, forward, and the mutant as its backward pass."""
@@ -238,7 +230,7 @@ class OfCase(Subject):
                 after = hand(**{name: value.clone() for name, value in given.items()})
                 state = {name: after.get(name, state[name]) for name in state}
         assert given is not None
-        self.given = self.inputs = given
+        self.given = self.inputs = self.everything = given
         off, self.entries = how_much("auto", given.values())
         if off:
             raise too_large(self.name, off)
