@@ -31,6 +31,5 @@ def check(args: argparse.Namespace) -> int:
         "file": str(args.file), "device": args.device, "lift": args.lift, "demand": args.demand,
         "page": args.html is not None,
     }  # fmt: skip
-    return judged("compare.checking.user_file:judged", args.file, args, words, console).told(
-        args, console
-    )
+    found = judged("compare.checking.user_file:judged", args.file, args, words, console)
+    return found.told(args, console)

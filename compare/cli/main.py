@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given.output.flush()
         given.error.flush()
         if given.output.failed and code < 2:
-            return _say(f"compare: cannot write the output: {given.output.failed}", 2)
+            return _say(f"cannot write the output: {given.output.failed}", 2)
         return code
 
 
@@ -55,17 +55,17 @@ def _code(words: list[str]) -> int:
         args = parser().parse_args(words)
         return _dispatch(args)
     except UserError as error:  # lines of their own
-        return _say("\n".join(map(printable, f"compare: {error}".splitlines())), 2)
+        return _say("\n".join(map(printable, str(error).splitlines())), 2)
     except BadInput as error:
-        return _say(f"compare: {printable(str(error))}", 2)
+        return _say(printable(str(error)), 2)
     except OSError as error:
         why = printable(f"{_named(vars(args), error)}{error.strerror or error}")
-        return _say(f"compare: {why}; name another place", 2)
+        return _say(f"{why}; name another place", 2)
     except KeyboardInterrupt:
-        return _say("compare: stopped before anything was judged", exit_code())
+        return _say("stopped before anything was judged", exit_code())
     except Exception:
         streams().error.write(traceback.format_exc())
-        return _say("compare: this is a fault of the program, not of your input", 3)
+        return _say("this is a fault of the program, not of your input", 3)
 
 
 def _named(asked: dict[str, Any], error: OSError) -> str:
@@ -80,8 +80,7 @@ def _named(asked: dict[str, Any], error: OSError) -> str:
 
 def _say(message: str, code: int) -> int:
     """Print a message to standard error, if there is one to print to."""
-    message = message.replace("compare: ", f"compare: {unsaid()}", 1)
-    streams().error.write(f"{message}\n")
+    streams().error.write(f"compare: {unsaid()}{message}\n")
     return code
 
 

@@ -48,9 +48,8 @@ class RunProgress:
                 share = "" if right is None else f"   right: {float(right[k - chunk.start]):.1%}"
                 self.console.say(f"Error:{error:.12g}{share}")
         speed = self.bar.tasks[0].speed
-        self.bar.update(
-            self.task, advance=chunk.steps, speed=f"{speed:,.0f} steps/s" if speed else ""
-        )
+        rate = f"{speed:,.0f} steps/s" if speed else ""
+        self.bar.update(self.task, advance=chunk.steps, speed=rate)
 
 
 def told(steps: int) -> range:
