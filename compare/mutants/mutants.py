@@ -125,7 +125,7 @@ class _Trial:
         self.power = Power(subject.name, report.verdict)
         self.rivals = None if alone else Rivals(subject)
         if self.rivals:
-            as_it_is = self.rivals.verdicts(subject.hand, subject.values(subject.hand))
+            as_it_is = self.rivals.verdicts(subject.hand)
             self.power.refuses = [name for name, caught in as_it_is.items() if caught]
             self.power.cannot = self.rivals.cannot
         self.formulas = Formulas(subject, list(report.quantities))
@@ -143,10 +143,8 @@ class _Trial:
                 first = report.first_wrong
                 survivor = self._survivor(mutant, report) if first is None else None
             spent += time.perf_counter() - before
-            caught, rivals = first is not None, {}
-            if self.rivals:
-                values = self.subject.values(mutant.program)
-                rivals = self.rivals.verdicts(mutant.program, values)
+            caught = first is not None
+            rivals = self.rivals.verdicts(mutant.program) if self.rivals else {}
             found.add(mutant, not caught and survivor is None, {"check": caught, **rivals})
             led_to = (name for name in self.formulas.order if name in mutant.leads_to)
             found.named += caught and first == next(led_to, None)
@@ -215,10 +213,8 @@ class _Trial:
         # of two that show as much the one of another shape hides less: no dimension of it is 1
         shown = self.shown_by
         words = max(shown, key=lambda words: (shown[words], words not in self.others))
-        places = self.others
-        if words not in places:
-            places = {words: formulas for words, formulas, _ in self.reshaped}
-        self.power.better = places[words].subject.everything
+        other = (formulas for at, formulas, _ in self.reshaped if at == words)
+        self.power.better = (self.others.get(words) or next(other)).subject.everything
         self.power.better_words = f"{words}: {self.shown_by[words]} of {len(self.power.survivors)}"
 
 

@@ -43,8 +43,9 @@ class Rivals:
         self.run = run if subject.gives_output or count > TOO_MANY else _remembered(run)
         self.back: Callable[..., list[Any]] = back
 
-    def verdicts(self, mutant: Program, values: Named) -> dict[str, bool]:
-        """Return for each check whether it refuses the mutant, which gave `values`."""
+    def verdicts(self, mutant: Program) -> dict[str, bool]:
+        """Return for each check whether it refuses the mutant."""
+        values = self.subject.values(mutant)
         asked: dict[str, Callable[[], bool]] = {
             "allclose": lambda: self._all(values, torch.allclose),
             "assert_close": lambda: self._all(values, _close),

@@ -225,11 +225,11 @@ class OfCase(Subject):
             drawn = draw(case, seed=1, population=1, dtype=dtype_named(dtype),
                          device=torch.device("cpu"))  # fmt: skip
             state = drawn.state
-            for data in drawn.steps(self.STEPS + 1):
-                given = {**data, **state}
-                after = hand(**{name: value.clone() for name, value in given.items()})
+            *before, last = drawn.steps(self.STEPS + 1)
+            for data in before:
+                after = hand(**{name: value.clone() for name, value in (data | state).items()})
                 state = {name: after.get(name, state[name]) for name in state}
-        assert given is not None
+            given = last | state
         self.given = self.inputs = self.everything = given
         off, self.entries = how_much("auto", given.values())
         if off:
@@ -274,7 +274,7 @@ class OfCase(Subject):
                  if f"{name}_update" in self.hand.outputs]  # fmt: skip
 
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-            given = {**self.given, **dict(zip(names, leaves, strict=True))}
+            given = self.given | dict(zip(names, leaves, strict=True))
             found = evaluate(program, given, Floats(double))
             return [-grads[0] * found[f"{name}_update"] for name in names]
 
@@ -286,10 +286,8 @@ class OfCase(Subject):
         for name, mask in trainer.masks.items():
             mask.mask = self.given[name]
         own = {id(weight): name for name, weight in trainer.network.named_parameters()}
-        weights = {
-            **{k: self.given[k] for k in trainer.parameters},
-            **dict(zip(names, leaves, strict=True)),
-        }
+        weights = {name: self.given[name] for name in trainer.parameters}
+        weights |= zip(names, leaves, strict=True)
         there = {own[id(trainer.parameters[name])]: value for name, value in weights.items()}
         trainer.network.train()
         layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
