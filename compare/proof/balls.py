@@ -5,6 +5,7 @@ exact result for every choice of numbers in the balls it was given.
 """
 
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any
 
 import flint
@@ -29,21 +30,15 @@ def _erf(x: Any) -> Any:
     return flint.arb(1 if x > 0 else -1) if abs(x) == flint.arb("inf") else x.erf()
 
 
+_AS_ARB_HAS_THEM = "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan"
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "exp": lambda x: x.exp(),
-    "expm1": lambda x: x.expm1(),
+    **{name: methodcaller(name) for name in _AS_ARB_HAS_THEM},
     "log": _log,
     "log1p": lambda x: _log(x + 1) if x == -1 else x.log1p(),
-    "sqrt": lambda x: x.sqrt(),
-    "rsqrt": lambda x: x.rsqrt(),
     "reciprocal": lambda x: 1 / x,
-    "tanh": lambda x: x.tanh(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "erf": _erf,
     "erfc": lambda x: x.erfc() if x.is_finite() else 1 - _erf(x),
-    "sin": lambda x: x.sin(),
-    "cos": lambda x: x.cos(),
-    "atan": lambda x: x.atan(),
     "abs": abs,
 }
 _LARGER = np.frompyfunc(lambda a, b: a.max(b), 2, 1)

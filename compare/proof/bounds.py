@@ -137,8 +137,7 @@ class Bound:
 
 # The slope's largest size within a range, by function.
 _SLOPES: dict[str, Callable[[Range], Tensor]] = {
-    "exp": lambda x: torch.exp(x[1]),
-    "expm1": lambda x: torch.exp(x[1]),
+    **dict.fromkeys(("exp", "expm1"), lambda x: torch.exp(x[1])),
     "log": lambda x: 1 / x[0].clamp_min(0),
     "log1p": lambda x: 1 / (1 + x[0]).clamp_min(0),
     "sqrt": lambda x: 0.5 * x[0].clamp_min(0).rsqrt(),
@@ -146,12 +145,8 @@ _SLOPES: dict[str, Callable[[Range], Tensor]] = {
     "reciprocal": lambda x: ranges.nearest(x) ** -2,
     "tanh": lambda x: 1 - torch.tanh(ranges.nearest(x)) ** 2 + 1e-30,
     "sigmoid": lambda x: torch.exp(-ranges.nearest(x)),
-    "erf": lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2)),
-    "erfc": lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2)),
-    "sin": lambda x: torch.ones_like(x[0]),
-    "cos": lambda x: torch.ones_like(x[0]),
-    "atan": lambda x: torch.ones_like(x[0]),
-    "abs": lambda x: torch.ones_like(x[0]),
+    **dict.fromkeys(("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2))),
+    **dict.fromkeys(("sin", "cos", "atan", "abs"), lambda x: torch.ones_like(x[0])),
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in _SLOPES}
 _ROUNDED_ONCE = {"reciprocal", "abs"}

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof import remarks
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.formula import Formula, each, same_formula, size
@@ -28,6 +27,7 @@ from compare.proof.lifting import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, operation
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
+from compare.proof.remarks import kink, narrow_cast
 from compare.proof.rounding import Accuracy, Side, largest, overflowed, share_of_rounding
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
@@ -95,12 +95,10 @@ class _Judge:
             "autograd_error": reference and reference.error_in_ulps(autograd, reference),
         }  # fmt: skip
         if formula.same is False:
-            told = ""
-            if not self.brief and formula.at is not None:
-                told = remarks.kink(
-                    self.e, name, formula.at, self.by_hand[name].numbers[formula.at]
-                )
-            return Proof(WRONG, formula.text + told, at=formula.at, **off)
+            told, at = "", formula.at
+            if not self.brief and at is not None:
+                told = kink(self.e, name, at, self.by_hand[name].numbers[at])
+            return Proof(WRONG, formula.text + told, at=at, **off)
         if formula.same and (formula.accepted or not same):
             found = self._rounding(name, formula.text, hand, reference, off)
             return replace(found, accepted=formula.accepted)
@@ -179,8 +177,9 @@ class _Judge:
 
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
+        wrong = self.e.above(name) & self.apart
         for precision in PRECISIONS:
-            both = self.lifted.both(name, reading, precision, self._apart_above(name))
+            both = self.lifted.both(name, reading, precision, wrong)
             with flint.ctx.workprec(precision):
                 found = same_formula(
                     *both,
@@ -200,15 +199,11 @@ class _Judge:
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         return (manual.isinf() & (manual == autograd)).cpu().numpy()
 
-    def _apart_above(self, name: str) -> frozenset[str]:
-        """Return the WRONG quantities that a quantity goes on from, on both sides."""
-        return self.e.above(name) & self.apart
-
     def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
         """Whether the two are much further apart than these readings move them."""
+        wrong = self.e.above(name) & self.apart
 
         def both(reading: Reading) -> list[Any]:
-            wrong = self._apart_above(name)
             return [side[at] for side in self.lifted.both(name, reading, PRECISION, wrong)]
 
         written, moved = both(AS_WRITTEN), 0.0
@@ -249,7 +244,7 @@ class _Judge:
             if accuracy.worse:
                 off["shortfall"] = f"keeps {accuracy}"
                 why = f"by hand it {off['shortfall']}"
-                if cast := remarks.narrow_cast(self.e, name):
+                if cast := narrow_cast(self.e, name):
                     why = f"{why}: {cast}"
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)

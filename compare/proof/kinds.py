@@ -24,33 +24,32 @@ def spacing(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps * (1 if dtype.itemsize >= 4 else _OFF_IN_HALF / _OFF)
 
 
-def _to_1(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return x.sum(dim) - 1, torch.where((x < 0).any(dim), 0.0, _OFF)
+def _to_1(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sum(-1) - 1, torch.where((x < 0).any(-1), 0.0, _OFF)
 
 
-def _length_1(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return x.square().sum(dim).sqrt() - 1, torch.full_like(x.sum(dim), _OFF)
+def _length_1(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.square().sum(-1).sqrt() - 1, torch.full_like(x.sum(-1), _OFF)
 
 
-def _to_0(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return x.sum(dim), _OFF / 4 * x.abs().sum(dim)
+def _to_0(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sum(-1), _OFF / 4 * x.abs().sum(-1)
 
 
-def _logs(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    size = 1 + x.abs().amax(dim)
-    return x.logsumexp(dim), torch.where((x > 0).any(dim), 0.0, _OFF * size)
-
-
-def _free(row: list[flint.arb]) -> int:
-    return sum(1 for x in row if x != 0)
+def _logs(x: Tensor) -> tuple[Tensor, Tensor]:
+    size = 1 + x.abs().amax(-1)
+    return x.logsumexp(-1), torch.where((x > 0).any(-1), 0.0, _OFF * size)
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A kind of line: how far off it is, what it may be in spacings, and what makes it right."""
+    """A kind of line: how far off it is, what it may be in spacings, and what makes it right.
 
-    off: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    floats: Callable[[Tensor, int], Tensor]
+    Of floats these are lines along the last dimension; of balls it is one, and one of its numbers.
+    """
+
+    off: Callable[[Tensor], tuple[Tensor, Tensor]]
+    floats: Callable[[Tensor], Tensor]
     balls: Callable[[list[flint.arb]], Callable[[flint.arb], flint.arb]]
 
 
@@ -66,33 +65,34 @@ def _less(what: flint.arb) -> Callable[[flint.arb], flint.arb]:
     return lambda x: x - what
 
 
-def _shifted(x: Tensor, dim: int) -> Tensor:
+def _shifted(x: Tensor) -> Tensor:
     free = x != 0
-    return x - free * (x.sum(dim, keepdim=True) / free.sum(dim, keepdim=True).clamp_min(1))
+    return x - free * (x.sum(-1, keepdim=True) / free.sum(-1, keepdim=True).clamp_min(1))
 
 
 _LINES = {
     "sums of 1": _Line(
-        _to_1,
-        lambda x, d: x / x.sum(d, keepdim=True),
-        lambda row: _divided(_sum(row)),
+        _to_1, lambda x: x / x.sum(-1, keepdim=True), lambda row: _divided(_sum(row))
     ),
     "lengths of 1": _Line(
         _length_1,
-        lambda x, d: x / x.square().sum(d, keepdim=True).sqrt(),
+        lambda x: x / x.square().sum(-1, keepdim=True).sqrt(),
         lambda row: _divided(_sum(y * y for y in row).sqrt()),
     ),
     "sums of 0": _Line(
-        _to_0,
-        _shifted,
-        lambda row: _less(_sum(row) / max(1, _free(row))),
+        _to_0, _shifted, lambda row: _less(_sum(row) / max(1, sum(x != 0 for x in row)))
     ),
     "logarithms of shares": _Line(
         _logs,
-        lambda x, d: x - x.logsumexp(d, keepdim=True),
+        lambda x: x - x.logsumexp(-1, keepdim=True),
         lambda row: _less(_sum(y.exp() for y in row).log()),
     ),
 }
+
+
+def _along(x: Tensor, dim: int | None) -> Tensor:
+    """Return a tensor with its lines in the last dimension: those along `dim`, or all as one."""
+    return x.reshape(1, -1) if dim is None else x.movedim(dim, -1)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,8 @@ class Lines:
 
     def normalised(self, values: Tensor) -> Tensor:
         """Return floats that are of the kind again, to rounding."""
-        x = values.double()
-        x = x.reshape(1, -1) if self.dim is None else x.movedim(self.dim, -1)
-        found = torch.where((x == 0).all(-1, keepdim=True), x, _LINES[self.kind].floats(x, -1))
+        x = _along(values.double(), self.dim)
+        found = torch.where((x == 0).all(-1, keepdim=True), x, _LINES[self.kind].floats(x))
         if self.dim is not None:
             found = found.movedim(-1, self.dim)
         return found.reshape(values.shape).to(values.dtype)
@@ -119,9 +118,8 @@ class Lines:
             row = list(moved[at])
             change = _LINES[self.kind].balls(row)
             found[at] = [change(x) if x != 0 else x for x in row]
-        return (found if self.dim is None else np.moveaxis(found, -1, self.dim)).reshape(
-            values.shape
-        )
+        found = found if self.dim is None else np.moveaxis(found, -1, self.dim)
+        return found.reshape(values.shape)
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,10 @@ def lines(values: Tensor, dim: int | None) -> str | None:
 
     Lines of zeros, as padding has them, may be among them.
     """
-    x, unit = values.detach().double(), spacing(values.dtype)
-    x = x.reshape(1, -1) if dim is None else x.movedim(dim, -1)
+    x, unit = _along(values.detach().double(), dim), spacing(values.dtype)
     empty = (x == 0).all(-1)
     for kind, line in _LINES.items():
-        off, room = line.off(x, -1)
+        off, room = line.off(x)
         near = (off.abs() <= unit * room) & ~empty & (room > 0)
         if bool((near | empty).all()) and bool(near.any()):
             return kind

@@ -55,9 +55,8 @@ def trace(function: Function, inputs: Values) -> Program:
         except Exception as error:  # whatever cannot be followed
             raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
     functional.eliminate_dead_code()
-    (output,) = (node for node in functional.nodes if node.op == "output")
-    roots = [root(node) for node in output.args[0]]
-    outputs = dict(zip(names, roots, strict=True))
+    given: Any = functional.output_node().args[0]
+    outputs = dict(zip(names, map(root, given), strict=True))
     narrower = attention.called or _casts(functional) > _casts(recorded)
     return Program(functional, tuple(tensors), outputs, narrower)
 
@@ -134,9 +133,9 @@ class _Replay(Floats):
 
 def _replay(graph: fx.Graph, at: Sequence[Tensor], n: Floats | None = None) -> list[Tensor]:
     """Do recorded operations once more."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    names = tuple(str(k) for k in range(len(at)))
-    program = Program(graph, names, dict(enumerate(output.args[0])), narrower=False)
+    names = tuple(map(str, range(len(at))))
+    given: Any = graph.output_node().args[0]
+    program = Program(graph, names, dict(enumerate(given)), narrower=False)
     found = evaluate(program, dict(zip(names, at, strict=True)), n)
     return [found[k] for k in program.outputs]
 
