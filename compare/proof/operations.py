@@ -218,13 +218,18 @@ def _norm(n: Call[N], x: N, ord: Any = 2, dim: Any = None, keepdim: bool = False
     return n.power(n.sum(n.power(size, order, n.dtype), dims, keepdim), 1 / order, n.dtype)
 
 
+def _standardised(n: Call[N], x: N, dims: Sequence[int], eps: N) -> tuple[N, N, N]:
+    """Return x with mean 0 and variance 1, its mean and the reciprocal root of its variance."""
+    mean = _mean(n, x, dims, True)
+    rstd = n.function("rsqrt", _var(n, x, dims, 0, True) + eps)
+    return x * rstd - mean * rstd, mean, rstd  # as the kernel does: the mean after the scaling
+
+
 def _layer_norm(
     n: Call[N], x: N, shape: Sequence[int], w: N | None, b: N | None, eps: N
 ) -> _Several:
     dims = list(range(x.ndim - len(shape), x.ndim))
-    mean = _mean(n, x, dims, True)
-    rstd = n.function("rsqrt", _var(n, x, dims, 0, True) + eps)
-    out = x * rstd - mean * rstd  # as the kernel does: the mean is taken off after the scaling
+    out, mean, rstd = _standardised(n, x, dims, eps)
     out = out if w is None else out * w
     return out if b is None else out + b, mean, rstd
 
@@ -236,12 +241,8 @@ def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any,
     def per_channel(v: N) -> N:
         return move(n, torch.reshape, v, along)
 
-    if training:
-        saved = _mean(n, x, dims)
-        spread = _var(n, x, dims, 0)
-        rstd = n.function("rsqrt", spread + eps)
-    else:
-        saved, rstd = mean, n.function("rsqrt", var + eps)
+    saved, spread = (_mean(n, x, dims), _var(n, x, dims, 0)) if training else (mean, var)
+    rstd = n.function("rsqrt", spread + eps)
     scale = rstd if w is None else rstd * w
     shift = -(saved * scale) if b is None else b - saved * scale  # in the kernel's order
     out = x * per_channel(scale) + per_channel(shift)
@@ -256,12 +257,6 @@ def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any,
     return out, saved, rstd
 
 
-def _batch_norm_as_learned(
-    n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any, momentum: N, eps: N
-) -> Any:
-    return _batch_norm(n, x, w, b, mean, var, False, momentum, eps)
-
-
 def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any) -> _Several:
     if n.overload == "no_stats":
         _training, momentum, eps = args
@@ -272,20 +267,14 @@ def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any)
 def _group_norm(
     n: Call[N], x: N, w: N | None, b: N | None, B: int, C: int, HxW: int, group: int, eps: N
 ) -> Any:
-    shape = tuple(x.shape)
     rows = move(n, torch.reshape, x, (B, group, C // group * HxW))
-    mean = _mean(n, rows, [2], True)
-    rstd = n.function("rsqrt", _var(n, rows, [2], 0, True) + eps)
-    out = move(n, torch.reshape, rows * rstd - mean * rstd, (B, C, HxW))
+    out, mean, rstd = _standardised(n, rows, [2], eps)
+    out = move(n, torch.reshape, out, (B, C, HxW))
     along = (1, C, 1)
     out = out if w is None else out * move(n, torch.reshape, w, along)
     out = out if b is None else out + move(n, torch.reshape, b, along)
-    flat = (B, group)
-    return (
-        move(n, torch.reshape, out, shape),
-        move(n, torch.reshape, mean, flat),
-        move(n, torch.reshape, rstd, flat),
-    )
+    out = move(n, torch.reshape, out, tuple(x.shape))
+    return out, *(move(n, torch.reshape, v, (B, group)) for v in (mean, rstd))
 
 
 def _index_put(n: Call[N], x: N, indices: Sequence[Tensor | None], values: N, accumulate: bool = False) -> N:  # fmt: skip  # noqa: E501
@@ -327,9 +316,8 @@ def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
 def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip  # noqa: E501
     """Return the places under each window: (N, C, *outputs, *kernel), -1 for padding."""
     k = len(kernel)
-    places = F.pad(
-        _places(shape), [p for size in reversed(padding) for p in (size, size)], value=-1
-    )
+    around = [p for size in reversed(padding) for p in (size, size)]
+    places = F.pad(_places(shape), around, value=-1)
     for d in range(k):
         dim = len(shape) - k + d
         wide = places.unfold(dim, dilation[d] * (kernel[d] - 1) + 1, stride[d])
@@ -348,29 +336,20 @@ def _convolution(n: Call[N], x: N, w: N, b: N | None, stride: Any, padding: Any,
     return out + move(n, torch.reshape, b, [1, -1] + [1] * (len(shape) - 2))
 
 
-def _columns(
-    n: Call[N], x: N, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Any:
-    """Return the windows of x as (groups, N * outputs, C / groups * kernel)."""
-    places = _windows(x.shape, kernel, stride, padding, dilation)
-    return n.take(x, _to_columns(places, len(kernel), groups))
-
-
-def _to_columns(places: Tensor, k: int, groups: int) -> Tensor:
+def _columns(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:  # fmt: skip  # noqa: E501
+    """Return the places under each window as (groups, N * outputs, C / groups * kernel)."""
+    places, k = _windows(shape, kernel, stride, padding, dilation), len(kernel)
     N, C = places.shape[:2]
     grouped = places.reshape(N, groups, C // groups, *places.shape[2:])
-    outputs = list(range(3, 3 + k))
-    order = [1, 0, *outputs, 2, *range(3 + k, 3 + 2 * k)]
-    rows = grouped.permute(order)
+    rows = grouped.permute([1, 0, *range(3, 3 + k), 2, *range(3 + k, 3 + 2 * k)])
     return rows.reshape(groups, N * _count(rows, range(2, 2 + k)), -1)
 
 
 def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Return (groups, N * outputs, O / groups) as (N, O, *outputs)."""
     groups, _, each = rows.shape
-    N, outputs = shape[0], tuple(shape[2:])
-    there = rows.reshape(groups, N, *outputs, each)
-    return there.permute(1, 0, there.ndim - 1, *range(2, 2 + len(outputs))).reshape(tuple(shape))
+    there = rows.reshape(groups, shape[0], math.prod(shape[2:]), each)
+    return there.permute(1, 0, 3, 2).reshape(tuple(shape))
 
 
 def _to_rows(p: Tensor, groups: int) -> Tensor:
@@ -382,7 +361,7 @@ def _to_rows(p: Tensor, groups: int) -> Tensor:
 
 def _slid(n: Call[N], x: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     """Return a convolution: each output's kernel times what is under its window."""
-    columns = _columns(n, x, w.shape[2:], stride, padding, dilation, groups)
+    columns = n.take(x, _columns(x.shape, w.shape[2:], stride, padding, dilation, groups))
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
     rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
     return move(n, lambda p: _from_rows(p, shape), rows)
@@ -392,14 +371,12 @@ def _spread(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: 
     """Return the transpose of a convolution: each output's kernel added under its window."""
     rows = move(n, _to_rows, g, groups)
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1), w)
-    places = _windows(shape, w.shape[2:], stride, padding, dilation)
-    there = _to_columns(places, len(w.shape) - 2, groups)
+    there = _columns(shape, w.shape[2:], stride, padding, dilation, groups)
     return n.scatter_add(n.exact(torch.zeros(tuple(shape))), there, n.matmul(rows, kernels))
 
 
 def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> _Several:  # fmt: skip  # noqa: E501
     """Return the gradients of input, weight and bias, each None where the mask leaves it out."""
-    k = len(w.shape) - 2
     big, small = (g, x) if transposed else (x, g)
     to_input = to_weight = to_bias = None
     if mask[0] and transposed:
@@ -407,11 +384,11 @@ def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride:
     elif mask[0]:
         to_input = _spread(n, g, w, x.shape, stride, padding, dilation, groups)
     if mask[1]:
-        columns = _columns(n, big, w.shape[2:], stride, padding, dilation, groups)
+        there = _columns(big.shape, w.shape[2:], stride, padding, dilation, groups)
         rows = move(n, lambda p: _to_rows(p, groups).mT, small)
-        to_weight = move(n, torch.reshape, n.matmul(rows, columns), tuple(w.shape))
+        to_weight = move(n, torch.reshape, n.matmul(rows, n.take(big, there)), tuple(w.shape))
     if mask[2]:
-        to_bias = n.sum(g, [0, *range(2, 2 + k)], False)
+        to_bias = n.sum(g, [0, *range(2, len(w.shape))], False)
     return to_input, to_weight, to_bias
 
 
@@ -426,19 +403,13 @@ def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, c
     stride = _pair(stride) if stride else kernel
     ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
     share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
-    places = _places(shape)
-    more = [
-        (share.shape[d] - 1) * stride[d] + kernel[d] - shape[-2 + d] - padding[d] for d in (0, 1)
-    ]
-    places = F.pad(
-        places,
-        [padding[1], max(padding[1], more[1]), padding[0], max(padding[0], more[0])],
-        value=-1,
-    )
+    reach = [(share.shape[d] - 1) * stride[d] + kernel[d] - shape[d - 2] for d in (0, 1)]
+    after = [max(padding[d], reach[d] - padding[d]) for d in (0, 1)]
+    around = [padding[1], after[1], padding[0], after[0]]
+    places = F.pad(_places(shape), around, value=-1)
     places = places.unfold(-2, kernel[0], stride[0]).unfold(-2, kernel[1], stride[1])
     places = places[..., : share.shape[0], : share.shape[1], :, :].flatten(-2)
-    by = (places >= 0).sum(-1).double() / share
-    return places, by.round()
+    return places, ((places >= 0).sum(-1).double() / share).round()
 
 
 def _avg_pool(n: Call[N], x: N, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> N:  # fmt: skip  # noqa: E501
@@ -555,7 +526,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     # normalisation
     "native_layer_norm": _layer_norm,
     "_native_batch_norm_legit": _batch_norm_no_stats,
-    "_native_batch_norm_legit_no_training": _batch_norm_as_learned,
+    "_native_batch_norm_legit_no_training": lambda n, x, w, b, mean, var, *more: _batch_norm(
+        n, x, w, b, mean, var, False, *more
+    ),
     "_native_batch_norm_legit_functional": _batch_norm,
     "native_group_norm": _group_norm,
     # pooling
