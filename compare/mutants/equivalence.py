@@ -18,12 +18,11 @@ from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
-from compare.proof.bounds import Bound
 from compare.proof.formula import same_formula
 from compare.proof.lift import Cache, Lifted, Unsupported, lift
 from compare.proof.program import Key, Program
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
-from compare.proof.rounding import bounds_for
+from compare.proof.rounding import largest_terms
 
 
 class Formulas:
@@ -94,10 +93,4 @@ class Formulas:
     @cached_property
     def _terms(self) -> dict[Key, Tensor | None]:
         """The largest terms that the reference adds up."""
-        pair = self.subject.pair
-        bounds = bounds_for(pair.reference, pair.inputs.values(), terms=True)
-        found = lift(self.subject.reference, bounds, pair.inputs)
-        return {
-            name: value.numbers.largest_term if isinstance(value.numbers, Bound) else None
-            for name, value in found.items()
-        }
+        return largest_terms(self.subject.reference, self.subject.pair.inputs)

@@ -18,7 +18,7 @@ from compare.proof.lift import Floats, Lifted, compute, lift
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
 from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
-from compare.proof.rounding import Side, bounds_for
+from compare.proof.rounding import Side, bounds_for, largest_terms
 from compare.proof.tables import tables
 
 _Program = Any  # Program or Opaque
@@ -31,7 +31,7 @@ class Lifting:
         self.pair = pair
         self.lifts: dict[tuple[Any, ...], Lift] = {}
         self.sides: dict[tuple[Any, ...], dict[Key, Side]] = {}
-        self.sizes: dict[bool, Mapping[Key, Lifted]] = {}
+        self.sizes: dict[bool, Mapping[Key, Tensor | None]] = {}
 
     # -- from the inputs on
 
@@ -117,19 +117,14 @@ class Lifting:
 
         From the inputs on, as the balls are lifted: what was lost above a named value counts too.
         """
-        found = [self._terms(side).get(name) for side in (self.pair.hand, self.pair.reference)]
-        mine, theirs = (
-            one.numbers.largest_term if one and isinstance(one.numbers, Bound) else None
-            for one in found
-        )
+        both = self.pair.hand, self.pair.reference
+        mine, theirs = (self._terms(side).get(name) for side in both)
         return None if mine is None or theirs is None else torch.maximum(mine, theirs)
 
-    def _terms(self, side: _Program) -> Mapping[Key, Lifted]:
-        takes = self._takes(side)
+    def _terms(self, side: _Program) -> Mapping[Key, Tensor | None]:
         key = side is self.pair.hand
         if key not in self.sizes:
-            bounds = bounds_for(side, takes.values(), terms=True)
-            self.sizes[key] = {} if isinstance(side, Opaque) else lift(side, bounds, takes)
+            self.sizes[key] = largest_terms(side, self._takes(side))
         return self.sizes[key]
 
     def local(

@@ -1,6 +1,7 @@
 """No further apart than rounding? How far floats lie from exact values, beside what is allowed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
 from compare.proof.formula import each, size, ulp
-from compare.proof.lift import Unsupported
+from compare.proof.lift import Unsupported, lift
 from compare.proof.program import Opaque, Program
 
 _INFINITY = flint.arb("inf")
@@ -187,6 +188,17 @@ def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -
         flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
     )
     return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums, terms=terms)
+
+
+def largest_terms(
+    program: Program | Opaque, inputs: Mapping[str, Tensor]
+) -> dict[Any, Tensor | None]:
+    """Return the largest terms that a program adds up to each output, None where unknown."""
+    if isinstance(program, Opaque):
+        return {}
+    found = lift(program, bounds_for(program, inputs.values(), terms=True), inputs)
+    values = ((name, value.numbers) for name, value in found.items())
+    return {name: n.largest_term if isinstance(n, Bound) else None for name, n in values}
 
 
 def _distance(values: Tensor, exact: Array) -> Tensor:
