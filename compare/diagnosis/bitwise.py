@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.expressions import Expr, expression, floats
+from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression, floats
 from compare.diagnosis.known_values import names_in
-from compare.diagnosis.rewrites import left_to_right, writings
+from compare.diagnosis.rewrites import writings
 from compare.proof.bits import same_bits
 from compare.proof.lift import Cache, Floats, Lifted, lift
 from compare.proof.other_inputs import elsewhere
@@ -49,13 +49,9 @@ def rewritten(
     if not asked or not isinstance(pair.hand, Program) or size > TOO_MANY:
         return found
     samples = [pair, *_others(pair)]
-    for name in asked:
-        try:
-            with torch.no_grad():
-                told = _search(pair, name, samples)
-        except Exception as error:
-            told = Diagnosis.failed(error)
-        if told is not None:
+    with torch.no_grad():
+        for name in asked:
+            told = Diagnosis.of(_search, pair, name, samples)
             found[name] = replace(proofs[name], diagnosis=told)
     return found
 
@@ -73,16 +69,13 @@ def _others(pair: Pair) -> Iterator[Pair]:
 def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
     assert isinstance(pair.hand, Program)
     way = Way(pair.hand, name)
-    count = sum(node.meta["val"].numel() for node in way.nodes if _is_tensor(node))
-    if count > TOO_MANY or not way.nodes or len(samples) < 2:
+    if elements(way.nodes) > TOO_MANY or not way.nodes or len(samples) < 2:
         return None
     until = time.process_time() + SECONDS
-    values: list[_Values] = []
-    for sample in samples:
-        read = _read(pair.hand, name, sample)
-        if read is None:
-            return None
-        values.append(read)
+    try:
+        values = [_read(pair.hand, name, sample) for sample in samples]
+    except Exception:  # other shapes at other inputs
+        return None
     found: list[Expr] = []
     names, tried = names_in(pair, pair.hand), 0
     for one in writings(way, names):
@@ -94,14 +87,22 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
         ):
             found.append(one)
     lead = _first_name(expression(way.end, names, inside=True).text)
-    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -left_to_right(one)))
+    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -_from_left(one)))
     sizes = [sample.autograd[name].numel() for sample in samples]
     same = (
         f"(tried: {sizes[0]:,} of {sizes[0]:,} elements the same, and "
         f"{sum(sizes[1:]):,} of {sum(sizes[1:]):,} at other inputs)"
     )
-    told = [f"write {one.text}{', left to right' * left_to_right(one)} {same}" for one in found[:1]]
+    told = [f"write {one.text}{', left to right' * _from_left(one)} {same}" for one in found[:1]]
     return Diagnosis(tuple(told), f"{tried:,} ways to write it tried")
+
+
+def _from_left(one: Any) -> bool:
+    """Whether it is a product that says so only if one reads it from left to right."""
+    if not isinstance(one, Expr) or one.op != "*":
+        return False
+    first, second = (arg.printed[1] if isinstance(arg, Expr) else ATOM for arg in one.args)
+    return second == SUM or (second == ATOM and (first == ATOM or _from_left(one.args[0])))
 
 
 def _first_name(text: str) -> str:
@@ -110,18 +111,12 @@ def _first_name(text: str) -> str:
     return name.group() if name else ""
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
-
-
-def _read(program: Program, name: str, sample: Pair) -> _Values | None:
+def _read(program: Program, name: str, sample: Pair) -> _Values:
     """Return the value of every node on the way to a quantity, from the by-hand values above it."""
     above = {k: Lifted(v, None) for k, v in sample.manual.items() if k != name}
     cache: Cache = {}
-    with contextlib.suppress(Exception):  # other shapes at other inputs
-        lift(program, Floats(), sample.floats, overrides=above, only=[name], cache=cache)
-        return {node: value.floats for node, value in cache.items()}
-    return None
+    lift(program, Floats(), sample.floats, overrides=above, only=[name], cache=cache)
+    return {node: value.floats for node, value in cache.items()}
 
 
 def _gives(one: Expr, values: _Values, wanted: Tensor) -> bool:
@@ -132,6 +127,4 @@ def _gives(one: Expr, values: _Values, wanted: Tensor) -> bool:
         return False
     if not isinstance(found, Tensor) or found.numel() != wanted.numel():
         return False
-    if found.dtype != wanted.dtype:
-        return False
-    return same_bits(found.reshape(wanted.shape), wanted)
+    return found.dtype == wanted.dtype and same_bits(found.reshape(wanted.shape), wanted)

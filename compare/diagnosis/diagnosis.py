@@ -1,7 +1,7 @@
 """What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
 
-What counts as found says `search`. What is looked for is in `fix_quantity`, `fix_derivative`,
-`fix_operand` and `fix_constant`, and the tables of it in `fix_tables`.
+What counts as found says `search`. What is looked for is in `fix_quantity`, `fix_derivative` and
+`fix_operand`, and the tables of it in `fix_tables`.
 """
 
 import re
@@ -12,11 +12,10 @@ from dataclasses import replace
 
 import flint
 import torch
-from torch import Tensor
 
-from compare.diagnosis import fix_constant, fix_quantity
+from compare.diagnosis import fix_operand, fix_quantity
+from compare.diagnosis.expressions import elements
 from compare.diagnosis.fix_derivative import other_slopes
-from compare.diagnosis.fix_operand import operands
 from compare.diagnosis.samples import samples
 from compare.diagnosis.search import Late, Trial
 from compare.proof.balls import PRECISION
@@ -35,8 +34,8 @@ TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constan
 #: What is tried, the simplest first.
 _CANDIDATES: tuple[Callable[[Trial], None], ...] = (
     fix_quantity.times, fix_quantity.rows, fix_quantity.sums_of_others, fix_quantity.products,
-    other_slopes, fix_quantity.terms, operands, fix_constant.signs, fix_constant.constants,
-    fix_constant.functions,
+    other_slopes, fix_quantity.terms, fix_operand.operands, fix_operand.signs,
+    fix_operand.constants, fix_operand.functions,
 )  # fmt: skip
 
 
@@ -61,15 +60,12 @@ def diagnose(
     for name in bad.keys() & pair.hand.outputs.keys():
         bad[name] = replace(bad[name], line=shown(pair.hand.outputs[name]))
     found |= {name: bad[name] for name in wrong}
-    asked = {name: proof for name, proof in bad.items() if name in odd or proof.at is not None}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        for name, proof in asked.items():
-            if name in pair.reference.outputs and name not in known:
-                try:
-                    told = _search(pair, name, pair.above(name) & wrong, until)
-                except Exception as error:
-                    told = Diagnosis.failed(error)
+        for name, proof in bad.items():
+            both = name in pair.reference.outputs and (name in odd or proof.at is not None)
+            if both and name not in known:
+                told = Diagnosis.of(_search, pair, name, pair.above(name) & wrong, until)
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found
@@ -80,12 +76,7 @@ def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diag
         return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
     assert isinstance(pair.hand, Program)
     assert isinstance(pair.reference, Program)
-    count = sum(
-        value.numel()
-        for program in (pair.hand, pair.reference)
-        for node in program.graph.nodes
-        if isinstance(value := node.meta.get("val"), Tensor)
-    )
+    count = sum(elements(program.graph.nodes) for program in (pair.hand, pair.reference))
     if count > TOO_MANY:
         return Diagnosis((), f"not looked for: {count:,} elements to lift, more than {TOO_MANY:,}")
     both = samples(pair, wrong)
@@ -96,8 +87,10 @@ def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diag
     if trial.at_a_kink():
         return None
     note = f"tried: {TRIED}"
+    same_shape = trial.mine[0].near.shape == trial.theirs[0].near.shape
     try:
-        _all(trial)
+        for candidates in _CANDIDATES if same_shape else (fix_quantity.shapes,):
+            candidates(trial)
     except Late:
         note += "; stopped before everything was tried, as the time was up"
     return Diagnosis(_told(trial.found), note)
@@ -131,11 +124,3 @@ _SLOPE = re.compile(r"the slope of \w+ at ")
 def _operations(text: str) -> int:
     """Return how many operations a remedy has one write."""
     return len(re.findall(r" [-+*/@] ", text.partition(" in place of ")[0]))
-
-
-def _all(trial: Trial) -> None:
-    if trial.mine[0].near.shape != trial.theirs[0].near.shape:
-        fix_quantity.shapes(trial)
-        return
-    for candidates in _CANDIDATES:
-        candidates(trial)

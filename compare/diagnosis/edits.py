@@ -103,7 +103,7 @@ def moved(value: Value, numbers: Callable[[Any], Any]) -> Value:
     """Return a value whose numbers are put elsewhere, by a function of numpy arrays."""
     floats = value.floats.detach().cpu()
     wide = numbers(floats.double().numpy())
-    return Value(torch.tensor(wide.copy()).to(value.floats.dtype), numbers(value.balls))
+    return Value(torch.tensor(wide.copy()).to(value.floats.dtype), numbers(value.numbers))
 
 
 def elsewhere(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Any], Any]]]:

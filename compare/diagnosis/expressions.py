@@ -7,7 +7,7 @@ program are all an `Expr`: what a report prints is what was computed.
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -222,6 +222,12 @@ def shape_of(node: Any) -> tuple[int, ...]:
     """Return the shape of a node's value, none of what is no tensor."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def elements(nodes: Iterable[fx.Node]) -> int:
+    """Return how many numbers the values of nodes have together."""
+    values = (node.meta.get("val") for node in nodes)
+    return sum(value.numel() for value in values if isinstance(value, Tensor))
 
 
 class _Nodes:

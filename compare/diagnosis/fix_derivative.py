@@ -7,7 +7,7 @@ from compare.diagnosis.edits import Edit
 from compare.diagnosis.expressions import ATOM, Expr, floats
 from compare.diagnosis.fix_tables import Slope
 from compare.diagnosis.known_values import Known
-from compare.diagnosis.prefilter import alike, near_rows
+from compare.diagnosis.samples import alike, near_rows
 from compare.diagnosis.search import Trial
 
 At = tuple[Known, Slope, list[Tensor]]  # a value, a slope there, and its numbers at each sample
@@ -15,9 +15,10 @@ At = tuple[Known, Slope, list[Tensor]]  # a value, a slope there, and its number
 
 def other_slopes(t: Trial) -> None:
     """Try one slope in place of another, or at another value."""
-    slopes = _distinct([slope for slope in t.slopes if slope[1].activation])
+    slopes = [slope for slope in t.slopes if slope[1].activation]
     if not slopes:
         return
+    slopes = _distinct(slopes)
     read = [t.both[0].hand.get(node) for node, _ in t.way.operands()]
     shown = [v.near for v in read if v is not None and v.near.is_floating_point()]
     stacked = torch.stack([at[0].flatten() for _, _, at in slopes])
@@ -28,8 +29,7 @@ def other_slopes(t: Trial) -> None:
                 _slope_of(t, known, *slopes[at][:2])
     for old in slopes:
         t.in_time()
-        there = any(alike(old[0].at[0].near, value) for value in shown)
-        if not there:
+        if not any(alike(old[0].at[0].near, value) for value in shown):
             continue
         wanted = theirs * old[2][0].flatten()
         for at in near_rows(mine * stacked, wanted):
@@ -75,7 +75,5 @@ def _swap_read(t: Trial, old: At, new: At, text: str) -> None:
 
 def _distinct(slopes: list[At]) -> list[At]:
     """Return the slopes of which none is another's number: l * (1 - l) is that of 1 - l too."""
-    if not slopes:
-        return []
     rows = torch.stack([at[0].flatten() for _, _, at in slopes])
     return [slope for k, slope in enumerate(slopes) if near_rows(rows, rows[k])[:1] in ([], [k])]

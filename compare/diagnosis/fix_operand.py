@@ -1,16 +1,19 @@
-"""Candidate fixes inside the operations: what is read replaced, moved, summed or scaled."""
+"""Candidate fixes inside the operations: other operands, another number, sign or function.
+
+An operand is replaced, moved, summed or scaled.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.edits import Edit, elsewhere, moved
+from compare.diagnosis.edits import Edit, another, elsewhere, moved
 from compare.diagnosis.expressions import ATOM, Expr, expression, leaf, reduced, short
-from compare.diagnosis.fix_tables import SLOPES, USUAL, factor
+from compare.diagnosis.fix_tables import FUNCTIONS, SLOPES, USUAL, factor, other_numbers
 from compare.diagnosis.known_values import Known
-from compare.diagnosis.prefilter import alike, broadcasts, ratio
-from compare.diagnosis.samples import Value
+from compare.diagnosis.samples import Value, alike, broadcasts, ratio
 from compare.diagnosis.search import Trial
 from compare.proof.program import operation
 
@@ -80,7 +83,7 @@ def _instead(t: Trial, cost: float, read: _Read, text: str, new: tuple[Value, ..
 
 def _summed(t: Trial, value: Value, dim: int) -> Value:
     floats = value.floats.sum(dim, keepdim=True).expand_as(value.floats)
-    return Value(floats, t.n.shaped(t.n.sum(value.balls, [dim], True), floats.shape))
+    return Value(floats, t.n.shaped(t.n.sum(value.numbers, [dim], True), floats.shape))
 
 
 def _eps(t: Trial, read: _Read) -> None:
@@ -116,9 +119,8 @@ def _swap(t: Trial, read: _Read, known: Known) -> None:
         if third.rank <= 1 and broadcasts(at, theirs) and alike(first * at, theirs):
             slope = _slope_told(t, read, known, first, remark)
             cost = (2.3 if slope else 4) + (known.rank + third.rank + read.part) / 8
-            _swap_times(
-                t, cost, f"{slope or told}, and times {third.expr.within(ATOM)}", edit, third
-            )
+            words = f"{slope or told}, and times {third.expr.within(ATOM)}"
+            _swap_times(t, cost, words, edit, third)
 
 
 def _swap_times(t: Trial, cost: float, told: str, edit: Edit, third: Known) -> None:
@@ -128,7 +130,7 @@ def _swap_times(t: Trial, cost: float, told: str, edit: Edit, third: Known) -> N
 
     def balls(k: int) -> Any:
         found = t.way.balls(t.both[k].hand, edit, k, t.n)
-        return None if found is None else found * third.at[k].balls
+        return None if found is None else found * third.at[k].numbers
 
     t.attempt(cost, told, near, balls)
 
@@ -195,3 +197,63 @@ def _nearest(t: Trial, number: float) -> Expr | None:
     found = (one.expr for one in (factor(1), *t.factors)
              if abs(float(one.ball.mid()) - number) <= 1e-8 * abs(number))  # fmt: skip
     return next(found, None)
+
+
+# -- another number, sign or function
+
+
+def constants(t: Trial) -> None:
+    """Try other numbers where one is written."""
+    sizes = {s for value in t.e.inputs.values() for s in value.shape if s > 1}
+    there = t.numbers_there()
+    written: dict[float, list[fx.Node]] = {}
+    for node in t.way.nodes:
+        if any(operation(source) == "arange" for source in node.all_input_nodes):
+            continue  # the places of a roll, not numbers
+        if operation(node) in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
+            for number in {a for a in node.args if isinstance(a, int | float)}:
+                written.setdefault(float(number), []).append(node)
+    for number, nodes in written.items():
+        groups = [[node] for node in nodes] + ([nodes] if len(nodes) > 1 else [])
+        for group in groups:
+            if t.whole and all(operation(node) in ("mul", "div") for node in group):
+                continue
+            where = short(expression(group[0], t.names, inside=True)).text
+            where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
+            for other in other_numbers(number, sorted(sizes), there):
+                told = f"with {other:.10g} in place of {number:.10g} {where}"
+                t.edit(2.5, told, Edit(operations={n: _written(n, number, other) for n in group}))
+
+
+def signs(t: Trial) -> None:
+    """Try a difference where there is a sum, and a sum where there is a difference."""
+    for node in t.way.nodes:
+        sign = {"add": "-", "sub": "+"}.get(operation(node))
+        if sign and all(isinstance(value, fx.Node) for value in node.args[:2]):
+            target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
+            one, other = (short(expression(value, t.names)).text for value in node.args[:2])
+            told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
+            t.edit(2, told, Edit(operations={node: another(node, target)}))
+
+
+def functions(t: Trial) -> None:
+    """Try other elementwise functions where one is taken."""
+    for node in t.way.nodes:
+        taken = operation(node)
+        for name in FUNCTIONS if taken in FUNCTIONS else ():
+            if name != taken:
+                text = short(expression(node, t.names, inside=True)).text
+                new = another(node, getattr(torch.ops.aten, name).default)
+                told = f"with {name} in place of {taken} in {text}"
+                t.edit(3, told, Edit(operations={node: new}))
+
+
+def _written(node: fx.Node, number: float, other: float) -> fx.Node:
+    """Return the node with another number written in it, a whole one where it was one."""
+
+    def swapped(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != number:
+            return value
+        return int(other) if isinstance(value, int) and other.is_integer() else other
+
+    return another(node, args=tuple(swapped(value) for value in node.args))

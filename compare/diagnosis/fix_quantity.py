@@ -12,8 +12,7 @@ from compare.diagnosis.edits import elsewhere
 from compare.diagnosis.expressions import ATOM, Expr
 from compare.diagnosis.fix_tables import factor
 from compare.diagnosis.known_values import Known
-from compare.diagnosis.prefilter import alike, broadcasts, ratio
-from compare.diagnosis.samples import Value, near
+from compare.diagnosis.samples import Value, alike, broadcasts, near, ratio
 from compare.diagnosis.search import Trial
 
 
@@ -26,7 +25,7 @@ def times(t: Trial) -> None:
         t.formula(1, "as 0: autograd's is 0 everywhere", 0 * t.quantity)
         return
     ratios = [
-        t.quotient(one.balls, other.balls, one.near)
+        t.quotient(one.numbers, other.numbers, one.near)
         for one, other in zip(mine, theirs, strict=True)
     ]
     if any(r is None or r.contains(0) for r in ratios) or not ratios[0].overlaps(ratios[1]):
@@ -54,7 +53,7 @@ def _put(
     """Try a value in another shape or order; `put` takes numbers and balls, arrays of numpy."""
     t.attempt(
         cost, told, lambda k: torch.tensor(put(values[k].near.numpy()).copy()),
-        lambda k: put(values[k].balls),
+        lambda k: put(values[k].numbers),
     )  # fmt: skip
 
 
@@ -145,8 +144,8 @@ def terms(t: Trial) -> None:
 
 def _added(t: Trial, cost: float, known: Known) -> None:
     """Try the quantity plus a factor of the table times a term."""
-    part = t.n.shaped(known.at[0].balls, t.mine[0].balls.shape)
-    times = t.quotient(part, t.theirs[0].balls - t.mine[0].balls, near(part))
+    part = t.n.shaped(known.at[0].numbers, t.mine[0].numbers.shape)
+    times = t.quotient(part, t.theirs[0].numbers - t.mine[0].numbers, near(part))
     plus, minus = factor(1), factor(-1)
     table = (plus, minus, *t.factors) if times is not None else ()
     named = next((one for one in table if times.overlaps(one.ball)), None)

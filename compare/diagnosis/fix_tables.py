@@ -131,31 +131,25 @@ def _times(number: Any, other: Any) -> Expr:
 
 def _sizes(shapes: Sequence[Sequence[int]]) -> list[int]:
     """Return every size above 2 of the shapes, and their numbers of elements."""
-    found: dict[int, None] = {}
-    for shape in shapes:
-        found |= dict.fromkeys(shape)
-    for shape in shapes:
-        found[math.prod(shape)] = None
-    return [n for n in found if n > 2]
+    sizes = itertools.chain(*shapes, map(math.prod, shapes))
+    return [n for n in dict.fromkeys(sizes) if n > 2]
 
 
 #: Numbers that stand in places where another is meant: eps.
 USUAL = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0)
 
 
-def constants(number: float, sizes: Sequence[int], elsewhere: Sequence[float]) -> Iterator[float]:
+def other_numbers(number: float, sizes: Sequence[int], there: Sequence[float]) -> Iterator[float]:
     """Yield numbers that may be meant where `number` is written."""
-    seen = {number}
     small = abs(number) <= 1e-2
-    others = [*elsewhere, *(USUAL if small else ()), -number, 2 * number, number / 2]
+    others = [*there, *(USUAL if small else ()), -number, 2 * number, number / 2]
     if number and not small:
         others += [1 / number, 0.0, 1.0, 2.0, 3.0, number**0.5 if number > 0 else 1.0]
     if not small:
         others += [float(n + k) for n in sizes for k in (0, -1)]
         others += [1 / (n + k) for n in sizes for k in (0, -1) if n + k > 0]
-    for other in others:
-        if other not in seen and math.isfinite(other):
-            seen.add(other)
+    for other in dict.fromkeys(others):
+        if other != number and math.isfinite(other):
             yield other
 
 

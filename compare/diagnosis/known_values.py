@@ -82,10 +82,7 @@ def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]
     kept: dict[bytes, Known] = {}
     for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
         key = b"".join(_digits(value.near) for value in one.at)
-        if key not in kept:
-            kept[key] = one
-            continue
-        first = kept[key]
+        first = kept.setdefault(key, one)
         if first.node is None and one.node is not None:  # a name only autograd's side has
             kept[key] = replace(first, node=one.node, behind=one.text)
     return list(kept.values())[:MOST]
@@ -104,12 +101,9 @@ def _side(
             continue
         expr = expression(node, names)
         if node in names:
-            rank = 0
-        elif len(expr.text) > LONGEST or _NAMELESS.search(expr.text):
-            continue
-        else:
-            rank = 1
-        yield Known(leaf(expr, at), at, node, rank)
+            yield Known(leaf(expr, at), at, node, 0)
+        elif len(expr.text) <= LONGEST and not _NAMELESS.search(expr.text):
+            yield Known(leaf(expr, at), at, node, 1)
 
 
 def _as_floats(value: Value) -> Value:

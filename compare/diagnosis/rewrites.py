@@ -15,16 +15,7 @@ import torch
 from torch import fx
 
 from compare.diagnosis.edits import Way
-from compare.diagnosis.expressions import (
-    ATOM,
-    SUM,
-    Expr,
-    expression,
-    floats,
-    leaf,
-    reduced,
-    shape_of,
-)
+from compare.diagnosis.expressions import Expr, expression, floats, leaf, reduced, shape_of
 
 MOST = 60  # ways for any one part of an expression
 
@@ -36,14 +27,6 @@ def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
     yield from found
     if (dtype := way.end.meta["val"].dtype) in (torch.float16, torch.bfloat16):
         yield from (Expr("in float32", one, dtype) for one in found)
-
-
-def left_to_right(one: Any) -> bool:
-    """Whether it is a product that says so only if one reads it from left to right."""
-    if not isinstance(one, Expr) or one.op != "*":
-        return False
-    first, second = (arg.printed[1] if isinstance(arg, Expr) else ATOM for arg in one.args)
-    return second == SUM or (second == ATOM and (first == ATOM or left_to_right(one.args[0])))
 
 
 def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Expr]:

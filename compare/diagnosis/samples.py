@@ -1,7 +1,7 @@
 """Both programs at two sets of inputs, value by value: where a diagnosis looks, and tries again.
 
 What holds at the inputs of the check may be an accident of them; at inputs drawn beside them it is
-not one any more.
+not one any more. Their middles in float64 sort out most candidates before any ball is worked out.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,17 +23,12 @@ Nodes = dict[fx.Node, "Value"]
 
 
 class Value(Lifted):
-    """One value at one set of inputs: its float run, its balls."""
-
-    @property
-    def balls(self) -> Any:
-        """Its numbers."""
-        return self.numbers
+    """One value at one set of inputs: its float run, its numbers in balls."""
 
     @cached_property
     def near(self) -> Tensor:
         """The balls' middles in float64, NaN where nothing is known; what is no float as it is."""
-        return self.balls if isinstance(self.balls, Tensor) else near(self.balls)
+        return self.numbers if isinstance(self.numbers, Tensor) else near(self.numbers)
 
 
 def near(balls: Any) -> Tensor:
@@ -55,8 +50,6 @@ def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
 
     The reference goes on from the by-hand values of `wrong`. Both sides are programs.
     """
-    assert isinstance(pair.hand, Program)
-    assert isinstance(pair.reference, Program)
     moved = {name: elsewhere(name, value) for name, value in pair.inputs.items()}
     return _sample(pair, pair.inputs, False, wrong), _sample(pair, moved, True, wrong)
 
@@ -93,3 +86,43 @@ def _every(
         for node, value in cache.items()
         if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Unsupported)
     }
+
+
+def ratio(one: Tensor, other: Tensor) -> float | None:
+    """Return the number that `other` is times `one` everywhere, None if it is none."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return None
+    at = int(one.abs().nan_to_num(0).argmax()) if one.numel() else -1
+    if at < 0 or not float(one.flatten()[at]):
+        return None
+    found = float(other.flatten()[at] / one.flatten()[at])
+    return found if one.numel() > 1 and found and alike(one * found, other) else None
+
+
+def alike(one: Any, other: Tensor) -> bool:
+    """Whether two float64 tensors are near each other wherever both are known: a first test."""
+    if not isinstance(one, Tensor) or one.shape != other.shape:
+        return False
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return False
+    known = ~(one.isnan() | other.isnan())
+    if not known.any():
+        return False
+    a, b = one[known], other[known]
+    return bool(((a - b).abs() <= 1e-8 * b.abs() + 1e-11 * b.abs().max()).all())
+
+
+def near_rows(rows: Tensor, wanted: Tensor) -> list[int]:
+    """Return the rows that are near `wanted`: the first test for many candidates at once."""
+    room = 1e-8 * wanted.abs() + 1e-11 * wanted.abs().nan_to_num(0).max()
+    far = (rows - wanted).abs() > room  # a NaN is unknown, not far
+    return [int(at) for at in (~far.any(1)).nonzero().flatten()]
+
+
+def broadcasts(part: Tensor, whole: Tensor) -> bool:
+    """Whether a tensor of floats fits into another's shape."""
+    try:
+        both = torch.broadcast_shapes(part.shape, whole.shape)
+    except RuntimeError:
+        return False
+    return part.is_floating_point() and both == whole.shape

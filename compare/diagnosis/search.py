@@ -4,6 +4,7 @@ A change is found when with it the lifted by-hand value is the same real number 
 every element that is lifted, at the inputs and at others beside them.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -17,8 +18,7 @@ from compare.diagnosis.edits import Edit, Way
 from compare.diagnosis.expressions import Expr, balls, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
 from compare.diagnosis.known_values import Known, called, known_values, names_in
-from compare.diagnosis.prefilter import alike, broadcasts, ratio
-from compare.diagnosis.samples import Sample, Value
+from compare.diagnosis.samples import Sample, Value, alike, broadcasts, ratio
 from compare.proof.balls import Balls
 from compare.proof.formula import same_formula
 from compare.proof.pair import Pair
@@ -40,7 +40,8 @@ class Trial:
     def __init__(self, pair: Pair, name: str, both: tuple[Sample, ...], until: float) -> None:
         assert isinstance(pair.hand, Program)
         assert isinstance(pair.reference, Program)
-        self.e, self.name, self.both = pair, name, both
+        self.e, self.both = pair, both
+        self.called = called(pair, name)
         self.until = until  # of the process's own time
         self.n = Balls(pair.entries)
         self.way = Way(pair.hand, name)
@@ -64,7 +65,7 @@ class Trial:
         mine, theirs = self.mine[1], self.theirs[1]
         if mine.near.shape != theirs.near.shape:
             return False
-        return bool(same_formula(mine.balls, theirs.balls, theirs.floats.dtype).same)
+        return bool(same_formula(mine.numbers, theirs.numbers, theirs.floats.dtype).same)
 
     def attempt(self, cost: float, text: str, nearly: Numbers, balls: Numbers) -> bool:
         """Note a candidate if it holds; `nearly` gives it in float64 and sorts most out."""
@@ -81,14 +82,14 @@ class Trial:
         return self.attempt(
             cost, text,
             lambda k: one.run(floats, lambda at: at[k].near),
-            lambda k: one.run(balls, lambda at: at[k].balls),
+            lambda k: one.run(balls, lambda at: at[k].numbers),
         )  # fmt: skip
 
     def values(self, one: Expr) -> tuple[Value, ...]:
         """Return what a formula of values comes to at each sample."""
 
         def at(k: int) -> Value:
-            wide = one.run(balls, lambda values: values[k].balls)
+            wide = one.run(balls, lambda values: values[k].numbers)
             return Value(one.run(floats, lambda values: values[k].floats), wide)
 
         return tuple(at(k) for k in range(len(self.both)))
@@ -99,12 +100,9 @@ class Trial:
         if numbers is None or tuple(np.shape(numbers)) != tuple(theirs.near.shape):
             return False
         largest = torch.full_like(theirs.near, float(theirs.near.abs().nan_to_num(0).max()))
-        sampled = self.e.entries is not None
-        return bool(
-            same_formula(
-                numbers, theirs.balls, theirs.floats.dtype, terms=lambda: largest, sampled=sampled
-            ).same
-        )
+        sampled, dtype = self.e.entries is not None, theirs.floats.dtype
+        said = same_formula(numbers, theirs.numbers, dtype, terms=lambda: largest, sampled=sampled)
+        return bool(said.same)
 
     def in_time(self) -> None:
         """Raise Late when the time is up."""
@@ -118,11 +116,6 @@ class Trial:
         above: Any = np.asarray(whole, dtype=object)[at]
         return above / below if below.is_finite() and not below.contains(0) else None
 
-    @property
-    def called(self) -> str:
-        """The quantity's name, told apart from an input's."""
-        return called(self.e, self.name)
-
     def fitting(self) -> list[Known]:
         """Return what has the quantity's own shape."""
         shape = self.mine[0].near.shape
@@ -132,14 +125,12 @@ class Trial:
     def slopes(self) -> list[tuple[Known, Slope, list[Tensor]]]:
         """Return every slope at every value of the quantity's shape, at each sample."""
         found: list[tuple[Known, Slope, list[Tensor]]] = []
-        for known in self.fitting():
-            if known.is_mask:
-                continue
-            for slope in SLOPES:
-                self.in_time()
-                at = [slope.near(value.near) for value in known.at]
-                if all(bool(x.nan_to_num(1).isfinite().all()) for x in at):
-                    found.append((known, slope, at))
+        values = [known for known in self.fitting() if not known.is_mask]
+        for known, slope in itertools.product(values, SLOPES):
+            self.in_time()
+            at = [slope.near(value.near) for value in known.at]
+            if all(bool(x.nan_to_num(1).isfinite().all()) for x in at):
+                found.append((known, slope, at))
         return found
 
     def before(self, old: Tensor, new: Tensor) -> str:
@@ -164,12 +155,6 @@ class Trial:
     def numbers_there(self) -> list[float]:
         """Return the small numbers written in the reference."""
         assert isinstance(self.e.reference, Program)
-        return sorted(
-            {
-                float(a)
-                for node in self.e.reference.graph.nodes
-                if operation(node)
-                for a in node.args
-                if isinstance(a, float) and 0 < abs(a) < 100
-            }
-        )
+        nodes = filter(operation, self.e.reference.graph.nodes)
+        arguments = itertools.chain.from_iterable(node.args for node in nodes)
+        return sorted({a for a in arguments if isinstance(a, float) and 0 < abs(a) < 100})

@@ -1,5 +1,6 @@
 """The verdicts, and what stands behind one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -59,9 +60,12 @@ class Diagnosis:
     note: str = ""  # what was tried and what was not
 
     @classmethod
-    def failed(cls, error: Exception) -> "Diagnosis":
-        """Return what is said of a search that broke off; the verdict stands without it."""
-        return cls((), f"the search failed: {type(error).__name__}: {error}")
+    def of(cls, search: Callable[..., "Diagnosis | None"], *given: Any) -> "Diagnosis | None":
+        """Return what a search found; where it broke off that is said, and the verdict stands."""
+        try:
+            return search(*given)
+        except Exception as error:
+            return cls((), f"the search failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
