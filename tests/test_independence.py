@@ -1,6 +1,7 @@
 """The two sides share the question and never the working: their source is read to prove it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,29 @@ def test_a_check_knows_neither_the_networks_nor_a_run() -> None:
 )
 def test_the_module_reader_catches(source: str, used: str) -> None:
     assert modules_used(source) == {used}
+
+
+_TAKEN_APART = re.compile(
+    r"""(startswith|endswith|removesuffix|removeprefix|replace|partition|split|strip)"""
+    r"""\(\(?["'](syn|bias|mask|mean|var|l|z|\[|_?(delta|update|error|part))["']"""
+)
+
+
+@pytest.mark.parametrize("package", ["manual", "torch_ref", "compare"])
+def test_names_of_quantities_are_taken_apart_in_one_place(package: str) -> None:
+    """A value and its gradient, or layer 2's update, are told apart by structure."""
+    homes = ("cases/cases.py", "proof/program.py")  # kind_of, and numbered_from of check's names
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources(package)
+        for line in path.read_text().splitlines()
+        if _TAKEN_APART.search(line) and not str(path).endswith(homes)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line", ['name.replace("_update", "_part")', "name.startswith(('syn', 'b'))"]
+)
+def test_a_name_taken_apart_is_caught(line: str) -> None:
+    assert _TAKEN_APART.search(line)

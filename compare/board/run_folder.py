@@ -24,6 +24,7 @@ from torch.utils.tensorboard import summary as summaries
 
 from compare.board.pictures import Pair, confusion, heat_maps, surface
 from compare.board.step_log import StepLog
+from compare.cases.cases import kind_of
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
 from compare.checkpoint.folder import (
@@ -41,7 +42,7 @@ from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
 from compare.state_dict import Count, Types, require, typed
-from compare.training.downsample import SIDES, is_told
+from compare.training.downsample import SIDES
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run
 
@@ -239,11 +240,11 @@ class RunFolder:
         """Draw weights and deltas of the first network at one step, and histograms of weights."""
         pairs = []
         for name in chunk.values["manual"]:
-            if not is_told(name) or name.endswith("_update"):
+            if kind_of(name) not in ("syn", "delta"):
                 continue
             sides = [_matrix(chunk.values[side][name][step - chunk.start, 0]) for side in SIDES]
             pairs.append(Pair(name, *sides))
-            if name.startswith("syn"):
+            if kind_of(name) == "syn":
                 for side, values in zip(SIDES, sides, strict=True):
                     finite = values[np.isfinite(values)]
                     if finite.size:

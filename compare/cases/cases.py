@@ -5,6 +5,7 @@ Imports nothing but the standard library, so that `--list` answers at once.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from compare.cases.data import Table
 
 Rows = tuple[tuple[float, ...], ...]
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a quantity by the blog's name: `syn` of syn1, `delta` of l1_delta.
+
+    A step hands back plain names, so one place has to take them apart; no other does.
+    """
+    return name.rpartition("_")[2] if "_" in name else re.match("[a-z]*", name)[0]  # type: ignore[index]
 
 
 class Piece(NamedTuple):

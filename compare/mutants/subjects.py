@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.cases.cases import Case
+from compare.cases.cases import Case, kind_of
 from compare.environment import dtype_named
 from compare.errors import BadInput
 from compare.mutants.mutate import plain
@@ -293,5 +293,5 @@ class OfCase(Subject):
         layer = torch.func.functional_call(trainer.network, there, (self.given["X"],))
         loss = trainer.loss(layer, self.given["y"]).sum()
         l1, l2 = trainer.penalties
-        syns = [weight for name, weight in weights.items() if name.startswith("syn") and (l1 or l2)]
+        syns = [weight for name, weight in weights.items() if kind_of(name) == "syn" and (l1 or l2)]
         return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]

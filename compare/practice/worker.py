@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.cases.cases import kind_of
 from compare.guard.child import Tell
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
@@ -122,7 +123,7 @@ class _Trial:
 def _elsewhere(given: Named) -> Named:
     """Return numbers of the same shapes, drawn at random: what starts at 0 or 1 hides bugs."""
     return {
-        name: value if name.startswith(("mask", "mean", "var")) else uniform(name, value)
+        name: value if kind_of(name) in ("mask", "mean", "var") else uniform(name, value)
         for name, value in given.items()
     }
 

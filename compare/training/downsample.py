@@ -7,11 +7,13 @@ and norms is its first step's; of its differences the largest, and how many ther
 import torch
 from torch import Tensor
 
+from compare.cases.cases import kind_of
 from compare.report.chunk import Bucket, Chunk
 from compare.state_dict import Count, Stateful, Types
 
 MOST = 1000  # what TensorBoard's server keeps of a curve by default
 SIDES = ("manual", "autograd")
+TOLD = ("syn", "delta", "update")  # the kinds of quantities that have a curve of their norm
 
 
 class Buckets(Stateful):
@@ -81,7 +83,7 @@ def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
         if side in chunk.accuracy:
             columns["accuracy"] = chunk.accuracy[side][at]
         for name, value in chunk.values[side].items():
-            if is_told(name):
+            if kind_of(name) in TOLD:
                 if id(value) not in norms:
                     steps = slice(None) if len(value) == len(at) else at  # all without a copy
                     norms[id(value)] = _norms(value[steps, 0])
@@ -89,11 +91,6 @@ def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         found[side] = [dict(zip(columns, row, strict=True)) for row in rows]
     return found
-
-
-def is_told(name: str) -> bool:
-    """Whether a quantity is a weight, a delta or an update."""
-    return (name.startswith("syn") and name[3:].isdecimal()) or name.endswith(("_delta", "_update"))
 
 
 def _norms(values: Tensor) -> Tensor:
