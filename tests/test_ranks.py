@@ -280,9 +280,8 @@ def test_lost_rows_are_not_rounding() -> None:
         (parts[0], {"WRONG"}),
     ):
         found = OneProcess()
-        SingleProcessCheck(case, Ranks(0, 2), found, stop=1, off=None).judge(
-            0, data, sums, sizes, {}
-        )
+        one_process = SingleProcessCheck(case, Ranks(0, 2), stop=1, off=None)
+        one_process.judge(found, data, sums, sizes, {})
         assert found.verdict in allowed, found.text
         assert found.verdict == "EXACT" or found.share > 0
     report = run(CASES["two_layer"], steps=2)

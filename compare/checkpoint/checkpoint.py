@@ -205,8 +205,6 @@ def _load_state_dict(run: Run, state: dict[str, Any]) -> None:
     """
     for name, owner in _owners(run).items():
         owner.load_state_dict(state[name])
-    if run.single_process and run.report.one_process:
-        run.single_process.found = run.report.one_process
     steps, every, buckets = run.report.steps, run.buckets.every, run.buckets.all
     require(steps < run.steps, "steps", f"{steps:,} done of {run.steps:,}")
     require(run.given.taken == steps, "taken", f"{run.given.taken:,} after {steps:,} steps")

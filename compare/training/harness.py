@@ -125,9 +125,8 @@ class Run(Stateful):
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
             self.report.one_process = OneProcess()
-            self.single_process = SingleProcessCheck(
-                case, ranks, self.report.one_process, stop=self.steps, off=self.lifts[0]
-            )
+            off = self.lifts[0]
+            self.single_process = SingleProcessCheck(case, ranks, stop=self.steps, off=off)
         self.buckets = Buckets(self.steps)
 
         self.started = 0.0
@@ -217,8 +216,8 @@ class Run(Stateful):
         report.steps += chunk.steps if chunk else 0
         if self.ranks.count > 1:
             self.regular, chunk = merged_chunks(self.ranks, chunk, self.regular)
-        if self.single_process and chunk:
-            self.single_process.follow(chunk, data, state)
+        if self.single_process and report.one_process and chunk:
+            self.single_process.follow(report.one_process, chunk, data, state)
         return chunk
 
     def _steps(self, part: Part, data: list[Named]) -> Chunk | None:

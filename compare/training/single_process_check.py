@@ -24,23 +24,21 @@ from compare.training.merge import sums
 
 
 class SingleProcessCheck:
-    """Puts what is `found` into the record; `off` says why there is to be no bound.
+    """Puts what it sees into a record, `found`; `off` says why there is to be no bound.
 
     `stop` is the step after the run's last one.
     """
 
-    def __init__(
-        self, case: Case, ranks: Ranks, found: OneProcess, *, stop: int, off: Opaque | None
-    ) -> None:
-        self.case, self.ranks, self.found, self.stop, self.off = case, ranks, found, stop, off
+    def __init__(self, case: Case, ranks: Ranks, *, stop: int, off: Opaque | None) -> None:
+        self.case, self.ranks, self.stop, self.off = case, ranks, stop, off
         self.sums = sums(case.network)
 
-    def follow(self, chunk: Chunk, data: list[Named], state: Named) -> None:
+    def follow(self, found: OneProcess, chunk: Chunk, data: list[Named], state: Named) -> None:
         """Have rank 0 do all rows of some steps, first and last among them; all ranks ask this.
 
         `data` has the rows of all ranks, and `state` is what the chunk set out from.
         """
-        ranks, found = self.ranks, self.found
+        ranks = self.ranks
         found.chunks += 1
         wanted = {0} if found.chunks.bit_count() == 1 else set()  # the 1st, 2nd, 4th, 8th, ...
         wanted |= {chunk.steps - 1} if chunk.start + chunk.steps == self.stop else set()
@@ -53,15 +51,16 @@ class SingleProcessCheck:
             if ranks.rank == 0:
                 before = {name: ours[name][k - 1] for name in state} if k else state
                 updates = {name: ours[name][k] for name in self.sums}
-                step = chunk.start + k
-                self.judge(step, {**data[k], **before}, updates, sizes, sides)
+                found.steps.append(chunk.start + k)
+                self.judge(found, {**data[k], **before}, updates, sizes, sides)
 
-    def judge(self, step: int, given: Named, updates: Named, sizes: Named, sides: Named) -> None:
+    def judge(
+        self, found: OneProcess, given: Named, updates: Named, sizes: Named, sides: Named
+    ) -> None:
         """Judge the `updates` of one step of one network, `given` all its rows and weights.
 
         `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows.
         """
-        self.found.steps.append(step)
         hand = by_hand(self.case)
         with torch.inference_mode():
             alone = hand(**copies(given))
@@ -71,20 +70,20 @@ class SingleProcessCheck:
         taken = sides_taken(self.case, alone)
         if not all(torch.equal(side, taken[name]) for name, side in sides.items()):
             why = "a value so near to a kink that it takes sides"
-            self.found.decide(UNDECIDED, apart[0], 0.0, why)
+            found.decide(UNDECIDED, apart[0], 0.0, why)
             return
         try:
             if self.off:
                 raise self.off
             program = trace(hand, given)
         except Opaque as error:
-            self.found.decide(UNDECIDED, apart[0], 0.0, str(error))
+            found.decide(UNDECIDED, apart[0], 0.0, str(error))
             return
-        found = lift(program, bounds_for(program, given.values()), given, only=apart)
+        lifted = lift(program, bounds_for(program, given.values()), given, only=apart)
         for name in apart:
-            bound = found[name].numbers
+            bound = lifted[name].numbers
             if isinstance(bound, Unsupported):
-                self.found.decide(UNDECIDED, name, 0.0, str(bound))
+                found.decide(UNDECIDED, name, 0.0, str(bound))
                 continue
             assert isinstance(bound, Bound)
             # each rank rounds its part, its share of a penalty too, and each addition its sum
@@ -93,9 +92,9 @@ class SingleProcessCheck:
             share = share_of_rounding(updates[name], alone[name], 2 * bound.error + added)
             largest = float(share.max())
             if not math.isfinite(largest):
-                self.found.decide(UNDECIDED, name, 0.0, "it is not finite")
+                found.decide(UNDECIDED, name, 0.0, "it is not finite")
                 continue
-            self.found.decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
+            found.decide(ROUNDING if largest <= 1 else WRONG, name, largest, "")
 
 
 def sides_taken(case: Case, values: Named) -> Named:
