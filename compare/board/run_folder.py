@@ -52,9 +52,7 @@ _GAP = "differences/free-running gap"
 _CHANGE = "give --log-dir another place, or --no-board"
 #: A file of curves, as this project and TensorBoard name them: no separator, no other file.
 EventFileName = Annotated[str, Meta(pattern=r"\Aevents\.out\.tfevents\.[0-9A-Za-z._-]{1,200}\Z")]
-_STATE = Types(
-    told=Count, files=dict[SubRun, tuple[EventFileName, Count]], record=dict[str, Any]
-)  # fmt: skip
+_STATE = Types(told=Count, files=dict[SubRun, tuple[EventFileName, Count]], record=dict[str, Any])
 
 
 class EventFile:
