@@ -109,8 +109,7 @@ def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any
     users = [user for user in node.users if operation(user) not in ("add", "sub")]
     beside_it = [source for user in users for source in user.all_input_nodes]
     own = [] if mutant.kind == "element" else sources
-    looked_at = [root(source) for source in (*own, node, *beside_it)]
-    for at in dict.fromkeys(looked_at):
+    for at in dict.fromkeys(map(root, (*own, node, *beside_it))):
         if (found := _odd(at, here.get(at))) and found != _odd(at, there.get(at)):
             return f"{_words(at)} {found}"
     return ""

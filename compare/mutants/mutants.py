@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compare.cases.cases import CASES
 from compare.checking.user_file import defining, load_inputs, theirs
-from compare.environment import dtype_named
+from compare.environment import dtype_named, short
 from compare.errors import BadInput
 from compare.guard.child import Tell
 from compare.guard.shown import rendered
@@ -29,7 +29,7 @@ from compare.mutants.report import Power, Survivor
 from compare.mutants.subjects import OfCase, OfCheck, Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
-from compare.passes.inputs import Forward, Inputs, check_modes
+from compare.passes.inputs import Forward, Inputs, check_modes, tensors
 from compare.passes.passes import Passes
 from compare.proof.program import Opaque
 from compare.proof.verdict import UNDECIDED, WRONG
@@ -85,19 +85,17 @@ def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
 
 def _fitting(found: dict[str, Any], given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return saved inputs for a step; raises BadInput where they are not what it takes."""
-    wanted = {name: (value.shape, value.dtype) for name, value in given.items()}
-    held = {n: (v.shape, v.dtype) for n, v in found.items() if isinstance(v, Tensor)}
+    wanted, held = (
+        {name: f"{tuple(v.shape)} {short(v.dtype)}" for name, v in tensors(values).items()}
+        for values in (given, found)
+    )
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):
             raise BadInput(
-                f"{path}: the step takes {_size(wanted.get(name))} as {name!r} and the file has "
-                f"{_size(held.get(name))}: save its own inputs, with mutants CASE --save"
+                f"{path}: the step takes {wanted.get(name, 'nothing')} as {name!r} and the file "
+                f"has {held.get(name, 'nothing')}: save its own inputs, with mutants CASE --save"
             )
     return found
-
-
-def _size(kind: tuple[Any, Any] | None) -> str:
-    return "nothing" if kind is None else f"{tuple(kind[0])} {str(kind[1]).removeprefix('torch.')}"
 
 
 def of_subject(
