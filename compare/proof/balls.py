@@ -118,9 +118,8 @@ class Balls:
             total = self.exact(torch.zeros(shape))
         else:
             total = np.asarray(np.add.reduce(x, axis=axes, keepdims=True), dtype=object)
-        return total.reshape(
-            shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes]
-        )
+        kept = shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes]
+        return total.reshape(kept)
 
     def running(self, x: Array, dim: int, product: bool) -> Array:
         """Return the running sum, or the running product, along `dim`."""

@@ -168,7 +168,7 @@ class Bounds:
         terms: bool = False,
     ) -> None:
         self.operation, self.dtype = "", torch.float64  # the one at hand
-        self.narrowest = narrowest  # what a fused kernel may round to on the way
+        self.inner = [narrowest] if narrowest else []  # what a fused kernel may round to on the way
         self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
         self.narrow_sums = narrow_sums  # half precision sums may be held in half precision
         self.terms = terms  # whether to tell how large what was added up is
@@ -176,8 +176,7 @@ class Bounds:
     @property
     def unit(self) -> float:
         """Half an ulp of 1: the largest relative error of one rounding."""
-        dtypes = [self.dtype] + ([self.narrowest] if self.narrowest else [])
-        return max(torch.finfo(dtype).eps for dtype in dtypes) / 2
+        return max(torch.finfo(dtype).eps for dtype in (self.dtype, *self.inner)) / 2
 
     def _round(
         self,
@@ -201,8 +200,7 @@ class Bounds:
         # vectorised bfloat16 kernels work in float32 and may flush what is subnormal there
         flushed = info.smallest_normal if self.dtype == torch.bfloat16 else 0.0
         # what a fused kernel rounds to on the way is subnormal there sooner
-        rounded = torch.finfo(self.narrowest) if self.narrowest else info
-        subnormal = max(i.smallest_normal * i.eps for i in (info, rounded))
+        subnormal = max(i.smallest_normal * i.eps for i in (info, *map(torch.finfo, self.inner)))
         least = max(tiny, flushed, subnormal)
         total = (error + times * self.unit * (value.abs() + error) + least) * SLACK
         size = terms() if terms is not None and self.terms else None
@@ -243,9 +241,7 @@ class Bounds:
 
     def _sum_unit(self, terms: int) -> float:
         """Return gamma_n of what sums are held in."""
-        half = self.dtype.itemsize < 4 or (
-            self.narrowest is not None and self.narrowest.itemsize < 4
-        )
+        half = any(dtype.itemsize < 4 for dtype in (self.dtype, *self.inner))
         product = terms * torch.finfo(self._sums_in).eps / 2
         gamma = product / (1 - product) if product < 0.5 else float("inf")
         # Some kernels on the CPU (layer norm's bias, a convolution's weight) hold partial sums in

@@ -65,10 +65,10 @@ _IRRATIONAL: dict[str, tuple[_Function, _Function]] = {
 }
 # Those of which code has decimal multiples, as 0.044715 * sqrt(2 / pi).
 _SCALED = [
-    Spelling(Fraction(*fraction), function)
-    for fraction, function in (
-        ((2, 1), "root over pi"), ((1, 1), "times pi"), ((1, 1), "over pi"), ((2, 1), "root"),
-        ((2, 1), "root times pi"), ((2, 1), "logarithm"), ((2, 1), "over a logarithm"),
+    Spelling(Fraction(whole), function)
+    for whole, function in (
+        (2, "root over pi"), (1, "times pi"), (1, "over pi"), (2, "root"), (2, "root times pi"),
+        (2, "logarithm"), (2, "over a logarithm"),
     )
 ]  # fmt: skip
 _SCALE = 7  # digits of such a decimal
@@ -225,8 +225,7 @@ def _significant(exact: Fraction) -> int:
 def _decimal(number: float, bits: int) -> Fraction | None:
     """Return the shortest decimal that rounds to the number, None if it is not short."""
     if bits < _FLOAT32:
-        texts = (f"{number:.{digits}g}" for digits in (1, 2, 3))
-        near = (Fraction(text) for text in texts)
+        near = (Fraction(f"{number:.{digits}g}") for digits in (1, 2, 3))
         return next((x for x in near if abs(x - Fraction(number)) <= _half_ulp(x, bits)), None)
     text = str(np.float32(number)) if bits == _FLOAT32 else repr(float(number))
     digits = text.split("e")[0].replace(".", "").lstrip("-0")

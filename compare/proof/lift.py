@@ -298,8 +298,8 @@ def _row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         return move(n, target, *args, **kwargs)
     if isinstance(args[0], list | tuple):  # cat
         return join(n, args[0], lambda places: target(places, *args[1:], **kwargs))
-    parts, rest = args[:2], args[2:]  # the *_scatter family
-    return join(n, parts, lambda places: target(*places, *rest, **kwargs))
+    # the *_scatter family
+    return join(n, args[:2], lambda places: target(*places, *args[2:], **kwargs))
 
 
 def _flat(values: Any) -> list[Any]:

@@ -178,9 +178,8 @@ def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -
     if isinstance(program, Opaque):
         return Bounds()
     dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
-    narrowest = (
-        max(dtypes, key=lambda d: torch.finfo(d).eps) if program.narrower and dtypes else None
-    )
+    inner = dtypes if program.narrower else []
+    narrowest = max(inner, key=lambda d: torch.finfo(d).eps, default=None)
     cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
     flags = torch.backends.cuda.matmul
     tf32 = cuda and (flags.allow_tf32 or torch.backends.cudnn.allow_tf32)
