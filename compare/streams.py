@@ -9,8 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 
 class Output:
@@ -84,8 +83,7 @@ class Output:
         setattr(sys, self.name, self.stream)
 
 
-@dataclass
-class Streams:
+class Streams(NamedTuple):
     """Both."""
 
     output: Output
@@ -103,9 +101,8 @@ def kept() -> Iterator[Streams]:
     try:
         yield _kept[-1]
     finally:
-        last = _kept.pop()
-        last.output.drop()
-        last.error.drop()
+        for one in _kept.pop():
+            one.drop()
 
 
 def streams() -> Streams:

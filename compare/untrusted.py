@@ -23,28 +23,23 @@ def read(path: Path, most: int) -> bytes:
     Raises FileNotFoundError where there is none, and BadInput for a link, a pipe, a device, a
     folder, another name of a file that lies elsewhere, or one that is larger or cannot be read.
     """
+    # a pipe would be waited for, a link would lead out of the folder
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        # a pipe would be waited for, a link would lead out of the folder
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(path, "rb", opener=lambda name, _flags: os.open(name, flags)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise BadInput(refused(path) or f"{path} is no plain file: put a plain one there")
+            if found.st_size > most:
+                raise BadInput(
+                    f"{path} has {found.st_size:,} bytes, more than the {most:,} that are read: "
+                    "put the run's own file back"
+                )
+            return file.read(found.st_size)  # a larger number would be set aside in memory
     except FileNotFoundError:
         raise
     except OSError as error:
         raise BadInput(refused(path) or f"{path}: {error.strerror}; make it readable") from None
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise BadInput(refused(path) or f"{path} is no plain file: put a plain one there")
-        if found.st_size > most:
-            raise BadInput(
-                f"{path} has {found.st_size:,} bytes, more than the {most:,} that are read: put "
-                "the run's own file back"
-            )
-        with open(file, "rb", closefd=False) as opened:
-            return opened.read(found.st_size)  # a larger number would be set aside in memory
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; make it readable") from None
-    finally:
-        os.close(file)
 
 
 def refused(path: Path) -> str:
