@@ -16,17 +16,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "CASES",
-    "BadInput",
-    "Case",
-    "Network",
-    "Report",
-    "assert_same",
-    "check",
-    "name",
-    "power",
-    "run",
-]
+    "CASES", "BadInput", "Case", "Network", "Report",
+    "assert_same", "check", "name", "power", "run",
+]  # fmt: skip
 
 _HOMES = {
     "CASES": "cases.cases",

@@ -12,12 +12,14 @@ from compare.errors import BadInput, unknown
 
 TESTED = 2, 13  # the newest torch that the tests have seen: that of constraints.txt
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's."""
+    return str(dtype).removeprefix("torch.")
+
+
+_FLOATS = torch.float64, torch.float32, torch.float16, torch.bfloat16
+DTYPES = {short(dtype): dtype for dtype in _FLOATS}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -72,12 +74,6 @@ def device_named(name: str | torch.device) -> torch.device:
         if not torch.cuda.is_available() or found == 0:
             raise BadInput(f"device {name!r}: torch sees no CUDA device here, use --device cpu")
         if int(index or 0) >= found:
-            raise BadInput(
-                f"device {name!r}: there are {found} here, use cuda:0 to cuda:{found - 1}"
-            )
+            last = found - 1
+            raise BadInput(f"device {name!r}: there are {found} here, use cuda:0 to cuda:{last}")
     return torch.device(name)
-
-
-def short(dtype: torch.dtype) -> str:
-    """Return a dtype's name without torch's."""
-    return str(dtype).removeprefix("torch.")
