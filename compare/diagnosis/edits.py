@@ -32,13 +32,9 @@ class Edit:
 
 def another(node: fx.Node, target: Any = None, args: Any = None) -> fx.Node:
     """Return a node like `node` with another target, or other arguments, in no program."""
-    graph = fx.Graph()
-    return graph.create_node(
-        "call_function",
-        node.target if target is None else target,
-        node.args if args is None else args,
-        dict(node.kwargs),
-    )
+    target = node.target if target is None else target
+    args = node.args if args is None else args
+    return fx.Graph().create_node("call_function", target, args, dict(node.kwargs))
 
 
 class Way:
@@ -64,37 +60,33 @@ class Way:
 
     def near(self, values: Nodes, edit: Edit, sample: int) -> Tensor | None:
         """Return the quantity with the edit in float64, None where it cannot be."""
-        found = self._again(values, edit, sample, _NEAR, lambda v: Lifted(v.near, None))
+        found = self._again(values, edit, sample, _NEAR)
         return found.floats if found and isinstance(found.floats, Tensor) else None
 
     def balls(self, values: Nodes, edit: Edit, sample: int, n: Balls) -> Any:
         """Return the quantity with the edit in balls, None where it cannot be."""
-        found = self._again(values, edit, sample, n, lambda v: v)
+        found = self._again(values, edit, sample, n)
         return found.numbers if found and not isinstance(found.numbers, Unsupported) else None
 
-    def _again(
-        self, values: Nodes, edit: Edit, sample: int, n: Balls | Floats,
-        form: Callable[[Value], Lifted],
-    ) -> Lifted | None:  # fmt: skip
+    def _again(self, values: Nodes, edit: Edit, sample: int, n: Balls | Floats) -> Lifted | None:
         """Work out what the edit changes, and leave everything else as it is."""
         changed: dict[fx.Node, Lifted] = {}
+
+        def read(source: fx.Node, swaps: bool) -> Lifted:
+            swapped = swaps and source is edit.old
+            if source in changed and not swapped:
+                return changed[source]
+            value = edit.new[sample] if swapped else values[source]
+            return Lifted(value.near, None) if n is _NEAR else value
+
         with torch.no_grad(), contextlib.suppress(Exception):  # shapes that do not fit
             for node in self.nodes:
                 swaps = node in edit.readers
-                sources = node.all_input_nodes
-                if not (swaps or node in edit.operations or any(s in changed for s in sources)):
-                    continue
                 operation = edit.operations.get(node, node)
-                changed[node] = compute(
-                    n,
-                    operation,
-                    {
-                        source: form(edit.new[sample])
-                        if swaps and source is edit.old
-                        else changed.get(source) or form(values[source])
-                        for source in operation.all_input_nodes
-                    },
-                )
+                reads = swaps or any(source in changed for source in node.all_input_nodes)
+                if reads or operation is not node:
+                    sources = operation.all_input_nodes
+                    changed[node] = compute(n, operation, {s: read(s, swaps) for s in sources})
             return changed.get(self.end)
         return None
 

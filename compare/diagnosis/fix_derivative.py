@@ -14,7 +14,7 @@ At = tuple[Known, Slope, list[Tensor]]  # a value, a slope there, and its number
 
 
 def other_slopes(t: Trial) -> None:
-    """Try one slope in place of another, or at another value."""
+    """Try one slope in place of another, or at another value, or times an error."""
     slopes = [slope for slope in t.slopes if slope[1].activation]
     if not slopes:
         return
@@ -23,10 +23,13 @@ def other_slopes(t: Trial) -> None:
     shown = [v.near for v in read if v is not None and v.near.is_floating_point()]
     stacked = torch.stack([at[0].flatten() for _, _, at in slopes])
     mine, theirs = t.mine[0].near.flatten(), t.theirs[0].near.flatten()
-    for known in t.fitting():
-        if known.rank == 0 and known.node is not None:  # the by-hand side has it
-            for at in near_rows(known.at[0].near.flatten() * stacked, theirs):
-                _slope_of(t, known, *slopes[at][:2])
+    for error in t.fitting():
+        if error.rank == 0 and error.node is not None:  # the by-hand side has it
+            for at in near_rows(error.at[0].near.flatten() * stacked, theirs):
+                value, slope, _ = slopes[at]
+                told = f"{slope.told(value.expr)}, the slope of {slope.of}"
+                told = f"as {error.expr.within(ATOM)} * {told}"
+                t.formula(3.2, told, error.expr * slope.at(value.expr))
     for old in slopes:
         t.in_time()
         if not any(alike(old[0].at[0].near, value) for value in shown):
@@ -35,12 +38,6 @@ def other_slopes(t: Trial) -> None:
         for at in near_rows(mine * stacked, wanted):
             if slopes[at] is not old:
                 _swap_slopes(t, old, slopes[at])
-
-
-def _slope_of(t: Trial, error: Known, known: Known, slope: Slope) -> None:
-    """Try a whole quantity as the error that a slope is taken of, times that slope."""
-    text = f"as {error.expr.within(ATOM)} * {slope.told(known.expr)}, the slope of {slope.of}"
-    t.formula(3.2, text, error.expr * slope.at(known.expr))
 
 
 def _swap_slopes(t: Trial, old: At, new: At) -> None:

@@ -51,19 +51,17 @@ def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
     The reference goes on from the by-hand values of `wrong`. Both sides are programs.
     """
     moved = {name: elsewhere(name, value) for name, value in pair.inputs.items()}
-    return _sample(pair, pair.inputs, False, wrong), _sample(pair, moved, True, wrong)
+    return _sample(pair, pair.inputs, wrong), _sample(pair, moved, wrong)
 
 
-def _sample(
-    pair: Pair, inputs: Mapping[str, Tensor], moved: bool, wrong: Collection[str]
-) -> Sample:
-    """Lift both programs; at `moved` inputs the by-hand side is given the reference's own."""
+def _sample(pair: Pair, inputs: Mapping[str, Tensor], wrong: Collection[str]) -> Sample:
+    """Lift both programs; at other inputs the by-hand side is given the reference's own."""
     hand, reference = pair.hand, pair.reference
     assert isinstance(hand, Program)
     assert isinstance(reference, Program)
     n = Balls(pair.entries)
     plain = lift(reference, n, inputs)
-    mine = _every(hand, n, *pair.handed(plain, inputs if moved else None))
+    mine = _every(hand, n, *pair.handed(plain, None if inputs is pair.inputs else inputs))
     injected = {name: mine[hand.outputs[name]] for name in wrong}
     return Sample(mine, _every(reference, n, inputs, overrides=injected))
 
