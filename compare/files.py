@@ -58,11 +58,10 @@ def save(path: Path, data: str | bytes, *, durable: bool = True) -> None:
 def check_can_hold(option: str, name: str) -> None:
     """Raise BadInput, before anything runs, for a file that could not be written after."""
     path = Path(name)
-    why = None
     try:
         if not name or name.endswith(os.sep) or path.is_dir():
-            why = "it is a folder" if name else "it has no name"
-        elif _is_plain(path):
+            raise ValueError("it is a folder" if name else "it has no name")
+        if _is_plain(path):
             with _replacing(path):  # and not made ready: nothing stays
                 pass
         elif not path.is_fifo():  # its reader would take this for the end
@@ -70,8 +69,8 @@ def check_can_hold(option: str, name: str) -> None:
                 os.write(file.fileno(), b"")  # a full device says so
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-    if why:
-        raise BadInput(f"{option} {name}: no file can be written there ({why}): name another place")
+        said = f"{option} {name}: no file can be written there ({why}): name another place"
+        raise BadInput(said) from None
 
 
 def check_outputs(asked: dict[str, Any]) -> None:

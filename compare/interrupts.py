@@ -24,9 +24,7 @@ COMMANDS: dict[str, tuple[tuple[int, ...], float]] = {
     "run": (CTRL_C + KILLS, math.inf),
     "run on ranks": (CTRL_C, math.inf),  # the same; SIGTERM, torchrun's own, is the watchdog's
     # at once: a person's own code may never end
-    "check": (CTRL_C, 1),
-    "mutants": (CTRL_C, 1),
-    "practice": (CTRL_C, 1),
+    **dict.fromkeys(("check", "mutants", "practice"), (CTRL_C, 1)),
     "board": ((signal.SIGINT, signal.SIGTERM), math.inf),  # the server stops
     "bench": (CTRL_C, math.inf),  # after the round in hand; a second one cuts it short
 }
