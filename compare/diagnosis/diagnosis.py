@@ -1,7 +1,7 @@
 """What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
 
-What counts as found says `search`. What is looked for is in `fix_quantity`, `fix_derivative` and
-`fix_operand`, and the tables of it in `fix_tables`.
+What counts as found says `search`. What is looked for is in `fix_quantity` and `fix_operand`, and
+the tables of it in `fix_tables`.
 """
 
 import re
@@ -15,7 +15,6 @@ import torch
 
 from compare.diagnosis import fix_operand, fix_quantity
 from compare.diagnosis.expressions import elements
-from compare.diagnosis.fix_derivative import other_slopes
 from compare.diagnosis.samples import samples
 from compare.diagnosis.search import Late, Trial
 from compare.proof.balls import PRECISION
@@ -34,7 +33,7 @@ TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constan
 #: What is tried, the simplest first.
 _CANDIDATES: tuple[Callable[[Trial], None], ...] = (
     fix_quantity.times, fix_quantity.rows, fix_quantity.sums_of_others, fix_quantity.products,
-    other_slopes, fix_quantity.terms, fix_operand.operands, fix_operand.signs,
+    fix_quantity.other_slopes, fix_quantity.terms, fix_operand.operands, fix_operand.signs,
     fix_operand.constants, fix_operand.functions,
 )  # fmt: skip
 

@@ -66,19 +66,14 @@ def _sample(pair: Pair, inputs: Mapping[str, Tensor], wrong: Collection[str]) ->
     return Sample(mine, _every(reference, n, inputs, overrides=injected))
 
 
-def _every(
-    program: Program,
-    n: Balls,
-    inputs: Mapping[str, Tensor],
-    lifted: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Lifted] | None = None,
-) -> Nodes:
+def _every(program: Program, *given: Any, **how: Any) -> Nodes:
     """Return the value of every node, an override's own where one takes its place.
 
-    Nodes that could not be lifted, and those of no tensor, are left out.
+    It is lifted from what is `given`. Nodes that could not be lifted, and those of no tensor, are
+    left out.
     """
     cache: Cache = {}
-    lift(program, n, inputs, lifted, overrides, cache=cache)
+    lift(program, *given, **how | {"cache": cache})
     return {
         node: Value(value.floats, value.numbers)
         for node, value in cache.items()
