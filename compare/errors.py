@@ -53,6 +53,5 @@ def is_ours(error: Exception) -> bool:
     """
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(os.path.dirname(__file__) + os.sep)
-    return inside and isinstance(
-        error, AttributeError | NameError | LookupError | TypeError | AssertionError
-    )
+    kinds = AttributeError | NameError | LookupError | TypeError | AssertionError
+    return inside and isinstance(error, kinds)

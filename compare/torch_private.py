@@ -46,11 +46,8 @@ def found(name: str) -> Any:
 
 def missing() -> list[str]:
     """Return a line for each private name that this torch lacks."""
-    return [
-        f"it lacks {name.replace(':', '.')}, so {words}"
-        for name, words in WITHOUT.items()
-        if found(name) is None
-    ]
+    lacking = (name for name in WITHOUT if found(name) is None)
+    return [f"it lacks {name.replace(':', '.')}, so {WITHOUT[name]}" for name in lacking]
 
 
 class _NoDispatchMode:

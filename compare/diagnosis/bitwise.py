@@ -89,10 +89,8 @@ def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
     lead = _first_name(expression(way.end, names, inside=True).text)
     found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -_from_left(one)))
     sizes = [sample.autograd[name].numel() for sample in samples]
-    same = (
-        f"(tried: {sizes[0]:,} of {sizes[0]:,} elements the same, and "
-        f"{sum(sizes[1:]):,} of {sum(sizes[1:]):,} at other inputs)"
-    )
+    here, beside = f"{sizes[0]:,}", f"{sum(sizes[1:]):,}"
+    same = f"(tried: {here} of {here} elements the same, and {beside} of {beside} at other inputs)"
     told = [f"write {one.text}{', left to right' * _from_left(one)} {same}" for one in found[:1]]
     return Diagnosis(tuple(told), f"{tried:,} ways to write it tried")
 

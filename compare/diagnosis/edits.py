@@ -52,11 +52,8 @@ class Way:
         for node in self.nodes:
             for source in node.all_input_nodes:
                 readers.setdefault(source, []).append(node)
-        return [
-            (node, who)
-            for node, who in readers.items()
-            if not (operation(node) in SAME and node in self.nodes)
-        ]
+        same = {node for node in self.nodes if operation(node) in SAME}
+        return [(node, who) for node, who in readers.items() if node not in same]
 
     def near(self, values: Nodes, edit: Edit, sample: int) -> Tensor | None:
         """Return the quantity with the edit in float64, None where it cannot be."""

@@ -27,10 +27,8 @@ def times(t: Trial) -> None:
     if all(not value.near.any() for value in theirs):
         t.formula(1, "as 0: autograd's is 0 everywhere", 0 * t.quantity)
         return
-    ratios = [
-        t.quotient(one.numbers, other.numbers, one.near)
-        for one, other in zip(mine, theirs, strict=True)
-    ]
+    both = zip(mine, theirs, strict=True)
+    ratios = [t.quotient(one.numbers, other.numbers, one.near) for one, other in both]
     if any(r is None or r.contains(0) for r in ratios) or not ratios[0].overlaps(ratios[1]):
         return
     named = next((one for one in t.factors if ratios[0].overlaps(one.ball)), None)

@@ -48,11 +48,9 @@ class Trial:
         target = pair.reference.outputs[name]
         self.mine = [s.hand[self.way.end] for s in both]
         self.theirs = [s.reference[target] for s in both]
-        self.known = [
-            known
-            for known in known_values(pair, both, name)
-            if ratio(known.at[0].near, self.theirs[0].near) is None
-        ]
+        near = self.theirs[0].near
+        known = known_values(pair, both, name)
+        self.known = [one for one in known if ratio(one.at[0].near, near) is None]
         self.names = names_in(pair, pair.hand)
         self.found: list[tuple[float, str]] = []
         self.quantity = leaf(self.called, tuple(self.mine))
