@@ -10,8 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from compare.errors import BadInput
 
 T = TypeVar("T")
@@ -62,6 +60,7 @@ def fitted(value: Any, schema: type[T]) -> T:
 
     What is no plain value, a tensor, has to be of the type that the schema names.
     """
+    import msgspec  # not for --help
 
     def same(kind: type[Any], found: Any) -> Any:
         if isinstance(found, kind):

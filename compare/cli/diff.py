@@ -6,7 +6,6 @@ from pathlib import Path
 from compare.cli.parser import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
-from compare.report.document import plain_table
 
 
 def add(new: NewCommand) -> None:
@@ -23,6 +22,7 @@ def add(new: NewCommand) -> None:
 def diff(args: argparse.Namespace) -> int:
     """List in what two runs differ."""
     from compare.board.runs import differences, find
+    from compare.report.document import plain_table
 
     one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
     names = [printable(run.name) for run in (one, other)]

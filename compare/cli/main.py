@@ -16,7 +16,6 @@ from compare.files import check_apart
 from compare.interrupts import exit_code, interrupts
 from compare.ranks.ranks import started
 from compare.ranks.watchdog import unsaid
-from compare.report.document import plain_table
 from compare.streams import kept, streams
 
 _WORDS = "file", "target", "one", "other"  # what has no option's name before it
@@ -96,6 +95,8 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
+    from compare.report.document import plain_table  # --help has no table
+
     console = PlainConsole()
     table = plain_table("case", "promises", "steps", "shows", right=("steps",), wrap=("shows",))
     for case in CASES.values():

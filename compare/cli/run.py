@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 from compare.cases import options
 from compare.cases.cases import MOST_STEPS, Case, check_steps, find
-from compare.checkpoint.folder import CHECKPOINT
 from compare.cli.outputs import prepared, write
 from compare.cli.parser import EXAMPLES, NewCommand, whole
-from compare.cli.progress import RunProgress, told
 from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.interrupts import exit_code
@@ -154,6 +152,8 @@ def _go(
     *, lines: bool = True,
 ) -> tuple["Report", list[float]]:  # fmt: skip
     """Train to the end, in its folder; return the report, and the errors that the blog prints."""
+    from compare.cli.progress import RunProgress
+
     steps, done, quiet = training.steps, training.report.steps, args.quiet
     if not gc.get_freeze_count():
         gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
@@ -181,6 +181,8 @@ def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> No
 
 def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
     """Run a case's networks in turn; print a line of errors for each as it is done."""
+    from compare.cli.progress import told
+
     steps = check_steps(case.steps if args.steps is None else args.steps)
     titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
     if not args.quiet:
@@ -240,6 +242,8 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
     speed = f", {report.steps / report.seconds:,.0f} checked steps a second"
     console.say(f"  {report.seconds:.1f} s{speed if report.steps > 1 else ''}")
     if folder and not folder.failed:
+        from compare.checkpoint.folder import CHECKPOINT
+
         where = options.elsewhere(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / CHECKPOINT).exists():

@@ -9,7 +9,6 @@ from compare.cli.parser import NewCommand
 from compare.console import PlainConsole
 from compare.errors import printable
 from compare.proof.verdict import Verdict
-from compare.report.document import plain_table
 
 
 def add(new: NewCommand) -> None:
@@ -20,6 +19,7 @@ def add(new: NewCommand) -> None:
 def runs(args: argparse.Namespace) -> int:
     """List the runs and their verdicts."""
     from compare.board.runs import runs
+    from compare.report.document import plain_table
 
     figures = "steps", "seconds"
     table = plain_table("run", "verdict", *figures, right=figures)  # a name ends in its case
