@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compare.cases.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected
+from compare.cases.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected, kind_of
 from compare.errors import BadInput
 from compare.training.adapters import by_hand
 from compare.training.harness import Run, run
@@ -139,3 +139,12 @@ def test_a_row_at_a_time_keeps_the_sign_of_a_zero() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].by_hand == "network"])
 def test_a_case_promises_what_its_pieces_do(name: str) -> None:
     assert CASES[name].promises == expected(CASES[name].network)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("syn1", "syn"), ("syn10", "syn"), ("l1_delta", "delta"), ("syn0_update", "update"),
+     ("syn0_momentum", "momentum"), ("mask2", "mask"), ("var1", "var"), ("l0", "l"), ("X", "")],
+)  # fmt: skip
+def test_the_kind_of_a_name_is_without_its_layer(name: str, kind: str) -> None:
+    assert kind_of(name) == kind

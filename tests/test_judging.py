@@ -1,5 +1,6 @@
 """Which steps of a run are lifted, and what is kept of all the others."""
 
+import itertools
 import math
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import CASES
-from compare.proof.bits import compare_bits
-from compare.proof.verdict import ROUNDING, Proof
+from compare.proof.bits import Place, compare_bits
+from compare.proof.verdict import ROUNDING, WRONG, Proof
+from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named, Step, by_hand
 from compare.training.harness import Run
+from compare.training.merge import _row
 from tests.conftest import planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -94,6 +97,45 @@ def test_a_step_outside_its_bound_is_lifted_wherever_it_is() -> None:
     assert row.proof is not None
     assert row.proof.text.startswith("at step 26: the same real number")
     assert "times further from it than its own operations can round" in row.proof.text
+
+
+@pytest.mark.parametrize(("late", "first"), [(26, "l1_delta"), (1, "l2_delta")])
+def test_the_first_wrong_quantity_is_the_one_that_is_wrong_first(late: int, first: str) -> None:
+    """And not the one whose bits differ first: l2_delta rounds from step 2 on."""
+    calls = itertools.count()
+    step = by_hand(BLOG)
+
+    def off(**given: Tensor) -> Named:
+        values = dict(step(**given))
+        if torch.is_inference_mode_enabled():  # the run itself, not its reading
+            k = next(calls)
+            values["l2_delta"] = values["l2_delta"] * (1.5 if k >= late else 1)
+            values["l1_delta"] = values["l1_delta"] * (1.5 if k >= 3 else 1)
+        return values
+
+    report = Run(BLOG, steps=45, step=off).train()
+    rows = report.quantities
+    assert (rows["l2_delta"].first_unequal, rows["l2_delta"].since) == (min(late, 2), late), str(
+        report
+    )
+    assert report.first_wrong == first
+    assert f"{first} is the first wrong quantity, at step {min(late, 3)}" in str(report)
+
+
+def test_of_several_ranks_the_earliest_step_counts() -> None:
+    """Of what is WRONG, though another rank is further apart later."""
+    proofs = {0: Proof(WRONG, "", share=9.0, step=5), 1: Proof(WRONG, "", share=2.0, step=2)}
+    rows = {rank: Quantity("l1", (2,), "float64", proof=proof) for rank, proof in proofs.items()}
+    assert _row(rows, shared=False).since == 2
+
+
+def test_a_nan_counts_from_its_own_step() -> None:
+    """Not from the first other bit."""
+    row = Quantity("l1", (2,), "float64", first_unequal=0, nans=1)
+    row.worst = Place((0,), math.nan, 1.0, 0, step=7)
+    other = Quantity("l2", (2,), "float64", first_unequal=3, problem="missing by hand")
+    assert row.since == 7
+    assert Report("", {}, quantities={"l1": row, "l2": other}).first_wrong == "l2"
 
 
 def _tally(total: int = 4) -> Tally:

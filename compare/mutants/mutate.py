@@ -1,7 +1,7 @@
 """The mutants of a program: each of its operations wrong in one way, one mutant at a time.
 
-The ways are those of `KINDS` in `slips`. What no longer runs is no mutant, and of two with the same
-operations only the first is one.
+The ways are those of `KINDS` in `operators`. What no longer runs is no mutant, and of two with the
+same operations only the first is one.
 """
 
 from collections.abc import Iterator, Mapping

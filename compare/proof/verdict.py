@@ -93,6 +93,7 @@ class Proof:
     shortfall: str = ""
     share: float | None = None  # of the bound on rounding, the largest element's
     at: tuple[int, ...] | None = None  # where two formulas part
+    step: int | None = None  # of a run, the first that showed it
     diagnosis: Diagnosis | None = None  # None: nothing was looked for
     line: str = ""  # of the code that gives a WRONG quantity by hand: `file.py:14  its text`
 

@@ -60,6 +60,16 @@ class Quantity:
         self.max_ulp = max(self.max_ulp, found.max_ulp)
 
     @property
+    def since(self) -> int | None:
+        """The step of a run that first showed its verdict, None where there are no steps.
+
+        Its bits may differ before that: rounding may come first, and a bug later.
+        """
+        nan = self.worst.step if self.nans and self.worst else None  # the first NaN's
+        shown = self.proof.step if self.proof else None
+        return min((k for k in (nan, shown) if k is not None), default=self.first_unequal)
+
+    @property
     def verdict(self) -> Verdict:
         """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
         if self.problem or self.nans:

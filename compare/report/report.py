@@ -70,9 +70,9 @@ class Report(Documented, Stateful):
 
     @property
     def first_wrong(self) -> str | None:
-        """The first quantity that is WRONG: at the earliest step, in the order of computation."""
+        """The first quantity shown to be WRONG: by the step, then in the order of computation."""
         wrong = [q for q in self.quantities.values() if q.verdict == WRONG]
-        return min(wrong, key=lambda q: q.first_unequal or 0).name if wrong else None
+        return min(wrong, key=lambda q: q.since or 0).name if wrong else None
 
     @property
     def ok(self) -> bool:
@@ -195,8 +195,8 @@ class Report(Documented, Stateful):
             return "; ".join(claim)
         if not odd:
             return broken(self.contract) or "what the ranks add is not what one process finds"
-        first = self.quantities[self.first_wrong] if self.first_wrong else odd[0]
-        at = f", at step {first.first_unequal}" if first.first_unequal is not None else ""
+        first = min(odd, key=lambda q: q.since or 0)
+        at = f", at step {first.since}" if first.since is not None else ""
         lost = first.proof.shortfall if first.proof else ""
         word = self.verdict.lower()
         return f"{first.name} is the first {word} quantity{at}{lost and f': it {lost}'}"

@@ -144,7 +144,7 @@ class Tally(Stateful):
         for verdict in (WRONG, INACCURATE):
             for step, proof in proofs:
                 if proof.verdict == verdict:
-                    return replace(proof, text=f"at step {step}: {proof.text}", **errors)
+                    return replace(proof, text=f"at step {step}: {proof.text}", step=step, **errors)
         sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
         unread = next(((step, p) for step, p in proofs if not p.lifted), None)
         lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")

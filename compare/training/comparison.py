@@ -129,8 +129,9 @@ class Judging(Stateful):
                 largest = float(each[worst])
                 step = steps[worst // P]
                 self.tally.bound(name, largest, start + step)
-                if not largest <= 1:
-                    outside.add((step, worst % P))
+                if not largest <= 1:  # the earliest such too: it is since then that it is WRONG
+                    places = worst, int((~(each <= 1)).nonzero()[0])
+                    outside |= {(steps[k // P], k % P) for k in places}
                 known = shares.setdefault(name, np.zeros(len(before)))
                 known[steps] = each.view(len(steps), P).amax(1).numpy()
         return outside

@@ -10,7 +10,7 @@ import torch
 from compare.cases.cases import Case, Network
 from compare.errors import BadInput
 from compare.proof.bits import Place
-from compare.proof.verdict import EXACT, Proof, Verdict
+from compare.proof.verdict import Proof, Verdict
 from compare.ranks.ranks import Ranks, fingerprint, named
 from compare.report.chunk import Chunk, furthest, merged
 from compare.report.quantity import Quantity
@@ -134,8 +134,8 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
     def earliest(place: Place) -> tuple[float, ...]:  # the first NaN, else the furthest apart
         return not place.nan, -place.ulp, place.step or 0, place.seed or 0
 
-    def nearest(proof: Proof) -> tuple[Verdict, float]:  # the gravest, by its bound
-        return proof.verdict, 0.0 if proof.verdict == EXACT else proof.share or 0.0
+    def gravest(proof: Proof) -> tuple[Verdict, float, float]:  # the earliest, then by its bound
+        return proof.verdict, -(proof.step or 0), proof.share or 0.0
 
     return replace(
         rows[0],
@@ -146,7 +146,7 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
         worst=min(places, key=earliest, default=None),
         first_unequal=min(seen, default=None),
         problem=problem,
-        proof=max((row.proof for row in rows if row.proof), key=nearest, default=None),
+        proof=max((row.proof for row in rows if row.proof), key=gravest, default=None),
     )
 
 
