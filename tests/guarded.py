@@ -3,7 +3,7 @@
 from typing import Any
 
 from compare.errors import BadInput
-from compare.guard.child import Tell
+from compare.guard.child_process import Tell
 
 
 def run(tell: Tell, *, code: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, Balls
-from compare.proof.lift import Unsupported, lift
+from compare.proof.interpreter import Unsupported, lift
 from compare.proof.program import Program
 from compare.proof.rounding import bounds_for
 from compare.proof.trace import trace

@@ -14,7 +14,7 @@ import compare
 from compare.passes.forward import ForwardPass
 from compare.proof.balls import Balls
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.lift import lift
+from compare.proof.interpreter import lift
 from compare.proof.rounding import WORSE, Accuracy, Side
 from compare.proof.trace import trace
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
@@ -43,8 +43,8 @@ def _accuracy(
     terms: list[float] | None = None, dtype: torch.dtype = torch.float32,
 ) -> Accuracy:  # fmt: skip
     side = _side(exact, terms)
-    hand, other = torch.tensor(manual, dtype=dtype), torch.tensor(autograd, dtype=dtype)
-    found = Accuracy.of(side, hand, side, other)
+    manual_program, other = torch.tensor(manual, dtype=dtype), torch.tensor(autograd, dtype=dtype)
+    found = Accuracy.of(side, manual_program, side, other)
     assert found is not None
     return found
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare.proof import lift as lifting
+from compare.proof import interpreter
 from compare.proof.balls import FUNCTIONS, Balls
 from compare.proof.bounds import _KERNELS, Bounds
-from compare.proof.lift import Lifted, lift
+from compare.proof.interpreter import Lifted, lift
 from compare.proof.trace import trace
 from tests.lifted import DTYPES, Ways, named, three_ways
 
@@ -411,7 +411,7 @@ def test_a_masked_softmax_has_a_narrow_bound(piece: Piece, dtype: torch.dtype) -
 
 
 def _at(bits: int, function: Callable[..., dict[str, Tensor]], inputs: dict[str, Tensor]) -> dict[str, Lifted]:  # fmt: skip  # noqa: E501
-    with mock.patch.object(lifting, "PRECISION", bits):
+    with mock.patch.object(interpreter, "PRECISION", bits):
         return lift(trace(function, inputs), Balls(), inputs)
 
 

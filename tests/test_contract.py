@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 import compare
-from compare.contract import settle
+from compare.contract import outcome
 from compare.contract.calls import as_it_lies, keeps_layout, spread, transposed
 from compare.errors import BadInput
 from compare.proof.pair import Pair
@@ -498,7 +498,7 @@ def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound
         return y * g - y * (y.double() * g.double()).flip(-1).sum(-1, keepdim=True).to(g.dtype)
 
     judged: list[set[str]] = []
-    original = settle.verdicts_on
+    original = outcome.verdicts_on
 
     def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
         found = original(pair, names)
@@ -506,9 +506,9 @@ def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.contract.settle.verdicts_on", verdicts_on)
+        patch.setattr("compare.contract.outcome.verdicts_on", verdicts_on)
         if not bound:
-            patch.setattr(settle.Settled, "_round_apart", lambda *_: False)
+            patch.setattr(outcome.Settled, "_round_apart", lambda *_: False)
         report = compare.check(function(soft, backward), lambda x: x.softmax(-1), (drawn(6, 9),))
     assert ({"ROUNDING"} in judged) == (not bound)
     assert outcomes(report) == dict.fromkeys(COTANGENTS | ALWAYS, "kept"), str(report)
@@ -572,7 +572,7 @@ def test_nothing_is_judged_where_the_numbers_are_those_of_an_equal_call(
     def judge(*_: Any, **__: Any) -> Any:
         raise AssertionError("lifted for nothing")
 
-    monkeypatch.setattr("compare.contract.settle.judge", judge)
+    monkeypatch.setattr("compare.contract.outcome.judge", judge)
     for made, forward, given in (
         (function(squared, doubled), square, (X,)),
         (function(both, takes_none), lambda x: two(x), (drawn(3),)),
@@ -724,10 +724,10 @@ def test_what_a_float_cannot_hold_on_both_sides_is_not_judged() -> None:
         return function(squared, backward)
 
     reference = overflowing(lambda x: x / 10 * 7)
-    for last, outcome in ((lambda x: x * 0.7, "not shown"), (lambda x: x * 0.71, "broken")):
+    for last, word in ((lambda x: x * 0.7, "not shown"), (lambda x: x * 0.71, "broken")):
         report = compare.check(overflowing(last), lambda x: reference.apply(x), (drawn(3),))
         assert report.quantities["x"].verdict == "EXACT"
-        assert outcomes(report)["zero"] == outcome, str(report)
+        assert outcomes(report)["zero"] == word, str(report)
         assert "x is another value at [2] (" in text(report, "zero")
 
 
@@ -772,7 +772,7 @@ def test_a_fault_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) 
     def judge(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("compare.contract.settle.judge", judge)
+    monkeypatch.setattr("compare.contract.outcome.judge", judge)
     with pytest.raises(ZeroDivisionError, match="ours"):
         compare.check(function(squared, as_dense), square, (X,))
 

@@ -107,13 +107,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("damage"))
 
 
-Trial = Callable[[World, st.DataObject], None]
+Search = Callable[[World, st.DataObject], None]
 
 
-def drawn(count: int, *, parts: int) -> Callable[[Trial], Callable[..., None]]:
+def drawn(count: int, *, parts: int) -> Callable[[Search], Callable[..., None]]:
     """Try so many, the same ones each time, in parts for several workers; what fails gets small."""
 
-    def made(trial: Trial) -> Callable[..., None]:
+    def made(trial: Search) -> Callable[..., None]:
         @pytest.mark.long
         @pytest.mark.parametrize("part", range(parts))
         def test(world: World, part: int) -> None:
@@ -181,7 +181,7 @@ def test_a_damaged_table(world: World, draw: st.DataObject) -> None:
 def _replaced(thing: str, what: str, world: World) -> list[str]:
     """Put `thing` in the place of a file or folder of a run, or of the table."""
     if what == "my.csv" and "fifo" in thing:
-        pytest.skip("a table's pipe is waited for, and that is said: tests/test_reading.py")
+        pytest.skip("a table's pipe is waited for, and that is said: tests/test_table_file.py")
     runs = world.anew()
     paths = [runs / what] if what == "my.csv" else [runs / name / what for name in (ONE, STOPPED)]
     for path in paths:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.diagnosis.edits import Way
 from compare.diagnosis.expressions import Expr, balls, expression, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
 from compare.diagnosis.rewrites import _Forms, writings
+from compare.diagnosis.slice import Slice
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.trace import trace
 from tests.test_diagnosis import _drawn
@@ -90,7 +90,7 @@ def test_a_way_to_write_a_quantity_prints_what_it_computes(line: Any) -> None:
             args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), values.get)
             values[node] = node.target(*args, **kwargs)
         values.setdefault(node, node.meta.get("val"))
-    way = Way(program, "out")
+    way = Slice(program, "out")
     for one in writings(way, names):
         kernel = "by the other of" in one.text
         text = one.text.removesuffix(", by the other of mm and bmm")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import compare
-from compare.diagnosis.bitwise import rewritten
+from compare.diagnosis.bit_exact_search import rewritten
 from compare.diagnosis.diagnosis import diagnose
 
 RIGHT, WRONG = "right", "WRONG"

@@ -15,7 +15,7 @@ import pytest
 from compare.cli.main import main
 from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
-from compare.guard.shown import rendered, shown
+from compare.guard.terminal_text import rendered, shown
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20

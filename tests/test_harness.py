@@ -373,8 +373,8 @@ def test_a_step_whose_constants_depend_on_its_number_is_not_read_for_all() -> No
         return {"out": X * torch.tensor(0.9, dtype=X.dtype)}
 
     given = {"X": torch.ones(1, 2, 3), "t": torch.full((1, 1, 1), 3)}
-    assert Prover(moving, moving, None, None).timeless(given, ["out"], {}) is None
-    assert Prover(still, still, None, None).timeless(given, ["out"], {}) is not None
+    assert Prover(moving, moving, None, None).without_step_count(given, ["out"], {}) is None
+    assert Prover(still, still, None, None).without_step_count(given, ["out"], {}) is not None
 
 
 @pytest.mark.parametrize(("name", "at"), [("syn1", 40), ("syn0", 59)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Balls
-from compare.proof.lift import Unsupported, lift
+from compare.proof.interpreter import Unsupported, lift
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS
 from compare.proof.program import Program
 from compare.proof.trace import trace

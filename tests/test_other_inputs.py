@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compare.proof.kinds import Lines, Turned, but_for_rounding, kind_of, lines, turned
+from compare.proof.input_structure import Lines, Turned, but_for_rounding, kind_of, lines, turned
 from compare.proof.other_inputs import FURTHEST, NEAREST, other, scaled
 
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16

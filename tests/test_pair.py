@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from compare.passes.passes import Passes
+from compare.proof.literals import AS_WRITTEN, HELD, Reading
 from compare.proof.other_inputs import beside
 from compare.proof.pair import Pair
-from compare.proof.readings import AS_WRITTEN, HELD, Reading
 from compare.training.adapters import Named
 from compare.training.prover import Prover
 
@@ -51,14 +51,14 @@ def test_a_check_is_made_again_at_other_inputs() -> None:
     (by_hand,) = backward(moved["x"], above)
     assert torch.equal(other.manual["x"], by_hand)
     torch.testing.assert_close(other.autograd["x"], by_hand)
-    assert (other.hand, other.reference) == (one.hand, one.reference)
+    assert (other.manual_program, other.reference) == (one.manual_program, one.reference)
     assert other.shared is not one.shared
     with pytest.raises(AssertionError, match="nobody said how"):
-        Pair(one.hand, one.reference, {}, {}, {}, {}).at({})
+        Pair(one.manual_program, one.reference, {}, {}, {}, {}).at({})
 
 
 def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> None:
-    def hand(X: Tensor) -> Named:
+    def manual_program(X: Tensor) -> Named:
         a = X * 3  # wrong
         return {"a": a, "b": a + 1}
 
@@ -68,12 +68,12 @@ def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> 
     def reference(X: Tensor) -> Named:
         return {"a": X * 2, "b": X * 2 + 1}
 
-    made: Any = Prover(hand, reference, None, None, judged=judged)
-    one = made._pair({"X": X}, hand(X), judged(hand(X), X))
+    made: Any = Prover(manual_program, reference, None, None, judged=judged)
+    one = made._pair({"X": X}, manual_program(X), judged(manual_program(X), X))
     other = one.at({"X": X + 1})
     assert torch.equal(other.inputs["X"], X + 1)
     assert torch.equal(other.manual["a"], (X + 1) * 3)
     assert torch.equal(other.autograd["a"], (X + 1) * 2)
     assert torch.equal(other.autograd["b"], other.manual["b"])
-    alone: Any = Prover(hand, reference, None, None)
-    assert alone._pair({"X": X}, hand(X), judged(hand(X), X)).maker is None
+    alone: Any = Prover(manual_program, reference, None, None)
+    assert alone._pair({"X": X}, manual_program(X), judged(manual_program(X), X)).maker is None

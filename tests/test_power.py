@@ -19,11 +19,11 @@ from compare.errors import BadInput
 from compare.mutants.equivalence import Formulas
 from compare.mutants.mutants import of_subject
 from compare.mutants.mutate import mutants
-from compare.mutants.other_checks import Rivals
-from compare.mutants.report import CHECKS, Power
+from compare.mutants.other_checks import OtherChecks
+from compare.mutants.report import CHECKS, MutationReport
 from compare.mutants.subjects import OfCase, OfCheck
 from compare.passes.passes import Passes
-from compare.proof.lift import evaluate
+from compare.proof.interpreter import evaluate
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
@@ -87,7 +87,7 @@ PIECES: dict[str, Callable[[], OfCheck]] = {
 }  # fmt: skip
 
 
-def _assert_all_caught_and_named(found: Power) -> None:
+def _assert_all_caught_and_named(found: MutationReport) -> None:
     """At these inputs or at others drawn, and at these each at its own line."""
     assert not [s for s in found.survivors if s.reason != "weak inputs"], str(found)
     assert found.caught["check"] == found.named > 0.8 * found.wrong
@@ -304,7 +304,7 @@ def test_the_first_wrong_quantity_is_that_of_check() -> None:
     subject = _of_check(_backward, _forward, _given(5))
     report = compare.check(_backward, _forward, _given(5))
     formulas = Formulas(subject, list(report.quantities))
-    for mutant in list(mutants(subject.hand, subject.given))[::6]:
+    for mutant in list(mutants(subject.manual_program, subject.given))[::6]:
 
         def backward(x: Tensor, w: Tensor, grad_output: Tensor, m: Any = mutant) -> Any:
             return evaluate(m.program, {"x": x, "w": w, "grad_output": grad_output})
@@ -316,12 +316,12 @@ def test_the_first_wrong_quantity_is_that_of_check() -> None:
 def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
     """It moves each element by itself; the report says so, and shows no count."""
     given = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
-    found = Rivals(_of_check(_backward, _forward, given))
+    found = OtherChecks(_of_check(_backward, _forward, given))
     assert found.cannot["gradcheck"] == (
         "3,640 elements of inputs and results, each of which it moves or asks for by itself, of "
         "every mutant: more than 2,000"
     )
-    power = Power("", "EXACT", cannot=found.cannot)
+    power = MutationReport("", "EXACT", cannot=found.cannot)
     assert str(power).splitlines()[1].split() == ["caught", "0", "0", "0", "0", "-", "0", "0"]
 
 
@@ -358,7 +358,7 @@ def test_what_has_no_mutants_is_refused_in_one_line() -> None:
 def test_each_mutant_is_there_once_and_runs() -> None:
     """Of two ways to the same operations one is kept; each names its line."""
     subject = _of_check(_backward, _forward, _given(5))
-    found = list(mutants(subject.hand, subject.given))
+    found = list(mutants(subject.manual_program, subject.given))
     assert len({(m.kind, m.what, m.node) for m in found}) == len(found) > 20
     assert all(m.line and m.line[0] == __file__ and m.leads_to for m in found)
 

@@ -20,7 +20,7 @@ from compare.cli.main import main
 from compare.errors import BadInput
 from compare.ranks.ranks import ALONE, Ranks
 from compare.ranks.watchdog import Watchdog, _born
-from compare.report.single_process import OneProcess
+from compare.report.single_process import SingleProcessResult
 from compare.training.adapters import by_hand
 from compare.training.harness import Run, run
 from compare.training.merge import agree, check_shares, merged_reports
@@ -279,7 +279,7 @@ def test_lost_rows_are_not_rounding() -> None:
         ({n: parts[0][n] + parts[1][n] for n in names}, {"EXACT", "ROUNDING"}),
         (parts[0], {"WRONG"}),
     ):
-        found = OneProcess()
+        found = SingleProcessResult()
         one_process = SingleProcessCheck(case, Ranks(0, 2), stop=1, off=None)
         one_process.judge(found, data, sums, sizes, {})
         assert found.verdict in allowed, found.text

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
 from compare.proof.balls import Balls
-from compare.proof.lift import lift
+from compare.proof.interpreter import lift
 from compare.proof.program import Opaque, line_of
 from compare.proof.recorder import FloatRead, Recorder
 from compare.proof.trace import _replay, trace

@@ -169,7 +169,7 @@ def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
         "def cube(x): return (x * x * x).sum()\n"
         "print(check(lambda x: {'x': x + x}, square, {'x': x}).verdict)\n"
         "print(check(lambda x: {'x': 2.9 * x * x + 0.1 * x * x}, cube, {'x': x}))\n"
-        "from compare.training.branches import branches\n"
+        "from compare.training.control_flow import branches\n"
         "print(branches(lambda x: bool(x.sum() > 0), {'x': x}))\n"
     )
     done = subprocess.run(

@@ -122,8 +122,8 @@ def _loss_in_numpy(asked: Network, data: dict[str, Tensor], w: dict[str, np.ndar
         if asked.dropout and hidden:
             layer = layer * data[f"mask{n}"].numpy() / (1 - asked.dropout)
     if asked.loss == "cross_entropy":
-        chances = np.exp(layer) / np.exp(layer).sum(1, keepdims=True)
-        return float(-np.log((chances * y).sum(1)).mean() + penalty)
+        rngs = np.exp(layer) / np.exp(layer).sum(1, keepdims=True)
+        return float(-np.log((rngs * y).sum(1)).mean() + penalty)
     return float(((y - layer) ** 2).sum() / 2 + penalty)
 
 

@@ -42,7 +42,7 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunEntry:
     """A run folder: its name, and its result where it came to an end and can be read."""
 
     path: Path
@@ -55,7 +55,7 @@ class Kept:
         return self.path.name
 
 
-def runs(log_dir: Path) -> list[Kept]:
+def runs(log_dir: Path) -> list[RunEntry]:
     """Return the run folders, oldest first; raises BadInput where there are none."""
     found = [path for path in log_dir.glob("*") if _is_run(path)]
     # a name counts seconds; of one second the folder that was made first
@@ -67,7 +67,7 @@ def runs(log_dir: Path) -> list[Kept]:
     return [_kept(path) for path in folders]
 
 
-def find(log_dir: Path, name: str) -> Kept:
+def find(log_dir: Path, name: str) -> RunEntry:
     """Return the run called `name`, or the one in that folder; raises BadInput with near names."""
     path = Path(name)
     if _is_run(path):
@@ -90,14 +90,14 @@ def _is_run(path: Path) -> bool:
     return any((path / "manual").glob(f"{EVENTS}*"))
 
 
-def _kept(path: Path) -> Kept:
+def _kept(path: Path) -> RunEntry:
     try:
-        return Kept(path, result(path))
+        return RunEntry(path, result(path))
     except BadInput as error:
-        return Kept(path, None, str(error))
+        return RunEntry(path, None, str(error))
 
 
-def differences(one: Kept, other: Kept) -> Iterator[tuple[str, str, str]]:
+def differences(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]]:
     """Yield in what two runs differ: what it is, and how it is in each.
 
     Raises BadInput for a run without a result, or with files that cannot be read.
@@ -134,7 +134,7 @@ def _quantities(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"{row['name']} first unequal step", row.get("first_unequal")
 
 
-def _first_unequal_loss(one: Kept, other: Kept) -> Iterator[tuple[str, str, str]]:
+def _first_unequal_loss(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]]:
     """Yield the losses at the first step at which the two by-hand sides have another one."""
     mine, others = (_losses(run.path / STEPS) for run in (one, other))
     if mine is None or others is None:

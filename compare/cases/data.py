@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compare.cases.reading import table_bytes
+from compare.cases.table_file import table_bytes
 from compare.errors import BadInput, unknown
 
 MISSING = {"", "?", "na", "n/a", "nan", "null"}  # in lower case

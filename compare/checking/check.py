@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from compare.checking.second_inputs import SecondInputs
-from compare.contract.ask import Contract
-from compare.diagnosis.bitwise import rewritten
+from compare.contract.contract import Contract
+from compare.diagnosis.bit_exact_search import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import unknown
@@ -117,10 +117,10 @@ def _judged(passes: Passes) -> Report:
     """Judge both passes at their inputs, and what is right beside them too."""
     forward, off = passes.forward, passes.off
     manual = passes.manual
-    autograd, pair = passes.compared(manual, passes.hand)
+    autograd, pair = passes.compared(manual, passes.manual_program)
     proofs = judge(pair, list(pair.manual))
     if ways := _ways_once_more(pair, proofs):
-        autograd, pair = passes.compared(manual, passes.hand, ways)
+        autograd, pair = passes.compared(manual, passes.manual_program, ways)
         proofs = judge(pair, list(pair.manual))
     odd = [label for label in autograd if label in manual and label not in pair.manual]
     proofs = rewritten(pair, diagnose(pair, proofs, odd))
@@ -131,7 +131,9 @@ def _judged(passes: Passes) -> Report:
     report.conditions = tuple(f"{label} = 1" for label in passes.backward.ones) + autocast()
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
     report.unnamed = tuple(label for label in forward.values if label not in manual)
-    report.follows = passes.hand.follows() if isinstance(passes.hand, Program) else {}
+    report.follows = (
+        passes.manual_program.follows() if isinstance(passes.manual_program, Program) else {}
+    )
     if not off and report.verdict != WRONG:
         proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
         for label, proof in proofs.items():

@@ -16,9 +16,9 @@ from compare.passes.inputs import numbered, tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
-from compare.proof.following import by_hand_alone
+from compare.proof.derived_inputs import by_hand_alone
+from compare.proof.interpreter import Lifted, lift
 from compare.proof.judge import judge
-from compare.proof.lift import Lifted, lift
 from compare.proof.other_inputs import constant, other, scaled
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
@@ -174,7 +174,7 @@ class SecondInputs:
             raise NotTried("they are whole numbers, or held")
         try:
             again = self.check.anew(moved)
-            _, pair = again.compared(again.manual, again.hand)
+            _, pair = again.compared(again.manual, again.manual_program)
         except BadInput as error:
             raise NotTried(str(error)) from None
         except Exception as error:
@@ -236,17 +236,17 @@ class SecondInputs:
         """The quantities that are computed from those."""
         if not self.unread:
             return set()
-        if isinstance(self.pair.hand, Opaque):
+        if isinstance(self.pair.manual_program, Opaque):
             return {*self.pair.manual}
-        sources = self.pair.hand.sources()
+        sources = self.pair.manual_program.sources()
         return {name for name in self.pair.manual if not sources[name].isdisjoint(self.unread)}
 
     @cached_property
     def outside(self) -> list[str]:
         """The inputs that the by-hand side takes from a closure: the very tensors given."""
-        if isinstance(self.pair.hand, Opaque):
+        if isinstance(self.pair.manual_program, Opaque):
             return []
-        known = {at for _, at in self.pair.hand.held() if at is not None}
+        known = {at for _, at in self.pair.manual_program.held() if at is not None}
         return [k for k, v in tensors(self.forward.inputs).items() if memory(v) in known]
 
     # -- parameters: moved in the programs, never in the module
@@ -257,21 +257,25 @@ class SecondInputs:
 
         None where by hand there are tensors that forward has not: they may have been made of them.
         """
-        hand, reference = self.pair.hand, self.pair.reference
-        if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+        manual_program, reference = self.pair.manual_program, self.pair.reference
+        if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
             return {}
         found = {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
         theirs = {at for _, at in reference.held() if at is not None}
         every = [*self.forward.parameters.values()]
-        for value, at in hand.held():
+        for value, at in manual_program.held():
             if value.is_floating_point() and at not in theirs and _which(value, at, every) is None:
                 return {}
         return found
 
     def _with_parameters(self, pair: Pair, draw: _Draw) -> Pair:
         """Return the pair with other parameters in both programs, and what they give then."""
-        hand, reference = pair.hand, pair.reference
-        if not self.parameters or isinstance(hand, Opaque) or isinstance(reference, Opaque):
+        manual_program, reference = pair.manual_program, pair.reference
+        if (
+            not self.parameters
+            or isinstance(manual_program, Opaque)
+            or isinstance(reference, Opaque)
+        ):
             return pair
         every = [*self.forward.parameters.values()]
         new = {
@@ -284,7 +288,7 @@ class SecondInputs:
             which = _which(held, at, every)
             return None if id(which) not in new else _laid(held, which, new[id(which)])
 
-        hand, reference = hand.holding(change), reference.holding(change)
+        manual_program, reference = manual_program.holding(change), reference.holding(change)
         n = bounds_for(reference, pair.inputs.values())
         theirs = lift(reference, n, pair.inputs)
         given = {
@@ -292,14 +296,14 @@ class SecondInputs:
             for name, (value, key) in pair.given.items()
         }
         floats = {name: value for name, (value, _) in given.items()}
-        mine = lift(hand, bounds_for(hand, floats.values()), floats)
+        mine = lift(manual_program, bounds_for(manual_program, floats.values()), floats)
         manual = {name: mine[name].floats for name in pair.manual}
-        overrides = {k: Lifted(manual[k], n.exact(manual[k])) for k in pair.went_on_from(manual)}
+        overrides = {k: Lifted(manual[k], n.exact(manual[k])) for k in pair.injected(manual)}
         going_on = lift(reference, n, pair.inputs, overrides=overrides)
         autograd = {name: going_on[name].floats for name in pair.autograd}
         return replace(
-            pair, hand=hand, reference=reference, given=given, manual=manual, autograd=autograd,
-            shared={}, maker=None,
+            pair, manual_program=manual_program, reference=reference, given=given, manual=manual,
+            autograd=autograd, shared={}, maker=None,
         )  # fmt: skip
 
 

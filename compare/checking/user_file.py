@@ -16,8 +16,8 @@ import torch
 from compare.checking.check import check
 from compare.environment import device_named, dtype_named
 from compare.errors import BadInput, UserError
-from compare.guard.child import Tell
-from compare.guard.shown import rendered
+from compare.guard.child_process import Tell
+from compare.guard.terminal_text import rendered
 
 
 def judged(

@@ -33,7 +33,7 @@ from compare.ranks.ranks import ALONE, Ranks
 from compare.state_dict import Count, Stateful, Types, plain, require, typed
 from compare.training.downsample import SIDES
 from compare.training.harness import Run
-from compare.training.sampling import Given
+from compare.training.sampling import Sampler
 
 EVERY = 5.0  # seconds at least between two, so that a short run writes none
 SHARE = 0.02  # of a run's time may go into writing them
@@ -236,7 +236,7 @@ def _world(environment: dict[str, Any]) -> dict[str, str]:
     return {"deltacheck": own, **{item: str(value) for item, value in environment.items()}}
 
 
-def _digest(given: Given) -> str:
+def _digest(given: Sampler) -> str:
     """Return a digest of the rows to learn from and of those kept back."""
     found = hashlib.sha256(repr(given.classes).encode())
     for value in (given.X, given.y, given.X_test, given.y_test):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compare.cli.judged import judged
+from compare.cli.guarded_file import judged
 from compare.cli.outputs import prepared
 from compare.cli.parser import NewCommand
 

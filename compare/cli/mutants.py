@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from compare.cases.cases import CASES
-from compare.cli.judged import judged
+from compare.cli.guarded_file import judged
 from compare.cli.outputs import prepared
 from compare.cli.parser import NewCommand, whole
 from compare.errors import unknown

@@ -14,13 +14,13 @@ import flint
 import torch
 
 from compare.diagnosis import fix_operand, fix_quantity
+from compare.diagnosis.evaluation_points import samples
 from compare.diagnosis.expressions import elements
-from compare.diagnosis.samples import samples
-from compare.diagnosis.search import Late, Trial
+from compare.diagnosis.search import OutOfTime, Search
 from compare.proof.balls import PRECISION
+from compare.proof.explanations import shown
 from compare.proof.pair import Pair
 from compare.proof.program import Program
-from compare.proof.remarks import shown
 from compare.proof.verdict import WRONG, Diagnosis, Proof
 
 SECONDS = 3.0  # a search goes no longer
@@ -31,7 +31,7 @@ NEAR = 0.8  # how much dearer than the cheapest one may be and still be told
 TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constant or other function"
 
 #: What is tried, the simplest first.
-_CANDIDATES: tuple[Callable[[Trial], None], ...] = (
+_CANDIDATES: tuple[Callable[[Search], None], ...] = (
     fix_quantity.times, fix_quantity.rows, fix_quantity.sums_of_others, fix_quantity.products,
     fix_quantity.other_slopes, fix_quantity.terms, fix_operand.operands, fix_operand.signs,
     fix_operand.constants, fix_operand.functions,
@@ -50,14 +50,14 @@ def diagnose(
     ones nothing is looked for.
     """
     found = dict(proofs)
-    if not isinstance(pair.hand, Program) or not isinstance(pair.reference, Program):
+    if not isinstance(pair.manual_program, Program) or not isinstance(pair.reference, Program):
         return found
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
-    shapes = {name for name in misshapen if name in pair.hand.outputs}
+    shapes = {name for name in misshapen if name in pair.manual_program.outputs}
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.above(name)}
     bad = {name: proofs[name] for name in wrong} | odd
-    for name in bad.keys() & pair.hand.outputs.keys():
-        bad[name] = replace(bad[name], line=shown(pair.hand.outputs[name]))
+    for name in bad.keys() & pair.manual_program.outputs.keys():
+        bad[name] = replace(bad[name], line=shown(pair.manual_program.outputs[name]))
     found |= {name: bad[name] for name in wrong}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
@@ -73,16 +73,16 @@ def diagnose(
 def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diagnosis | None:
     if time.process_time() > until:
         return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
-    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
-    count = sum(elements(program.graph.nodes) for program in (pair.hand, pair.reference))
+    count = sum(elements(program.graph.nodes) for program in (pair.manual_program, pair.reference))
     if count > TOO_MANY:
         return Diagnosis((), f"not looked for: {count:,} elements to lift, more than {TOO_MANY:,}")
     both = samples(pair, wrong)
-    end, target = pair.hand.outputs[name], pair.reference.outputs[name]
-    if not all(end in sample.hand and target in sample.reference for sample in both):
+    end, target = pair.manual_program.outputs[name], pair.reference.outputs[name]
+    if not all(end in sample.manual_program and target in sample.reference for sample in both):
         return None
-    trial = Trial(pair, name, both, min(until, time.process_time() + SECONDS))
+    trial = Search(pair, name, both, min(until, time.process_time() + SECONDS))
     if trial.at_a_kink():
         return None
     note = f"tried: {TRIED}"
@@ -90,7 +90,7 @@ def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diag
     try:
         for candidates in _CANDIDATES if same_shape else (fix_quantity.shapes,):
             candidates(trial)
-    except Late:
+    except OutOfTime:
         note += "; stopped before everything was tried, as the time was up"
     return Diagnosis(_told(trial.found), note)
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.edits import Edit, another, elsewhere, moved
+from compare.diagnosis.evaluation_points import Value, alike, broadcasts, ratio
 from compare.diagnosis.expressions import ATOM, Expr, expression, leaf, reduced, short
 from compare.diagnosis.fix_tables import FUNCTIONS, SLOPES, USUAL, factor, other_numbers
 from compare.diagnosis.known_values import Known
-from compare.diagnosis.samples import Value, alike, broadcasts, ratio
-from compare.diagnosis.search import Trial
+from compare.diagnosis.search import Search
+from compare.diagnosis.slice import Substitution, another, elsewhere, moved
 from compare.proof.program import operation
 
 _ROOTS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # where an eps is wont to be
@@ -37,17 +37,17 @@ class _Read:
         """The value as one writes it."""
         return self.expr.text
 
-    def edit(self, new: tuple[Value, ...]) -> Edit:
+    def edit(self, new: tuple[Value, ...]) -> Substitution:
         """Return the change that has other values read in its place."""
-        return Edit(self.node, new, self.readers)
+        return Substitution(self.node, new, self.readers)
 
 
-def operands(t: Trial) -> None:
+def operands(t: Search) -> None:
     """Try another value, or the same one changed, in the place of each that is read."""
     for node, readers in t.way.operands():
-        if not all(node in sample.hand for sample in t.both):
+        if not all(node in sample.manual_program for sample in t.both):
             continue
-        values = tuple(sample.hand[node] for sample in t.both)
+        values = tuple(sample.manual_program[node] for sample in t.both)
         if not values[0].near.is_floating_point() or not values[0].near.numel():
             continue
         expr = leaf(short(expression(node, t.names)), values)
@@ -57,7 +57,7 @@ def operands(t: Trial) -> None:
             _operand(t, _Read(node, values, [reader], expr, where, 0.5))
 
 
-def _operand(t: Trial, read: _Read) -> None:
+def _operand(t: Search, read: _Read) -> None:
     like = read.values[0].near
     for known in t.known:
         near = known.at[0].near
@@ -76,17 +76,17 @@ def _operand(t: Trial, read: _Read) -> None:
         _terms(t, read)
 
 
-def _instead(t: Trial, cost: float, read: _Read, text: str, new: tuple[Value, ...]) -> bool:
+def _instead(t: Search, cost: float, read: _Read, text: str, new: tuple[Value, ...]) -> bool:
     told = f"with {text} in place of {read.text}{read.where}"
     return t.edit(cost + read.part, told, read.edit(new))
 
 
-def _summed(t: Trial, value: Value, dim: int) -> Value:
+def _summed(t: Search, value: Value, dim: int) -> Value:
     floats = value.floats.sum(dim, keepdim=True).expand_as(value.floats)
     return Value(floats, t.n.shaped(t.n.sum(value.numbers, [dim], True), floats.shape))
 
 
-def _eps(t: Trial, read: _Read) -> None:
+def _eps(t: Search, read: _Read) -> None:
     """Try an eps that was left out, before a root or a division."""
     for eps in dict.fromkeys([*t.numbers_there(), *USUAL]):
         if 0 < eps <= 1e-2:
@@ -97,7 +97,7 @@ def _eps(t: Trial, read: _Read) -> None:
 # -- another value
 
 
-def _swap(t: Trial, read: _Read, known: Known) -> None:
+def _swap(t: Search, read: _Read, known: Known) -> None:
     """Try another value in the place of one that is read, if need be times a third."""
     remark = t.before(read.values[0].near, known.at[0].near)
     name, text = known.full, read.text
@@ -111,7 +111,7 @@ def _swap(t: Trial, read: _Read, known: Known) -> None:
     if known.rank > 1 or any(cost <= 2.2 for cost, _ in t.found):
         return
     edit = read.edit(known.at)
-    first, theirs = t.way.near(t.both[0].hand, edit, 0), t.theirs[0].near
+    first, theirs = t.way.near(t.both[0].manual_program, edit, 0), t.theirs[0].near
     if first is None or first.shape != theirs.shape or not first.any():
         return
     for third in t.known:
@@ -123,19 +123,19 @@ def _swap(t: Trial, read: _Read, known: Known) -> None:
             _swap_times(t, cost, words, edit, third)
 
 
-def _swap_times(t: Trial, cost: float, told: str, edit: Edit, third: Known) -> None:
+def _swap_times(t: Search, cost: float, told: str, edit: Substitution, third: Known) -> None:
     def near(k: int) -> Any:
-        found = t.way.near(t.both[k].hand, edit, k)
+        found = t.way.near(t.both[k].manual_program, edit, k)
         return None if found is None else found * third.at[k].near
 
     def balls(k: int) -> Any:
-        found = t.way.balls(t.both[k].hand, edit, k, t.n)
+        found = t.way.balls(t.both[k].manual_program, edit, k, t.n)
         return None if found is None else found * third.at[k].numbers
 
     t.attempt(cost, told, near, balls)
 
 
-def _slope_told(t: Trial, read: _Read, known: Known, now: Tensor, remark: str) -> str:
+def _slope_told(t: Search, read: _Read, known: Known, now: Tensor, remark: str) -> str:
     """Return the words for a swap that only takes an activation's slope elsewhere."""
     was, mine = read.values[0].near, t.mine[0].near
     if was.shape != mine.shape:
@@ -151,7 +151,7 @@ def _slope_told(t: Trial, read: _Read, known: Known, now: Tensor, remark: str) -
 # -- terms and factors
 
 
-def _terms(t: Trial, read: _Read) -> None:
+def _terms(t: Search, read: _Read) -> None:
     """Try a term beside a value that is read, and the value taken another number of times."""
     like = read.values[0].near
     if (times := _times(t, read, 2 * read.expr)) is not None:
@@ -166,17 +166,17 @@ def _terms(t: Trial, read: _Read) -> None:
             _added(t, read, known, times)
 
 
-def _times(t: Trial, read: _Read, more: Expr) -> float | None:
+def _times(t: Search, read: _Read, more: Expr) -> float | None:
     """Return how often a change is to be made, from what making it once does; None if never."""
     t.in_time()
-    once = t.way.near(t.both[0].hand, read.edit(t.values(more)), 0)
+    once = t.way.near(t.both[0].manual_program, read.edit(t.values(more)), 0)
     mine = t.mine[0].near
     if once is None or once.shape != mine.shape:
         return None
     return ratio(once - mine, t.theirs[0].near - mine)
 
 
-def _scaled(t: Trial, read: _Read, times: float) -> None:
+def _scaled(t: Search, read: _Read, times: float) -> None:
     if abs(times) < 1e-9:
         told = f"without {read.text}{read.where}"
         t.edit(3.5 + read.part, told, read.edit(t.values(0 * read.expr)))
@@ -185,14 +185,14 @@ def _scaled(t: Trial, read: _Read, times: float) -> None:
         _instead(t, 3.5, read, scaled.text, t.values(scaled))
 
 
-def _added(t: Trial, read: _Read, known: Known, times: float) -> None:
+def _added(t: Search, read: _Read, known: Known, times: float) -> None:
     if number := _nearest(t, times):
         plus, minus = read.expr + known.expr, read.expr - known.expr
         one = {"1": plus, "-1": minus}.get(number.text, read.expr + number * known.expr)
         _instead(t, 4 + known.rank, read, one.text, t.values(one))
 
 
-def _nearest(t: Trial, number: float) -> Expr | None:
+def _nearest(t: Search, number: float) -> Expr | None:
     """Return the factor of the table that a float can be."""
     found = (one.expr for one in (factor(1), *t.factors)
              if abs(float(one.ball.mid()) - number) <= 1e-8 * abs(number))  # fmt: skip
@@ -202,7 +202,7 @@ def _nearest(t: Trial, number: float) -> Expr | None:
 # -- another number, sign or function
 
 
-def constants(t: Trial) -> None:
+def constants(t: Search) -> None:
     """Try other numbers where one is written."""
     sizes = {s for value in t.e.inputs.values() for s in value.shape if s > 1}
     there = t.numbers_there()
@@ -222,10 +222,14 @@ def constants(t: Trial) -> None:
             where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
             for other in other_numbers(number, sorted(sizes), there):
                 told = f"with {other:.10g} in place of {number:.10g} {where}"
-                t.edit(2.5, told, Edit(operations={n: _written(n, number, other) for n in group}))
+                t.edit(
+                    2.5,
+                    told,
+                    Substitution(operations={n: _written(n, number, other) for n in group}),
+                )
 
 
-def signs(t: Trial) -> None:
+def signs(t: Search) -> None:
     """Try a difference where there is a sum, and a sum where there is a difference."""
     for node in t.way.nodes:
         sign = {"add": "-", "sub": "+"}.get(operation(node))
@@ -233,10 +237,10 @@ def signs(t: Trial) -> None:
             target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
             one, other = (short(expression(value, t.names)).text for value in node.args[:2])
             told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
-            t.edit(2, told, Edit(operations={node: another(node, target)}))
+            t.edit(2, told, Substitution(operations={node: another(node, target)}))
 
 
-def functions(t: Trial) -> None:
+def functions(t: Search) -> None:
     """Try other elementwise functions where one is taken."""
     for node in t.way.nodes:
         taken = operation(node)
@@ -245,7 +249,7 @@ def functions(t: Trial) -> None:
                 text = short(expression(node, t.names, inside=True)).text
                 new = another(node, getattr(torch.ops.aten, name).default)
                 told = f"with {name} in place of {taken} in {text}"
-                t.edit(3, told, Edit(operations={node: new}))
+                t.edit(3, told, Substitution(operations={node: new}))
 
 
 def _written(node: fx.Node, number: float, other: float) -> fx.Node:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.diagnosis.edits import Edit, elsewhere
+from compare.diagnosis.evaluation_points import Value, alike, broadcasts, near, near_rows, ratio
 from compare.diagnosis.expressions import ATOM, Expr, floats
 from compare.diagnosis.fix_tables import Slope, factor
 from compare.diagnosis.known_values import Known
-from compare.diagnosis.samples import Value, alike, broadcasts, near, near_rows, ratio
-from compare.diagnosis.search import Trial
+from compare.diagnosis.search import Search
+from compare.diagnosis.slice import Substitution, elsewhere
 
 
-def times(t: Trial) -> None:
+def times(t: Search) -> None:
     """Try one number times all of it."""
     mine, theirs = t.mine, t.theirs
     if not mine[0].near.numel():
@@ -39,7 +39,7 @@ def times(t: Trial) -> None:
     t.whole = t.formula(1 if named else 2, f"times {text}", t.quantity * times)
 
 
-def rows(t: Trial) -> None:
+def rows(t: Search) -> None:
     """Try its elements in other places."""
     for text, put in elsewhere(tuple(t.mine[0].near.shape)):
         told = "transposed" if text == ".mT" else f"with its elements moved, as {t.called}{text}"
@@ -49,7 +49,7 @@ def rows(t: Trial) -> None:
 
 
 def _put(
-    t: Trial, cost: float, told: str, values: Sequence[Value], put: Callable[[Any], Any]
+    t: Search, cost: float, told: str, values: Sequence[Value], put: Callable[[Any], Any]
 ) -> None:
     """Try a value in another shape or order; `put` takes numbers and balls, arrays of numpy."""
     t.attempt(
@@ -58,7 +58,7 @@ def _put(
     )  # fmt: skip
 
 
-def _other_rows(t: Trial) -> None:
+def _other_rows(t: Search) -> None:
     """Look whether each row is right but stands elsewhere."""
     mine, theirs = t.mine[0].near, t.theirs[0].near
     for dim in range(mine.ndim):
@@ -72,7 +72,7 @@ def _other_rows(t: Trial) -> None:
         _put(t, 1, told, t.mine, partial(np.take, indices=order, axis=dim))
 
 
-def shapes(t: Trial) -> None:
+def shapes(t: Search) -> None:
     """Try shapes: the quantity turned round, or summed over what was broadcast."""
     mine, theirs = t.mine[0].near, t.theirs[0].near
     if mine.ndim >= 2 and mine.mT.shape == theirs.shape:
@@ -85,14 +85,14 @@ def shapes(t: Trial) -> None:
         sums_of_others(t)
 
 
-def sums_of_others(t: Trial) -> None:
+def sums_of_others(t: Search) -> None:
     """Try sums of larger values: one that was left at a row, or over another dimension."""
     if t.theirs[0].near.numel() > 1:
         for known in t.known:
             _sums(t, known.text, known.at, 2 + known.rank)
 
 
-def _sums(t: Trial, text: str, values: Sequence[Value], cost: float) -> None:
+def _sums(t: Search, text: str, values: Sequence[Value], cost: float) -> None:
     """Try one value's sums over some of its dimensions."""
     have, want = values[0].near, t.theirs[0].near
     if have.numel() <= want.numel() or have.ndim > 4:
@@ -114,7 +114,7 @@ def _sum(x: Any, dims: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     return np.asarray(x.sum(dims)).reshape(shape)
 
 
-def products(t: Trial) -> None:
+def products(t: Search) -> None:
     """Try a factor that is missing, or too much: a slope, a mask, any value."""
     for known, slope, at in t.slopes:
         told = f"{slope.told(known.expr)}, the slope of {slope.of} at {known.full}"
@@ -125,13 +125,13 @@ def products(t: Trial) -> None:
             _multiplied(t, 2.2 + known.rank, known.expr.within(ATOM), known.expr, at)
 
 
-def _multiplied(t: Trial, cost: float, text: str, by: Expr, at: list[Tensor]) -> None:
+def _multiplied(t: Search, cost: float, text: str, by: Expr, at: list[Tensor]) -> None:
     t.formula(cost, f"times {text}", t.quantity * by)
     if all(bool(x.all()) for x in at):
         t.formula(cost, f"divided by {text}", t.quantity / by)
 
 
-def terms(t: Trial) -> None:
+def terms(t: Search) -> None:
     """Try a term that is missing, or too much."""
     gap = t.theirs[0].near - t.mine[0].near
     for known in t.known:
@@ -143,7 +143,7 @@ def terms(t: Trial) -> None:
         _added(t, 3 + known.rank, known)
 
 
-def _added(t: Trial, cost: float, known: Known) -> None:
+def _added(t: Search, cost: float, known: Known) -> None:
     """Try the quantity plus a factor of the table times a term."""
     part = t.n.shaped(known.at[0].numbers, t.mine[0].numbers.shape)
     times = t.quotient(part, t.theirs[0].numbers - t.mine[0].numbers, near(part))
@@ -163,13 +163,13 @@ def _added(t: Trial, cost: float, known: Known) -> None:
 At = tuple[Known, Slope, list[Tensor]]  # a value, a slope there, and its numbers at each sample
 
 
-def other_slopes(t: Trial) -> None:
+def other_slopes(t: Search) -> None:
     """Try one slope in place of another, or at another value, or times an error."""
     slopes = [slope for slope in t.slopes if slope[1].activation]
     if not slopes:
         return
     slopes = _distinct(slopes)
-    read = [t.both[0].hand.get(node) for node, _ in t.way.operands()]
+    read = [t.both[0].manual_program.get(node) for node, _ in t.way.operands()]
     shown = [v.near for v in read if v is not None and v.near.is_floating_point()]
     stacked = torch.stack([at[0].flatten() for _, _, at in slopes])
     mine, theirs = t.mine[0].near.flatten(), t.theirs[0].near.flatten()
@@ -190,7 +190,7 @@ def other_slopes(t: Trial) -> None:
                 _swap_slopes(t, old, slopes[at])
 
 
-def _swap_slopes(t: Trial, old: At, new: At) -> None:
+def _swap_slopes(t: Search, old: At, new: At) -> None:
     """Try one slope for another."""
     was, now = old[1], new[1]
     if was is now:
@@ -208,16 +208,16 @@ def _swap_slopes(t: Trial, old: At, new: At) -> None:
         t.formula(3 + new[0].rank / 2, text, swapped)
 
 
-def _swap_read(t: Trial, old: At, new: At, text: str) -> None:
+def _swap_read(t: Search, old: At, new: At, text: str) -> None:
     """Try the same activation's slope elsewhere by changing what the operations read."""
     forward = new[1].forward
     if old[1].of != new[1].of or old[1].forward or forward not in (None, "sigmoid", "tanh"):
         return
     values = t.values(Expr(forward, new[0].expr)) if forward else new[0].at
     for node, readers in t.way.operands():
-        held = t.both[0].hand.get(node)
+        held = t.both[0].manual_program.get(node)
         if held is not None and alike(old[0].at[0].near, held.near):
-            t.edit(3 + new[0].rank / 2, text, Edit(node, values, readers))
+            t.edit(3 + new[0].rank / 2, text, Substitution(node, values, readers))
 
 
 def _distinct(slopes: list[At]) -> list[At]:

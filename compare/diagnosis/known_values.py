@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from compare.diagnosis.evaluation_points import Nodes, Sample, Value
 from compare.diagnosis.expressions import SAME, Expr, expression, leaf
-from compare.diagnosis.samples import Nodes, Sample, Value
 from compare.proof.balls import Balls
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Program, ValueOf, above, below, numbered_from, operation
@@ -70,13 +70,20 @@ def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]
 
     Of the reference only what leads to the quantity, or has a name, is of use.
     """
-    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
-    own = names_in(pair, pair.hand)
+    own = names_in(pair, pair.manual_program)
     theirs = names_in(pair, pair.reference)
     end = pair.reference.outputs[name]
     away = below(end) | ({*pair.reference.graph.nodes} - above([end]) - theirs.keys())
-    found = [*_side(pair.hand, [s.hand for s in both], own, below(pair.hand.outputs[name]))]
+    found = [
+        *_side(
+            pair.manual_program,
+            [s.manual_program for s in both],
+            own,
+            below(pair.manual_program.outputs[name]),
+        )
+    ]
     for one in _side(pair.reference, [s.reference for s in both], theirs, away):
         found.append(replace(one, node=None, rank=2 * one.rank))
     kept: dict[bytes, Known] = {}

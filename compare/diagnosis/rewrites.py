@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from compare.diagnosis.edits import Way
 from compare.diagnosis.expressions import Expr, expression, floats, leaf, reduced, shape_of
+from compare.diagnosis.slice import Slice
 
 MOST = 60  # ways for any one part of an expression
 
 
-def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
+def writings(way: Slice, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
     """Yield ways to write the quantity at the end of `way`; the keys of leaves are nodes."""
     inside = {node: name for node, name in names.items() if node is not way.end}
     found = _Forms().of(expression(way.end, inside), 40 * MOST) + _wholes(way, names)
@@ -29,7 +29,7 @@ def writings(way: Way, names: Mapping[fx.Node, str]) -> Iterator[Expr]:
         yield from (Expr("in float32", one, dtype) for one in found)
 
 
-def _wholes(way: Way, names: Mapping[fx.Node, str]) -> list[Expr]:
+def _wholes(way: Slice, names: Mapping[fx.Node, str]) -> list[Expr]:
     """Return the sums, and the products of matrices, that have the shape of the quantity."""
     shape = shape_of(way.end)
     nodes = [node for node, _ in way.operands() if names.get(node, "").replace("_", "").isalnum()]

@@ -14,44 +14,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.diagnosis.edits import Edit, Way
+from compare.diagnosis.evaluation_points import Sample, Value, alike, broadcasts, ratio
 from compare.diagnosis.expressions import Expr, balls, floats, leaf
 from compare.diagnosis.fix_tables import SLOPES, Slope, factors
 from compare.diagnosis.known_values import Known, called, known_values, names_in
-from compare.diagnosis.samples import Sample, Value, alike, broadcasts, ratio
+from compare.diagnosis.slice import Slice, Substitution
 from compare.proof.balls import Balls
-from compare.proof.formula import same_formula
 from compare.proof.pair import Pair
 from compare.proof.program import Program, operation
+from compare.proof.same_formula import same_formula
 
 Numbers = Callable[[int], Any]  # of a sample: a float64 tensor, or an array of balls
 
 
-class Late(Exception):
+class OutOfTime(Exception):
     """The time is up."""
 
 
-class Trial:
+class Search:
     """Tries candidates for one quantity, and keeps those that hold with their cost.
 
     Of a candidate's cost the whole part says how far-fetched it is; 1 is a factor.
     """
 
     def __init__(self, pair: Pair, name: str, both: tuple[Sample, ...], until: float) -> None:
-        assert isinstance(pair.hand, Program)
+        assert isinstance(pair.manual_program, Program)
         assert isinstance(pair.reference, Program)
         self.e, self.both = pair, both
         self.called = called(pair, name)
         self.until = until  # of the process's own time
         self.n = Balls(pair.entries)
-        self.way = Way(pair.hand, name)
+        self.way = Slice(pair.manual_program, name)
         target = pair.reference.outputs[name]
-        self.mine = [s.hand[self.way.end] for s in both]
+        self.mine = [s.manual_program[self.way.end] for s in both]
         self.theirs = [s.reference[target] for s in both]
         near = self.theirs[0].near
         known = known_values(pair, both, name)
         self.known = [one for one in known if ratio(one.at[0].near, near) is None]
-        self.names = names_in(pair, pair.hand)
+        self.names = names_in(pair, pair.manual_program)
         self.found: list[tuple[float, str]] = []
         self.quantity = leaf(self.called, tuple(self.mine))
         shapes = [self.mine[0].near.shape, *(value.shape for value in pair.inputs.values())]
@@ -105,7 +105,7 @@ class Trial:
     def in_time(self) -> None:
         """Raise Late when the time is up."""
         if time.process_time() > self.until:
-            raise Late
+            raise OutOfTime
 
     def quotient(self, part: Any, whole: Any, like: Tensor) -> Any:
         """Return the ball of whole / part where part is largest, None where it is 0."""
@@ -142,12 +142,12 @@ class Trial:
                         return f" ({word} the mask, {known.text})"
         return ""
 
-    def edit(self, cost: float, text: str, edit: Edit) -> bool:
+    def edit(self, cost: float, text: str, edit: Substitution) -> bool:
         """Try a change inside the operations."""
         return self.attempt(
             cost, text,
-            lambda k: self.way.near(self.both[k].hand, edit, k),
-            lambda k: self.way.balls(self.both[k].hand, edit, k, self.n),
+            lambda k: self.way.near(self.both[k].manual_program, edit, k),
+            lambda k: self.way.balls(self.both[k].manual_program, edit, k, self.n),
         )  # fmt: skip
 
     def numbers_there(self) -> list[float]:

@@ -120,7 +120,8 @@ def guarded(
     channel, theirs = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "compare.guard.child", str(theirs), json.dumps(asked)],
+            [sys.executable, "-P", "-m", "compare.guard.child_process", str(theirs),
+             json.dumps(asked)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             pass_fds=[theirs], start_new_session=True,

@@ -18,11 +18,11 @@ from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
-from compare.proof.formula import same_formula
-from compare.proof.lift import Cache, Lifted, Unsupported, lift
+from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
+from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Reading
 from compare.proof.program import Key, Program
-from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading
 from compare.proof.rounding import largest_terms
+from compare.proof.same_formula import same_formula
 
 
 class Formulas:
@@ -44,7 +44,7 @@ class Formulas:
         None: a quantity could not be told before any was seen to be another formula.
         """
         for name in self.order:
-            own, node = self.subject.hand.outputs[name], mutant.program.outputs[name]
+            own, node = self.subject.manual_program.outputs[name], mutant.program.outputs[name]
             if mutant.unchanged.get(node) is own:
                 continue
             same = self._same(name, mutant, AS_WRITTEN)
@@ -59,7 +59,7 @@ class Formulas:
         if reading not in self.lifts:
             cache: Cache = {}
             n = Balls(self.subject.pair.entries, reading)
-            self._lifted(self.subject.hand, n, cache)
+            self._lifted(self.subject.manual_program, n, cache)
             self.lifts[reading] = n, cache
         return self.lifts[reading]
 
@@ -67,7 +67,7 @@ class Formulas:
         self, program: Program, n: Balls, cache: Cache, only: list[str] | None = None
     ) -> dict[Key, Lifted]:
         pair = self.subject.pair
-        _, numbers = pair.handed(pair.lifted_reference(n.reading).outputs)
+        _, numbers = pair.lifted_inputs(pair.lifted_reference(n.reading).outputs)
         return lift(program, n, self.subject.given, numbers, only=only, cache=cache)
 
     def _same(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:
@@ -75,7 +75,7 @@ class Formulas:
         n, every = self._pass(reading)
         cache = {copy: every[node] for copy, node in mutant.unchanged.items()}
         mine = self._lifted(mutant.program, n, cache, [name])[name]
-        before = every[self.subject.hand.outputs[name]].floats
+        before = every[self.subject.manual_program.outputs[name]].floats
         if mismatch(mine.floats, before) is not None or bool(mine.floats.isnan().any()):
             return False
         theirs = self.subject.pair.lifted_reference(reading).outputs[name]

@@ -19,13 +19,13 @@ from compare.cases.cases import CASES
 from compare.checking.user_file import defining, load_inputs, theirs
 from compare.environment import dtype_named, short
 from compare.errors import BadInput
-from compare.guard.child import Tell
-from compare.guard.shown import rendered
+from compare.guard.child_process import Tell
+from compare.guard.terminal_text import rendered
 from compare.mutants.equivalence import Formulas
 from compare.mutants.inputs import draws, reshaped, why
 from compare.mutants.mutate import Mutant, mutants
-from compare.mutants.other_checks import Rivals
-from compare.mutants.report import Power, Survivor
+from compare.mutants.other_checks import OtherChecks
+from compare.mutants.report import MutationReport, Survivor
 from compare.mutants.subjects import OfCase, OfCheck, Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
@@ -45,7 +45,7 @@ def power(
     *,
     seed: int = 0,
     watch: Watch | None = None,
-) -> Power:
+) -> MutationReport:
     """Make mutants of `backward` and let `check` and the usual checks look for what is wrong.
 
     The arguments are those of `check`. Each operation of the pass, read as a program, is made
@@ -100,39 +100,39 @@ def _fitting(found: dict[str, Any], given: dict[str, Tensor], path: Path) -> dic
 
 def of_subject(
     subject: Subject, *, seed: int = 0, watch: Watch | None = None, alone: bool = False
-) -> Power:
+) -> MutationReport:
     """Make mutants of a subject's pass and judge them all; `alone` leaves the usual checks out."""
-    return _Trial(subject, seed, alone).run(watch or (lambda _count: None))
+    return _MutationTest(subject, seed, alone).run(watch or (lambda _count: None))
 
 
 # What code may raise that does not take the inputs that were drawn for it; then there are others.
 _NOT_FOR_SUCH = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
 
 
-class _Trial:
+class _MutationTest:
     def __init__(self, subject: Subject, seed: int, alone: bool) -> None:
         self.subject, self.seed = subject, seed
         if not any(value.numel() for value in subject.inputs.values()):
             raise BadInput(f"{subject.name} is given no elements: there is nothing to do wrong")
-        report = subject.judge(subject.hand)
+        report = subject.judge(subject.manual_program)
         if report.verdict == WRONG:
             raise BadInput(
                 f"{subject.name} is WRONG as it stands, first in {report.first_wrong}: mutants of "
                 "a wrong pass show nothing, put it right first"
             )
-        self.power = Power(subject.name, report.verdict)
-        self.rivals = None if alone else Rivals(subject)
+        self.power = MutationReport(subject.name, report.verdict)
+        self.rivals = None if alone else OtherChecks(subject)
         if self.rivals:
-            as_it_is = self.rivals.verdicts(subject.hand)
+            as_it_is = self.rivals.verdicts(subject.manual_program)
             self.power.refuses = [name for name, caught in as_it_is.items() if caught]
             self.power.cannot = self.rivals.cannot
         self.formulas = Formulas(subject, list(report.quantities))
         self.shown_by: Counter[str] = Counter()  # how many survivors die at each of the others
 
-    def run(self, watch: Watch) -> Power:
+    def run(self, watch: Watch) -> MutationReport:
         found, spent = self.power, 0.0
         started = time.perf_counter()
-        for mutant in mutants(self.subject.hand, self.subject.given):
+        for mutant in mutants(self.subject.manual_program, self.subject.given):
             before = time.perf_counter()
             same, first = self.formulas.same(mutant)
             survivor = None
@@ -185,7 +185,9 @@ class _Trial:
     @cached_property
     def others(self) -> dict[str, Formulas]:
         """The same pass at other inputs, where it is right as it stands."""
-        return dict(self._usable(draws(self.subject.inputs, self.subject.hand, self.seed)))
+        return dict(
+            self._usable(draws(self.subject.inputs, self.subject.manual_program, self.seed))
+        )
 
     @cached_property
     def reshaped(self) -> list[tuple[str, Formulas, dict[str, Mutant]]]:
@@ -193,7 +195,9 @@ class _Trial:
         found = []
         for words, formulas in self._usable(reshaped(self.subject.inputs, self.seed), anew=True):
             there = formulas.subject
-            made = {_way(mutant, there): mutant for mutant in mutants(there.hand, there.given)}
+            made = {
+                _way(mutant, there): mutant for mutant in mutants(there.manual_program, there.given)
+            }
             found.append((words, formulas, made))
         return found
 
@@ -203,7 +207,7 @@ class _Trial:
         for words, values in inputs:
             with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings(action="ignore"):
                 subject = self.subject.anew(values) if anew else self.subject.at(values)
-                if subject is not None and (report := subject.judge(subject.hand)).ok:
+                if subject is not None and (report := subject.judge(subject.manual_program)).ok:
                     yield words, Formulas(subject, list(report.quantities))
 
     def _offer(self) -> None:
@@ -233,7 +237,7 @@ def _lifted(report: Report) -> bool:
 
 def _way(mutant: Mutant, subject: Subject) -> str:
     """Return what a mutant shares with the one made the same way at inputs of another shape."""
-    nodes = [n for n in subject.hand.graph.nodes if n.op == "call_function"]
+    nodes = [n for n in subject.manual_program.graph.nodes if n.op == "call_function"]
     words = re.sub(r"\d[\d.e+-]*", "#", mutant.what)
     return f"{nodes.index(mutant.node)} {mutant.kind} {words}"
 

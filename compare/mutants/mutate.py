@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from compare.mutants.operators import HAND_ON, KINDS, Edit, GraphEdit, alike, is_operation
-from compare.proof.lift import Cache, evaluate
+from compare.mutants.operators import HAND_ON, KINDS, GraphEdit, Substitution, alike, is_operation
+from compare.proof.explanations import code_at
+from compare.proof.interpreter import Cache, evaluate
 from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
-from compare.proof.remarks import code_at
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,11 @@ def _label(program: Program) -> None:
 
 
 def _made(
-    program: Program, draft: GraphEdit, edit: Edit, inputs: Mapping[str, Tensor], known: Cache
+    program: Program,
+    draft: GraphEdit,
+    edit: Substitution,
+    inputs: Mapping[str, Tensor],
+    known: Cache,
 ) -> Program | None:
     """Return the program with one operation changed, None where it does not run any more.
 

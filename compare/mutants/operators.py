@@ -73,8 +73,8 @@ class GraphEdit:
         (of or self.node).replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-Edit = Callable[[GraphEdit], None]
-Ways = Iterator[tuple[str, Edit]]
+Substitution = Callable[[GraphEdit], None]
+Ways = Iterator[tuple[str, Substitution]]
 
 # -- which operations
 
@@ -306,7 +306,7 @@ def _element(node: fx.Node, floats: Floats) -> Ways:
         yield "one element of the other sign", _at_one(aten.mul.Tensor, values, at, 1, -1)
 
 
-def _at_one(target: Any, like: Tensor, at: int, rest: float, there: float) -> Edit:
+def _at_one(target: Any, like: Tensor, at: int, rest: float, there: float) -> Substitution:
     """Combine the result with a constant of one number, and another at one place."""
     constant = torch.full(like.shape, rest, dtype=like.dtype, device=like.device)
     constant.view(-1)[at] = there

@@ -22,7 +22,7 @@ from compare.torch_private import no_slow_gradcheck
 TOO_MANY = 2000  # elements: gradcheck would take seconds a mutant, and its points over 64 MB
 
 
-class Rivals:
+class OtherChecks:
     """What each usual check says of a mutant at a subject's inputs, and the time that it takes."""
 
     def __init__(self, subject: Subject) -> None:

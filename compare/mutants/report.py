@@ -50,7 +50,7 @@ class Survivor:
 
 
 @dataclass
-class Power(Documented):
+class MutationReport(Documented):
     """How many mutants there were, what each check caught, and what survived."""
 
     name: str

@@ -17,11 +17,11 @@ from compare.cases.cases import Case, kind_of
 from compare.environment import dtype_named
 from compare.errors import BadInput
 from compare.mutants.mutate import plain
-from compare.passes.inputs import how_much, numbered, tensors
+from compare.passes.inputs import lift_limits, numbered, tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import mismatch
+from compare.proof.interpreter import Floats, evaluate
 from compare.proof.judge import judge
-from compare.proof.lift import Floats, evaluate
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, numbered_from
 from compare.proof.trace import read
@@ -35,9 +35,9 @@ DOUBLE = torch.float64
 
 
 class Subject(ABC):
-    """A pass at some inputs: its program `hand`, what it is `given`, and the `reference`."""
+    """A pass at some inputs: `manual_program`, what it is `given`, and the `reference`."""
 
-    hand: Program
+    manual_program: Program
     reference: Program
     given: Named  # what the program takes
     inputs: Named  # what other values can be drawn for
@@ -47,7 +47,7 @@ class Subject(ABC):
     @property
     def gives_output(self) -> bool:
         """Whether the pass gives the output as well, so that mutants may get that wrong."""
-        return any(numbered_from(name) == "output" for name in self.hand.outputs)
+        return any(numbered_from(name) == "output" for name in self.manual_program.outputs)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,8 +144,11 @@ class OfCheck(Subject):
         self.inputs = tensors(self.everything)
         self.given = {k: v.detach() for k, v in tensors(passes.backward.given).items()}
         if programs is None:
-            programs = readable("backward", passes.hand), readable("forward", passes.reference)
-        self.hand, self.reference = passes.hand, passes.reference = programs
+            programs = (
+                readable("backward", passes.manual_program),
+                readable("forward", passes.reference),
+            )
+        self.manual_program, self.reference = passes.manual_program, passes.reference = programs
 
     def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
         """Return autograd's values going on from a mutant's, and both as a pair."""
@@ -154,13 +157,13 @@ class OfCheck(Subject):
     @cached_property
     def pair(self) -> Pair:
         """The pass as it stands beside its reference."""
-        values = self.values(self.hand)
+        values = self.values(self.manual_program)
         return self.passes.pair(values, values)
 
     def autograd(self) -> Named:
         """Return autograd's own gradients, and the output where the pass gives one."""
         found = self.forward.reference(**self.forward.given)
-        return {name: found[name] for name in self.hand.outputs}
+        return {name: found[name] for name in self.manual_program.outputs}
 
     def at(self, inputs: Named) -> "OfCheck":
         """Return the same pass at other inputs; what stands above the output is of their dtype."""
@@ -168,7 +171,7 @@ class OfCheck(Subject):
         dtype = changed.pop() if len(changed) == 1 else None
         grads = [grad.to(dtype or grad.dtype) for grad in self.forward.grads]
         there = self.passes.at({k: v.clone() for k, v in inputs.items()}, grads)
-        return OfCheck(there, (self.hand, self.reference))
+        return OfCheck(there, (self.manual_program, self.reference))
 
     def anew(self, inputs: Named) -> "OfCheck":
         """Return the pass read again, at inputs of other shapes."""
@@ -220,26 +223,28 @@ class OfCase(Subject):
     ) -> None:  # fmt: skip
         self.case, self.name = case, f"case {case.name}"
         self.side = Autograd(case)
-        hand = by_hand(case)
+        manual_program = by_hand(case)
         if given is None:
             drawn = draw(case, seed=1, population=1, dtype=dtype_named(dtype),
                          device=torch.device("cpu"))  # fmt: skip
             state = drawn.state
             *before, last = drawn.steps(self.STEPS + 1)
             for data in before:
-                after = hand(**{name: value.clone() for name, value in (data | state).items()})
+                after = manual_program(
+                    **{name: value.clone() for name, value in (data | state).items()}
+                )
                 state = {name: after.get(name, state[name]) for name in state}
             given = last | state
         self.given = self.inputs = self.everything = given
-        off, self.entries = how_much("auto", given.values())
+        off, self.entries = lift_limits("auto", given.values())
         if off:
             raise too_large(self.name, off)
         if programs is None:
             programs = (
-                readable("backward", read(hand, given)),
+                readable("backward", read(manual_program, given)),
                 readable("autograd's step", read(self.side.traceable, given)),
             )
-        self.hand, self.reference = programs
+        self.manual_program, self.reference = programs
         self.plain = self.side.step(**given)
 
     def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
@@ -248,30 +253,30 @@ class OfCase(Subject):
         theirs = self.side.step_from(fitting, **self.given)
         autograd = {name: theirs[name] for name in values}
         both = {name: theirs[name] for name in fitting}
-        return autograd, replace(self.pair, hand=program, manual=fitting, autograd=both)
+        return autograd, replace(self.pair, manual_program=program, manual=fitting, autograd=both)
 
     @cached_property
     def pair(self) -> Pair:
         """The step as it stands beside autograd's."""
-        values = self.values(self.hand)
+        values = self.values(self.manual_program)
         return Pair(
-            hand=self.hand, reference=self.reference, inputs=self.given,
+            manual_program=self.manual_program, reference=self.reference, inputs=self.given,
             given={name: (value, None) for name, value in self.given.items()},
             manual=values, autograd=values, entries=self.entries,
         )  # fmt: skip
 
     def autograd(self) -> Named:
         """Return autograd's step, from the weights on."""
-        return {name: self.plain[name] for name in self.hand.outputs}
+        return {name: self.plain[name] for name in self.manual_program.outputs}
 
     def at(self, inputs: Named) -> "OfCase":
         """Return the step at other weights and rows."""
-        return OfCase(self.case, given=inputs, programs=(self.hand, self.reference))
+        return OfCase(self.case, given=inputs, programs=(self.manual_program, self.reference))
 
     def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
         """Return the weights, the loss as a function of them, and minus the mutant's updates."""
         names = [name for name in self.side.trainer(self.given["X"]).parameters
-                 if f"{name}_update" in self.hand.outputs]  # fmt: skip
+                 if f"{name}_update" in self.manual_program.outputs]  # fmt: skip
 
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
             given = self.given | dict(zip(names, leaves, strict=True))

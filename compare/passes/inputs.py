@@ -27,7 +27,7 @@ _NAMELESS = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
 T = TypeVar("T")
 
 
-def how_much(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
+def lift_limits(lift: str | int, values: Iterable[Any]) -> tuple[Opaque | None, int | None]:
     """Return why nothing is lifted, if nothing is, and how many entries of a large product.
 
     Raises BadInput for a `lift` that is neither all, none, auto nor a number of at least 1.

@@ -10,12 +10,12 @@ from torch import Tensor
 from compare.errors import BadInput, unknown, whole
 from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
-from compare.passes.inputs import Forward, Inputs, Values, how_much, numbered, tensors
+from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered, tensors
 from compare.proof.bits import mismatch
-from compare.proof.following import following
+from compare.proof.derived_inputs import following
+from compare.proof.literals import Reading
 from compare.proof.pair import Lift, Pair, Ways, own_ways
 from compare.proof.program import Opaque, Program
-from compare.proof.readings import Reading
 from compare.proof.trace import read
 
 
@@ -44,7 +44,7 @@ class Passes:
             raise unknown("input to hold", label, known)
         self.backward = BackwardPass(backward, self.forward)
         #: Why nothing is lifted, if nothing is, and how many entries of a large product, or all.
-        self.off, self.entries = how_much(
+        self.off, self.entries = lift_limits(
             lift, [*self.forward.inputs.values(), *self.forward.values.values()]
         )
         self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
@@ -60,7 +60,7 @@ class Passes:
         return found
 
     @cached_property
-    def hand(self) -> Program | Opaque:
+    def manual_program(self) -> Program | Opaque:
         """The by-hand side as a program."""
         _ = self.manual  # it runs first
         if self.off:
@@ -106,7 +106,7 @@ class Passes:
             every[key] = every[key].detach().requires_grad_()
         seed = self.seed + 1 if grads is None else self.seed
         other = Passes(self.backward.function, self.forward.function, every, seed, grads=grads)
-        other.hand, other.reference = self.hand, self.reference
+        other.manual_program, other.reference = self.manual_program, self.reference
         other.off, other.entries = self.off, self.entries
         other.forward.judged = [*self.forward.judged]
         return other
@@ -126,27 +126,27 @@ class Passes:
         return {**self.outputs, **self.forward.gradients(manual)}
 
     def compared(
-        self, manual: Values, hand: Program | Opaque, ways: Ways | None = None
+        self, manual: Values, manual_program: Program | Opaque, ways: Ways | None = None
     ) -> tuple[dict[str, Tensor], Pair]:
         """Return autograd's values, each along the by-hand side's own way, and both as a pair."""
         if ways is None:
             named = [label for label in self.forward.values if label in manual]
-            ways = own_ways(hand, self.reference, named)
+            ways = own_ways(manual_program, self.reference, named)
         autograd = self.autograd(manual)
         for way in {*ways.values()}:
             along = self.forward.gradients(manual, way)
             autograd |= {name: along[name] for name, its in ways.items() if its == way}
-        return autograd, self.pair(manual, autograd, hand, ways)
+        return autograd, self.pair(manual, autograd, manual_program, ways)
 
     def pair(
-        self, manual: Values, autograd: Values, hand: Program | Opaque | None = None,
+        self, manual: Values, autograd: Values, manual_program: Program | Opaque | None = None,
         ways: Ways | None = None,
     ) -> Pair:  # fmt: skip
         """Return what each side gave as a pair, of it only what can be compared."""
         forward, given = self.forward, tensors(self.backward.given)
         judged = [k for k, v in autograd.items() if k in manual and not mismatch(manual[k], v)]
         pair = Pair(
-            hand=self.hand if hand is None else hand,
+            manual_program=self.manual_program if manual_program is None else manual_program,
             reference=self.reference,
             entries=self.entries,
             inputs=tensors(forward.given),

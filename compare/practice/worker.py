@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import kind_of
-from compare.guard.child import Tell
+from compare.guard.child_process import Tell
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
 from compare.practice.parser import STEP, text_of
@@ -34,13 +34,13 @@ _TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # steps whose e
 def look_at(level: Level, text: str, path: str) -> Finding:
     """Return what there is to say of a practice file."""
     try:
-        trial = _Trial(Attempt(level, text, path))
+        trial = _Grader(Attempt(level, text, path))
     except Answer as answer:
         return answer.finding
     return trial.find()
 
 
-class _Trial:
+class _Grader:
     def __init__(self, attempt: Attempt) -> None:
         self.a = attempt
         self.provers: dict[int | None, Prover] = {}
@@ -156,7 +156,7 @@ class _Training:
     At some of the steps its lines are judged once more, and its error is kept at some.
     """
 
-    def __init__(self, trial: _Trial, finding: Finding) -> None:
+    def __init__(self, trial: _Grader, finding: Finding) -> None:
         self.trial, self.a, self.finding = trial, trial.a, finding
         self.names: dict[str, Any] = {
             **self.a.names, **self.a.to_file(self.a.first), STEP: self.begin

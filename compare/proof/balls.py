@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.readings import AS_WRITTEN, Literal, Reading, number
+from compare.proof.literals import AS_WRITTEN, Literal, Reading, number
 
 Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits

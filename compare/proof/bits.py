@@ -49,7 +49,7 @@ def as_integers(values: Tensor) -> Tensor:
     return values.contiguous().view(_INTEGERS[values.dtype.itemsize])
 
 
-def on_the_line(values: Tensor) -> Tensor:
+def ordered_ints(values: Tensor) -> Tensor:
     """Return int64 that count up by one from each float to the next, -0.0 just below +0.0."""
     bits = as_integers(values).to(torch.int64)
     magnitude = torch.iinfo(as_integers(values).dtype).max  # all bits but the sign
@@ -62,7 +62,7 @@ def ulps(one: Tensor, other: Tensor) -> Tensor:
     Two float64 of opposite sign can be more than 2**63 apart; the subtraction then wraps to just
     those unsigned bits. Neighbours are 1 apart, -0.0 and +0.0 too.
     """
-    a, b = on_the_line(one), on_the_line(other)
+    a, b = ordered_ints(one), ordered_ints(other)
     return torch.maximum(a, b) - torch.minimum(a, b)
 
 

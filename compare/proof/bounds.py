@@ -5,7 +5,7 @@ operation adds the rounding of its own result to what it inherits. Source of the
 sums and products in any order: there, section 3.1. Values and bounds are float64 tensors, of any
 leading dimensions: a bound for every step of a run at once. Each element has its own: one without
 a bound never hides the others. Where an error says too little, a range says where the values lie
-(compare/proof/ranges.py). An infinity that the code itself made is exact.
+(compare/proof/intervals.py). An infinity that the code itself made is exact.
 """
 
 import math
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.proof import ranges
+from compare.proof import intervals
 from compare.proof.constants import is_exact, misspelled, rounded, significant_bits
-from compare.proof.ranges import Range
+from compare.proof.intervals import Range
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
 # scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
@@ -54,7 +54,7 @@ class Bound:
             return self.span
         # float64's own rounding of the ends is a part of it
         off = torch.where(self.error == 0, 0.0, self.error + self.value.abs() * 2.0**-52)
-        return ranges.known(self.value - off, self.value + off)
+        return intervals.known(self.value - off, self.value + off)
 
     @property
     def endless(self) -> Tensor:
@@ -142,10 +142,10 @@ _SLOPES: dict[str, Callable[[Range], Tensor]] = {
     "log1p": lambda x: 1 / (1 + x[0]).clamp_min(0),
     "sqrt": lambda x: 0.5 * x[0].clamp_min(0).rsqrt(),
     "rsqrt": lambda x: 0.5 * x[0].clamp_min(0) ** -1.5,
-    "reciprocal": lambda x: ranges.nearest(x) ** -2,
-    "tanh": lambda x: 1 - torch.tanh(ranges.nearest(x)) ** 2 + 1e-30,
-    "sigmoid": lambda x: torch.exp(-ranges.nearest(x)),
-    **dict.fromkeys(("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(ranges.nearest(x) ** 2))),
+    "reciprocal": lambda x: intervals.nearest(x) ** -2,
+    "tanh": lambda x: 1 - torch.tanh(intervals.nearest(x)) ** 2 + 1e-30,
+    "sigmoid": lambda x: torch.exp(-intervals.nearest(x)),
+    **dict.fromkeys(("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(intervals.nearest(x) ** 2))),
     **dict.fromkeys(("sin", "cos", "atan", "abs"), lambda x: torch.ones_like(x[0])),
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in _SLOPES}
@@ -227,7 +227,7 @@ class Bounds:
     def _widened(ends: Range, relative: float, absolute: float) -> Range:
         """Return a range with its ends moved outwards by what a rounding can move them."""
         largest = torch.finfo(torch.float64).max
-        low, high = ranges.known(*ends)
+        low, high = intervals.known(*ends)
         # an end that float64 has no number for lies beyond its largest one
         low, high = low.clamp_max(largest), high.clamp_min(-largest)
         return low - relative * low.abs() - absolute, high + relative * high.abs() + absolute
@@ -303,7 +303,9 @@ class Bounds:
             value,
             a * y.error + b * x.error + x.error * y.error,
             of=(x, y),
-            within=lambda: ranges.square(x.range) if square else ranges.product(x.range, y.range),
+            within=lambda: (
+                intervals.square(x.range) if square else intervals.product(x.range, y.range)
+            ),
             never_negative=square,
             endless=lambda: (_goes_on(x, y) & _not_zero(y)) | (_goes_on(y, x) & _not_zero(x)),
             terms=lambda: x.size * y.size,
@@ -312,12 +314,12 @@ class Bounds:
     def divide(self, x: Bound, y: Bound) -> Bound:
         """Return x / y."""
         value = x.value / y.value
-        least = ranges.nearest(y.range)
+        least = intervals.nearest(y.range)
         return self._round(
             value,
             (x.error + value.abs() * y.error) / least,
             of=(x, y),
-            within=lambda: ranges.quotient(x.range, y.range),
+            within=lambda: intervals.quotient(x.range, y.range),
             endless=lambda: value.isinf() & _goes_on(x, y) & _not_zero(y),
             terms=lambda: x.size / y.value.abs(),
         )
@@ -341,8 +343,8 @@ class Bounds:
             times,
             least,
             of=(x,),
-            within=lambda: ranges.image(name, x.range),
-            never_negative=name in ranges.NEVER_NEGATIVE,
+            within=lambda: intervals.image(name, x.range),
+            never_negative=name in intervals.NEVER_NEGATIVE,
         )
         if name in _ROUNDED_AT_INFINITY:
             return found
@@ -358,7 +360,7 @@ class Bounds:
         if exponent == 2:
             return self.multiply(x, x)
         value = x.value**exponent
-        far, near = ranges.farthest(x.range), ranges.nearest(x.range)
+        far, near = intervals.farthest(x.range), intervals.nearest(x.range)
         slope = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
         inherited = torch.where(x.error == 0, 0.0, x.error * slope)
         off = self._rounded_off(exponent)
@@ -371,7 +373,7 @@ class Bounds:
             inherited,
             2 * KERNEL_ULPS,
             of=(x,),
-            within=lambda: ranges.power(x.range, exponent, off),
+            within=lambda: intervals.power(x.range, exponent, off),
         )
 
     def _rounded_off(self, exponent: float) -> float:
@@ -433,7 +435,7 @@ class Bounds:
 
         def within() -> Range:
             low, high = x.range
-            off = gamma * added(ranges.farthest(x.range)) + self._overflow(size)
+            off = gamma * added(intervals.farthest(x.range)) + self._overflow(size)
             # numbers of one sign add up to that sign, however they are rounded
             most, least = (high <= 0).all(over, keepdim), (low >= 0).all(over, keepdim)
             low, high = added(low), added(high)
@@ -548,7 +550,7 @@ def _goes_on(x: Bound, y: Bound) -> Tensor:
 
 def _not_zero(x: Bound) -> Tensor:
     """Where x has a sign for certain."""
-    return ranges.nearest(x.range) > 0
+    return intervals.nearest(x.range) > 0
 
 
 def _sure(x: Bound) -> Tensor:

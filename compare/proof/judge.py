@@ -21,14 +21,14 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
-from compare.proof.formula import Formula, each, same_formula, size
-from compare.proof.lift import Unsupported
-from compare.proof.lifting import Lifting
+from compare.proof.explanations import kink, narrow_cast
+from compare.proof.interpreter import Unsupported
+from compare.proof.lifted_pair import Lifting
+from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Reading, readings
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, operation
-from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Reading, readings
-from compare.proof.remarks import kink, narrow_cast
 from compare.proof.rounding import Accuracy, Side, largest, overflowed, share_of_rounding
+from compare.proof.same_formula import Formula, each, same_formula, size
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
@@ -60,7 +60,7 @@ class _Judge:
         self.e, self.brief = pair, brief
         self.apart: set[str] = set()  # WRONG, or another formula that its writer accepts
         self.lifted = Lifting(pair)
-        self.by_hand = self.lifted.hand().outputs
+        self.by_hand = self.lifted.manual_program().outputs
 
     def all(self, order: Sequence[str], *, first: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
@@ -87,11 +87,12 @@ class _Judge:
                 return Proof(WRONG, formula.text, at=formula.at)
             if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
-        hand, reference = (
-            self.lifted.side(side, reading, name) for side in (self.e.hand, self.e.reference)
+        manual_program, reference = (
+            self.lifted.side(side, reading, name)
+            for side in (self.e.manual_program, self.e.reference)
         )
         off: dict[str, Any] = {} if self.brief else {
-            "manual_error": hand and hand.error_in_ulps(manual, reference),
+            "manual_error": manual_program and manual_program.error_in_ulps(manual, reference),
             "autograd_error": reference and reference.error_in_ulps(autograd, reference),
         }  # fmt: skip
         if formula.same is False:
@@ -100,12 +101,12 @@ class _Judge:
                 told = kink(self.e, name, at, self.by_hand[name].numbers[at])
             return Proof(WRONG, formula.text + told, at=at, **off)
         if formula.same and (formula.accepted or not same):
-            found = self._rounding(name, formula.text, hand, reference, off)
+            found = self._rounding(name, formula.text, manual_program, reference, off)
             return replace(found, accepted=formula.accepted)
         if same:
             text = formula.text if formula.same else f"not lifted: {formula.text}"
             if formula.same and not self.brief:
-                off |= self._right_bits(name, hand, reference)
+                off |= self._right_bits(name, manual_program, reference)
             return Proof(EXACT, text, bool(formula.same), **off)
         if unread is not None and reference is not None and reference.known:
             return self._by_numbers(name, unread, reference, off)
@@ -113,16 +114,16 @@ class _Judge:
 
     def _unwritten(self, name: str) -> bool:
         """Whether by hand it holds what the memory of a torch.empty happened to hold."""
-        if isinstance(self.e.hand, Opaque) or name not in self.by_hand:
+        if isinstance(self.e.manual_program, Opaque) or name not in self.by_hand:
             return False
         # lifting fills such memory with NaN
         odd = bool(self.by_hand[name].floats.isnan().any())
-        return odd and any("empty" in operation(node) for node in self.e.hand.graph.nodes)
+        return odd and any("empty" in operation(node) for node in self.e.manual_program.graph.nodes)
 
     def _unread(self, name: str) -> str | None:
         """Return why the quantity cannot be lifted on both sides, None if it can."""
-        if isinstance(self.e.hand, Opaque):
-            return f"by hand: {self.e.hand}"
+        if isinstance(self.e.manual_program, Opaque):
+            return f"by hand: {self.e.manual_program}"
         if isinstance(self.e.reference, Opaque):
             return f"autograd: {self.e.reference}"
         theirs = self.lifted.reference().outputs
@@ -132,7 +133,7 @@ class _Judge:
             if isinstance(values[name].numbers, Unsupported):
                 return f"{side}, {values[name].numbers}"
         mine = np.asarray(self.by_hand[name].numbers, dtype=object)
-        skipped = self.lifted.hand().n.skipped
+        skipped = self.lifted.manual_program().n.skipped
         poles = [not ball.is_finite() for ball in mine.ravel()]
         if not skipped and any(poles) and not bool(self._infinite(name).ravel()[poles].all()):
             return "by hand it has no finite value in exact arithmetic (a division by zero, a pole)"
@@ -216,20 +217,25 @@ class _Judge:
     # -- no further apart than rounding?
 
     def _rounding(
-        self, name: str, text: str, hand: Side | None, reference: Side | None, off: dict[str, Any]
+        self,
+        name: str,
+        text: str,
+        manual_program: Side | None,
+        reference: Side | None,
+        off: dict[str, Any],
     ) -> Proof:
         """Judge other bits of the same formula: is each side within its own bound?"""
-        assert hand is not None
+        assert manual_program is not None
         assert reference is not None
-        if not (hand.known and reference.known):
+        if not (manual_program.known and reference.known):
             return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
         manual, autograd = self.e.manual[name], self.e.autograd[name]
         # from an output that overflowed there is no exact value by hand
-        lost = overflowed(manual, autograd, hand.exact)
+        lost = overflowed(manual, autograd, manual_program.exact)
         lost |= overflowed(manual, autograd, reference.exact)
         if bool(lost.any()):
             return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **off)
-        shares = [hand.shares_of_bound(manual), reference.shares_of_bound(autograd)]
+        shares = [manual_program.shares_of_bound(manual), reference.shares_of_bound(autograd)]
         mine, theirs = map(largest, shares)
         share = max(mine, theirs)
         if not mine <= 1:
@@ -238,7 +244,7 @@ class _Judge:
         if not theirs <= 1:
             text += f", but autograd's kernel is {theirs:.3g} times outside the bound of its own"
             return Proof(UNDECIDED, f"{text} operations", share=theirs, **off)
-        accuracy = Accuracy.of(hand, manual, reference, autograd)
+        accuracy = Accuracy.of(manual_program, manual, reference, autograd)
         if accuracy is not None:
             off |= accuracy.of_proof(manual.dtype)
             if accuracy.worse:
@@ -259,9 +265,9 @@ class _Judge:
             if accuracy is None:
                 return Proof(UNDECIDED, f"{text}; {why}", **off)
             text = f"{text}; {why}, so that it is known by its right bits alone"
-        unlifted = torch.from_numpy(each(_unknown, hand.exact, reference.exact)) == 1
+        unlifted = torch.from_numpy(each(_unknown, manual_program.exact, reference.exact)) == 1
         if unlifted.any():  # of a sampled product: judged by the bound alone
-            room = hand.bound.error.cpu() + reference.bound.error.cpu()
+            room = manual_program.bound.error.cpu() + reference.bound.error.cpu()
             beyond = share_of_rounding(manual, autograd, room)[unlifted]
             share = max(share, float(beyond.max()))
             if not share <= 1:
@@ -269,12 +275,18 @@ class _Judge:
                 return Proof(UNDECIDED, f"{text}; {why} apart: use lift all", share=share, **off)
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
 
-    def _right_bits(self, name: str, hand: Side | None, reference: Side | None) -> dict[str, Any]:
+    def _right_bits(
+        self, name: str, manual_program: Side | None, reference: Side | None
+    ) -> dict[str, Any]:
         """Return how many bits of both sides are right, where the exact values are known."""
-        if hand is None or reference is None or not (hand.known and reference.known):
+        if (
+            manual_program is None
+            or reference is None
+            or not (manual_program.known and reference.known)
+        ):
             return {}
         manual = self.e.manual[name]
-        accuracy = Accuracy.of(hand, manual, reference, self.e.autograd[name])
+        accuracy = Accuracy.of(manual_program, manual, reference, self.e.autograd[name])
         return {} if accuracy is None else accuracy.of_proof(manual.dtype)
 
     def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:

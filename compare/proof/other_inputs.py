@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from compare.proof.kinds import kind_of, lines, turned
+from compare.proof.input_structure import kind_of, lines, turned
 
 NEAREST, FURTHEST = 1 / 64, 1 / 8  # how much of another row is mixed in
 _SUMS = "sums of 1", "sums of 0"

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, UNION, Balls
-from compare.proof.kinds import Lines, Turned, but_for_rounding
-from compare.proof.lift import Lifted, Unsupported, lift
+from compare.proof.input_structure import Lines, Turned, but_for_rounding
+from compare.proof.interpreter import Lifted, Unsupported, lift
+from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, above
-from compare.proof.readings import ANY, AS_WRITTEN, Reading
 
 Maker = Callable[[Mapping[str, Tensor]], "Pair"]
 #: Of each quantity that goes its own way, the by-hand gradients that autograd goes on from for it.
@@ -32,7 +32,7 @@ class Pair:
     input of the reference too.
     """
 
-    hand: Program | Opaque
+    manual_program: Program | Opaque
     reference: Program | Opaque
     inputs: Mapping[str, Tensor]
     given: Mapping[str, tuple[Tensor, Key | None]]
@@ -56,19 +56,19 @@ class Pair:
         assert self.maker is not None, "nobody said how to make it again"
         return self.maker(inputs)
 
-    def went_on_from(self, names: Collection[str]) -> frozenset[str]:
+    def injected(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the quantities in whose place autograd had the by-hand values."""
         return frozenset(names if self.replaced is None else {*names} & {*self.replaced})
 
     @cached_property
     def _read(self) -> Mapping[str, Collection[str]]:
-        return self.hand.ancestors() if isinstance(self.hand, Program) else {}
+        return self.manual_program.ancestors() if isinstance(self.manual_program, Program) else {}
 
     def above(self, name: str) -> frozenset[str]:
         """Return the by-hand gradients that a quantity goes on from, on both sides."""
         if name in self.ways:
             return self.ways[name]
-        read = self.went_on_from(self._read.get(name, ()))
+        read = self.injected(self._read.get(name, ()))
         return read.union(*(self.ways[one] for one in read if one in self.ways))
 
     @property
@@ -76,7 +76,7 @@ class Pair:
         """What the by-hand program is given, in floats."""
         return {name: value for name, (value, _) in self.given.items()}
 
-    def handed(
+    def lifted_inputs(
         self,
         reference: Mapping[Key, Lifted],
         inputs: Mapping[str, Tensor] | None = None,
@@ -148,7 +148,7 @@ class Lift:
 
 
 def own_ways(
-    hand: Program | Opaque, reference: Program | Opaque, replaced: Collection[str]
+    manual_program: Program | Opaque, reference: Program | Opaque, replaced: Collection[str]
 ) -> dict[str, frozenset[str]]:
     """Return the quantities that go their own way by hand, and which gradients they do read.
 
@@ -157,9 +157,11 @@ def own_ways(
     z, has gone its own way, and is compared with autograd's value along that. Code that cannot be
     read counts as going autograd's way.
     """
-    if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+    if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
         return {}
-    read = {name: frozenset(above & {*replaced}) for name, above in hand.ancestors().items()}
+    read = {
+        name: frozenset(above & {*replaced}) for name, above in manual_program.ancestors().items()
+    }
     return {
         name: read[name]
         for name in reference.outputs

@@ -12,9 +12,9 @@ from torch import Tensor
 from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
-from compare.proof.formula import each, size, ulp
-from compare.proof.lift import Unsupported, lift
+from compare.proof.interpreter import Unsupported, lift
 from compare.proof.program import Opaque, Program
+from compare.proof.same_formula import each, size, ulp
 
 _INFINITY = flint.arb("inf")
 # An error is a loss only if it is more than this many times autograd's, and fewer than half of
@@ -116,12 +116,14 @@ class Accuracy:
         return f"{self.manual:.1f} of autograd's {self.autograd:.1f} right bits"
 
     @classmethod
-    def of(cls, hand: Side, manual: Tensor, reference: Side, autograd: Tensor) -> "Accuracy | None":
+    def of(
+        cls, manual_program: Side, manual: Tensor, reference: Side, autograd: Tensor
+    ) -> "Accuracy | None":
         """Measure both sides; None where there are no exact values, or nothing but zeros."""
         sizes = torch.from_numpy(each(size, reference.exact))
         terms = reference.terms
         whole = sizes if terms is None else sizes.maximum(terms)
-        errors = [_distance(manual, hand.exact), _distance(autograd, reference.exact)]
+        errors = [_distance(manual, manual_program.exact), _distance(autograd, reference.exact)]
         counts = _counted(manual, autograd, sizes) & sizes.isfinite()
         counts &= ~(errors[0].isnan() | errors[1].isnan())
         if not bool((whole[counts] > 0).any()):

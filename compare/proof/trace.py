@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
-from compare.proof.lift import Floats, evaluate
+from compare.proof.interpreter import Floats, evaluate
 from compare.proof.other_inputs import beside, hardly_beside, other
 from compare.proof.program import Key, Opaque, Program, operation, root, text_of
 from compare.proof.recorder import Recorder

@@ -16,7 +16,7 @@ from compare.report.contract_line import Line, broken, refusals, told
 from compare.report.document import Document, Documented, plural
 from compare.report.html import Curve, page
 from compare.report.quantity import DROPPABLE, Quantity, lines, right_bits, table
-from compare.report.single_process import OneProcess
+from compare.report.single_process import SingleProcessResult
 from compare.state_dict import Count, Stateful, Types, plain, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
@@ -28,7 +28,7 @@ class Report(Documented, Stateful):
 
     STATE = Types(
         steps=Count, seconds=Annotated[float, Meta(ge=0)], free_gap=float | None,
-        quantities=dict[str, Quantity], one_process=OneProcess | None,
+        quantities=dict[str, Quantity], one_process=SingleProcessResult | None,
     )  # fmt: skip
 
     case: str
@@ -52,7 +52,7 @@ class Report(Documented, Stateful):
     curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
     command: str | None = None  # what shows the same again, where a command does
     contract: tuple[Line, ...] = ()  # of check: what other calls of the by-hand side gave
-    one_process: OneProcess | None = None  # beside it, where several ranks share the rows
+    one_process: SingleProcessResult | None = None  # beside it, where several ranks share the rows
 
     def check_state(self, found: Any) -> None:
         """Raise ValueError for rows under other names, or another process that was not asked."""

@@ -7,7 +7,7 @@ from compare.proof.verdict import EXACT, UNDECIDED, Verdict
 
 
 @dataclass
-class OneProcess:
+class SingleProcessResult:
     """What was found so far."""
 
     steps: list[int] = field(default_factory=list)

@@ -19,7 +19,7 @@ from compare.ranks.ranks import Ranks
 from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named
 from compare.training.merge import own_rows
-from compare.training.sampling import Given
+from compare.training.sampling import Sampler
 
 # On the CPU torch multiplies a batch of matrices by its own loop while rows * inner * columns
 # stays below this (aten/src/ATen/native/LinearAlgebra.cpp); each product's bits then do not depend
@@ -88,7 +88,7 @@ class Part(Stateful):
     STATE = Types(state=Named, free=Named | None)
 
     def __init__(
-        self, first: int, networks: int, given: Given, multiple: int, ranks: Ranks
+        self, first: int, networks: int, given: Sampler, multiple: int, ranks: Ranks
     ) -> None:
         self.first, self.networks, self.multiple, self.ranks = first, networks, multiple, ranks
         self.state = self._cut(given.state)

@@ -146,7 +146,7 @@ class Judging(Stateful):
         """
         batch = part.batched(stacked(before))
         timed = len({whole_numbers(given) for given in before}) > 1
-        together = self.prover.timeless(batch, unequal, ours) if timed else batch
+        together = self.prover.without_step_count(batch, unequal, ours) if timed else batch
         if together is not None and not self.prover.branches(together):
             yield list(range(len(before))), together
             return

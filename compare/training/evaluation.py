@@ -11,7 +11,7 @@ from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, by_hand_prediction, copies
 from compare.training.chunking import one_network
 from compare.training.prover import Prover
-from compare.training.sampling import Given
+from compare.training.sampling import Sampler
 
 Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
 
@@ -20,7 +20,7 @@ MOST_CLASSES = 256  # that a confusion matrix tells apart: it grows with their s
 
 
 def evaluate(
-    given: Given, state: Named, tally: Tally, autograd: Autograd, off: Opaque | None,
+    given: Sampler, state: Named, tally: Tally, autograd: Autograd, off: Opaque | None,
     entries: int | None,
 ) -> None:  # fmt: skip
     """Judge every layer's value of a prediction of the rows kept back.
@@ -31,10 +31,10 @@ def evaluate(
     X, y, case, report = given.X_test, given.y_test, given.case, tally.report
     assert X is not None
     assert y is not None
-    hand = by_hand_prediction(case)
+    manual_step = by_hand_prediction(case)
     asked = {"X": X, **{name: state[name] for name in autograd.learned(X)}}
     with torch.inference_mode():
-        ours = hand(**copies(asked))
+        ours = manual_step(**copies(asked))
     theirs = autograd.predict_from(ours, **asked)
     network, l = case.network, ours[case.network.prediction]
     report.classes = given.classes
@@ -45,7 +45,7 @@ def evaluate(
     names = {name: PREFIX + name for name in ours}
     if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):
         return
-    prover = Prover(hand, autograd.traceable_prediction, off, entries)
+    prover = Prover(manual_step, autograd.traceable_prediction, off, entries)
     step, unequal = report.steps - 1, []
     one = [copies(one_network(values, 0)) for values in (asked, ours, theirs)]
     for name, proof in prover.proof(*one).items():
@@ -94,7 +94,7 @@ _AROUND, _CELLS = 0.5, 81  # how far a surface reaches beyond the rows, and how 
 _POINTS = 1000  # of the rows are shown on it at most
 
 
-def decision_surface(case: Case, given: Given, state: Named) -> Surface | None:
+def decision_surface(case: Case, given: Sampler, state: Named) -> Surface | None:
     """Return the first network's first output by hand over its two inputs that vary.
 
     None where another number of inputs vary. The grid's rows follow the second input.

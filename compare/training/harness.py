@@ -14,11 +14,11 @@ from compare.cases.options import command
 from compare.environment import device_named, dtype_named, environment, short
 from compare.errors import BadInput, whole
 from compare.interrupts import cut_short, interrupts, stop
-from compare.passes.inputs import check_modes, how_much, kind_of
+from compare.passes.inputs import check_modes, kind_of, lift_limits
 from compare.ranks.ranks import ALONE, Ranks
 from compare.report.chunk import Chunk, merged
 from compare.report.report import Report
-from compare.report.single_process import OneProcess
+from compare.report.single_process import SingleProcessResult
 from compare.state_dict import Stateful, Types, require
 from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, Step, by_hand
@@ -85,7 +85,7 @@ class Run(Stateful):
             for first in range(0, len(mine), members)
         ]
         one = [given.X[:1, : given.rows], given.y[:1, : given.rows]]
-        self.lifts = how_much(lift, [*one, *(value[:1] for value in given.state.values())])
+        self.lifts = lift_limits(lift, [*one, *(value[:1] for value in given.state.values())])
         given.state = {}  # it is the parts' from now on
         self.given = given
 
@@ -94,13 +94,13 @@ class Run(Stateful):
         # too large to lift: nothing goes back to a step's weights, and autograd takes them over
         large = self.plan.steps == 1 and lift == "auto" and self.lifts[0] is not None
         heavy = large and self.along.count == 1
-        hand = by_hand(case) if step is None else _of_tensors(step)
+        manual_step = by_hand(case) if step is None else _of_tensors(step)
         if self.along.count > 1:
-            hand = partial(hand, ranks=self.along.count)
-        self.manual_side = ManualSide(hand, heavy=heavy)
+            manual_step = partial(manual_step, ranks=self.along.count)
+        self.manual_side = ManualSide(manual_step, heavy=heavy)
         self.autograd = Autograd(case, self.along.count)
         self.prover = Prover(
-            hand, self.autograd.traceable, *self.lifts, numbers=case.network.numbers(),
+            manual_step, self.autograd.traceable, *self.lifts, numbers=case.network.numbers(),
             # of several ranks none can take a step by itself
             judged=self.autograd.step_from if self.along.count == 1 else None,
         )  # fmt: skip
@@ -124,7 +124,7 @@ class Run(Stateful):
         self.single_process: SingleProcessCheck | None = None
         if self.along.count > 1:
             self.report.settings = settings | {"ranks": ranks.count}
-            self.report.one_process = OneProcess()
+            self.report.one_process = SingleProcessResult()
             off = self.lifts[0]
             self.single_process = SingleProcessCheck(case, ranks, stop=self.steps, off=off)
         self.buckets = Buckets(self.steps)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.diagnosis.bitwise import rewritten
+from compare.diagnosis.bit_exact_search import rewritten
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
+from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.judge import judge
-from compare.proof.lift import Lifted, Unsupported, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, text_of
 from compare.proof.rounding import bounds_for, share_of_rounding
@@ -18,8 +18,8 @@ from compare.proof.trace import read, recorded
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
 from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named, Step, copies
-from compare.training.branches import branches
 from compare.training.chunking import one_network
+from compare.training.control_flow import branches
 
 _Read = Program | Opaque
 
@@ -40,11 +40,11 @@ class Prover(Stateful):
     STATE = Types(diagnosed=dict[Verdict, set[str]])
 
     def __init__(
-        self, hand: Step, reference: Step, off: Opaque | None, entries: int | None, *,
+        self, manual_step: Step, reference: Step, off: Opaque | None, entries: int | None, *,
         remedies: bool = True, numbers: Mapping[str, float] | None = None,
         judged: Callable[..., Named] | None = None,
     ) -> None:  # fmt: skip
-        self.hand, self.reference = hand, reference
+        self.manual_step, self.reference = manual_step, reference
         self.off, self.entries = off, entries
         # by the side, the size of the batch and the operations with their constants
         self.programs: dict[tuple[str, int, tuple[str, ...] | None], _Read] = {}
@@ -75,9 +75,10 @@ class Prover(Stateful):
         return diagnose(self._pair(one, {}, {}), {}, names)
 
     def _pair(self, given: Named, manual: Named, autograd: Named) -> Pair:
-        hand, reference = self._programs(given)
+        manual_program, reference = self._programs(given)
         return Pair(
-            hand=hand, reference=reference, inputs=given, manual=manual, autograd=autograd,
+            manual_program=manual_program, reference=reference, inputs=given, manual=manual,
+            autograd=autograd,
             given={name: (value, None) for name, value in given.items()},
             entries=self.entries, numbers=self.numbers, networks=True,
             maker=self._at if self.judged else None,
@@ -87,12 +88,14 @@ class Prover(Stateful):
         """Return a step at other inputs: by hand, and autograd going on from it."""
         assert self.judged is not None
         given = dict(inputs)
-        manual = self.hand(**copies(given))
+        manual = self.manual_step(**copies(given))
         return self._pair(given, manual, self.judged(manual, **given))
 
     def follows(self) -> dict[str, list[str]]:
         """Return, for each quantity, those that are computed from it by hand."""
-        programs = (hand for hand in self.by_hand() if isinstance(hand, Program))
+        programs = (
+            manual_step for manual_step in self.by_hand() if isinstance(manual_step, Program)
+        )
         return next((program.follows() for program in programs), {})
 
     def by_hand(self) -> list[_Read]:
@@ -104,7 +107,9 @@ class Prover(Stateful):
 
         Then none of them can stand for the others. Nothing is said of what cannot be read.
         """
-        if self.off or not any(branches(side, given) for side in (self.hand, self.reference)):
+        if self.off or not any(
+            branches(side, given) for side in (self.manual_step, self.reference)
+        ):
             return False
         return all(isinstance(program, Program) for program in self._programs(given))
 
@@ -125,7 +130,7 @@ class Prover(Stateful):
                 shares[name] = share_of_rounding(manual[name], autograd[name], allowed)
         return shares
 
-    def timeless(self, given: Named, names: list[str], starts: Named) -> Named | None:
+    def without_step_count(self, given: Named, names: list[str], starts: Named) -> Named | None:
         """Return `given` with 1 for every whole number, if `names` do not depend on them.
 
         They do not if with 2 the same operations lead to them from the starts. One program then
@@ -155,7 +160,7 @@ class Prover(Stateful):
     def _programs(self, given: Named) -> tuple[_Read, _Read]:
         """Return both programs as they are at what is given."""
         return (
-            self._program("by hand", self.hand, given),
+            self._program("by hand", self.manual_step, given),
             self._program("autograd", self.reference, given),
         )
 

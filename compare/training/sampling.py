@@ -30,7 +30,7 @@ Stream = tuple[
 
 
 @dataclass(kw_only=True)
-class Given(Stateful):
+class Sampler(Stateful):
     """X (P, rows, I), y (P, rows, O), and the first weights and whatever else a step hands on.
 
     `state` has syn<n> (P, sizes[n], sizes[n+1]) and, where the network has them, bias<n>, gamma<n>,
@@ -46,7 +46,7 @@ class Given(Stateful):
     state: dict[str, Tensor]
     case: Case
     classes: tuple[str, ...]  # the names of y's columns, where they are classes
-    chances: list[np.random.RandomState]  # each network's, after its weights
+    rngs: list[np.random.RandomState]  # each network's, after its weights
     taken: int = 0  # steps so far
     order: Tensor | None = None  # of the rows in this epoch, each network's, (P, rows)
 
@@ -58,22 +58,22 @@ class Given(Stateful):
     @property
     def streams(self) -> list[Stream]:
         """The state of each network's random numbers."""
-        states: list[Any] = [chance.get_state(legacy=True) for chance in self.chances]
+        states: list[Any] = [rng.get_state(legacy=True) for rng in self.rngs]
         return [(kind, words.tobytes().hex(), *rest) for kind, words, *rest in states]
 
     @streams.setter
     def streams(self, found: list[Stream]) -> None:
-        for chance, (kind, words, at, has_normal, normal) in zip(self.chances, found, strict=True):
+        for rng, (kind, words, at, has_normal, normal) in zip(self.rngs, found, strict=True):
             key = np.frombuffer(bytes.fromhex(words), np.uint32)
-            chance.set_state((kind, key, at, has_normal, normal))
+            rng.set_state((kind, key, at, has_normal, normal))
 
     def check_state(self, found: Any) -> None:
         """Raise ValueError for other streams than there are, or an order of other rows."""
-        require(len(found.streams) == len(self.chances), "streams", "another number of them")
+        require(len(found.streams) == len(self.rngs), "streams", "another number of them")
         drawn = self.case.batch_size is not None and found.taken > 0
         require((found.order is None) != drawn, "order", "of rows that are not drawn")
         if found.order is not None:
-            rows = torch.arange(self.X.shape[-2]).expand(len(self.chances), -1)
+            rows = torch.arange(self.X.shape[-2]).expand(len(self.rngs), -1)
             fits = found.order.shape == rows.shape and found.order.dtype == rows.dtype
             in_order = fits and torch.equal(found.order.sort(1).values, rows)
             require(in_order, "order", "no order of the rows")
@@ -86,7 +86,7 @@ class Given(Stateful):
         data = self._batch() | self._masks()
         self.taken += 1
         if self.case.network.optimizer != "sgd":
-            data["t"] = torch.full((len(self.chances), 1, 1), self.taken)
+            data["t"] = torch.full((len(self.rngs), 1, 1), self.taken)
         return data
 
     def _batch(self) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ class Given(Stateful):
         rows = self.X.shape[-2]
         place = self.taken % (rows // self.rows)
         if place == 0:
-            orders = [chance.permutation(rows) for chance in self.chances]
+            orders = [rng.permutation(rows) for rng in self.rngs]
             self.order = torch.from_numpy(np.stack(orders))
         assert self.order is not None
         chosen = self.order[:, place * self.rows : (place + 1) * self.rows]
@@ -111,7 +111,7 @@ class Given(Stateful):
         masks: dict[str, Tensor] = {}
         for n in network.hidden:
             shape = self.rows, network.sizes[n]
-            drawn = [chance.binomial(1, 1 - network.dropout, shape) for chance in self.chances]
+            drawn = [rng.binomial(1, 1 - network.dropout, shape) for rng in self.rngs]
             masks[f"mask{n}"] = torch.from_numpy(np.stack(drawn)).to(self.X)
         return masks
 
@@ -119,7 +119,7 @@ class Given(Stateful):
 def draw(
     case: Case, *, seed: int, population: int, dtype: torch.dtype, device: torch.device,
     mine: range | None = None,
-) -> Given:  # fmt: skip
+) -> Sampler:  # fmt: skip
     """Draw what a population of networks with the seeds seed, seed + 1, ... is given.
 
     Of the population only `mine` are drawn, all where that is None.
@@ -140,8 +140,8 @@ def draw(
 
     mine = range(population) if mine is None else mine
     _check_memory(network.sizes, case.batch_size or len(arrays["X"]), len(mine), dtype)
-    chances = [np.random.RandomState(seed + p) for p in mine]
-    draws = [first_weights(network.sizes, case.init, chance) for chance in chances]
+    rngs = [np.random.RandomState(seed + p) for p in mine]
+    draws = [first_weights(network.sizes, case.init, rng) for rng in rngs]
     weights = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     tensors = {
         name: torch.tensor(array, dtype=dtype, device=device)
@@ -151,7 +151,7 @@ def draw(
         _check_finite(name, tensor)
     rows: Any = {n: tensors[n].expand(len(mine), -1, -1).contiguous() for n in arrays}
     state = _first_state(network, {name: tensors[name] for name in weights})
-    return Given(**rows, state=state, case=case, classes=classes, chances=chances)
+    return Sampler(**rows, state=state, case=case, classes=classes, rngs=rngs)
 
 
 def _check_numbers(network: Network, dtype: torch.dtype) -> None:
@@ -172,7 +172,7 @@ def _check_numbers(network: Network, dtype: torch.dtype) -> None:
 
 
 def first_weights(
-    sizes: tuple[int, ...], init: str, chance: np.random.RandomState
+    sizes: tuple[int, ...], init: str, rng: np.random.RandomState
 ) -> dict[str, np.ndarray]:
     """Draw syn0, syn1, ... from numpy's legacy stream.
 
@@ -181,9 +181,9 @@ def first_weights(
     al., 2015). Raises BadInput for another name.
     """
     draws: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
-        "blog": lambda shape: np.asarray(2 * chance.random_sample(shape) - 1),
-        "glorot": lambda shape: (2 * chance.random_sample(shape) - 1) * math.sqrt(6 / sum(shape)),
-        "he": lambda shape: np.asarray(chance.standard_normal(shape) * math.sqrt(2 / shape[0])),
+        "blog": lambda shape: np.asarray(2 * rng.random_sample(shape) - 1),
+        "glorot": lambda shape: (2 * rng.random_sample(shape) - 1) * math.sqrt(6 / sum(shape)),
+        "he": lambda shape: np.asarray(rng.standard_normal(shape) * math.sqrt(2 / shape[0])),
     }
     if init not in draws:
         raise unknown("init", init, draws)

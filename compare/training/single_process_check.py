@@ -11,14 +11,14 @@ import torch
 from compare.cases.cases import ACTIVATIONS, Case
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
-from compare.proof.lift import Unsupported, lift
+from compare.proof.interpreter import Unsupported, lift
 from compare.proof.program import Opaque
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import trace
 from compare.proof.verdict import ROUNDING, UNDECIDED, WRONG
 from compare.ranks.ranks import Ranks
 from compare.report.chunk import Chunk
-from compare.report.single_process import OneProcess
+from compare.report.single_process import SingleProcessResult
 from compare.training.adapters import Named, by_hand, copies
 from compare.training.merge import sums
 
@@ -33,7 +33,9 @@ class SingleProcessCheck:
         self.case, self.ranks, self.stop, self.off = case, ranks, stop, off
         self.sums = sums(case.network)
 
-    def follow(self, found: OneProcess, chunk: Chunk, data: list[Named], state: Named) -> None:
+    def follow(
+        self, found: SingleProcessResult, chunk: Chunk, data: list[Named], state: Named
+    ) -> None:
         """Have rank 0 do all rows of some steps, first and last among them; all ranks ask this.
 
         `data` has the rows of all ranks, and `state` is what the chunk set out from.
@@ -55,15 +57,15 @@ class SingleProcessCheck:
                 self.judge(found, {**data[k], **before}, updates, sizes, sides)
 
     def judge(
-        self, found: OneProcess, given: Named, updates: Named, sizes: Named, sides: Named
+        self, found: SingleProcessResult, given: Named, updates: Named, sizes: Named, sides: Named
     ) -> None:
         """Judge the `updates` of one step of one network, `given` all its rows and weights.
 
         `sizes` are the sums of |part| over the ranks; `sides` is `sides_taken` of all ranks' rows.
         """
-        hand = by_hand(self.case)
+        manual_step = by_hand(self.case)
         with torch.inference_mode():
-            alone = hand(**copies(given))
+            alone = manual_step(**copies(given))
         apart = [name for name, update in updates.items() if not same_bits(update, alone[name])]
         if not apart:
             return
@@ -75,7 +77,7 @@ class SingleProcessCheck:
         try:
             if self.off:
                 raise self.off
-            program = trace(hand, given)
+            program = trace(manual_step, given)
         except Opaque as error:
             found.decide(UNDECIDED, apart[0], 0.0, str(error))
             return

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compare.proof.balls import Balls
-from compare.proof.readings import (
+from compare.proof.literals import (
     ANY,
     AS_WRITTEN,
     HELD,

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
-from compare.proof.lift import Cache, Floats, Lifted, evaluate, lift
+from compare.proof.interpreter import Cache, Floats, Lifted, evaluate, lift
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, above, below, operation
 from compare.proof.trace import trace
 

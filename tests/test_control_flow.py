@@ -12,7 +12,7 @@ from compare.proof.program import Opaque, Program
 from compare.proof.trace import recorded, trace
 from compare.proof.verdict import Proof
 from compare.training.adapters import Named, Step, by_hand
-from compare.training.branches import branches
+from compare.training.control_flow import branches
 from compare.training.harness import run
 from compare.training.prover import Prover
 from tests.conftest import planted
@@ -154,8 +154,8 @@ def _beyond_one(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tenso
 
 
 def _proof(prover: Prover, given: Tensor) -> Proof:
-    hand, reference = prover.hand(X=given), prover.reference(X=given)
-    return prover.proof({"X": given}, hand, reference)["out"]
+    manual_step, reference = prover.manual_step(X=given), prover.reference(X=given)
+    return prover.proof({"X": given}, manual_step, reference)["out"]
 
 
 def _doubled(X: Tensor) -> Tensor:
@@ -170,8 +170,8 @@ def test_either_side_is_read_anew() -> None:
     """With the same bits, in float32; what was read before serves again where it is the same."""
     same, branch = _beyond_one(_doubled, _doubled), _beyond_one(_doubled, _hardly_more)
     small, large = X.float(), X.float() * 2
-    for hand, reference in ((branch, same), (same, branch)):
-        prover = Prover(hand, reference, None, None)
+    for manual_step, reference in ((branch, same), (same, branch)):
+        prover = Prover(manual_step, reference, None, None)
         assert _proof(prover, small).verdict == "EXACT"
         assert _proof(prover, large).verdict == "WRONG"
         assert _proof(prover, small).verdict == "EXACT"
@@ -192,8 +192,8 @@ def test_work_that_leaves_no_trace_in_the_operations_is_noticed() -> None:
     prover = Prover(_beyond_one(_doubled, in_numpy), _beyond_one(_doubled, _doubled), None, None)
     _proof(prover, X)
     assert isinstance(prover.by_hand()[-1], Program)
-    assert recorded(prover.hand, {"X": X}) is not None
-    assert recorded(prover.hand, {"X": X * 2}) is None
+    assert recorded(prover.manual_step, {"X": X}) is not None
+    assert recorded(prover.manual_step, {"X": X * 2}) is None
     _proof(prover, X * 2)
     assert isinstance(prover.by_hand()[-1], Opaque)
 

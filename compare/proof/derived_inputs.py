@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.bounds import Bound
-from compare.proof.lift import Cache, Lifted, lift
+from compare.proof.interpreter import Cache, Lifted, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf, root
 from compare.proof.rounding import bounds_for
@@ -22,7 +22,7 @@ def by_hand_alone(pair: Pair) -> list[str]:
     """Return the tensors among the inputs that by hand are read and by the reference are not."""
     if isinstance(pair.reference, Opaque):
         return []
-    read = pair.hand.read() if isinstance(pair.hand, Program) else [*pair.given]
+    read = pair.manual_program.read() if isinstance(pair.manual_program, Program) else [*pair.given]
     theirs = pair.reference.read()
     return [name for name in read if name in pair.inputs and name not in theirs]
 

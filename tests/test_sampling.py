@@ -12,11 +12,11 @@ from torch import Tensor
 from compare.cases.cases import CASES, Case, Network
 from compare.cases.data import Table
 from compare.training.harness import run
-from compare.training.sampling import Given, draw, first_weights
+from compare.training.sampling import Sampler, draw, first_weights
 from manual.batch_norm import normalise
 
 
-def _given(case: Case, **asked: Any) -> Given:
+def _given(case: Case, **asked: Any) -> Sampler:
     settings = {"seed": 1, "population": 1, "dtype": torch.float64, "device": torch.device("cpu")}
     return draw(case, **(settings | asked))
 

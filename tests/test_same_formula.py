@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare.proof.formula import Formula, same_formula
+from compare.proof.same_formula import Formula, same_formula
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.formula import same_formula, size
-from compare.proof.lift import Cache, Unsupported, lift
+from compare.proof.interpreter import Cache, Unsupported, lift
 from compare.proof.other_inputs import beside, hardly_beside
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, above, like_floats, line_of
 from compare.proof.rounding import bounds_for
+from compare.proof.same_formula import same_formula, size
 
 # A difference of a smooth function shrinks with the step; a jump is the same at FAR times the step.
 FAR = 4
@@ -72,12 +72,14 @@ def _short(a: Any) -> str:
 
 def _agree_beside(pair: Pair, name: str) -> bool:
     """Whether both sides are the same formula at other inputs close by."""
-    assert isinstance(pair.hand, Program)
+    assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
     inputs = {key: beside(key, value) for key, value in pair.inputs.items()}
     reference = lift(pair.reference, Balls(pair.entries), inputs)
-    hand = lift(pair.hand, Balls(pair.entries), *pair.handed(reference, inputs))
-    both = hand[name].numbers, reference[name].numbers
+    manual_program = lift(
+        pair.manual_program, Balls(pair.entries), *pair.lifted_inputs(reference, inputs)
+    )
+    both = manual_program[name].numbers, reference[name].numbers
     return bool(same_formula(*both, pair.manual[name].dtype).same)
 
 
@@ -116,16 +118,21 @@ def narrow_cast(pair: Pair, name: str) -> str:
     Such is an autocast by accident.
     "" where none does, or changes no number by it, or where the reference rounds to that dtype too.
     """
-    hand, reference, dtype = pair.hand, pair.reference, pair.manual[name].dtype
-    if isinstance(hand, Opaque) or isinstance(reference, Opaque):
+    manual_program, reference, dtype = pair.manual_program, pair.reference, pair.manual[name].dtype
+    if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
         return ""
     theirs = {_narrow(node, dtype) for node in above([reference.outputs[name]])}
-    needed = above([hand.outputs[name]])
-    nodes = (node for node in hand.graph.nodes if node in needed)
+    needed = above([manual_program.outputs[name]])
+    nodes = (node for node in manual_program.graph.nodes if node in needed)
     casts = {node: to for node in nodes if (to := _narrow(node, dtype))}
     cache: Cache = {}
     if casts:
-        lift(hand, bounds_for(hand, pair.floats.values()), pair.floats, cache=cache)
+        lift(
+            manual_program,
+            bounds_for(manual_program, pair.floats.values()),
+            pair.floats,
+            cache=cache,
+        )
     for node, to in casts.items():
         if to not in theirs and _changes(node, cache):
             line = shown(node)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compare.contract.calls import Graph, called, cut, keeps_layout, spread, transposed
-from compare.contract.settle import Broken, NotKept, NotShown, Settled, apart, settle_others
+from compare.contract.outcome import Broken, NotKept, NotShown, Settled, apart, settle_others
 from compare.errors import first_line, is_ours
 from compare.passes.inputs import Values
 from compare.proof.bits import same_bits

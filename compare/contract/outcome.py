@@ -19,7 +19,7 @@ from compare.passes.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
-from compare.proof.lifting import Lifting
+from compare.proof.lifted_pair import Lifting
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import bounds_for, share_of_rounding
@@ -99,12 +99,16 @@ class Settled:
         By the bound alone, before anything is lifted: the formula was shown of the check's own
         call, and what is further apart, or has no bound, is judged like any gradient.
         """
-        hand = passes.hand
+        manual_program = passes.manual_program
         odd = [key for key, value in found.items() if not alike(value, equal[key])]
-        if isinstance(hand, Opaque) or any(mismatch(found[key], equal[key]) for key in odd):
+        if isinstance(manual_program, Opaque) or any(
+            mismatch(found[key], equal[key]) for key in odd
+        ):
             return False
         pair = passes.pair(found, found)
-        rooms = {key: 2 * error for key, error in _errors(pair, hand, pair.floats).items()}
+        rooms = {
+            key: 2 * error for key, error in _errors(pair, manual_program, pair.floats).items()
+        }
         return all(
             key in rooms
             and bool((share_of_rounding(found[key], equal[key], rooms[key]) <= 1).all())
@@ -132,7 +136,7 @@ def decided(
     if isinstance(pair.reference, Opaque) or not as_read:
         return dict.fromkeys(left, UNDECIDED) | verdicts | far(pair, forward, left)
     if left:
-        unread = replace(pair, hand=Opaque("it was read in another call"))
+        unread = replace(pair, manual_program=Opaque("it was read in another call"))
         verdicts |= verdicts_on(unread, left)
     return verdicts
 
@@ -251,9 +255,11 @@ def _pair(passes: Passes, names: list[str], mine: Values, theirs: Values) -> Pai
         return dict(zip(names, _others_of(forward.function, forward.fresh(given)), strict=True))
 
     given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
-    readable = isinstance(passes.hand, Program)  # what is too large is left unread here too
+    readable = isinstance(
+        passes.manual_program, Program
+    )  # what is too large is left unread here too
     return Pair(
-        hand=read(by_hand, given) if readable else passes.hand,
+        manual_program=read(by_hand, given) if readable else passes.manual_program,
         reference=read(reference, given) if readable else passes.reference,
         entries=passes.entries,
         inputs=tensors(given),

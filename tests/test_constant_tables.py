@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
+from compare.proof.constant_tables import FEW, tables
+from compare.proof.literals import AS_WRITTEN, Reading
 from compare.proof.program import Program
-from compare.proof.readings import AS_WRITTEN, Reading
-from compare.proof.tables import FEW, tables
 from compare.proof.trace import trace
 
 F32 = torch.float32
@@ -61,7 +61,7 @@ def test_a_large_table_is_found_and_a_huge_one_not_looked_for(
 ) -> None:
     large = torch.cos(torch.arange(2000, dtype=torch.float64) / 4).to(F32)
     assert found(lambda x: x * large, cosines, 2000)
-    monkeypatch.setattr("compare.proof.tables.LARGEST", 6)
+    monkeypatch.setattr("compare.proof.constant_tables.LARGEST", 6)
     assert not found(lambda x: x * TABLE, cosines)
 
 

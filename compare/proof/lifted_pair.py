@@ -13,13 +13,13 @@ from torch import Tensor, fx
 
 from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.formula import each
-from compare.proof.lift import Floats, Lifted, compute, lift
+from compare.proof.constant_tables import tables
+from compare.proof.interpreter import Floats, Lifted, compute, lift
+from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
-from compare.proof.readings import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
 from compare.proof.rounding import Side, bounds_for, largest_terms
-from compare.proof.tables import tables
+from compare.proof.same_formula import each
 
 _Program = Any  # Program or Opaque
 
@@ -39,18 +39,20 @@ class Lifting:
         self, name: str, reading: Reading, precision: int, wrong: frozenset[str]
     ) -> tuple[Any, Any]:
         """Return a quantity by hand and of the reference, which goes on from what is `wrong`."""
-        mine = self.hand(reading, precision).outputs[name].numbers
+        mine = self.manual_program(reading, precision).outputs[name].numbers
         return mine, self.reference(reading, precision, wrong).outputs[name].numbers
 
-    def hand(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
+    def manual_program(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
         """Return the by-hand side; what it is given of the forward pass is lifted too."""
         key = "by hand", reading, precision
         if key not in self.lifts:
             given = self.reference(reading, precision).outputs
             n = Balls(self.pair.entries, reading, precision)
-            instead = self.tables(self.pair.hand, reading, precision)
-            handed = self.pair.handed(given, reading=reading)
-            self.lifts[key] = Lift.of(self.pair.hand, n, *handed, instead=instead)
+            replacements = self.tables(self.pair.manual_program, reading, precision)
+            lifted_inputs = self.pair.lifted_inputs(given, reading=reading)
+            self.lifts[key] = Lift.of(
+                self.pair.manual_program, n, *lifted_inputs, replacements=replacements
+            )
         return self.lifts[key]
 
     def reference(
@@ -64,23 +66,25 @@ class Lifting:
         if key not in self.lifts:
             how: dict[str, Any] = {}
             if wrong:
-                own = self.hand(reading, precision).outputs
+                own = self.manual_program(reading, precision).outputs
                 how["overrides"] = {n: Lifted(self.pair.manual[n], own[n].numbers) for n in wrong}
             if reading.tables:
-                how["instead"] = self.tables(self.pair.reference, reading, precision)
+                how["replacements"] = self.tables(self.pair.reference, reading, precision)
             self.lifts[key] = self.pair.lifted_reference(reading, precision, **how)
         return self.lifts[key]
 
     @property
     def literals(self) -> set[Literal]:
         """The numbers in the code of both sides."""
-        return self.hand().n.literals | self.reference().n.literals
+        return self.manual_program().n.literals | self.reference().n.literals
 
     @property
     def has_tables(self) -> bool:
         """Whether a side holds a tensor that the other works out."""
         way = Reading(tables=True)
-        return any(self.tables(s, way, PRECISION) for s in (self.pair.hand, self.pair.reference))
+        return any(
+            self.tables(s, way, PRECISION) for s in (self.pair.manual_program, self.pair.reference)
+        )
 
     def tables(
         self, side: _Program, reading: Reading, precision: int = PRECISION
@@ -88,9 +92,11 @@ class Lifting:
         """Return what a side's tables stand for; in ANY reading also what they hold."""
         if not reading.tables:
             return {}
-        other = self.pair.reference if side is self.pair.hand else self.pair.hand
+        other = (
+            self.pair.reference if side is self.pair.manual_program else self.pair.manual_program
+        )
         with flint.ctx.workprec(precision):
-            leads = side is not self.pair.hand
+            leads = side is not self.pair.manual_program
             found = tables(side, other, Balls(None, reading, precision), leads=leads)
             if reading != IN_ANY_WAY:
                 return found
@@ -103,8 +109,8 @@ class Lifting:
 
     def side(self, side: _Program, reading: Reading, name: str) -> Side | None:
         """Return a quantity of a side, exact and with its bound; None where it has none."""
-        way = None if side is self.pair.hand else self.pair.ways.get(name)
-        key = side is self.pair.hand, reading, way
+        way = None if side is self.pair.manual_program else self.pair.ways.get(name)
+        key = side is self.pair.manual_program, reading, way
         if key not in self.sides:
             exact = self.local(side, Balls(self.pair.entries, reading), reading, way)
             bounds = bounds_for(side, self._takes(side).values(), terms=True)
@@ -117,12 +123,12 @@ class Lifting:
 
         From the inputs on, as the balls are lifted: what was lost above a named value counts too.
         """
-        both = self.pair.hand, self.pair.reference
+        both = self.pair.manual_program, self.pair.reference
         mine, theirs = (self._terms(side).get(name) for side in both)
         return None if mine is None or theirs is None else torch.maximum(mine, theirs)
 
     def _terms(self, side: _Program) -> Mapping[Key, Tensor | None]:
-        key = side is self.pair.hand
+        key = side is self.pair.manual_program
         if key not in self.sizes:
             self.sizes[key] = largest_terms(side, self._takes(side))
         return self.sizes[key]
@@ -141,22 +147,22 @@ class Lifting:
         if isinstance(side, Opaque):
             return {}
         forward: dict[Key, Tensor] = {}
-        if side is not self.pair.hand:
+        if side is not self.pair.manual_program:
             forward = {  # an input that follows the others is no value that the reference had
                 key: value
                 for name, (value, key) in self.pair.given.items()
                 if key is not None and name not in self.pair.inputs
             }
-        went_on = self.pair.went_on_from(self.pair.manual if way is None else way)
+        went_on = self.pair.injected(self.pair.manual if way is None else way)
         replaced = {k: self.pair.manual[k] for k in went_on}
         overrides = {k: Lifted(v, n.exact(v)) for k, v in (forward | replaced).items()}
-        instead = self.tables(side, reading)
+        replacements = self.tables(side, reading)
         if isinstance(n, Bounds):  # a table is as far off as it was rounded
-            instead = {node: _off(n, node, numbers) for node, numbers in instead.items()}
-        return lift(side, n, self._takes(side), overrides=overrides, instead=instead)
+            replacements = {node: _off(n, node, numbers) for node, numbers in replacements.items()}
+        return lift(side, n, self._takes(side), overrides=overrides, replacements=replacements)
 
     def _takes(self, side: _Program) -> Mapping[str, Tensor]:
-        return self.pair.floats if side is self.pair.hand else self.pair.inputs
+        return self.pair.floats if side is self.pair.manual_program else self.pair.inputs
 
 
 def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compare.diagnosis.evaluation_points import Nodes, Value
 from compare.diagnosis.expressions import SAME
-from compare.diagnosis.samples import Nodes, Value
 from compare.proof.balls import Balls
-from compare.proof.lift import Floats, Lifted, Unsupported, compute
+from compare.proof.interpreter import Floats, Lifted, Unsupported, compute
 from compare.proof.program import Program, above, operation
 
 # Every dtype of floats is float64 here, so that nothing is rounded on the way.
@@ -21,7 +21,7 @@ _NEAR = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype
 
 
 @dataclass(frozen=True)
-class Edit:
+class Substitution:
     """A change: what some nodes read in place of `old`, and other operations for some nodes."""
 
     old: fx.Node | None = None
@@ -37,7 +37,7 @@ def another(node: fx.Node, target: Any = None, args: Any = None) -> fx.Node:
     return fx.Graph().create_node("call_function", target, args, dict(node.kwargs))
 
 
-class Way:
+class Slice:
     """The operations from the named values to one quantity, to be run again with an edit."""
 
     def __init__(self, program: Program, name: str) -> None:
@@ -55,17 +55,19 @@ class Way:
         same = {node for node in self.nodes if operation(node) in SAME}
         return [(node, who) for node, who in readers.items() if node not in same]
 
-    def near(self, values: Nodes, edit: Edit, sample: int) -> Tensor | None:
+    def near(self, values: Nodes, edit: Substitution, sample: int) -> Tensor | None:
         """Return the quantity with the edit in float64, None where it cannot be."""
         found = self._again(values, edit, sample, _NEAR)
         return found.floats if found and isinstance(found.floats, Tensor) else None
 
-    def balls(self, values: Nodes, edit: Edit, sample: int, n: Balls) -> Any:
+    def balls(self, values: Nodes, edit: Substitution, sample: int, n: Balls) -> Any:
         """Return the quantity with the edit in balls, None where it cannot be."""
         found = self._again(values, edit, sample, n)
         return found.numbers if found and not isinstance(found.numbers, Unsupported) else None
 
-    def _again(self, values: Nodes, edit: Edit, sample: int, n: Balls | Floats) -> Lifted | None:
+    def _again(
+        self, values: Nodes, edit: Substitution, sample: int, n: Balls | Floats
+    ) -> Lifted | None:
         """Work out what the edit changes, and leave everything else as it is."""
         changed: dict[fx.Node, Lifted] = {}
 

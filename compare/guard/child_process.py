@@ -1,9 +1,9 @@
 """The process that runs someone's code, and one above it that lets nothing outlive it.
 
-`python -m compare.guard.child CHANNEL ASKED` is started by `guard`. It forks at once: the first
-process adopts whatever the code starts (also what leaves the group by setsid) and kills what is
-left; the second imports what is asked for, says that it is ready, takes on its limits and only then
-runs the work. Both write JSON, one object a line, to CHANNEL, a descriptor.
+`python -m compare.guard.child_process CHANNEL ASKED` is started by `guard`. It forks at once: the
+first process adopts whatever the code starts (also what leaves the group by setsid) and kills what
+is left; the second imports what is asked for, says that it is ready, takes on its limits and only
+then runs the work. Both write JSON, one object a line, to CHANNEL, a descriptor.
 """
 
 import contextlib

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compare.cases import reading
-from compare.cases.reading import table_bytes
+from compare.cases import table_file
+from compare.cases.table_file import table_bytes
 from compare.cli.main import main
 from compare.errors import BadInput
 
@@ -28,11 +28,11 @@ def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Also where a file says that it has no size, as those of /proc do."""
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(reading.MOST_BYTES + 1)
+        file.truncate(table_file.MOST_BYTES + 1)
     message = "more than 1,024 MiB: give fewer rows, or fewer digits"
     with pytest.raises(BadInput, match=message):
         table_bytes(big)
-    monkeypatch.setattr(reading, "MOST_BYTES", 10)
+    monkeypatch.setattr(table_file, "MOST_BYTES", 10)
     with pytest.raises(BadInput, match="more than 0 MiB"):
         table_bytes(Path("/proc/self/maps"))
 
@@ -63,7 +63,7 @@ def test_a_pipe_that_nobody_writes_is_said_and_ctrl_c_ends_it(
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    monkeypatch.setattr(reading, "_SILENCE", 0.1)
+    monkeypatch.setattr(table_file, "_SILENCE", 0.1)
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     assert main(["run", "network", "--data", str(pipe)]) == 130
     err = capsys.readouterr().err.splitlines()

@@ -17,10 +17,10 @@ from torch import Tensor, fx
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
 from compare.proof.constants import rounded
-from compare.proof.lift import Cache, Unsupported, compute
+from compare.proof.interpreter import Cache, Unsupported, compute
+from compare.proof.literals import ANY, AS_WRITTEN
 from compare.proof.operations import MOVES
 from compare.proof.program import Opaque, Program, operation
-from compare.proof.readings import ANY, AS_WRITTEN
 
 LARGEST = 100_000  # elements of a table that is looked for
 FEW = 1_000  # elements that may each stand for a number in the code

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.lift import Cache, Lifted, Unsupported, lift
+from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
 from compare.proof.other_inputs import elsewhere
 from compare.proof.pair import Pair
 from compare.proof.program import Program
@@ -41,7 +41,7 @@ def near(balls: Any) -> Tensor:
 class Sample:
     """Both programs at one set of inputs: every node of each."""
 
-    hand: Nodes
+    manual_program: Nodes
     reference: Nodes
 
 
@@ -56,13 +56,15 @@ def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
 
 def _sample(pair: Pair, inputs: Mapping[str, Tensor], wrong: Collection[str]) -> Sample:
     """Lift both programs; at other inputs the by-hand side is given the reference's own."""
-    hand, reference = pair.hand, pair.reference
-    assert isinstance(hand, Program)
+    manual_program, reference = pair.manual_program, pair.reference
+    assert isinstance(manual_program, Program)
     assert isinstance(reference, Program)
     n = Balls(pair.entries)
     plain = lift(reference, n, inputs)
-    mine = _every(hand, n, *pair.handed(plain, None if inputs is pair.inputs else inputs))
-    injected = {name: mine[hand.outputs[name]] for name in wrong}
+    mine = _every(
+        manual_program, n, *pair.lifted_inputs(plain, None if inputs is pair.inputs else inputs)
+    )
+    injected = {name: mine[manual_program.outputs[name]] for name in wrong}
     return Sample(mine, _every(reference, n, inputs, overrides=injected))
 
 

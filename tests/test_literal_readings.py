@@ -106,6 +106,6 @@ def test_a_mutant_that_is_right_in_another_reading_is_not_called_wrong() -> None
     )  # fmt: skip
     subject = OfCheck(passes)
     formulas = Formulas(subject, ["x"])
-    quotient = [m for m in mutants(subject.hand, subject.given) if "div" in m.what][-1]
+    quotient = [m for m in mutants(subject.manual_program, subject.given) if "div" in m.what][-1]
     same, _ = formulas.same(quotient)
     assert same is not False

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.edits import Way
 from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression, floats
 from compare.diagnosis.known_values import names_in
 from compare.diagnosis.rewrites import writings
+from compare.diagnosis.slice import Slice
 from compare.proof.bits import same_bits
-from compare.proof.lift import Cache, Floats, Lifted, lift
+from compare.proof.interpreter import Cache, Floats, Lifted, lift
 from compare.proof.other_inputs import elsewhere
 from compare.proof.pair import Pair
 from compare.proof.program import Program
@@ -46,7 +46,7 @@ def rewritten(
         n for n, p in proofs.items() if p.verdict == ROUNDING and not p.accepted and n not in known
     ]
     size = sum(value.numel() for value in pair.inputs.values())
-    if not asked or not isinstance(pair.hand, Program) or size > TOO_MANY:
+    if not asked or not isinstance(pair.manual_program, Program) or size > TOO_MANY:
         return found
     samples = [pair, *_others(pair)]
     with torch.no_grad():
@@ -67,17 +67,17 @@ def _others(pair: Pair) -> Iterator[Pair]:
 
 
 def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
-    assert isinstance(pair.hand, Program)
-    way = Way(pair.hand, name)
+    assert isinstance(pair.manual_program, Program)
+    way = Slice(pair.manual_program, name)
     if elements(way.nodes) > TOO_MANY or not way.nodes or len(samples) < 2:
         return None
     until = time.process_time() + SECONDS
     try:
-        values = [_read(pair.hand, name, sample) for sample in samples]
+        values = [_read(pair.manual_program, name, sample) for sample in samples]
     except Exception:  # other shapes at other inputs
         return None
     found: list[Expr] = []
-    names, tried = names_in(pair, pair.hand), 0
+    names, tried = names_in(pair, pair.manual_program), 0
     for one in writings(way, names):
         if time.process_time() > until:
             break

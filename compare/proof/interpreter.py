@@ -16,9 +16,9 @@ from torch import Tensor, fx
 from compare.proof.arithmetic import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
-from compare.proof.formula import each
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
+from compare.proof.same_formula import each
 
 LITERALS = 1_000  # numbers in a tensor that someone may have written
 # Operations that take tensors of integers or booleans as places and masks, not as numbers.
@@ -116,18 +116,18 @@ def lift(
     overrides: Mapping[Any, Lifted] | None = None,
     only: Collection[Key] | None = None,
     cache: Cache | None = None,
-    instead: Mapping[fx.Node, Any] | None = None,
+    replacements: Mapping[fx.Node, Any] | None = None,
 ) -> dict[Any, Lifted]:
     """Return each named output as computed, before any override takes its place.
 
     `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats. An
     override is what a named value is taken to be from there on, whatever was computed for it. With
     `only` just these outputs are computed, from the overrides nearest above them. What the `cache`
-    holds is not computed again; it is filled with what each other node is taken to be. `instead`
-    has numbers that take the place of what a node has. A value that depends on an operation without
-    a row is an `Unsupported`.
+    holds is not computed again; it is filled with what each other node is taken to be.
+    `replacements` has numbers that take the place of what a node has. A value that depends on an
+    operation without a row is an `Unsupported`.
     """
-    overrides, lifted, instead = overrides or {}, lifted or {}, instead or {}
+    overrides, lifted, replacements = overrides or {}, lifted or {}, replacements or {}
     known = {} if cache is None else cache
     names, given = program.named(), program.placeholders()
     begun = {node: overrides[k] for node, keys in names.items() for k in keys if k in overrides}
@@ -154,8 +154,8 @@ def lift(
                 value = Lifted(floats, lifted[name] if name in lifted else _exact(n, floats))
             else:
                 value = compute(n, node, values)
-            if node in instead:
-                value = Lifted(value.floats, instead[node])
+            if node in replacements:
+                value = Lifted(value.floats, replacements[node])
             for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
                 outputs[name] = value
                 if name in overrides:

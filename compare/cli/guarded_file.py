@@ -12,7 +12,7 @@ from compare.cli.outputs import write
 from compare.console import PlainConsole
 from compare.errors import BadInput, printable
 from compare.guard.guard import Ended, Printed, guarded
-from compare.guard.shown import shown
+from compare.guard.terminal_text import shown
 from compare.streams import streams
 
 _LINES, _COLUMNS = 200, 500  # of what a file prints, at most
