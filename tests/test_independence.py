@@ -157,6 +157,46 @@ def test_a_step_back_is_caught(line: str) -> None:
         assert len(steps_back(FILES | {"training.harness": source})) == 1
 
 
+def folder_imports(files: dict[str, str]) -> dict[str, set[str]]:
+    """Return the folders that each folder of compare/ imports, and manual or torch_ref."""
+    arrows: dict[str, set[str]] = {}
+    for name, text in files.items():
+        folder = name.rpartition(".")[0]
+        others = {other.rpartition(".")[0] for other in modules_used(text)}
+        others |= {part.split(".")[0] for part in imports(text)} & {"manual", "torch_ref"}
+        arrows.setdefault(folder, set()).update(others - {folder, ""})
+    arrows.pop("")
+    return arrows
+
+
+def reached(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return every folder that can be reached along arrows, for each folder that has one."""
+
+    def from_(folder: str) -> set[str]:
+        direct = arrows.get(folder, set())
+        return direct.union(*map(from_, direct))
+
+    return {folder: ends for folder in arrows if (ends := from_(folder))}
+
+
+def drawn_arrows(page: str) -> dict[str, set[str]]:
+    """Return the arrows of the page's mermaid picture."""
+    (picture,) = re.findall(
+        r"^```mermaid\nflowchart TD\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    lines = [line.split(" --> ") for line in picture.splitlines()]
+    return {folder.strip(): set(others.split(" & ")) for folder, others in lines}
+
+
+def test_the_picture_of_the_folders_shows_the_imports() -> None:
+    """Every import follows from the arrows, and no arrow follows from others."""
+    drawn = drawn_arrows((ROOT / "docs" / "architecture.md").read_text())
+    assert reached(drawn) == reached(folder_imports(FILES))
+    for folder, others in drawn.items():
+        for other in others:
+            assert reached(drawn | {folder: others - {other}}) != reached(drawn), (folder, other)
+
+
 def test_a_check_knows_neither_the_networks_nor_a_run() -> None:
     """Whoever checks a pass of their own loads nothing of the blog's network."""
     for name, text in FILES.items():
