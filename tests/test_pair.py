@@ -35,7 +35,7 @@ def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:
     assert one.lifted_reference() is lifts[0]
     written, held = (lift.outputs["x"].numbers[0, 0] for lift in (lifts[0], lifts[2]))
     assert not written.overlaps(held)
-    alone = one.lifted_reference(instead={})
+    alone = one.lifted_reference(replacements={})
     assert alone is not lifts[0]
     assert one.lifted_reference() is lifts[0]
 
@@ -46,14 +46,14 @@ def test_a_check_is_made_again_at_other_inputs() -> None:
     other = one.at(moved)
     above = other.inputs["grad_output"]
     assert torch.equal(other.inputs["x"], moved["x"])
-    assert torch.equal(other.floats["x"], moved["x"])
+    assert torch.equal(other.manual_floats["x"], moved["x"])
     assert not torch.equal(above, one.inputs["grad_output"])
     (by_hand,) = backward(moved["x"], above)
     assert torch.equal(other.manual["x"], by_hand)
     torch.testing.assert_close(other.autograd["x"], by_hand)
     assert (other.manual_program, other.reference) == (one.manual_program, one.reference)
-    assert other.shared is not one.shared
-    with pytest.raises(AssertionError, match="nobody said how"):
+    assert other.reference_lifts is not one.reference_lifts
+    with pytest.raises(AssertionError, match="without `remake`"):
         Pair(one.manual_program, one.reference, {}, {}, {}, {}).at({})
 
 
@@ -76,4 +76,4 @@ def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> 
     assert torch.equal(other.autograd["a"], (X + 1) * 2)
     assert torch.equal(other.autograd["b"], other.manual["b"])
     alone: Any = Prover(manual_program, reference, None, None)
-    assert alone._pair({"X": X}, manual_program(X), judged(manual_program(X), X)).maker is None
+    assert alone._pair({"X": X}, manual_program(X), judged(manual_program(X), X)).remake is None

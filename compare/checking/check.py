@@ -16,7 +16,7 @@ from compare.passes.buffers import put_back
 from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
 from compare.proof.judge import judge
-from compare.proof.pair import Pair, Ways, passed
+from compare.proof.pair import Bypasses, Pair, bypassed_gradients
 from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Proof
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
@@ -119,8 +119,8 @@ def _judged(passes: Passes) -> Report:
     manual = passes.manual
     autograd, pair = passes.compared(manual, passes.manual_program)
     proofs = judge(pair, list(pair.manual))
-    if ways := _ways_once_more(pair, proofs):
-        autograd, pair = passes.compared(manual, passes.manual_program, ways)
+    if bypasses := _without_recomputations(pair, proofs):
+        autograd, pair = passes.compared(manual, passes.manual_program, bypasses)
         proofs = judge(pair, list(pair.manual))
     odd = [label for label in autograd if label in manual and label not in pair.manual]
     proofs = rewritten(pair, diagnose(pair, proofs, odd))
@@ -141,24 +141,28 @@ def _judged(passes: Passes) -> Report:
     return report
 
 
-def _ways_once_more(pair: Pair, proofs: Mapping[str, Proof]) -> Ways:
-    """Return the ways with those that are right if the WRONG gradient above was worked out twice.
+def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses:
+    """Return the bypasses after removing those that only recompute a WRONG gradient.
 
-    A quantity may go on from the value that was given for z, and not from that tensor: then it
-    follows z after all.
+    A backward pass may compute the gradient of z twice, return one of the tensors and continue from
+    the other. Its program bypasses z, but its values follow z. If nothing is removed, return {}.
     """
+    assert pair.injected is not None
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
-    twice = {
-        name: pair.ways[name] | above
-        for name in wrong & pair.ways.keys()
-        if isinstance(pair.reference, Program)
-        and (above := passed(pair.reference, name, pair.ways[name], pair.replaced or ())) & wrong
-    }
-    if not twice:
+    widened = {}
+    for name in wrong & pair.bypasses.keys():
+        used = pair.bypasses[name]
+        if isinstance(pair.reference, Program):
+            bypassed = bypassed_gradients(pair.reference, name, used, pair.injected)
+            if bypassed & wrong:
+                widened[name] = used | bypassed
+    if not widened:
         return {}
-    again = judge(replace(pair, ways={**pair.ways, **twice}), list(pair.manual), brief=True)
-    right = {name: way for name, way in twice.items() if again[name].verdict != WRONG}
-    return {**pair.ways, **right} if right else {}
+    proofs = judge(
+        replace(pair, bypasses={**pair.bypasses, **widened}), list(pair.manual), brief=True
+    )
+    right = {name: used for name, used in widened.items() if proofs[name].verdict != WRONG}
+    return {**pair.bypasses, **right} if right else {}
 
 
 def autocast() -> tuple[str, ...]:

@@ -223,7 +223,7 @@ class SecondInputs:
     @property
     def followed(self) -> list[str]:
         """Those of them that are a value on forward's way, and are not held."""
-        given = self.pair.given.items()
+        given = self.pair.manual_inputs.items()
         return [n for n, (_, key) in given if key and n in {*self.pair.inputs} - self.check.hold]
 
     @cached_property
@@ -293,17 +293,17 @@ class SecondInputs:
         theirs = lift(reference, n, pair.inputs)
         given = {
             name: (value if key is None else theirs[key].floats, key)
-            for name, (value, key) in pair.given.items()
+            for name, (value, key) in pair.manual_inputs.items()
         }
         floats = {name: value for name, (value, _) in given.items()}
         mine = lift(manual_program, bounds_for(manual_program, floats.values()), floats)
         manual = {name: mine[name].floats for name in pair.manual}
-        overrides = {k: Lifted(manual[k], n.exact(manual[k])) for k in pair.injected(manual)}
+        overrides = {k: Lifted(manual[k], n.exact(manual[k])) for k in pair.injected_among(manual)}
         going_on = lift(reference, n, pair.inputs, overrides=overrides)
         autograd = {name: going_on[name].floats for name in pair.autograd}
         return replace(
-            pair, manual_program=manual_program, reference=reference, given=given, manual=manual,
-            autograd=autograd, shared={}, maker=None,
+            pair, manual_program=manual_program, reference=reference, manual_inputs=given,
+            manual=manual, autograd=autograd, reference_lifts={}, remake=None,
         )  # fmt: skip
 
 

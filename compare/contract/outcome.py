@@ -107,7 +107,8 @@ class Settled:
             return False
         pair = passes.pair(found, found)
         rooms = {
-            key: 2 * error for key, error in _errors(pair, manual_program, pair.floats).items()
+            key: 2 * error
+            for key, error in _errors(pair, manual_program, pair.manual_floats).items()
         }
         return all(
             key in rooms
@@ -263,10 +264,10 @@ def _pair(passes: Passes, names: list[str], mine: Values, theirs: Values) -> Pai
         reference=read(reference, given) if readable else passes.reference,
         entries=passes.entries,
         inputs=tensors(given),
-        given={key: (value, None) for key, value in tensors(given).items()},
+        manual_inputs={key: (value, None) for key, value in tensors(given).items()},
         manual=mine,
         autograd=theirs,
-        replaced=(),
+        injected=(),
     )
 
 

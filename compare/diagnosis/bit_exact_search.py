@@ -60,7 +60,7 @@ def _others(pair: Pair) -> Iterator[Pair]:
     """Yield both sides at other inputs."""
     inputs = dict(pair.inputs)
     few = ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
-    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if pair.maker else 0):
+    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if pair.remake else 0):
         inputs = {name: elsewhere(name, value) for name, value in inputs.items()}
         with contextlib.suppress(Exception):  # the user's own code, at inputs not their own
             yield pair.at(inputs)
@@ -113,7 +113,7 @@ def _read(program: Program, name: str, sample: Pair) -> _Values:
     """Return the value of every node on the way to a quantity, from the by-hand values above it."""
     above = {k: Lifted(v, None) for k, v in sample.manual.items() if k != name}
     cache: Cache = {}
-    lift(program, Floats(), sample.floats, overrides=above, only=[name], cache=cache)
+    lift(program, Floats(), sample.manual_floats, overrides=above, only=[name], cache=cache)
     return {node: value.floats for node, value in cache.items()}
 
 

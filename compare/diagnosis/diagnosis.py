@@ -54,7 +54,7 @@ def diagnose(
         return found
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
     shapes = {name for name in misshapen if name in pair.manual_program.outputs}
-    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.above(name)}
+    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.injected_ancestors(name)}
     bad = {name: proofs[name] for name in wrong} | odd
     for name in bad.keys() & pair.manual_program.outputs.keys():
         bad[name] = replace(bad[name], line=shown(pair.manual_program.outputs[name]))
@@ -64,7 +64,9 @@ def diagnose(
         for name, proof in bad.items():
             both = name in pair.reference.outputs and (name in odd or proof.at is not None)
             if both and name not in known:
-                told = Diagnosis.of(_search, pair, name, pair.above(name) & wrong, until)
+                told = Diagnosis.of(
+                    _search, pair, name, pair.injected_ancestors(name) & wrong, until
+                )
                 if told is not None:
                     found[name] = replace(proof, diagnosis=told)
     return found

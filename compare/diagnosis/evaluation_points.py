@@ -62,7 +62,9 @@ def _sample(pair: Pair, inputs: Mapping[str, Tensor], wrong: Collection[str]) ->
     n = Balls(pair.entries)
     plain = lift(reference, n, inputs)
     mine = _every(
-        manual_program, n, *pair.lifted_inputs(plain, None if inputs is pair.inputs else inputs)
+        manual_program,
+        n,
+        *pair.lifted_manual_inputs(plain, None if inputs is pair.inputs else inputs),
     )
     injected = {name: mine[manual_program.outputs[name]] for name in wrong}
     return Sample(mine, _every(reference, n, inputs, overrides=injected))

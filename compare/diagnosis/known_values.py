@@ -48,7 +48,7 @@ class Known:
 
 def names_in(pair: Pair, program: Program) -> dict[fx.Node, str]:
     """Return what the values of either side are called, as the by-hand side would call them."""
-    values = {source: key for key, (_, source) in pair.given.items() if source is not None}
+    values = {source: key for key, (_, source) in pair.manual_inputs.items() if source is not None}
     found: dict[fx.Node, str] = {}
     for name, node in program.outputs.items():
         found.setdefault(node, values.get(name) or called(pair, name))
@@ -60,7 +60,7 @@ def called(pair: Pair, name: Key) -> str:
     """Return what a quantity is called where its name may be an input's too."""
     if isinstance(name, ValueOf):
         return name.name
-    if pair.gradients:
+    if pair.quantities_are_gradients:
         return name if numbered_from(name) == "output" else f"d{name}"
     return f"{name} after its update" if name in pair.inputs else name
 

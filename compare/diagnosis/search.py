@@ -55,7 +55,7 @@ class Search:
         self.found: list[tuple[float, str]] = []
         self.quantity = leaf(self.called, tuple(self.mine))
         shapes = [self.mine[0].near.shape, *(value.shape for value in pair.inputs.values())]
-        self.factors = list(factors([tuple(shape) for shape in shapes], dict(pair.numbers)))
+        self.factors = list(factors([tuple(shape) for shape in shapes], dict(pair.constants)))
         self.whole = False  # whether a factor alone makes it right
 
     def at_a_kink(self) -> bool:

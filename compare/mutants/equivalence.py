@@ -67,7 +67,7 @@ class Formulas:
         self, program: Program, n: Balls, cache: Cache, only: list[str] | None = None
     ) -> dict[Key, Lifted]:
         pair = self.subject.pair
-        _, numbers = pair.lifted_inputs(pair.lifted_reference(n.reading).outputs)
+        _, numbers = pair.lifted_manual_inputs(pair.lifted_reference(n.reading).outputs)
         return lift(program, n, self.subject.given, numbers, only=only, cache=cache)
 
     def _same(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:

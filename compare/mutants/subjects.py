@@ -261,7 +261,7 @@ class OfCase(Subject):
         values = self.values(self.manual_program)
         return Pair(
             manual_program=self.manual_program, reference=self.reference, inputs=self.given,
-            given={name: (value, None) for name, value in self.given.items()},
+            manual_inputs={name: (value, None) for name, value in self.given.items()},
             manual=values, autograd=values, entries=self.entries,
         )  # fmt: skip
 

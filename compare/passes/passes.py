@@ -14,7 +14,7 @@ from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered
 from compare.proof.bits import mismatch
 from compare.proof.derived_inputs import following
 from compare.proof.literals import Reading
-from compare.proof.pair import Lift, Pair, Ways, own_ways
+from compare.proof.pair import Bypasses, Lift, Pair, find_bypasses
 from compare.proof.program import Opaque, Program
 from compare.proof.trace import read
 
@@ -47,7 +47,8 @@ class Passes:
         self.off, self.entries = lift_limits(
             lift, [*self.forward.inputs.values(), *self.forward.values.values()]
         )
-        self.shared: dict[tuple[Reading, int], Lift] = {}  # by all that is judged at these inputs
+        # shared by all pairs at these inputs
+        self.reference_lifts: dict[tuple[Reading, int], Lift] = {}
 
     # -- what they give and how they read; the by-hand side runs first, for it says which of the
     #    parameters have a gradient by hand, and whether copies will do for its inputs
@@ -85,7 +86,7 @@ class Passes:
         other = copy(self)
         other.forward, other.backward = copy(self.forward), copy(self.backward)
         other.forward.grads, other.backward.forward = [*grads], other.forward
-        other.shared = {}
+        other.reference_lifts = {}
         other.__dict__.pop("manual", None)
         return other
 
@@ -126,21 +127,21 @@ class Passes:
         return {**self.outputs, **self.forward.gradients(manual)}
 
     def compared(
-        self, manual: Values, manual_program: Program | Opaque, ways: Ways | None = None
+        self, manual: Values, manual_program: Program | Opaque, bypasses: Bypasses | None = None
     ) -> tuple[dict[str, Tensor], Pair]:
-        """Return autograd's values, each along the by-hand side's own way, and both as a pair."""
-        if ways is None:
-            named = [label for label in self.forward.values if label in manual]
-            ways = own_ways(manual_program, self.reference, named)
+        """Return autograd's values, along the by-hand pass's own path, and both sides as a pair."""
+        if bypasses is None:
+            injected = [label for label in self.forward.values if label in manual]
+            bypasses = find_bypasses(manual_program, self.reference, injected)
         autograd = self.autograd(manual)
-        for way in {*ways.values()}:
-            along = self.forward.gradients(manual, way)
-            autograd |= {name: along[name] for name, its in ways.items() if its == way}
-        return autograd, self.pair(manual, autograd, manual_program, ways)
+        for used in {*bypasses.values()}:
+            gradients = self.forward.gradients(manual, used)
+            autograd |= {name: gradients[name] for name, own in bypasses.items() if own == used}
+        return autograd, self.pair(manual, autograd, manual_program, bypasses)
 
     def pair(
         self, manual: Values, autograd: Values, manual_program: Program | Opaque | None = None,
-        ways: Ways | None = None,
+        bypasses: Bypasses | None = None,
     ) -> Pair:  # fmt: skip
         """Return what each side gave as a pair, of it only what can be compared."""
         forward, given = self.forward, tensors(self.backward.given)
@@ -150,16 +151,16 @@ class Passes:
             reference=self.reference,
             entries=self.entries,
             inputs=tensors(forward.given),
-            given={key: (value, forward.counterpart(key)) for key, value in given.items()},
+            manual_inputs={key: (value, forward.counterpart(key)) for key, value in given.items()},
             manual={label: manual[label] for label in judged},
             autograd={label: autograd[label] for label in judged},
-            gradients=True,
-            replaced=[label for label in forward.values if label in judged],
+            quantities_are_gradients=True,
+            injected=[label for label in forward.values if label in judged],
             formula_ulps=self.formula_ulps,
-            ways=ways or {},
-            numbers={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
-            maker=self._pair_at,
-            shared=self.shared,
+            bypasses=bypasses or {},
+            constants={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
+            remake=self._pair_at,
+            reference_lifts=self.reference_lifts,
         )
         return following(pair)
 

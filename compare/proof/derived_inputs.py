@@ -22,7 +22,11 @@ def by_hand_alone(pair: Pair) -> list[str]:
     """Return the tensors among the inputs that by hand are read and by the reference are not."""
     if isinstance(pair.reference, Opaque):
         return []
-    read = pair.manual_program.read() if isinstance(pair.manual_program, Program) else [*pair.given]
+    read = (
+        pair.manual_program.read()
+        if isinstance(pair.manual_program, Program)
+        else [*pair.manual_inputs]
+    )
     theirs = pair.reference.read()
     return [name for name in read if name in pair.inputs and name not in theirs]
 
@@ -47,11 +51,11 @@ def following(pair: Pair) -> Pair:
     return replace(
         pair,
         reference=replace(pair.reference, outputs={**outputs, **pair.reference.outputs}),
-        given={
+        manual_inputs={
             name: (value, ValueOf(name) if name in found else key)
-            for name, (value, key) in pair.given.items()
+            for name, (value, key) in pair.manual_inputs.items()
         },
-        shared={} if found else pair.shared,
+        reference_lifts={} if found else pair.reference_lifts,
     )
 
 

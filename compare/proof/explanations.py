@@ -49,7 +49,7 @@ def kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
             else f"by hand it is none of the values from {_short(left)} to {_short(right)} that it "
             "may have"
         )
-        place = list(at[int(pair.networks) :])
+        place = list(at[int(pair.has_population_dim) :])
         return (
             f"{close}, so {place} stands at a kink (relu at 0, equal maxima, a norm at 0) and "
             f"{told} there"
@@ -77,7 +77,7 @@ def _agree_beside(pair: Pair, name: str) -> bool:
     inputs = {key: beside(key, value) for key, value in pair.inputs.items()}
     reference = lift(pair.reference, Balls(pair.entries), inputs)
     manual_program = lift(
-        pair.manual_program, Balls(pair.entries), *pair.lifted_inputs(reference, inputs)
+        pair.manual_program, Balls(pair.entries), *pair.lifted_manual_inputs(reference, inputs)
     )
     both = manual_program[name].numbers, reference[name].numbers
     return bool(same_formula(*both, pair.manual[name].dtype).same)
@@ -129,8 +129,8 @@ def narrow_cast(pair: Pair, name: str) -> str:
     if casts:
         lift(
             manual_program,
-            bounds_for(manual_program, pair.floats.values()),
-            pair.floats,
+            bounds_for(manual_program, pair.manual_floats.values()),
+            pair.manual_floats,
             cache=cache,
         )
     for node, to in casts.items():

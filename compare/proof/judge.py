@@ -172,13 +172,15 @@ class _Judge:
     def _others(self) -> tuple[list[Reading], bool]:
         """The readings but for the first, as written; and whether those are all there are."""
         found, complete = readings(
-            self.lifted.literals, tables=self.lifted.has_tables, exactly=bool(self.e.kinds)
+            self.lifted.literals,
+            tables=self.lifted.has_tables,
+            exactly=bool(self.e.exact_structure),
         )
         return found[1:], complete
 
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, going on from what is WRONG above."""
-        wrong = self.e.above(name) & self.apart
+        wrong = self.e.injected_ancestors(name) & self.apart
         for precision in PRECISIONS:
             both = self.lifted.both(name, reading, precision, wrong)
             with flint.ctx.workprec(precision):
@@ -188,7 +190,7 @@ class _Judge:
                     terms=lambda: self.lifted.terms(name),
                     infinite=self._infinite(name),
                     sampled=self.e.entries is not None,
-                    skip=int(self.e.networks),
+                    skip=int(self.e.has_population_dim),
                     accept=self.e.formula_ulps,
                 )
             if found.same is not None or found.at is None or reading == IN_ANY_WAY:
@@ -202,7 +204,7 @@ class _Judge:
 
     def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
         """Whether the two are much further apart than these readings move them."""
-        wrong = self.e.above(name) & self.apart
+        wrong = self.e.injected_ancestors(name) & self.apart
 
         def both(reading: Reading) -> list[Any]:
             return [side[at] for side in self.lifted.both(name, reading, PRECISION, wrong)]
@@ -311,7 +313,7 @@ class _Judge:
 
     def _at(self, where: Tensor) -> str:
         """Return in words where the first element of a mask stands, and how many there are."""
-        first = where.nonzero()[0].tolist()[int(self.e.networks) :]
+        first = where.nonzero()[0].tolist()[int(self.e.has_population_dim) :]
         return f"at {first} ({int(where.sum()):,} of {where.numel():,} elements)"
 
 

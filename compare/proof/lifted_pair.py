@@ -49,9 +49,9 @@ class Lifting:
             given = self.reference(reading, precision).outputs
             n = Balls(self.pair.entries, reading, precision)
             replacements = self.tables(self.pair.manual_program, reading, precision)
-            lifted_inputs = self.pair.lifted_inputs(given, reading=reading)
+            manual_inputs = self.pair.lifted_manual_inputs(given, reading=reading)
             self.lifts[key] = Lift.of(
-                self.pair.manual_program, n, *lifted_inputs, replacements=replacements
+                self.pair.manual_program, n, *manual_inputs, replacements=replacements
             )
         return self.lifts[key]
 
@@ -109,7 +109,7 @@ class Lifting:
 
     def side(self, side: _Program, reading: Reading, name: str) -> Side | None:
         """Return a quantity of a side, exact and with its bound; None where it has none."""
-        way = None if side is self.pair.manual_program else self.pair.ways.get(name)
+        way = None if side is self.pair.manual_program else self.pair.bypasses.get(name)
         key = side is self.pair.manual_program, reading, way
         if key not in self.sides:
             exact = self.local(side, Balls(self.pair.entries, reading), reading, way)
@@ -150,10 +150,10 @@ class Lifting:
         if side is not self.pair.manual_program:
             forward = {  # an input that follows the others is no value that the reference had
                 key: value
-                for name, (value, key) in self.pair.given.items()
+                for name, (value, key) in self.pair.manual_inputs.items()
                 if key is not None and name not in self.pair.inputs
             }
-        went_on = self.pair.injected(self.pair.manual if way is None else way)
+        went_on = self.pair.injected_among(self.pair.manual if way is None else way)
         replaced = {k: self.pair.manual[k] for k in went_on}
         overrides = {k: Lifted(v, n.exact(v)) for k, v in (forward | replaced).items()}
         replacements = self.tables(side, reading)
@@ -162,7 +162,7 @@ class Lifting:
         return lift(side, n, self._takes(side), overrides=overrides, replacements=replacements)
 
     def _takes(self, side: _Program) -> Mapping[str, Tensor]:
-        return self.pair.floats if side is self.pair.manual_program else self.pair.inputs
+        return self.pair.manual_floats if side is self.pair.manual_program else self.pair.inputs
 
 
 def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:

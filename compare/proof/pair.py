@@ -1,7 +1,7 @@
-"""A by-hand pass and its reference at some inputs: what everything else asks about.
+"""A by-hand pass and its reference at some inputs: the object that every question is put to.
 
-A check of someone's own function, a step of a run, a line of practice and what mutants are made of
-are ways to make one. It can make itself again at other inputs.
+A check of a user's function, a step of a training run, a practice step and the subject of mutants
+each build one. A pair can rebuild itself at other inputs.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,164 +17,200 @@ from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, above
 
-Maker = Callable[[Mapping[str, Tensor]], "Pair"]
-#: Of each quantity that goes its own way, the by-hand gradients that autograd goes on from for it.
-Ways = Mapping[str, frozenset[str]]
+Remake = Callable[[Mapping[str, Tensor]], "Pair"]
+#: For each quantity that bypasses an injected gradient: the injected gradients that it does use.
+Bypasses = Mapping[str, frozenset[str]]
 
 
 @dataclass
 class Pair:
-    """Both sides' programs, what each of them takes, and what each gave.
+    """The programs, inputs and results of a by-hand pass and of its reference.
 
-    A quantity has one name on both sides: a plain one is a gradient (or, of a run, whatever the
-    step calls so), an intermediate's value is a `ValueOf`. `given` names, for each input of the
-    by-hand program, its floats and the reference's output of the same value, None where it is an
-    input of the reference too.
+    A quantity has the same name on both sides. A plain name is a gradient (in a training run:
+    whatever the step calls by that name); a `ValueOf` is the value of an intermediate.
+
+    Attributes:
+        manual_program: The by-hand pass, or why it cannot be traced.
+        reference: The autograd side as a program, or why it cannot be traced.
+        inputs: The reference's inputs.
+        manual_inputs: For each input of the by-hand program its floats, and the output of the
+            reference that holds the same value; None where it is an input of the reference too.
+        manual: The by-hand value of each quantity.
+        autograd: Autograd's value of each quantity.
+        entries: How many entries of a large matrix product are lifted; None for all.
+        injected: The quantities whose by-hand value was injected into autograd; None for all.
+            The gradient of an input is never injected.
+        formula_ulps: The gap between two formulas that the user accepts, in ulps.
+        bypasses: Quantities computed from fewer injected gradients than autograd's path has.
+        has_population_dim: Whether the first dimension counts networks; its size is then 1.
+        quantities_are_gradients: Whether a quantity is the gradient of the input of its name.
+        constants: Numbers of the problem by name, such as alpha.
+        remake: Builds the pair at other inputs of the reference.
+        reference_lifts: A cache of the lifted reference, by reading and precision. All by-hand
+            programs at the same inputs, such as a pass and its mutants, share it.
+
     """
 
     manual_program: Program | Opaque
     reference: Program | Opaque
     inputs: Mapping[str, Tensor]
-    given: Mapping[str, tuple[Tensor, Key | None]]
+    manual_inputs: Mapping[str, tuple[Tensor, Key | None]]
     manual: Mapping[str, Tensor]
     autograd: Mapping[str, Tensor]
-    entries: int | None = None  # how many of a large product to lift, None for all
-    # The quantities that autograd went on from by hand, None for all: no gradient of an input is.
-    replaced: Collection[str] | None = None
-    formula_ulps: float = 0.0  # how far apart its writer accepts two formulas, in ulps
-    ways: Ways = field(default_factory=dict)  # of quantities that go on from fewer of those
-    networks: bool = False  # whether the first dimension counts networks, of which there is one
-    gradients: bool = False  # whether the quantities are the gradients at the inputs they name
-    numbers: Mapping[str, float] = field(default_factory=dict)  # of the question, by name: alpha
-    maker: Maker | None = None  # makes it again at other inputs
-    # The reference lifted from its inputs on, by reading and precision: of many by-hand sides at
-    # the same inputs, a pass and its mutants, it is the same one.
-    shared: dict[tuple[Reading, int], "Lift"] = field(default_factory=dict, repr=False)
+    entries: int | None = None
+    injected: Collection[str] | None = None
+    formula_ulps: float = 0.0
+    bypasses: Bypasses = field(default_factory=dict)
+    has_population_dim: bool = False
+    quantities_are_gradients: bool = False
+    constants: Mapping[str, float] = field(default_factory=dict)
+    remake: Remake | None = None
+    reference_lifts: dict[tuple[Reading, int], "Lift"] = field(default_factory=dict, repr=False)
 
     def at(self, inputs: Mapping[str, Tensor]) -> "Pair":
-        """Return the same pass and reference at other inputs of the reference, both run there."""
-        assert self.maker is not None, "nobody said how to make it again"
-        return self.maker(inputs)
+        """Return the same two passes, run at other inputs of the reference."""
+        assert self.remake is not None, "this pair was built without `remake`"
+        return self.remake(inputs)
 
-    def injected(self, names: Collection[str]) -> frozenset[str]:
-        """Return those of the quantities in whose place autograd had the by-hand values."""
-        return frozenset(names if self.replaced is None else {*names} & {*self.replaced})
+    def injected_among(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the names whose by-hand value was injected into autograd."""
+        return frozenset(names if self.injected is None else {*names} & {*self.injected})
 
     @cached_property
-    def _read(self) -> Mapping[str, Collection[str]]:
+    def _ancestors(self) -> Mapping[str, Collection[str]]:
         return self.manual_program.ancestors() if isinstance(self.manual_program, Program) else {}
 
-    def above(self, name: str) -> frozenset[str]:
-        """Return the by-hand gradients that a quantity goes on from, on both sides."""
-        if name in self.ways:
-            return self.ways[name]
-        read = self.injected(self._read.get(name, ()))
-        return read.union(*(self.ways[one] for one in read if one in self.ways))
+    def injected_ancestors(self, name: str) -> frozenset[str]:
+        """Return the injected by-hand gradients from which both sides compute a quantity."""
+        if name in self.bypasses:
+            return self.bypasses[name]
+        ancestors = self.injected_among(self._ancestors.get(name, ()))
+        return ancestors.union(*(self.bypasses[n] for n in ancestors if n in self.bypasses))
 
     @property
-    def floats(self) -> dict[str, Tensor]:
-        """What the by-hand program is given, in floats."""
-        return {name: value for name, (value, _) in self.given.items()}
+    def manual_floats(self) -> dict[str, Tensor]:
+        """The by-hand program's inputs, as floats."""
+        return {name: value for name, (value, _) in self.manual_inputs.items()}
 
-    def lifted_inputs(
+    def lifted_manual_inputs(
         self,
         reference: Mapping[Key, Lifted],
         inputs: Mapping[str, Tensor] | None = None,
         reading: Reading = AS_WRITTEN,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what the by-hand program is given, in floats and what of it is lifted.
+        """Return the by-hand program's inputs: all as floats, and exactly those with exact values.
 
-        What comes from the forward pass is the `reference`'s, with `inputs` in floats too: those
-        are other ones.
+        Args:
+            reference: The lifted reference. It supplies the values of the forward pass.
+            inputs: Other inputs than the pair's own, at which `reference` was lifted. The floats
+                of the forward pass then come from `reference` too.
+            reading: How numbers in the code, and inputs that sum to 1 up to rounding, are read.
+
         """
-        keys = {name: key for name, (_, key) in self.given.items() if key is not None}
-        found = {name: reference[key] for name, key in keys.items() if key in reference}
-        # an input that follows the others may have fewer dimensions of 1
-        shapes = {name: tuple(self.given[name][0].shape) for name in found}
-        lifted = {name: _shaped(one.numbers, shapes[name]) for name, one in found.items()}
+        keys = {name: key for name, (_, key) in self.manual_inputs.items() if key is not None}
+        available = {name: reference[key] for name, key in keys.items() if key in reference}
+        # an input that is derived from the others may have fewer dimensions of 1
+        shapes = {name: tuple(self.manual_inputs[name][0].shape) for name in available}
+        lifted = {name: _reshaped(v.numbers, shapes[name]) for name, v in available.items()}
         if inputs is None:
             if reading.exactly:
-                own = [n for n in self.kinds if n in self.given and n not in keys]
-                lifted |= {n: self._exactly(n, reading) for n in own}
-            return self.floats, lifted
+                structured = [
+                    n for n in self.exact_structure if n in self.manual_inputs and n not in keys
+                ]
+                lifted |= {n: self._without_rounding(n, reading) for n in structured}
+            return self.manual_floats, lifted
         floats = {
-            n: _shaped(reference[keys[n]].floats, shapes[n]) if n in keys else inputs[n]
-            for n in self.given
+            n: _reshaped(reference[keys[n]].floats, shapes[n]) if n in keys else inputs[n]
+            for n in self.manual_inputs
         }
         return floats, lifted
 
     @cached_property
-    def kinds(self) -> dict[str, Lines | Turned]:
-        """What the inputs are but for rounding, those that are something."""
-        found = {name: but_for_rounding(value) for name, value in self.inputs.items()}
-        return {name: kind for name, kind in found.items() if kind is not None}
+    def exact_structure(self) -> dict[str, Lines | Turned]:
+        """The structure (sums of 1, symmetry ...) that each input has up to rounding, if any."""
+        structures = {name: but_for_rounding(value) for name, value in self.inputs.items()}
+        return {name: kind for name, kind in structures.items() if kind is not None}
 
-    def _exactly(self, name: str, reading: Reading) -> Any:
-        """Return one of those inputs lifted, in a reading as what it is without rounding."""
-        held = Balls().exact(self.inputs[name])
-        found = self.kinds[name].exactly(held)
-        return UNION(held, found) if reading.way == ANY else found
+    def _without_rounding(self, name: str, reading: Reading) -> Any:
+        """Return a structured input lifted, with its structure exact."""
+        as_held = Balls().exact(self.inputs[name])
+        exact = self.exact_structure[name].exactly(as_held)
+        return UNION(as_held, exact) if reading.way == ANY else exact
 
     def lifted_reference(
-        self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **how: Any
+        self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **options: Any
     ) -> "Lift":
-        """Return the reference lifted from its inputs; `how` as `lift` has it is for one pass."""
+        """Return the reference lifted from its inputs.
+
+        The result is cached, unless there are `options` of `lift`: those belong to one by-hand
+        program.
+        """
         key = reading, precision
-        if key not in self.shared or how:
-            lifted = {n: self._exactly(n, reading) for n in self.kinds} if reading.exactly else {}
-            found = Lift.of(self.reference, Balls(self.entries, *key), self.inputs, lifted, **how)
-            if how:
-                return found
-            self.shared[key] = found
-        return self.shared[key]
+        if key not in self.reference_lifts or options:
+            structured = self.exact_structure if reading.exactly else ()
+            exact_inputs = {n: self._without_rounding(n, reading) for n in structured}
+            balls = Balls(self.entries, *key)
+            lifted = Lift.of(self.reference, balls, self.inputs, exact_inputs, **options)
+            if options:
+                return lifted
+            self.reference_lifts[key] = lifted
+        return self.reference_lifts[key]
 
 
-def _shaped(numbers: Any, shape: tuple[int, ...]) -> Any:
-    """Return numbers in a shape, an Unsupported as it is."""
+def _reshaped(numbers: Any, shape: tuple[int, ...]) -> Any:
     return numbers if isinstance(numbers, Unsupported) else numbers.reshape(shape)
 
 
 @dataclass(frozen=True)
 class Lift:
-    """A program lifted: its outputs, nothing where it cannot be read, and the arithmetic."""
+    """The lifted outputs of a program, none if it cannot be traced, and the arithmetic used."""
 
     n: Balls
     outputs: Mapping[Key, Lifted]
 
     @classmethod
-    def of(cls, program: Program | Opaque, n: Balls, *given: Any, **how: Any) -> "Lift":
-        """Lift a program."""
-        return cls(n, {} if isinstance(program, Opaque) else lift(program, n, *given, **how))
+    def of(cls, program: Program | Opaque, n: Balls, *inputs: Any, **options: Any) -> "Lift":
+        """Lift a program; `inputs` and `options` are those of `lift`."""
+        outputs = {} if isinstance(program, Opaque) else lift(program, n, *inputs, **options)
+        return cls(n, outputs)
 
 
-def own_ways(
-    manual_program: Program | Opaque, reference: Program | Opaque, replaced: Collection[str]
+def find_bypasses(
+    manual_program: Program | Opaque, reference: Program | Opaque, injected: Collection[str]
 ) -> dict[str, frozenset[str]]:
-    """Return the quantities that go their own way by hand, and which gradients they do read.
+    """Return the quantities that bypass an injected gradient, each with those that it does use.
 
-    Autograd goes on from by-hand gradients, the `replaced` ones, so that one bug makes one red
-    line. A pass that does not read the gradient it gave for z, though autograd's way leads through
-    z, has gone its own way, and is compared with autograd's value along that. Code that cannot be
-    read counts as going autograd's way.
+    Autograd continues from the injected by-hand gradients, so that one bug makes one red line. But
+    suppose that autograd's path to a quantity leads through z, and by hand the quantity is computed
+    without the gradient of z. Then a wrong gradient of z must not be injected for it: the quantity
+    is compared with autograd's value along the by-hand pass's own path. Code that cannot be traced
+    counts as following autograd's path.
+
+    Args:
+        manual_program: The by-hand pass.
+        reference: The autograd side.
+        injected: The quantities whose by-hand value is injected.
+
     """
     if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
         return {}
-    read = {
-        name: frozenset(above & {*replaced}) for name, above in manual_program.ancestors().items()
+    used = {
+        name: frozenset(ancestors & {*injected})
+        for name, ancestors in manual_program.ancestors().items()
     }
     return {
-        name: read[name]
+        name: used[name]
         for name in reference.outputs
-        if name in read and passed(reference, name, read[name], replaced)
+        if name in used and bypassed_gradients(reference, name, used[name], injected)
     }
 
 
-def passed(
-    reference: Program, name: str, stops: Collection[str], replaced: Collection[str]
+def bypassed_gradients(
+    reference: Program, name: str, used: Collection[str], injected: Collection[str]
 ) -> frozenset[str]:
-    """Return the replaced gradients that autograd's way from a quantity to the `stops` passes."""
-    nodes = {label: reference.outputs[label] for label in replaced if label in reference.outputs}
+    """Return the injected gradients on autograd's path from a quantity back to those it uses."""
+    nodes = {label: reference.outputs[label] for label in injected if label in reference.outputs}
     nodes.pop(name, None)
-    end, ends_at = reference.outputs[name], {nodes[stop] for stop in stops if stop in nodes}
-    led_through = set() if end in ends_at else above([end], ends_at)
-    return frozenset(label for label, node in nodes.items() if node in led_through)
+    end, stops = reference.outputs[name], {nodes[label] for label in used if label in nodes}
+    path = set() if end in stops else above([end], stops)
+    return frozenset(label for label, node in nodes.items() if node in path)

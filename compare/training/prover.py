@@ -79,9 +79,9 @@ class Prover(Stateful):
         return Pair(
             manual_program=manual_program, reference=reference, inputs=given, manual=manual,
             autograd=autograd,
-            given={name: (value, None) for name, value in given.items()},
-            entries=self.entries, numbers=self.numbers, networks=True,
-            maker=self._at if self.judged else None,
+            manual_inputs={name: (value, None) for name, value in given.items()},
+            entries=self.entries, constants=self.numbers, has_population_dim=True,
+            remake=self._at if self.judged else None,
         )  # fmt: skip
 
     def _at(self, inputs: Mapping[str, Tensor]) -> Pair:
