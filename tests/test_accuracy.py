@@ -15,7 +15,7 @@ from compare.passes.forward import ForwardPass
 from compare.proof.balls import Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.interpreter import lift
-from compare.proof.rounding import WORSE, Accuracy, Side
+from compare.proof.rounding import LOSS_FACTOR, Accuracy, LiftedQuantity
 from compare.proof.trace import trace
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Quantity
@@ -31,11 +31,11 @@ def _drawn(dtype: torch.dtype, *shape: int, mean: float = 0.0) -> Tensor:
     return (torch.randn(shape, generator=chance, dtype=torch.float64) + mean).to(dtype)
 
 
-def _side(values: list[float], terms: list[float] | None = None) -> Side:
+def _side(values: list[float], terms: list[float] | None = None) -> LiftedQuantity:
     exact = np.array([flint.arb(x) for x in values], dtype=object)
     sizes = None if terms is None else torch.tensor(terms, dtype=torch.float64)
     value = torch.tensor(values, dtype=torch.float64)
-    return Side(exact, Bound(Bounds(), value, torch.zeros_like(value), None, sizes))
+    return LiftedQuantity(exact, Bound(Bounds(), value, torch.zeros_like(value), None, sizes))
 
 
 def _accuracy(
@@ -164,7 +164,7 @@ def test_a_variance_in_one_pass_loses_its_bits_far_from_0(
         report
     )
     kept = f"{proof.manual_bits:.1f} of autograd's {proof.autograd_bits:.1f} right bits"
-    told = proof.autograd_bits - proof.manual_bits > math.log2(WORSE)
+    told = proof.autograd_bits - proof.manual_bits > math.log2(LOSS_FACTOR)
     assert (kept in report.headline().plain) == told
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compare.cases.cases import CASES
 from compare.proof.program import Opaque, Program
-from compare.proof.trace import recorded, trace
+from compare.proof.trace import recorded_texts, trace
 from compare.proof.verdict import Proof
 from compare.training.adapters import Named, Step, by_hand
 from compare.training.control_flow import branches
@@ -64,11 +64,11 @@ def test_a_formula_that_changes_on_the_way_is_wrong_though_the_bits_are_equal(
     assert row.equal == row.compared
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
     assert row.proof is not None
-    assert row.proof.text.startswith("at step 299: another formula")
+    assert row.proof.text.startswith("at step 299: different formula")
     # ... and from the first step on, at the first step
     report = run(THREE_LAYER, steps=300, dtype=dtype, step=_off_beyond(-1.0, factor))
     assert report.quantities["l1_delta"].proof is not None
-    assert report.quantities["l1_delta"].proof.text.startswith("at step 0: another formula")
+    assert report.quantities["l1_delta"].proof.text.startswith("at step 0: different formula")
 
 
 def test_a_formula_that_is_another_in_the_middle_alone_is_wrong_there() -> None:
@@ -80,7 +80,7 @@ def test_a_formula_that_is_another_in_the_middle_alone_is_wrong_there() -> None:
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
     assert row.first_unequal == first
     assert row.proof is not None
-    assert row.proof.text.startswith(f"at step {first}: another formula")
+    assert row.proof.text.startswith(f"at step {first}: different formula")
 
 
 def _trimmed(values: Named, name: str, limit: float) -> Tensor:
@@ -192,8 +192,8 @@ def test_work_that_leaves_no_trace_in_the_operations_is_noticed() -> None:
     prover = Prover(_beyond_one(_doubled, in_numpy), _beyond_one(_doubled, _doubled), None, None)
     _proof(prover, X)
     assert isinstance(prover.by_hand()[-1], Program)
-    assert recorded(prover.manual_step, {"X": X}) is not None
-    assert recorded(prover.manual_step, {"X": X * 2}) is None
+    assert recorded_texts(prover.manual_step, {"X": X}) is not None
+    assert recorded_texts(prover.manual_step, {"X": X * 2}) is None
     _proof(prover, X * 2)
     assert isinstance(prover.by_hand()[-1], Opaque)
 

@@ -473,7 +473,7 @@ def test_a_place_is_told_without_the_dimension_of_the_networks() -> None:
     assert row.proof is not None
     assert row.worst_index is not None
     assert len(row.worst_index) == 2
-    assert f"for autograd at {list(row.worst_index)}, " in row.proof.text
+    assert f"by autograd at {list(row.worst_index)}; " in row.proof.text
 
 
 def test_no_factor_of_1_is_told() -> None:

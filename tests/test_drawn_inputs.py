@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
-from compare.proof.other_inputs import beside, cotangent, elsewhere, generator, hardly_beside
+from compare.proof.other_inputs import (
+    cotangent,
+    nearby,
+    nearby_same_kind,
+    seeded_generator,
+    very_near,
+)
 from compare.proof.program import Opaque, Program
 from compare.proof.trace import trace
 
@@ -20,10 +26,10 @@ MIXED = torch.tensor([1.0, -2.0, 0.0, 0.25, -torch.inf, torch.inf])
 def test_a_generator_is_seeded_by_all_that_is_drawn_and_by_no_small_number() -> None:
     """A user's seed is 0, 1, 42 or 2026."""
     whats = [("a",), ("b",), ("a", 1), ("a", 2), ("a", (1,)), ()]
-    seeds = [generator(*what).initial_seed() for what in whats]
+    seeds = [seeded_generator(*what).initial_seed() for what in whats]
     assert len(set(seeds)) == len(seeds)
     assert all(abs(seed) > 2**32 for seed in seeds)
-    assert generator("a", 1).initial_seed() == generator("a", 1).initial_seed()
+    assert seeded_generator("a", 1).initial_seed() == seeded_generator("a", 1).initial_seed()
 
 
 def test_cotangents_of_another_name_shape_or_seed_are_others() -> None:
@@ -63,13 +69,13 @@ def test_no_cotangent_where_there_are_no_elements() -> None:
 def test_equal_inputs_move_apart() -> None:
     """Each number that was equal is then another."""
     x = torch.full((5,), 2.0)
-    assert not bool((beside("x", x) == beside("y", x)).any())
-    assert not bool((hardly_beside("x", x) == hardly_beside("y", x)).all())
-    assert torch.equal(beside("x", x), beside("x", x.clone()))
+    assert not bool((nearby("x", x) == nearby("y", x)).any())
+    assert not bool((very_near("x", x) == very_near("y", x)).all())
+    assert torch.equal(nearby("x", x), nearby("x", x.clone()))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("move", [beside, hardly_beside, elsewhere])
+@pytest.mark.parametrize("move", [nearby, very_near, nearby_same_kind])
 def test_every_finite_number_moves_a_little_and_no_infinity_does(
     move: object, dtype: torch.dtype
 ) -> None:
@@ -86,12 +92,12 @@ def test_every_finite_number_moves_a_little_and_no_infinity_does(
 
 def test_whole_numbers_stay() -> None:
     for values in (torch.arange(4), torch.tensor([True, False]), torch.zeros(0)):
-        assert torch.equal(beside("x", values), values)
+        assert torch.equal(nearby("x", values), values)
 
 
 def test_elsewhere_a_mask_is_a_mask_of_the_same_numbers() -> None:
     mask = torch.eye(7)
-    moved = elsewhere("mask", mask)
+    moved = nearby_same_kind("mask", mask)
     assert not torch.equal(moved, mask)
     assert torch.equal(moved.sum(0), mask.sum(0))
     assert torch.equal(moved.sum(1), mask.sum(1))

@@ -78,7 +78,7 @@ def test_autograd_is_named_where_its_value_is_not_the_derivative(dtype: torch.dt
 
 def test_only_the_element_that_was_looked_at_is_said_to_stand_there() -> None:
     said = _said(F.relu, lambda x: torch.where(x == 2, 3.0, (x >= 0) * 1.0), AT_0)
-    assert "2 of 3 elements apart" in said
+    assert "2 of 3 elements differ" in said
     assert "so [1] stands at a kink" in said
 
 

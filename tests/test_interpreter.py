@@ -10,7 +10,7 @@ from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.interpreter import Cache, Floats, Lifted, evaluate, lift
-from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, above, below, operation
+from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE, downstream, operation, upstream
 from compare.proof.trace import trace
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]], dtype=torch.float64)
@@ -91,15 +91,15 @@ def test_what_hands_numbers_on_is_listed_under_each_name_that_a_program_has() ->
 def test_a_walk_goes_up_to_its_stops_and_down_to_the_end() -> None:
     program = trace(_two, {"x": X})
     z, y = program.outputs["z"], program.outputs["y"]
-    assert {*program.placeholders()} < above([y])
-    assert z in above([y])
-    assert z not in above([y], [z])
-    assert not {*program.placeholders()} & above([y], [z])
-    assert above([z], [z]) >= {z, *program.placeholders()}  # an end is no stop of its own
-    assert {z, y} < below(z)
-    assert z not in below(y)
-    assert program.leading_to(["y"], ["z"]) == above([y], [z])
-    assert program.leading_to(["y"], [], [y]) == set()
-    assert (program.ancestors(), program.sources()) == (
+    assert {*program.placeholders()} < upstream([y])
+    assert z in upstream([y])
+    assert z not in upstream([y], [z])
+    assert not {*program.placeholders()} & upstream([y], [z])
+    assert upstream([z], [z]) >= {z, *program.placeholders()}  # an end is no stop of its own
+    assert {z, y} < downstream(z)
+    assert z not in downstream(y)
+    assert program.nodes_leading_to(["y"], ["z"]) == upstream([y], [z])
+    assert program.nodes_leading_to(["y"], [], [y]) == set()
+    assert (program.ancestors(), program.inputs_by_output()) == (
         {"z": set(), "y": {"z"}}, {"z": {"x"}, "y": {"x"}},
     )  # fmt: skip

@@ -11,14 +11,14 @@ from compare.proof.balls import Balls
 from compare.proof.literals import (
     ANY,
     AS_WRITTEN,
+    COMPUTED,
     HELD,
-    MOST,
-    WORKED_OUT,
+    MAX_MIXED_READINGS,
     WRITTEN,
     Literal,
     Reading,
-    number,
     readings,
+    scalar_literal,
 )
 
 F64, F32 = torch.float64, torch.float32
@@ -41,8 +41,8 @@ def held(value: float) -> float:
 
 
 def test_a_number_is_what_was_written_or_what_the_dtype_holds_of_it() -> None:
-    tenth = number(0.1, F32)
-    (written,), (as_held,), (worked_out,) = map(tenth.read, (WRITTEN, HELD, WORKED_OUT))
+    tenth = scalar_literal(0.1, F32)
+    (written,), (as_held,), (worked_out,) = map(tenth.read, (WRITTEN, HELD, COMPUTED))
     assert is_fraction(written, 1, 10)
     assert is_fraction(worked_out, 1, 10)
     assert as_held == held(0.1)
@@ -55,9 +55,9 @@ def test_a_number_is_what_was_written_or_what_the_dtype_holds_of_it() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_reckons_with_numbers_in_float32(dtype: torch.dtype) -> None:
     """A kernel widens its tensor and not the number that it is given."""
-    assert number(0.1, dtype) == number(0.1, F32)
-    assert number(0.1, dtype).read(HELD) == [held(0.1)]
-    assert number(0.1, F64).read(HELD) == [0.1]
+    assert scalar_literal(0.1, dtype) == scalar_literal(0.1, F32)
+    assert scalar_literal(0.1, dtype).read(HELD) == [held(0.1)]
+    assert scalar_literal(0.1, F64).read(HELD) == [0.1]
 
 
 def test_the_numbers_of_a_tensor_have_been_rounded_to_its_own_dtype() -> None:
@@ -68,37 +68,38 @@ def test_the_numbers_of_a_tensor_have_been_rounded_to_its_own_dtype() -> None:
 
 
 def test_what_python_came_to_is_off_by_up_to_2_ulps() -> None:
-    (ball,) = number(ODD, F64).read(WORKED_OUT)
+    (ball,) = scalar_literal(ODD, F64).read(COMPUTED)
     ulp = 2.0**-53
     assert ball.mid() == ODD
     assert 2 * ulp <= ball.rad() <= 4 * ulp
-    assert number(ODD, F64).read(WRITTEN) == [ODD]
+    assert scalar_literal(ODD, F64).read(WRITTEN) == [ODD]
     # not a tensor's, which was rounded to what it is
-    assert Literal((ODD,), F64, tensor=True).read(WORKED_OUT) == [ODD]
+    assert Literal((ODD,), F64, tensor=True).read(COMPUTED) == [ODD]
 
 
 @pytest.mark.parametrize("off", [1e-10, -1e-9, 1e-12])
 def test_two_numbers_written_differently_stay_two(off: float) -> None:
     """Float32 holds 1 of each."""
     assert held(1 + off) == 1
-    for way in (WRITTEN, HELD, WORKED_OUT, ANY):
-        (ball,) = number(1 + off, F32).read(way)
+    for mode in (WRITTEN, HELD, COMPUTED, ANY):
+        (ball,) = scalar_literal(1 + off, F32).read(mode)
         assert not ball.contains(1)
 
 
 @pytest.mark.parametrize(
     ("literal", "plain"),
     [
-        (number(0.5, F32), True), (number(3.0, F64), True), (number(0.1, F32), False),
-        (number(0.1, F64), False), (number(ODD, F64), False), (number(0.0, F32), True),
+        (scalar_literal(0.5, F32), True), (scalar_literal(3.0, F64), True),
+        (scalar_literal(0.1, F32), False), (scalar_literal(0.1, F64), False),
+        (scalar_literal(ODD, F64), False), (scalar_literal(0.0, F32), True),
         (Literal((0.5, 0.25), F32, tensor=True), True),
         (Literal((0.5, held(0.1)), F32, tensor=True), False),
         (Literal((ODD,), F64, tensor=True), True),
     ],
 )  # fmt: skip
 def test_a_number_is_plain_that_is_the_same_in_every_reading(literal: Literal, plain: bool) -> None:
-    assert literal.plain is plain
-    ways = [literal.read(way) for way in (WRITTEN, HELD, WORKED_OUT)]
+    assert literal.unambiguous is plain
+    ways = [literal.read(mode) for mode in (WRITTEN, HELD, COMPUTED)]
     assert (ways[0] == ways[1] == ways[2]) is plain
 
 
@@ -116,21 +117,21 @@ def test_the_numbers_of_one_tensor_are_one_literal() -> None:
 
 
 def test_some_numbers_may_be_read_otherwise_than_the_rest() -> None:
-    tenth, fifth = number(0.1, F32), number(0.2, F32)
+    tenth, fifth = scalar_literal(0.1, F32), scalar_literal(0.2, F32)
     reading = Reading(WRITTEN, frozenset({fifth}))
     assert is_fraction(reading.of(tenth)[0], 1, 10)
     assert reading.of(fifth) == [held(0.2)]
 
 
 def _literals(count: int) -> Sequence[Literal]:
-    return [number(part, F32) for part in PARTS[:count]]
+    return [scalar_literal(part, F32) for part in PARTS[:count]]
 
 
 def test_numbers_that_are_plain_have_one_reading() -> None:
-    plain = [number(0.5, F32), number(2.0, F64)]
+    plain = [scalar_literal(0.5, F32), scalar_literal(2.0, F64)]
     assert readings(plain, tables=False) == ([AS_WRITTEN], True)
     assert readings([], tables=True)[0] == [Reading(tables=False), *(
-        Reading(way, tables=also) for also in (False, True) for way in (WRITTEN, HELD, WORKED_OUT)
+        Reading(mode, tables=also) for also in (False, True) for mode in (WRITTEN, HELD, COMPUTED)
     )][1:]  # fmt: skip
 
 
@@ -138,14 +139,14 @@ def test_every_number_is_read_either_way_beside_every_other() -> None:
     """The whole first; each choice of some of them once."""
     for count in (1, 2, 3, 5):
         literals = _literals(count)
-        found, complete = readings([*literals, number(0.5, F32)], tables=False)
+        found, complete = readings([*literals, scalar_literal(0.5, F32)], tables=False)
         assert complete
-        assert [one.way for one in found[:3]] == [WRITTEN, HELD, WORKED_OUT]
-        assert not any(one.but for one in found[:3])
-        choices = {one.but for one in found[3:]}
+        assert [one.mode for one in found[:3]] == [WRITTEN, HELD, COMPUTED]
+        assert not any(one.exceptions for one in found[:3])
+        choices = {one.exceptions for one in found[3:]}
         assert len(choices) == len(found) - 3 == 2**count - 2
         assert all(choice <= {*literals} for choice in choices)
-        assert all(one.way == WRITTEN for one in found[3:])
+        assert all(one.mode == WRITTEN for one in found[3:])
 
 
 def test_with_a_table_there_are_twice_as_many() -> None:
@@ -158,17 +159,17 @@ def test_with_a_table_there_are_twice_as_many() -> None:
 
 def test_of_many_numbers_some_readings_are_tried_and_that_is_said() -> None:
     found, complete = readings(_literals(8), tables=False)
-    assert len(found) == 3 + MOST  # three in which all are read alike
+    assert len(found) == 3 + MAX_MIXED_READINGS  # three in which all are read alike
     assert not complete
 
 
 def test_a_remark_says_how_the_numbers_were_read() -> None:
     assert AS_WRITTEN.text == ""
-    assert "that one side holds as what the other has for it" in Reading(tables=True).text
-    assert Reading(HELD).text == ", the numbers of the code as their dtype holds them"
-    assert "that Python worked out to within 2 ulps" in Reading(WORKED_OUT).text
+    assert "a tensor that one side stores replaced by" in Reading(tables=True).text
+    assert Reading(HELD).text == ", with the numbers in the code rounded to their dtype"
+    assert "up to 2 ulps in the numbers that Python computed" in Reading(COMPUTED).text
     some = Reading(WRITTEN, frozenset(_literals(1)))
-    assert some.text.endswith("some as their dtype holds them")
+    assert some.text.endswith("as written and some rounded to their dtype")
 
 
 def test_an_exponent_is_read_like_any_other_number() -> None:

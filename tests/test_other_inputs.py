@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compare.proof.input_structure import Lines, Turned, but_for_rounding, kind_of, lines, turned
-from compare.proof.other_inputs import FURTHEST, NEAREST, other, scaled
+from compare.proof.other_inputs import MAX_SHARE, MIN_SHARE, scaled, similar
 
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 
@@ -136,7 +136,7 @@ def test_a_product_is_symmetric_to_the_rounding_of_its_terms() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_rows_are_they_stay(kind: str, dtype: torch.dtype) -> None:
     values = KINDS[kind](drawn(6, 5)).to(dtype)
-    moved = other("p", values, leaf=True)
+    moved = similar("p", values, leaf=True)
     assert kind_of(moved) == Lines(kind, 1)
     assert not bool((moved == values).all(-1).any())
 
@@ -145,7 +145,7 @@ def test_a_mixture_of_rows_keeps_range_and_empty_columns() -> None:
     x = drawn(6, 5)
     x[:, 1] = 0
     x[3] = 0
-    moved = other("x", x, leaf=True)
+    moved = similar("x", x, leaf=True)
     assert moved.max() <= x.max()
     assert moved.min() >= x.min()
     assert bool((moved[:, 1] == 0).all())
@@ -157,12 +157,12 @@ def test_a_mixture_of_rows_keeps_range_and_empty_columns() -> None:
 def test_how_much_of_another_row_is_taken() -> None:
     x = torch.tensor([[0.5, -1.5], [8.5, 6.25], [2.25, 3.5]], dtype=torch.float64)
     for share in (1.0, 0.25):
-        moved = other("x", x, leaf=True, share=share)
+        moved = similar("x", x, leaf=True, share=share)
         steps = (moved - x)[:, 0] / torch.stack([x[:, 0] - y for y in x[:, 0]]).abs().max()
-        assert float(steps.abs().max()) <= FURTHEST * share
-    assert not torch.equal(other("x", x, leaf=True), other("x", x, leaf=True, draw=1))
-    assert torch.equal(other("x", x, leaf=True), other("x", x, leaf=True))
-    assert not torch.equal(other("x", x, leaf=True), other("y", x, leaf=True))
+        assert float(steps.abs().max()) <= MAX_SHARE * share
+    assert not torch.equal(similar("x", x, leaf=True), similar("x", x, leaf=True, draw=1))
+    assert torch.equal(similar("x", x, leaf=True), similar("x", x, leaf=True))
+    assert not torch.equal(similar("x", x, leaf=True), similar("y", x, leaf=True))
 
 
 @pytest.mark.parametrize(
@@ -183,44 +183,44 @@ def test_how_much_of_another_row_is_taken() -> None:
          "infinite", "empty"],
 )  # fmt: skip
 def test_what_stays(values: Tensor, leaf: bool) -> None:
-    moved = other("v", values, leaf=leaf)
+    moved = similar("v", values, leaf=leaf)
     assert torch.equal(moved, values)
     assert moved.data_ptr() != values.data_ptr() or not values.numel()
 
 
 def test_whole_numbers_that_need_a_gradient_are_moved() -> None:
     values = torch.tensor([[1.0, 2.0], [5.0, 3.0], [4.0, 9.0]])
-    assert not torch.equal(other("v", values, leaf=True), values)
+    assert not torch.equal(similar("v", values, leaf=True), values)
 
 
 def test_codes_are_shuffled_row_by_row() -> None:
     codes = F.one_hot(torch.tensor([0, 2, 1, 2, 0, 1]), 3).double()
-    moved = other("y", codes, leaf=False)
+    moved = similar("y", codes, leaf=False)
     assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, codes.tolist()))
     assert not torch.equal(moved, codes)
     graph = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]).double()
-    again = other("a", graph, leaf=False)
+    again = similar("a", graph, leaf=False)
     assert turned(again) == 1
     assert float(again.sum()) == 6
 
 
 def test_a_mask_of_infinities_is_shuffled_and_gains_none() -> None:
     mask = torch.tensor([[0.0, -math.inf, -math.inf], [-math.inf, 0.0, 0.0]])
-    moved = other("m", mask, leaf=False)
+    moved = similar("m", mask, leaf=False)
     assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, mask.tolist()))
     assert not torch.equal(moved, mask)
 
 
 def test_an_even_grid_is_one_to_rounding_too() -> None:
     for grid in (torch.linspace(0, 1, 11), torch.arange(5.0) / 8):
-        assert torch.equal(other("t", grid, leaf=False), grid)
-    assert not torch.equal(other("t", torch.linspace(0, 1, 11) ** 2, leaf=False), grid)
+        assert torch.equal(similar("t", grid, leaf=False), grid)
+    assert not torch.equal(similar("t", torch.linspace(0, 1, 11) ** 2, leaf=False), grid)
 
 
 def test_infinities_stay_where_they_are() -> None:
     x = drawn(4, 5)
     x[1, 2] = -math.inf
-    moved = other("x", x, leaf=True)
+    moved = similar("x", x, leaf=True)
     assert torch.equal(moved.isinf(), x.isinf())
     assert not moved.isnan().any()
 
@@ -228,15 +228,15 @@ def test_infinities_stay_where_they_are() -> None:
 @pytest.mark.parametrize("number", [1.0, 0.0, 0.7, 2.0, -3.5])
 def test_one_number_everywhere_is_scaled_element_by_element(number: float) -> None:
     values = torch.full((3, 4), number, dtype=torch.float64)
-    for moved in (other("w", values, leaf=False), scaled("w", values)):
+    for moved in (similar("w", values, leaf=False), scaled("w", values)):
         sizes = moved if number == 0 else moved / number - 1
-        assert bool((sizes >= NEAREST).all())
-        assert bool((sizes <= FURTHEST).all())
+        assert bool((sizes >= MIN_SHARE).all())
+        assert bool((sizes <= MAX_SHARE).all())
         assert len(moved.unique()) == 12
 
 
 def test_equal_shares_stay_shares() -> None:
-    moved = other("p", torch.full((3, 4), 0.25), leaf=False)
+    moved = similar("p", torch.full((3, 4), 0.25), leaf=False)
     assert kind_of(moved) == Lines("sums of 1", 1)
     assert len(moved.unique()) > 1
 
@@ -244,11 +244,11 @@ def test_equal_shares_stay_shares() -> None:
 def test_symmetric_matrices_stay_symmetric_to_the_bit() -> None:
     x = drawn(5, 5)
     for sign in (1, -1):
-        moved = other("a", x + sign * x.mT, leaf=True)
+        moved = similar("a", x + sign * x.mT, leaf=True)
         assert torch.equal(moved, sign * moved.mT)
         assert not torch.equal(moved, x + sign * x.mT)
     pair = torch.tensor([[2.0, 0.5], [0.5, 3.0]])
-    moved = other("a", pair, leaf=True)
+    moved = similar("a", pair, leaf=True)
     assert torch.equal(moved, moved.mT)
     assert not torch.equal(moved, pair)
 
@@ -256,18 +256,18 @@ def test_symmetric_matrices_stay_symmetric_to_the_bit() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_is_sorted_stays_sorted(sign: int) -> None:
     x = sign * drawn(7).sort().values
-    moved = other("x", x, leaf=True)
+    moved = similar("x", x, leaf=True)
     assert bool((sign * moved.diff() > 0).all())
     columns = sign * drawn(6, 5).sort(0).values
-    assert bool((sign * other("x", columns, leaf=True).diff(dim=0) >= 0).all())
+    assert bool((sign * similar("x", columns, leaf=True).diff(dim=0) >= 0).all())
     rows = sign * drawn(6, 5).sort(1).values
-    assert bool((sign * other("x", rows, leaf=True).diff(dim=1) >= 0).all())
+    assert bool((sign * similar("x", rows, leaf=True).diff(dim=1) >= 0).all())
 
 
 def test_a_single_row_keeps_its_sum() -> None:
     p = torch.softmax(drawn(6), 0)
     for values in (p, p[None], p.reshape(1, 1, 6)):
-        moved = other("p", values, leaf=True)
+        moved = similar("p", values, leaf=True)
         assert float(moved.sum()) == pytest.approx(1, abs=1e-15)
         assert not torch.equal(moved, values)
 
@@ -275,31 +275,31 @@ def test_a_single_row_keeps_its_sum() -> None:
 def test_rows_and_columns_that_both_have_their_sums() -> None:
     orders = [torch.eye(5, dtype=torch.float64)[torch.randperm(5)] for _ in range(30)]
     p = sum(orders) / 30  # doubly stochastic
-    moved = other("p", torch.as_tensor(p), leaf=False)
+    moved = similar("p", torch.as_tensor(p), leaf=False)
     assert lines(moved, 0) == lines(moved, 1) == "sums of 1"
     centred = drawn(6, 5)
     centred = centred - centred.mean(0) - centred.mean(1, keepdim=True) + centred.mean()
-    moved = other("c", centred, leaf=True)
+    moved = similar("c", centred, leaf=True)
     assert lines(moved, 0) == lines(moved, 1) == "sums of 0"
     assert not torch.equal(moved, centred)
 
 
 def test_unit_columns_stay_so() -> None:
-    moved = other("w", F.normalize(drawn(6, 5), dim=0), leaf=True)
+    moved = similar("w", F.normalize(drawn(6, 5), dim=0), leaf=True)
     assert lines(moved, 0) == "lengths of 1"
 
 
 def test_pruned_weights_stay_pruned() -> None:
     w = drawn(6, 5)
     w[drawn(6, 5, seed=4) > 0.5] = 0
-    for moved in (other("w", w, leaf=True), scaled("w", w)):
+    for moved in (similar("w", w, leaf=True), scaled("w", w)):
         assert torch.equal(moved == 0, w == 0)
         assert not torch.equal(moved, w)
 
 
 def test_equal_rows_become_others() -> None:
     x = drawn(1, 5).expand(6, 5).clone()
-    moved = other("x", x, leaf=True)
+    moved = similar("x", x, leaf=True)
     assert len(moved.unique(dim=0)) == 6
     assert bool((moved.sign() == x.sign()).all())
 
@@ -307,7 +307,7 @@ def test_equal_rows_become_others() -> None:
 def test_sums_of_both_kinds_with_zeros_stay() -> None:
     """Neither the zeros nor the sums can be kept by a mixture."""
     p = (torch.eye(4, dtype=torch.float64) * 3 + torch.eye(4)[[2, 0, 3, 1]]) / 4
-    assert torch.equal(other("p", p, leaf=False), p)
+    assert torch.equal(similar("p", p, leaf=False), p)
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (2, 5, 5)])
@@ -315,19 +315,19 @@ def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> Non
     mask = torch.ones(shape, dtype=torch.float64).tril()
     for draw in range(4):
         for values in (mask, 1 - mask, mask.mT.contiguous(), mask * 0.5 - 1):
-            assert torch.equal(other("m", values, leaf=False, draw=draw), values)
+            assert torch.equal(similar("m", values, leaf=False, draw=draw), values)
     mask[..., 2, 0] = 0
-    assert any(not torch.equal(other("m", mask, leaf=False, draw=k), mask) for k in range(4))
+    assert any(not torch.equal(similar("m", mask, leaf=False, draw=k), mask) for k in range(4))
 
 
 def test_columns_that_are_logarithms_of_shares_stay_so() -> None:
-    moved = other("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
+    moved = similar("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
     assert lines(moved, 0) == "logarithms of shares"
 
 
 def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:
     x = torch.tensor([0.0, 3.5, 0.0, -1.25, 8.0, 0.0], dtype=torch.float64)
-    moved = other("x", x, leaf=True)
+    moved = similar("x", x, leaf=True)
     assert torch.equal(moved == 0, x == 0)
     assert float(moved.sum()) == pytest.approx(float(x.sum()), abs=1e-12)
 

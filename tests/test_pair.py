@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compare.passes.passes import Passes
 from compare.proof.literals import AS_WRITTEN, HELD, Reading
-from compare.proof.other_inputs import beside
+from compare.proof.other_inputs import nearby
 from compare.proof.pair import Pair
 from compare.training.adapters import Named
 from compare.training.prover import Prover
@@ -42,7 +42,7 @@ def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:
 
 def test_a_check_is_made_again_at_other_inputs() -> None:
     one = pair()
-    moved = {name: beside(name, value) for name, value in one.inputs.items()}
+    moved = {name: nearby(name, value) for name, value in one.inputs.items()}
     other = one.at(moved)
     above = other.inputs["grad_output"]
     assert torch.equal(other.inputs["x"], moved["x"])

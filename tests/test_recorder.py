@@ -10,7 +10,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from compare.proof.balls import Balls
 from compare.proof.interpreter import lift
-from compare.proof.program import Opaque, line_of
+from compare.proof.program import Opaque, source_line
 from compare.proof.recorder import FloatRead, Recorder
 from compare.proof.trace import _replay, trace
 
@@ -106,7 +106,7 @@ def test_each_operation_knows_its_line() -> None:
     program = trace(function, {"x": X})
     first = function.__code__.co_firstlineno
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
-    lines = {n.target.__name__: line_of(n) for n in nodes if "clone" not in n.target.__name__}
+    lines = {n.target.__name__: source_line(n) for n in nodes if "clone" not in n.target.__name__}
     assert lines.pop("sin.default") == (__file__, first + 1)
     assert lines.pop("max.dim") == lines.pop("getitem") == (__file__, first + 2)
     assert lines

@@ -95,7 +95,7 @@ def test_a_step_outside_its_bound_is_lifted_wherever_it_is() -> None:
     assert 26 in _lifted(run)
     assert row.verdict == "WRONG", str(report)
     assert row.proof is not None
-    assert row.proof.text.startswith("at step 26: the same real number")
+    assert row.proof.text.startswith("at step 26: same formula: both sides agree")
     assert "times further from it than its own operations can round" in row.proof.text
 
 

@@ -132,7 +132,7 @@ def _judged(passes: Passes) -> Report:
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
     report.unnamed = tuple(label for label in forward.values if label not in manual)
     report.follows = (
-        passes.manual_program.follows() if isinstance(passes.manual_program, Program) else {}
+        passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
     )
     if not off and report.verdict != WRONG:
         proofs, report.beside = SecondInputs(passes, pair).judged(proofs)

@@ -19,12 +19,12 @@ from compare.proof.bounds import Bounds
 from compare.proof.derived_inputs import by_hand_alone
 from compare.proof.interpreter import Lifted, lift
 from compare.proof.judge import judge
-from compare.proof.other_inputs import constant, other, scaled
+from compare.proof.other_inputs import all_zeros_or_ones, scaled, similar
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf
-from compare.proof.recorder import memory
+from compare.proof.recorder import storage_address
 from compare.proof.rounding import bounds_for
-from compare.proof.verdict import UNDECIDED, WRONG, Beside, Proof
+from compare.proof.verdict import UNDECIDED, WRONG, OtherInputs, Proof
 
 SHARES = 1.0, 1 / 4, 1 / 16  # of a move: less where more leads to no numbers
 MOST = 8  # inputs that are held one by one, to find which of them a WRONG quantity hangs on
@@ -50,7 +50,7 @@ class SecondInputs:
         self.check, self.pair = check, pair
         self.forward = check.forward
 
-    def judged(self, proofs: Mapping[str, Proof]) -> tuple[dict[str, Proof], Beside]:
+    def judged(self, proofs: Mapping[str, Proof]) -> tuple[dict[str, Proof], OtherInputs]:
         """Return the proofs, WRONG of what is right at the given inputs alone; and what is said.
 
         It takes two draws that agree. Numbers lost there are nobody's: another input may be harder
@@ -59,11 +59,11 @@ class SecondInputs:
         """
         right = [name for name, proof in proofs.items() if proof.verdict.passes]
         if not right:
-            return dict(proofs), Beside()
+            return dict(proofs), OtherInputs()
         try:
             draw, there = self._first(right)
         except NotTried as why:
-            return dict(proofs), Beside(False, f"not tried beside the inputs given: {why}")
+            return dict(proofs), OtherInputs(False, f"not tried beside the inputs given: {why}")
         odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
         found, wrong = dict(proofs), self._again(draw, odd)
         for name, proof in wrong.items():
@@ -71,7 +71,7 @@ class SecondInputs:
             found[name] = replace(
                 proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
             )
-        return found, Beside(True, self._said(right, there, draw, odd.keys() - wrong.keys()))
+        return found, OtherInputs(True, self._said(right, there, draw, odd.keys() - wrong.keys()))
 
     def _again(self, draw: _Draw, odd: Mapping[str, Proof]) -> Mapping[str, Proof]:
         """Return those of the WRONG that are it in another draw too.
@@ -156,7 +156,7 @@ class SecondInputs:
         """The inputs that may be all of one class."""
         values = tensors(self.forward.inputs).items()
         kept = {*self.forward.leaves, *self.check.hold}
-        return [k for k, v in values if k not in kept and v.numel() > 1 and constant(v)]
+        return [k for k, v in values if k not in kept and v.numel() > 1 and all_zeros_or_ones(v)]
 
     def _same(self, draw: _Draw) -> list[str]:
         """Return what has no other of its kind, or none that is known."""
@@ -201,7 +201,7 @@ class SecondInputs:
         for name, value in tensors(moved).items():
             if name not in kept:
                 leaf = name in forward.leaves
-                new = other(name, value.detach(), leaf=leaf, share=draw.share, draw=draw.number)
+                new = similar(name, value.detach(), leaf=leaf, share=draw.share, draw=draw.number)
                 moved[name] = new.requires_grad_(leaf)
         if self.followed:
             assert isinstance(self.pair.reference, Program)
@@ -238,7 +238,7 @@ class SecondInputs:
             return set()
         if isinstance(self.pair.manual_program, Opaque):
             return {*self.pair.manual}
-        sources = self.pair.manual_program.sources()
+        sources = self.pair.manual_program.inputs_by_output()
         return {name for name in self.pair.manual if not sources[name].isdisjoint(self.unread)}
 
     @cached_property
@@ -246,8 +246,8 @@ class SecondInputs:
         """The inputs that the by-hand side takes from a closure: the very tensors given."""
         if isinstance(self.pair.manual_program, Opaque):
             return []
-        known = {at for _, at in self.pair.manual_program.held() if at is not None}
-        return [k for k, v in tensors(self.forward.inputs).items() if memory(v) in known]
+        known = {at for _, at in self.pair.manual_program.captured() if at is not None}
+        return [k for k, v in tensors(self.forward.inputs).items() if storage_address(v) in known]
 
     # -- parameters: moved in the programs, never in the module
 
@@ -261,9 +261,9 @@ class SecondInputs:
         if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
             return {}
         found = {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
-        theirs = {at for _, at in reference.held() if at is not None}
+        theirs = {at for _, at in reference.captured() if at is not None}
         every = [*self.forward.parameters.values()]
-        for value, at in manual_program.held():
+        for value, at in manual_program.captured():
             if value.is_floating_point() and at not in theirs and _which(value, at, every) is None:
                 return {}
         return found
@@ -288,7 +288,10 @@ class SecondInputs:
             which = _which(held, at, every)
             return None if id(which) not in new else _laid(held, which, new[id(which)])
 
-        manual_program, reference = manual_program.holding(change), reference.holding(change)
+        manual_program, reference = (
+            manual_program.with_captured(change),
+            reference.with_captured(change),
+        )
         n = bounds_for(reference, pair.inputs.values())
         theirs = lift(reference, n, pair.inputs)
         given = {
@@ -323,7 +326,7 @@ def _which(held: Tensor, at: int | None, parameters: Sequence[Tensor]) -> Tensor
     values, ones or zeros, is a copy of nothing for sure.
     """
     alike = [was for was in parameters if _laid(held, was, was) is not None]
-    there = [was for was in alike if at is not None and memory(was) == at]
+    there = [was for was in alike if at is not None and storage_address(was) == at]
     if there or len(alike) != 1 or len(held.unique()) <= 2:
         return there[0] if there else None
     return alike[0]

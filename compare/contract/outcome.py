@@ -19,11 +19,11 @@ from compare.passes.passes import Passes
 from compare.proof.bits import compare_bits, mismatch, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
-from compare.proof.lifted_pair import Lifting
+from compare.proof.lifted_pair import LiftedPair
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.trace import read, trace
+from compare.proof.trace import trace, try_trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 from compare.report.contract_line import BROKEN, NOT_SHOWN
 
@@ -119,7 +119,7 @@ class Settled:
 
 def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
     """Return the verdicts on what is named, up to the first that is WRONG."""
-    proofs = judge(pair, names, brief=True, first=True)
+    proofs = judge(pair, names, brief=True, stop_at_first_wrong=True)
     return {name: proof.verdict for name, proof in proofs.items()}
 
 
@@ -164,7 +164,7 @@ def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, Ver
 def _errors(pair: Pair, program: Program | Opaque, takes: Values) -> dict[Key, Tensor]:
     """Return by how much what a program gives may be off, each from the by-hand floats above it."""
     with torch.no_grad():
-        lifted = Lifting(pair).local(program, bounds_for(program, takes.values()))
+        lifted = LiftedPair(pair).lift_locally(program, bounds_for(program, takes.values()))
     bounds = {key: found.numbers for key, found in lifted.items()}
     return {key: bound.error for key, bound in bounds.items() if isinstance(bound, Bound)}
 
@@ -260,8 +260,8 @@ def _pair(passes: Passes, names: list[str], mine: Values, theirs: Values) -> Pai
         passes.manual_program, Program
     )  # what is too large is left unread here too
     return Pair(
-        manual_program=read(by_hand, given) if readable else passes.manual_program,
-        reference=read(reference, given) if readable else passes.reference,
+        manual_program=try_trace(by_hand, given) if readable else passes.manual_program,
+        reference=try_trace(reference, given) if readable else passes.reference,
         entries=passes.entries,
         inputs=tensors(given),
         manual_inputs={key: (value, None) for key, value in tensors(given).items()},

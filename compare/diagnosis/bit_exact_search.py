@@ -20,7 +20,7 @@ from compare.diagnosis.rewrites import writings
 from compare.diagnosis.slice import Slice
 from compare.proof.bits import same_bits
 from compare.proof.interpreter import Cache, Floats, Lifted, lift
-from compare.proof.other_inputs import elsewhere
+from compare.proof.other_inputs import nearby_same_kind
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
@@ -61,7 +61,7 @@ def _others(pair: Pair) -> Iterator[Pair]:
     inputs = dict(pair.inputs)
     few = ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
     for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if pair.remake else 0):
-        inputs = {name: elsewhere(name, value) for name, value in inputs.items()}
+        inputs = {name: nearby_same_kind(name, value) for name, value in inputs.items()}
         with contextlib.suppress(Exception):  # the user's own code, at inputs not their own
             yield pair.at(inputs)
 

@@ -18,7 +18,7 @@ from compare.diagnosis.evaluation_points import samples
 from compare.diagnosis.expressions import elements
 from compare.diagnosis.search import OutOfTime, Search
 from compare.proof.balls import PRECISION
-from compare.proof.explanations import shown
+from compare.proof.explanations import source_text
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Diagnosis, Proof
@@ -57,7 +57,7 @@ def diagnose(
     odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.injected_ancestors(name)}
     bad = {name: proofs[name] for name in wrong} | odd
     for name in bad.keys() & pair.manual_program.outputs.keys():
-        bad[name] = replace(bad[name], line=shown(pair.manual_program.outputs[name]))
+        bad[name] = replace(bad[name], line=source_text(pair.manual_program.outputs[name]))
     found |= {name: bad[name] for name in wrong}
     until = time.process_time() + ALTOGETHER
     with torch.no_grad(), flint.ctx.workprec(PRECISION):

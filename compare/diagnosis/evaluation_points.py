@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
-from compare.proof.other_inputs import elsewhere
+from compare.proof.other_inputs import nearby_same_kind
 from compare.proof.pair import Pair
 from compare.proof.program import Program
 
@@ -50,7 +50,7 @@ def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
 
     The reference goes on from the by-hand values of `wrong`. Both sides are programs.
     """
-    moved = {name: elsewhere(name, value) for name, value in pair.inputs.items()}
+    moved = {name: nearby_same_kind(name, value) for name, value in pair.inputs.items()}
     return _sample(pair, pair.inputs, wrong), _sample(pair, moved, wrong)
 
 

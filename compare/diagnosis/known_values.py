@@ -12,7 +12,7 @@ from compare.diagnosis.evaluation_points import Nodes, Sample, Value
 from compare.diagnosis.expressions import SAME, Expr, expression, leaf
 from compare.proof.balls import Balls
 from compare.proof.pair import Pair
-from compare.proof.program import Key, Program, ValueOf, above, below, numbered_from, operation
+from compare.proof.program import Key, Program, ValueOf, base_name, downstream, operation, upstream
 
 MOST = 80  # values
 _NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
@@ -61,7 +61,7 @@ def called(pair: Pair, name: Key) -> str:
     if isinstance(name, ValueOf):
         return name.name
     if pair.quantities_are_gradients:
-        return name if numbered_from(name) == "output" else f"d{name}"
+        return name if base_name(name) == "output" else f"d{name}"
     return f"{name} after its update" if name in pair.inputs else name
 
 
@@ -75,13 +75,13 @@ def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]
     own = names_in(pair, pair.manual_program)
     theirs = names_in(pair, pair.reference)
     end = pair.reference.outputs[name]
-    away = below(end) | ({*pair.reference.graph.nodes} - above([end]) - theirs.keys())
+    away = downstream(end) | ({*pair.reference.graph.nodes} - upstream([end]) - theirs.keys())
     found = [
         *_side(
             pair.manual_program,
             [s.manual_program for s in both],
             own,
-            below(pair.manual_program.outputs[name]),
+            downstream(pair.manual_program.outputs[name]),
         )
     ]
     for one in _side(pair.reference, [s.reference for s in both], theirs, away):

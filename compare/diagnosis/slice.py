@@ -14,7 +14,7 @@ from compare.diagnosis.evaluation_points import Nodes, Value
 from compare.diagnosis.expressions import SAME
 from compare.proof.balls import Balls
 from compare.proof.interpreter import Floats, Lifted, Unsupported, compute
-from compare.proof.program import Program, above, operation
+from compare.proof.program import Program, operation, upstream
 
 # Every dtype of floats is float64 here, so that nothing is rounded on the way.
 _NEAR = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype)
@@ -43,7 +43,7 @@ class Slice:
     def __init__(self, program: Program, name: str) -> None:
         self.end = program.outputs[name]
         named = {node for node in program.outputs.values() if node is not self.end}
-        needed = above([self.end], named)
+        needed = upstream([self.end], named)
         self.nodes = [n for n in program.graph.nodes if n in needed and n.op == "call_function"]
 
     def operands(self) -> list[tuple[fx.Node, list[fx.Node]]]:

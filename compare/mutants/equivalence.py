@@ -19,7 +19,7 @@ from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bits import mismatch
 from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
-from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Reading
+from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Reading
 from compare.proof.program import Key, Program
 from compare.proof.rounding import largest_terms
 from compare.proof.same_formula import same_formula
@@ -48,7 +48,7 @@ class Formulas:
             if mutant.unchanged.get(node) is own:
                 continue
             same = self._same(name, mutant, AS_WRITTEN)
-            if same is False and self._same(name, mutant, IN_ANY_WAY) is not False:
+            if same is False and self._same(name, mutant, IN_ANY_READING) is not False:
                 same = None  # it depends on how the numbers in the code are read
             if not same:
                 return same, name

@@ -13,8 +13,8 @@ from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import numbers_of
-from compare.proof.other_inputs import drawn, elsewhere, normals, picked, ties
-from compare.proof.program import Program, operation, root
+from compare.proof.other_inputs import nearby_same_kind, normals, random_inputs, sampled_from, ties
+from compare.proof.program import Program, operation, skip_copies
 
 Named = dict[str, Tensor]
 _TRIES = 12  # at other shapes: most do not fit together
@@ -22,17 +22,20 @@ _TRIES = 12  # at other shapes: most do not fit together
 
 def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
     """Yield other inputs of the same shapes for a pass, and what they are."""
-    yield "moved by a percent or so", {name: elsewhere(name, v) for name, v in inputs.items()}
+    yield (
+        "moved by a percent or so",
+        {name: nearby_same_kind(name, v) for name, v in inputs.items()},
+    )
     for k, (words, size) in enumerate(
         (("normals", 1), ("tiny normals", 1e-5), ("large normals", 30))
     ):
-        yield words, drawn(inputs, partial(normals, size=size), seed + k)
+        yield words, random_inputs(inputs, partial(normals, size=size), seed + k)
     for k, half in enumerate(("", ", drawn again")):
-        yield f"halves, with zeros and ties{half}", drawn(inputs, ties, seed + 3 + k)
+        yield f"halves, with zeros and ties{half}", random_inputs(inputs, ties, seed + 3 + k)
     edges = _edges(program)
     for k, half in enumerate(("", ", drawn again") if len(edges) else ()):
         words = f"numbers at and beside the edges of the code{half}"
-        yield words, drawn(inputs, partial(picked, edges), seed + 5 + k)
+        yield words, random_inputs(inputs, partial(sampled_from, edges), seed + 5 + k)
 
 
 def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
@@ -62,7 +65,7 @@ def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
             }
             changed = [name for name, v in made.items() if v.shape != shapes[name]]
             other = ", ".join(f"{name} {tuple(made[name].shape)}" for name in changed)
-            yield f"normals of another shape, {other}", drawn(made, normals, seed + 3)
+            yield f"normals of another shape, {other}", random_inputs(made, normals, seed + 3)
 
 
 def _sized(values: Tensor, shape: list[int]) -> Tensor:
@@ -109,7 +112,7 @@ def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any
     users = [user for user in node.users if operation(user) not in ("add", "sub")]
     beside_it = [source for user in users for source in user.all_input_nodes]
     own = [] if mutant.kind == "element" else sources
-    for at in dict.fromkeys(map(root, (*own, node, *beside_it))):
+    for at in dict.fromkeys(map(skip_copies, (*own, node, *beside_it))):
         if (found := _odd(at, here.get(at))) and found != _odd(at, there.get(at)):
             return f"{_words(at)} {found}"
     return ""

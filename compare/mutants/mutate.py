@@ -12,7 +12,15 @@ from torch import Tensor, fx
 from compare.mutants.operators import HAND_ON, KINDS, GraphEdit, Substitution, alike, is_operation
 from compare.proof.explanations import code_at
 from compare.proof.interpreter import Cache, evaluate
-from compare.proof.program import PICKS, Program, below, constant_text, line_of, operation, root
+from compare.proof.program import (
+    PICKS,
+    Program,
+    constant_text,
+    downstream,
+    operation,
+    skip_copies,
+    source_line,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
     for node in program.graph.nodes:
         if not is_operation(node):
             continue
-        led_to = below(node)
+        led_to = downstream(node)
         leads_to = tuple(name for name, at in program.outputs.items() if at in led_to)
         for kind, ways in KINDS.items():
             for words, edit in ways(node, floats):
@@ -53,7 +61,7 @@ def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
                     continue
                 known.add(key)
                 what = f"{operation(node)}: {words}"
-                yield Mutant(made, draft.unchanged(), kind, what, node, line_of(node), leads_to)
+                yield Mutant(made, draft.unchanged(), kind, what, node, source_line(node), leads_to)
 
 
 def plain(program: Program) -> Program:
@@ -102,9 +110,9 @@ def _made(
 def _program(program: Program, draft: GraphEdit) -> Program:
     draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     (output,) = (n for n in draft.graph.nodes if n.op == "output")
-    roots = [root(n) for n in output.args[0]]
+    roots = [skip_copies(n) for n in output.args[0]]
     outputs = dict(zip(program.outputs, roots, strict=True))
-    return Program(draft.graph, program.inputs, outputs, program.narrower)
+    return Program(draft.graph, program.inputs, outputs, program.may_round_narrower)
 
 
 def _key(graph: fx.Graph) -> str:

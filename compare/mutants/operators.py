@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.proof.other_inputs import generator
+from compare.proof.other_inputs import seeded_generator
 from compare.proof.program import (
     PICKS,
     RESHAPES,
     SAME_SHAPE,
     Program,
-    above,
-    below,
-    like,
-    like_floats,
+    downstream,
+    float_meta_tensor,
+    meta_tensor,
     operation,
+    upstream,
 )
 from compare.torch_private import arguments
 
@@ -98,7 +98,7 @@ _ALONG = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_soft
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two nodes are tensors of floats of one shape and dtype."""
-    a, b = like_floats(one), like_floats(other)
+    a, b = float_meta_tensor(one), float_meta_tensor(other)
     return a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype
 
 
@@ -113,8 +113,10 @@ def is_operation(node: fx.Node) -> bool:
 def _dropped(node: fx.Node, _floats: Floats) -> Ways:
     """Let one of what it takes stand in its place; leave a sum over a dimension out."""
     along = operation(node) in _ALONG
-    for source in dict.fromkeys(node.all_input_nodes if like_floats(node) is not None else ()):
-        if alike(source, node) or (along and like_floats(source) is not None):
+    for source in dict.fromkeys(
+        node.all_input_nodes if float_meta_tensor(node) is not None else ()
+    ):
+        if alike(source, node) or (along and float_meta_tensor(source) is not None):
             taken = "left out" if along else f"dropped, {_called(source)} in its place"
             yield taken, partial(_take, source)
     if operation(node) == "permute":
@@ -154,11 +156,11 @@ def _transposed(node: fx.Node, _floats: Floats) -> Ways:
     """Transpose an operand in its last two dimensions."""
     product = operation(node) in ("mm", "bmm")
     for at, source in enumerate(node.args):
-        value = like(source)
+        value = meta_tensor(source)
         if value is None or value.ndim < 2 or operation(source) == "permute":  # type: ignore[arg-type]
             continue
         rows, columns = value.shape[-2:]
-        fits = product or (rows == columns and like_floats(node) is not None)
+        fits = product or (rows == columns and float_meta_tensor(node) is not None)
         if fits and max(rows, columns) > 1:
             yield f"{_called(source)} transposed", partial(_turn, at, value.ndim)
 
@@ -225,7 +227,7 @@ def _set(where: int | str, value: Any, draft: GraphEdit) -> None:
 
 def _along(node: fx.Node, _floats: Floats) -> Ways:
     """Take a sum, mean, maximum or softmax over another dimension."""
-    source = like(node.args[0]) if node.args else None
+    source = meta_tensor(node.args[0]) if node.args else None
     if operation(node) not in _ALONG or source is None or len(node.args) < 2:
         return
     dims = node.args[1]
@@ -242,7 +244,7 @@ def _along(node: fx.Node, _floats: Floats) -> Ways:
 
 def _count(node: fx.Node, _floats: Floats) -> Ways:
     """Divide a mean by n - 1."""
-    source, out = (like(n) for n in (node.args[0] if node.args else None, node))
+    source, out = (meta_tensor(n) for n in (node.args[0] if node.args else None, node))
     if operation(node) == "mean" and source is not None and out is not None and out.numel():
         n = source.numel() // out.numel()
         if n > 1:
@@ -252,15 +254,15 @@ def _count(node: fx.Node, _floats: Floats) -> Ways:
 
 def _sign(node: fx.Node, _floats: Floats) -> Ways:
     """Its result of the other sign."""
-    if like_floats(node) is not None and operation(node) not in ("neg", "permute"):
+    if float_meta_tensor(node) is not None and operation(node) not in ("neg", "permute"):
         yield "its sign turned", lambda draft: draft.then(aten.neg.default)
 
 
 def _stale(node: fx.Node, _floats: Floats) -> Ways:
     """For an operand what it was before its last operation, or what it is after another one."""
-    later = below(node)
+    later = downstream(node)
     for source in dict.fromkeys(node.all_input_nodes):
-        if like_floats(source) is None:
+        if float_meta_tensor(source) is None:
             continue
         for before in dict.fromkeys(source.all_input_nodes if is_operation(source) else ()):
             if alike(before, source) and before not in node.all_input_nodes:
@@ -278,7 +280,7 @@ def _stale(node: fx.Node, _floats: Floats) -> Ways:
 
 def _swap(old: fx.Node, new: fx.Node, draft: GraphEdit) -> None:
     """Have the operation take `new` for `old`, moved up if it comes later."""
-    wanted = above([draft.copies[new]])
+    wanted = upstream([draft.copies[new]])
     order = list(draft.graph.nodes)
     for late in order[order.index(draft.node) :]:
         if late in wanted:
@@ -291,7 +293,7 @@ def _element(node: fx.Node, floats: Floats) -> Ways:
     values = floats.get(node)
     if not isinstance(values, Tensor) or not values.numel() or operation(node) == "permute":
         return
-    chance = generator("element", values.numel())
+    chance = seeded_generator("element", values.numel())
     at = int(torch.randint(values.numel(), (), generator=chance))
     if values.dtype == torch.bool:
         yield "one element turned", _at_one(aten.logical_xor.default, values, at, 0, 1)

@@ -23,8 +23,8 @@ from compare.proof.bits import mismatch
 from compare.proof.interpreter import Floats, evaluate
 from compare.proof.judge import judge
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, numbered_from
-from compare.proof.trace import read
+from compare.proof.program import Opaque, Program, base_name
+from compare.proof.trace import try_trace
 from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.training.adapters import Autograd, by_hand
@@ -47,7 +47,7 @@ class Subject(ABC):
     @property
     def gives_output(self) -> bool:
         """Whether the pass gives the output as well, so that mutants may get that wrong."""
-        return any(numbered_from(name) == "output" for name in self.manual_program.outputs)
+        return any(base_name(name) == "output" for name in self.manual_program.outputs)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +72,9 @@ class Subject(ABC):
         report = Report("check", {}, steps=1)
         for name, value in autograd.items():
             report.quantities[name] = Quantity.of(name, values.get(name), value)
-        for name, proof in judge(pair, list(pair.manual), brief=True, first=True).items():
+        for name, proof in judge(
+            pair, list(pair.manual), brief=True, stop_at_first_wrong=True
+        ).items():
             report.quantities[name].proof = proof
         return report
 
@@ -241,8 +243,8 @@ class OfCase(Subject):
             raise too_large(self.name, off)
         if programs is None:
             programs = (
-                readable("backward", read(manual_program, given)),
-                readable("autograd's step", read(self.side.traceable, given)),
+                readable("backward", try_trace(manual_program, given)),
+                readable("autograd's step", try_trace(self.side.traceable, given)),
             )
         self.manual_program, self.reference = programs
         self.plain = self.side.step(**given)

@@ -19,7 +19,7 @@ from compare.passes.inputs import (
     tensors,
 )
 from compare.proof.bits import mismatch, same_bits
-from compare.proof.program import Opaque, numbered_from
+from compare.proof.program import Opaque, base_name
 from compare.proof.trace import trace
 
 Backward = Callable[..., Any] | type[Function]
@@ -48,7 +48,7 @@ class BackwardPass:
         """What it asks for, by the names of the offer."""
         wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
         offer = self.forward.offer
-        return {key: value for key, value in offer.items() if numbered_from(key) in wanted}
+        return {key: value for key, value in offer.items() if base_name(key) in wanted}
 
     def _reads_grad_output(self) -> bool:
         """Whether what it gives depends on grad_output; one that takes everything may not."""
@@ -59,10 +59,10 @@ class BackwardPass:
         try:
             program = trace(self, self.given)
         except Opaque:  # then it is seen by giving it another one
-            other = {k: -v for k, v in self.given.items() if numbered_from(k) == "grad_output"}
+            other = {k: -v for k, v in self.given.items() if base_name(k) == "grad_output"}
             one, two = (self(**_copies(self.given | change)) for change in ({}, other))
             return not all(map(same_bits, one.values(), two.values()))
-        return any(numbered_from(key) == "grad_output" for key in program.read())
+        return any(base_name(key) == "grad_output" for key in program.used_inputs())
 
     def run(self) -> dict[str, Tensor]:
         """Return what it gives, having seen that it left its inputs alone."""

@@ -24,7 +24,7 @@ from compare.passes.inputs import (
     tensors,
 )
 from compare.proof.bits import mismatch, same_bits
-from compare.proof.program import OURS, Key, ValueOf, numbered_from
+from compare.proof.program import RESERVED_NAMES, Key, ValueOf, base_name
 
 _COMPLEX = torch.complex64, torch.complex128
 
@@ -86,7 +86,7 @@ class ForwardPass:
         self.values = {label: value.detach().clone() for label, value in values.items()}
         self.through = {label for label, value in values.items() if value.requires_grad}
         for label in self.values:
-            if label in self.inputs or numbered_from(label) in OURS:
+            if label in self.inputs or base_name(label) in RESERVED_NAMES:
                 owner = "an input" if label in self.inputs else "what check offers"
                 raise BadInput(
                     f"compare.name(..., {label!r}): {owner} has that name, choose another"
@@ -110,7 +110,7 @@ class ForwardPass:
         """Return the output of `reference` with the same value, None for one of its inputs."""
         if offered in self.values:
             return ValueOf(offered)
-        return offered if numbered_from(offered) == "output" else None
+        return offered if base_name(offered) == "output" else None
 
     def take_scalars_as_one(self) -> tuple[str, ...]:
         """Put 1 above each scalar output, as backward does that does not ask; return where."""

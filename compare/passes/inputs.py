@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compare.errors import BadInput, unknown
 from compare.proof.other_inputs import cotangent
-from compare.proof.program import OURS, Opaque, numbered_from
+from compare.proof.program import RESERVED_NAMES, Opaque, base_name
 from compare.torch_private import in_transform, is_fake
 
 SAMPLE = 10_000  # entries
@@ -105,7 +105,7 @@ def by_name(forward: Forward, inputs: Inputs) -> dict[str, Any]:
                 told = "on the meta device and has no numbers: give some"
             raise BadInput(f"input {label!r} is {told}")
     for label in found:
-        if numbered_from(label) in OURS:
+        if base_name(label) in RESERVED_NAMES:
             raise BadInput(f"forward has a parameter {label!r}, a name that check needs: rename it")
     return found
 
@@ -153,7 +153,7 @@ def asked(backward: Callable[..., Any], offer: Mapping[str, Any]) -> list[str]:
     """Return the names that backward's parameters ask for."""
     if not callable(backward):
         raise BadInput(f"backward is {kind_of(backward)}: give a function or an autograd.Function")
-    known = list(dict.fromkeys(numbered_from(key) for key in offer))
+    known = list(dict.fromkeys(base_name(key) for key in offer))
     asked = []
     for label, parameter in _signature("backward", backward).parameters.items():
         if parameter.kind in _NAMELESS:
@@ -181,7 +181,7 @@ def gathered(given: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     return {
         label: given[label]
         if label in given
-        else tuple(value for key, value in given.items() if numbered_from(key) == label)
+        else tuple(value for key, value in given.items() if base_name(key) == label)
         for label in asked
     }
 

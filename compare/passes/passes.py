@@ -16,7 +16,7 @@ from compare.proof.derived_inputs import following
 from compare.proof.literals import Reading
 from compare.proof.pair import Bypasses, Lift, Pair, find_bypasses
 from compare.proof.program import Opaque, Program
-from compare.proof.trace import read
+from compare.proof.trace import try_trace
 
 
 class Passes:
@@ -71,13 +71,13 @@ class Passes:
                 "it asks for the gradients of its own inputs by identity, so that no copies of "
                 "them can be put in their place"
             )
-        return read(self.backward, self.backward.given)
+        return try_trace(self.backward, self.backward.given)
 
     @cached_property
     def reference(self) -> Program | Opaque:
         """The reference as a program."""
         _ = self.manual  # it runs first
-        return self.off or read(self.forward.reference, self.forward.given)
+        return self.off or try_trace(self.forward.reference, self.forward.given)
 
     # -- the same passes otherwise
 

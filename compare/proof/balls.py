@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.literals import AS_WRITTEN, Literal, Reading, number
+from compare.proof.literals import AS_WRITTEN, Literal, Reading, scalar_literal
 
 Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
 PRECISION = 200  # bits
@@ -65,7 +65,7 @@ class Balls:
 
     def constant(self, value: float, dtype: torch.dtype) -> Array:
         """Return a number written in the code as what it stands for."""
-        return self._read(number(value, dtype)).reshape(())
+        return self._read(scalar_literal(value, dtype)).reshape(())
 
     def made(self, values: Tensor) -> Array:
         """Return a tensor that the code makes, of numbers that stand for others, likewise."""

@@ -53,7 +53,7 @@ def tables(
         return {}
     worked_out = {table.node: table for table in _constants(other, n) if table.made}
     looked_at = [*worked_out.values()]
-    if n.reading.way == ANY:  # too wide to tell what rounds to what
+    if n.reading.mode == ANY:  # too wide to tell what rounds to what
         plain = Balls(None, AS_WRITTEN, n.precision)
         looked_at = [table for table in _constants(other, plain) if table.made]
     numbers = [(x, n.constant(x, torch.float64).item()) for x in _numbers(other)]

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from compare.proof.bounds import Bound
 from compare.proof.interpreter import Cache, Lifted, lift
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, ValueOf, root
+from compare.proof.program import Opaque, Program, ValueOf, skip_copies
 from compare.proof.rounding import bounds_for
 
 FEW = 4.0  # times what forward's own value is off, and ulps
@@ -23,11 +23,11 @@ def by_hand_alone(pair: Pair) -> list[str]:
     if isinstance(pair.reference, Opaque):
         return []
     read = (
-        pair.manual_program.read()
+        pair.manual_program.used_inputs()
         if isinstance(pair.manual_program, Program)
         else [*pair.manual_inputs]
     )
-    theirs = pair.reference.read()
+    theirs = pair.reference.used_inputs()
     return [name for name in read if name in pair.inputs and name not in theirs]
 
 
@@ -40,7 +40,7 @@ def following(pair: Pair) -> Pair:
     cache: Cache = {}
     lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, cache=cache)
     # not an input itself: two that are equal are two
-    own = [node for node in cache if node.op == "call_function" and root(node) is node]
+    own = [node for node in cache if node.op == "call_function" and skip_copies(node) is node]
     found: dict[str, fx.Node] = {}
     for name in alone:
         gaps = {node: _gap(pair.inputs[name], cache[node]) for node in own}

@@ -16,17 +16,17 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.interpreter import Cache, Unsupported, lift
-from compare.proof.other_inputs import beside, hardly_beside
+from compare.proof.other_inputs import nearby, very_near
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, above, like_floats, line_of
+from compare.proof.program import Opaque, Program, float_meta_tensor, source_line, upstream
 from compare.proof.rounding import bounds_for
-from compare.proof.same_formula import same_formula, size
+from compare.proof.same_formula import magnitude, same_formula
 
 # A difference of a smooth function shrinks with the step; a jump is the same at FAR times the step.
 FAR = 4
 
 
-def kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
+def explain_kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
     """Return what is to be said of a quantity that is another formula `at` an element.
 
     `by_hand` is its exact value there. "" where it is another one beside these inputs too.
@@ -42,7 +42,7 @@ def kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
     if any(x is None for x in (here, right, left, far_right, far_left)):
         return f"{close}: they part at these elements alone"
     if _stays(right - left, far_right - far_left):
-        room = flint.arb(0, max(size(right - far_right), size(left - far_left)))
+        room = flint.arb(0, max(magnitude(right - far_right), magnitude(left - far_left)))
         told = (
             "the by-hand side takes another subgradient than autograd"
             if by_hand.overlaps(left.union(right) + room)
@@ -63,7 +63,7 @@ def kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> str:
 
 
 def _stays(near: Any, far: Any) -> bool:
-    return size(near) > size(far) / 2
+    return magnitude(near) > magnitude(far) / 2
 
 
 def _short(a: Any) -> str:
@@ -74,7 +74,7 @@ def _agree_beside(pair: Pair, name: str) -> bool:
     """Whether both sides are the same formula at other inputs close by."""
     assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
-    inputs = {key: beside(key, value) for key, value in pair.inputs.items()}
+    inputs = {key: nearby(key, value) for key, value in pair.inputs.items()}
     reference = lift(pair.reference, Balls(pair.entries), inputs)
     manual_program = lift(
         pair.manual_program, Balls(pair.entries), *pair.lifted_manual_inputs(reference, inputs)
@@ -88,7 +88,7 @@ def _both_sides(
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """Return the inputs moved a little one way and the other: that element, or all for a value."""
     moved = {
-        key: value + times * (hardly_beside(key, value) - value).nan_to_num(0)
+        key: value + times * (very_near(key, value) - value).nan_to_num(0)
         for key, value in pair.inputs.items()
         if value.is_floating_point()
     }
@@ -112,7 +112,7 @@ def _reference(pair: Pair, name: str, inputs: Mapping[str, Tensor], at: tuple[in
     return found[at]
 
 
-def narrow_cast(pair: Pair, name: str) -> str:
+def narrowing_cast(pair: Pair, name: str) -> str:
     """Return in words which line of the by-hand side rounds a quantity to a narrower dtype.
 
     Such is an autocast by accident.
@@ -121,8 +121,8 @@ def narrow_cast(pair: Pair, name: str) -> str:
     manual_program, reference, dtype = pair.manual_program, pair.reference, pair.manual[name].dtype
     if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
         return ""
-    theirs = {_narrow(node, dtype) for node in above([reference.outputs[name]])}
-    needed = above([manual_program.outputs[name]])
+    theirs = {_narrow(node, dtype) for node in upstream([reference.outputs[name]])}
+    needed = upstream([manual_program.outputs[name]])
     nodes = (node for node in manual_program.graph.nodes if node in needed)
     casts = {node: to for node in nodes if (to := _narrow(node, dtype))}
     cache: Cache = {}
@@ -135,17 +135,17 @@ def narrow_cast(pair: Pair, name: str) -> str:
         )
     for node, to in casts.items():
         if to not in theirs and _changes(node, cache):
-            line = shown(node)
+            line = source_text(node)
             return f"it rounds to {str(to).removeprefix('torch.')}{' at ' if line else ''}{line}"
     return ""
 
 
 def _narrow(node: fx.Node, dtype: torch.dtype) -> torch.dtype | None:
     """Return the dtype that an operation casts to if it has fewer bits than `dtype` has."""
-    value = like_floats(node)
+    value = float_meta_tensor(node)
     if value is None or not _fewer_bits(value.dtype, dtype):
         return None
-    of = [source for one in node.all_input_nodes if (source := like_floats(one)) is not None]
+    of = [source for one in node.all_input_nodes if (source := float_meta_tensor(one)) is not None]
     return value.dtype if any(_fewer_bits(value.dtype, one.dtype) for one in of) else None
 
 
@@ -166,8 +166,8 @@ def code_at(line: tuple[str, int] | None) -> str:
     return linecache.getline(*line).partition("  #")[0].strip() if line else ""
 
 
-def shown(node: fx.Node) -> str:
+def source_text(node: fx.Node) -> str:
     """Return `file.py:14  its text` of what asked for an operation, empty where it is not known."""
-    line = line_of(node)
+    line = source_line(node)
     text = code_at(line)
     return f"{Path(line[0]).name}:{line[1]}  {text}" if line and text else ""

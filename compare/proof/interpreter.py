@@ -18,7 +18,7 @@ from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
 from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
-from compare.proof.same_formula import each
+from compare.proof.same_formula import elementwise
 
 LITERALS = 1_000  # numbers in a tensor that someone may have written
 # Operations that take tensors of integers or booleans as places and masks, not as numbers.
@@ -129,10 +129,10 @@ def lift(
     """
     overrides, lifted, replacements = overrides or {}, lifted or {}, replacements or {}
     known = {} if cache is None else cache
-    names, given = program.named(), program.placeholders()
+    names, given = program.names_by_node(), program.placeholders()
     begun = {node: overrides[k] for node, keys in names.items() for k in keys if k in overrides}
     nodes = list(program.graph.nodes)
-    needed = set(nodes) if only is None else program.leading_to(only, overrides, known)
+    needed = set(nodes) if only is None else program.nodes_leading_to(only, overrides, known)
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     precision = n.precision if isinstance(n, Balls) else PRECISION
     values: Cache = {}
@@ -199,7 +199,7 @@ def _decided(
     numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Unsupported | Tensor):
         return out
-    other = torch.from_numpy(each(lambda a: a.is_finite() and not a.contains(0), numbers))
+    other = torch.from_numpy(elementwise(lambda a: a.is_finite() and not a.contains(0), numbers))
     other = other.bool().to(out.device).reshape(out.shape)
     return out & ~other if name == "eq" else out | other
 

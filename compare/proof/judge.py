@@ -21,14 +21,20 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
-from compare.proof.explanations import kink, narrow_cast
+from compare.proof.explanations import explain_kink, narrowing_cast
 from compare.proof.interpreter import Unsupported
-from compare.proof.lifted_pair import Lifting
-from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Reading, readings
+from compare.proof.lifted_pair import LiftedPair
+from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Reading, readings
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, operation
-from compare.proof.rounding import Accuracy, Side, largest, overflowed, share_of_rounding
-from compare.proof.same_formula import Formula, each, same_formula, size
+from compare.proof.rounding import (
+    Accuracy,
+    LiftedQuantity,
+    largest_share,
+    overflowed,
+    share_of_rounding,
+)
+from compare.proof.same_formula import Formula, elementwise, magnitude, same_formula
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
 # A kernel that cannot be read may sum in another order and narrower than the reference does: its
@@ -43,30 +49,30 @@ FAR_EACH = 4.0  # where it is known what each number moves
 
 
 def judge(
-    pair: Pair, order: Sequence[str], *, brief: bool = False, first: bool = False
+    pair: Pair, order: Sequence[str], *, brief: bool = False, stop_at_first_wrong: bool = False
 ) -> dict[str, Proof]:
     """Return the proof for each quantity named in `order`, the order of computation.
 
     Every one of them is in `manual` and `autograd`, of one shape and dtype. `brief` leaves out what
     only a reader wants to know: errors in ulps, and whether this is a kink. It ends with the
-    `first` WRONG one, if that is all that is asked.
+    first WRONG one, if that is all that is asked.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(pair, brief).all(order, first=first)
+        return _Judge(pair, brief).all(order, stop_at_first_wrong=stop_at_first_wrong)
 
 
 class _Judge:
     def __init__(self, pair: Pair, brief: bool) -> None:
         self.e, self.brief = pair, brief
         self.apart: set[str] = set()  # WRONG, or another formula that its writer accepts
-        self.lifted = Lifting(pair)
+        self.lifted = LiftedPair(pair)
         self.by_hand = self.lifted.manual_program().outputs
 
-    def all(self, order: Sequence[str], *, first: bool) -> dict[str, Proof]:
+    def all(self, order: Sequence[str], *, stop_at_first_wrong: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
         for name in order:
             proofs[name] = self._one(name)
-            if proofs[name].verdict == WRONG and first:
+            if proofs[name].verdict == WRONG and stop_at_first_wrong:
                 break
             if proofs[name].verdict == WRONG or proofs[name].accepted:
                 self.apart.add(name)
@@ -88,7 +94,7 @@ class _Judge:
             if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
         manual_program, reference = (
-            self.lifted.side(side, reading, name)
+            self.lifted.quantity(side, reading, name)
             for side in (self.e.manual_program, self.e.reference)
         )
         off: dict[str, Any] = {} if self.brief else {
@@ -98,7 +104,7 @@ class _Judge:
         if formula.same is False:
             told, at = "", formula.at
             if not self.brief and at is not None:
-                told = kink(self.e, name, at, self.by_hand[name].numbers[at])
+                told = explain_kink(self.e, name, at, self.by_hand[name].numbers[at])
             return Proof(WRONG, formula.text + told, at=at, **off)
         if formula.same and (formula.accepted or not same):
             found = self._rounding(name, formula.text, manual_program, reference, off)
@@ -149,14 +155,14 @@ class _Judge:
         others, complete = self._others
         if not others:
             return written, AS_WRITTEN
-        if self._compared(name, IN_ANY_WAY).same is False:
+        if self._compared(name, IN_ANY_READING).same is False:
             return written, AS_WRITTEN
         told, flipped = True, 0
         for reading in others:
-            if len(reading.but) > flipped:  # all with fewer of them have been tried
-                if self._far(name, written.at, [o for o in others if len(o.but) <= flipped]):
+            if len(reading.exceptions) > flipped:  # all with fewer of them have been tried
+                if self._far(name, written.at, [o for o in others if len(o.exceptions) <= flipped]):
                     return written, AS_WRITTEN
-                flipped = len(reading.but)
+                flipped = len(reading.exceptions)
             found = self._compared(name, reading)
             if found.same:
                 return replace(found, text=f"{found.text}{reading.text}"), reading
@@ -174,7 +180,7 @@ class _Judge:
         found, complete = readings(
             self.lifted.literals,
             tables=self.lifted.has_tables,
-            exactly=bool(self.e.exact_structure),
+            exact_structure=bool(self.e.exact_structure),
         )
         return found[1:], complete
 
@@ -182,7 +188,7 @@ class _Judge:
         """Compare the two lifted values, going on from what is WRONG above."""
         wrong = self.e.injected_ancestors(name) & self.apart
         for precision in PRECISIONS:
-            both = self.lifted.both(name, reading, precision, wrong)
+            both = self.lifted.both_sides(name, reading, precision, wrong)
             with flint.ctx.workprec(precision):
                 found = same_formula(
                     *both,
@@ -193,7 +199,7 @@ class _Judge:
                     skip=int(self.e.has_population_dim),
                     accept=self.e.formula_ulps,
                 )
-            if found.same is not None or found.at is None or reading == IN_ANY_WAY:
+            if found.same is not None or found.at is None or reading == IN_ANY_READING:
                 break
         return found
 
@@ -207,14 +213,16 @@ class _Judge:
         wrong = self.e.injected_ancestors(name) & self.apart
 
         def both(reading: Reading) -> list[Any]:
-            return [side[at] for side in self.lifted.both(name, reading, PRECISION, wrong)]
+            return [side[at] for side in self.lifted.both_sides(name, reading, PRECISION, wrong)]
 
         written, moved = both(AS_WRITTEN), 0.0
         for reading in others:
             for was, now in zip(written, both(reading), strict=True):
-                moved += size(was - now) + float(now.rad())
-        each = any(len(reading.but) == 1 for reading in others)  # what each moves is in the sum
-        return size(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
+                moved += magnitude(was - now) + float(now.rad())
+        each = any(
+            len(reading.exceptions) == 1 for reading in others
+        )  # what each moves is in the sum
+        return magnitude(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
 
     # -- no further apart than rounding?
 
@@ -222,8 +230,8 @@ class _Judge:
         self,
         name: str,
         text: str,
-        manual_program: Side | None,
-        reference: Side | None,
+        manual_program: LiftedQuantity | None,
+        reference: LiftedQuantity | None,
         off: dict[str, Any],
     ) -> Proof:
         """Judge other bits of the same formula: is each side within its own bound?"""
@@ -238,7 +246,7 @@ class _Judge:
         if bool(lost.any()):
             return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **off)
         shares = [manual_program.shares_of_bound(manual), reference.shares_of_bound(autograd)]
-        mine, theirs = map(largest, shares)
+        mine, theirs = map(largest_share, shares)
         share = max(mine, theirs)
         if not mine <= 1:
             text += f", but by hand it is {mine:.3g} times further from it than its own operations"
@@ -248,18 +256,18 @@ class _Judge:
             return Proof(UNDECIDED, f"{text} operations", share=theirs, **off)
         accuracy = Accuracy.of(manual_program, manual, reference, autograd)
         if accuracy is not None:
-            off |= accuracy.of_proof(manual.dtype)
+            off |= accuracy.proof_fields(manual.dtype)
             if accuracy.worse:
                 off["shortfall"] = f"keeps {accuracy}"
                 why = f"by hand it {off['shortfall']}"
-                if cast := narrow_cast(self.e, name):
+                if cast := narrowing_cast(self.e, name):
                     why = f"{why}: {cast}"
                 if accuracy.lost:
                     return Proof(INACCURATE, f"{text}, but {why}", **off)
                 text = f"{text}; {why}"
             else:
                 errors = off.get("manual_error"), off.get("autograd_error")
-                off["shortfall"] = accuracy.far_off(manual.dtype, *errors)
+                off["shortfall"] = accuracy.element_loss(manual.dtype, *errors)
         # an element without a bound is shown where it has autograd's bits
         loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
         if bool(loose.any()):
@@ -267,7 +275,9 @@ class _Judge:
             if accuracy is None:
                 return Proof(UNDECIDED, f"{text}; {why}", **off)
             text = f"{text}; {why}, so that it is known by its right bits alone"
-        unlifted = torch.from_numpy(each(_unknown, manual_program.exact, reference.exact)) == 1
+        unlifted = (
+            torch.from_numpy(elementwise(_unknown, manual_program.exact, reference.exact)) == 1
+        )
         if unlifted.any():  # of a sampled product: judged by the bound alone
             room = manual_program.bound.error.cpu() + reference.bound.error.cpu()
             beyond = share_of_rounding(manual, autograd, room)[unlifted]
@@ -278,7 +288,7 @@ class _Judge:
         return Proof(ROUNDING, text, lifted=True, share=share, **off)
 
     def _right_bits(
-        self, name: str, manual_program: Side | None, reference: Side | None
+        self, name: str, manual_program: LiftedQuantity | None, reference: LiftedQuantity | None
     ) -> dict[str, Any]:
         """Return how many bits of both sides are right, where the exact values are known."""
         if (
@@ -289,13 +299,15 @@ class _Judge:
             return {}
         manual = self.e.manual[name]
         accuracy = Accuracy.of(manual_program, manual, reference, self.e.autograd[name])
-        return {} if accuracy is None else accuracy.of_proof(manual.dtype)
+        return {} if accuracy is None else accuracy.proof_fields(manual.dtype)
 
-    def _by_numbers(self, name: str, text: str, reference: Side, off: dict[str, Any]) -> Proof:
+    def _by_numbers(
+        self, name: str, text: str, reference: LiftedQuantity, off: dict[str, Any]
+    ) -> Proof:
         """Judge a by-hand side that cannot be read, against the lifted reference."""
         manual = self.e.manual[name]
         shares = reference.shares_of_bound(manual) / OPAQUE_SLACK
-        share = largest(shares)
+        share = largest_share(shares)
         error = reference.error_in_ulps(manual, reference)
         theirs = off.get("autograd_error")
         numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(theirs)}"

@@ -15,27 +15,27 @@ from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constant_tables import tables
 from compare.proof.interpreter import Floats, Lifted, compute, lift
-from compare.proof.literals import AS_WRITTEN, IN_ANY_WAY, Literal, Reading
+from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque
-from compare.proof.rounding import Side, bounds_for, largest_terms
-from compare.proof.same_formula import each
+from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
+from compare.proof.same_formula import elementwise
 
 _Program = Any  # Program or Opaque
 
 
-class Lifting:
+class LiftedPair:
     """A pair's two programs lifted."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.lifts: dict[tuple[Any, ...], Lift] = {}
-        self.sides: dict[tuple[Any, ...], dict[Key, Side]] = {}
+        self.sides: dict[tuple[Any, ...], dict[Key, LiftedQuantity]] = {}
         self.sizes: dict[bool, Mapping[Key, Tensor | None]] = {}
 
     # -- from the inputs on
 
-    def both(
+    def both_sides(
         self, name: str, reading: Reading, precision: int, wrong: frozenset[str]
     ) -> tuple[Any, Any]:
         """Return a quantity by hand and of the reference, which goes on from what is `wrong`."""
@@ -98,7 +98,7 @@ class Lifting:
         with flint.ctx.workprec(precision):
             leads = side is not self.pair.manual_program
             found = tables(side, other, Balls(None, reading, precision), leads=leads)
-            if reading != IN_ANY_WAY:
+            if reading != IN_ANY_READING:
                 return found
             return {
                 node: UNION(numbers, Balls().exact(_floats(node)).reshape(numbers.shape))
@@ -107,15 +107,15 @@ class Lifting:
 
     # -- from the by-hand floats on
 
-    def side(self, side: _Program, reading: Reading, name: str) -> Side | None:
+    def quantity(self, side: _Program, reading: Reading, name: str) -> LiftedQuantity | None:
         """Return a quantity of a side, exact and with its bound; None where it has none."""
         way = None if side is self.pair.manual_program else self.pair.bypasses.get(name)
         key = side is self.pair.manual_program, reading, way
         if key not in self.sides:
-            exact = self.local(side, Balls(self.pair.entries, reading), reading, way)
+            exact = self.lift_locally(side, Balls(self.pair.entries, reading), reading, way)
             bounds = bounds_for(side, self._takes(side).values(), terms=True)
-            bound = self.local(side, bounds, reading, way)
-            self.sides[key] = {n: Side(exact[n].numbers, bound[n].numbers) for n in exact}
+            bound = self.lift_locally(side, bounds, reading, way)
+            self.sides[key] = {n: LiftedQuantity(exact[n].numbers, bound[n].numbers) for n in exact}
         return self.sides[key].get(name)
 
     def terms(self, name: str) -> Tensor | None:
@@ -133,7 +133,7 @@ class Lifting:
             self.sizes[key] = largest_terms(side, self._takes(side))
         return self.sizes[key]
 
-    def local(
+    def lift_locally(
         self,
         side: _Program,
         n: Balls | Bounds,
@@ -168,7 +168,7 @@ class Lifting:
 def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:
     """Return the floats of a table, with their distance from the numbers they stand for."""
     held = _floats(node).double().cpu()
-    off = each(lambda ball, x: abs(ball - x).upper(), numbers, held.numpy())
+    off = elementwise(lambda ball, x: abs(ball - x).upper(), numbers, held.numpy())
     return Bound(n, held, torch.from_numpy(off))
 
 

@@ -1,14 +1,17 @@
-"""Other inputs than the given ones, of the same shapes, and cotangents: all that is drawn.
+"""Other inputs than the user's, of the same shapes, and cotangents: everything that is sampled.
 
-`beside` moves each number a little, `hardly_beside` so little that few branches go elsewhere, and
-`elsewhere` leaves masks and classes what they are. `other` keeps what a pass may rely on; `scaled`
-is its like for parameters. Inputs drawn afresh are `normals`, `ties` or numbers `picked` from a
-list, each by `drawn`, which keeps masks and signs; and `uniform`, which keeps nothing.
+Inputs close to the user's, each number moved on its own:
+- `nearby` moves every float by about one percent;
+- `very_near` moves floats so little that few branches change;
+- `nearby_same_kind` moves floats, and shuffles rows of masks and classes.
 
-What a pass may rely on: rows that sum to 1, a symmetric matrix, one-hot rows, a mask, sorted
-numbers, zeros that were pruned. So `other` is made of the given one's own rows, each mixed with
-another: a mixture has the range, the sums, the signs and the empty columns of what it is mixed
-from.
+Inputs that keep what a pass may rely on: `similar`, and `scaled` for parameters. A pass may rely on
+rows that sum to 1, a symmetric matrix, one-hot rows, a mask, sorted numbers, pruned zeros. So
+`similar` mixes each row of an input with another row of it. A mixture keeps the range, the sums,
+the signs and the empty columns.
+
+Random inputs: `random_inputs` samples them from `normals`, `ties` or `sampled_from`, and keeps
+masks and signs; `uniform` keeps nothing.
 """
 
 import hashlib
@@ -19,18 +22,18 @@ from torch import Tensor
 
 from compare.proof.input_structure import kind_of, lines, turned
 
-NEAREST, FURTHEST = 1 / 64, 1 / 8  # how much of another row is mixed in
+MIN_SHARE, MAX_SHARE = 1 / 64, 1 / 8  # how much of another row is mixed in
 _SUMS = "sums of 1", "sums of 0"
 
 
-def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
+def nearby(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     """Return another input close by: each float moved by a `share` of it or so, zeros off zero too.
 
     Seeded by the name, so that equal inputs move apart. An infinity stays, as in a mask.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor.clone()
-    chance = generator("beside", name, tuple(tensor.shape))
+    chance = seeded_generator("beside", name, tuple(tensor.shape))
     noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
     size = tensor.detach().double().abs()
     largest = size[size.isfinite()].max() if bool(size.isfinite().any()) else size.new_zeros(())
@@ -39,9 +42,9 @@ def beside(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     return torch.where(tensor.isfinite(), moved, tensor.detach())
 
 
-def hardly_beside(name: str, tensor: Tensor) -> Tensor:
+def very_near(name: str, tensor: Tensor) -> Tensor:
     """Return another input so close that few branches go elsewhere: a float, or 2^-20 off."""
-    far = beside(name, tensor)
+    far = nearby(name, tensor)
     if not tensor.is_floating_point():
         return far
     near = tensor + (far - tensor) * 2.0**-14
@@ -49,14 +52,14 @@ def hardly_beside(name: str, tensor: Tensor) -> Tensor:
     return torch.where(tensor.isfinite(), near, tensor)
 
 
-def elsewhere(name: str, tensor: Tensor) -> Tensor:
+def nearby_same_kind(name: str, tensor: Tensor) -> Tensor:
     """Return another input of the same kind: floats moved a little, rows of 0 and 1 shuffled.
 
     A mask stays a mask then, and a class a class.
     """
     if not tensor.is_floating_point() or not tensor.numel() or not _is_codes(tensor):
-        return beside(name, tensor)
-    return _shuffled(tensor, generator("shuffled", name))
+        return nearby(name, tensor)
+    return _shuffled(tensor, seeded_generator("shuffled", name))
 
 
 def _is_codes(values: Tensor) -> bool:
@@ -73,7 +76,7 @@ def _shuffled(values: Tensor, chance: torch.Generator) -> Tensor:
     return values.index_select(rows, order.to(values.device))
 
 
-def drawn(
+def random_inputs(
     inputs: Mapping[str, Tensor], kind: Callable[[torch.Generator, Tensor], Tensor], seed: int
 ) -> dict[str, Tensor]:
     """Return inputs of the same shapes drawn afresh, each by a `kind`.
@@ -84,7 +87,7 @@ def drawn(
     """
     made: dict[str, Tensor] = {}
     for name, value in inputs.items():
-        v, chance = value.detach(), generator("drawn", name, tuple(value.shape), seed)
+        v, chance = value.detach(), seeded_generator("drawn", name, tuple(value.shape), seed)
         if not v.is_floating_point() or not v.numel():
             made[name] = v.clone()
         elif _is_codes(v) and bool(v.any()):
@@ -106,17 +109,17 @@ def ties(chance: torch.Generator, like: Tensor) -> Tensor:
     return torch.randint(-2, 3, like.shape, generator=chance).double() / 2
 
 
-def picked(values: Tensor, chance: torch.Generator, like: Tensor) -> Tensor:
+def sampled_from(values: Tensor, chance: torch.Generator, like: Tensor) -> Tensor:
     """Draw some of `values`."""
     return values[torch.randint(len(values), like.shape, generator=chance)]
 
 
 def uniform(name: str, like: Tensor) -> Tensor:
     """Return numbers from -1 to 1."""
-    return torch.rand(like.shape, generator=generator(name), dtype=like.dtype) * 2 - 1
+    return torch.rand(like.shape, generator=seeded_generator(name), dtype=like.dtype) * 2 - 1
 
 
-def other(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
+def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
     """Return another input of the same kind; a `leaf` is one whose gradient is asked for.
 
     Each row becomes a mixture with another one, of which it takes 1/64 to 1/8 times `share`; what
@@ -143,7 +146,7 @@ def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tens
     return torch.where(values.isfinite(), found.to(values), values.detach())
 
 
-def constant(values: Tensor) -> bool:
+def all_zeros_or_ones(values: Tensor) -> bool:
     """Whether it is all 0 or all 1, as labels of one class are, or a mask that hides nothing."""
     return _moves(values) and len(values.unique()) == 1 and float(values.flatten()[0]) in (0, 1)
 
@@ -158,14 +161,14 @@ class _Mix:
     def __init__(self, name: str, values: Tensor, leaf: bool, share: float, draw: int) -> None:
         self.given, self.leaf, self.share, self.draw = values, leaf, share, draw
         self.x = values.double().cpu()
-        self.chance = generator("other", name, tuple(values.shape), draw)
+        self.chance = seeded_generator("other", name, tuple(values.shape), draw)
 
     def found(self) -> Tensor:
         """Return the other input."""
         x = self.x
         kinds = x.unique()
         kind = kind_of(self.given)
-        if not self.leaf and self.draw == 1 and constant(x) and x.numel() > 1:
+        if not self.leaf and self.draw == 1 and all_zeros_or_ones(x) and x.numel() > 1:
             return self._classes()
         if len(kinds) == 1:
             return kind.normalised(self.scaled()) if kind else self.scaled()
@@ -192,7 +195,7 @@ class _Mix:
 
     def _shares(self, *shape: int) -> Tensor:
         drawn = torch.rand(shape, generator=self.chance, dtype=torch.float64)
-        return (NEAREST + (FURTHEST - NEAREST) * drawn) * self.share
+        return (MIN_SHARE + (MAX_SHARE - MIN_SHARE) * drawn) * self.share
 
     def _codes(self) -> Tensor:
         """Shuffle the rows of what has two values, a mask or classes; a causal mask stays."""
@@ -308,7 +311,7 @@ def _along_diagonals(x: Tensor) -> bool:
     return bool((x[..., 1:, 1:] == x[..., :-1, :-1]).all())
 
 
-def generator(*what: object) -> torch.Generator:
+def seeded_generator(*what: object) -> torch.Generator:
     """Return a generator seeded by a digest of what is to be drawn, its name among it.
 
     One seeded by 0 or 1 gives the very numbers of a user's `torch.manual_seed(0)`, and a pass that
@@ -324,7 +327,7 @@ def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
     No normals, as a user draws them, and never near 0. The first, of a scalar the only one, is
     below -1: neither its size nor what a clamp leaves of it will do for it.
     """
-    chance = generator("cotangent", label, tuple(like.shape), seed)
+    chance = seeded_generator("cotangent", label, tuple(like.shape), seed)
     size = torch.rand(like.shape, generator=chance, dtype=torch.float64) + 0.5
     sign = torch.randint(2, like.shape, generator=chance) * 2 - 1
     found = (size * sign).flatten()

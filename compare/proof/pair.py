@@ -15,7 +15,7 @@ from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.input_structure import Lines, Turned, but_for_rounding
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
-from compare.proof.program import Key, Opaque, Program, above
+from compare.proof.program import Key, Opaque, Program, upstream
 
 Remake = Callable[[Mapping[str, Tensor]], "Pair"]
 #: For each quantity that bypasses an injected gradient: the injected gradients that it does use.
@@ -48,7 +48,6 @@ class Pair:
         remake: Builds the pair at other inputs of the reference.
         reference_lifts: A cache of the lifted reference, by reading and precision. All by-hand
             programs at the same inputs, such as a pass and its mutants, share it.
-
     """
 
     manual_program: Program | Opaque
@@ -105,7 +104,6 @@ class Pair:
             inputs: Other inputs than the pair's own, at which `reference` was lifted. The floats
                 of the forward pass then come from `reference` too.
             reading: How numbers in the code, and inputs that sum to 1 up to rounding, are read.
-
         """
         keys = {name: key for name, (_, key) in self.manual_inputs.items() if key is not None}
         available = {name: reference[key] for name, key in keys.items() if key in reference}
@@ -113,7 +111,7 @@ class Pair:
         shapes = {name: tuple(self.manual_inputs[name][0].shape) for name in available}
         lifted = {name: _reshaped(v.numbers, shapes[name]) for name, v in available.items()}
         if inputs is None:
-            if reading.exactly:
+            if reading.exact_structure:
                 structured = [
                     n for n in self.exact_structure if n in self.manual_inputs and n not in keys
                 ]
@@ -135,7 +133,7 @@ class Pair:
         """Return a structured input lifted, with its structure exact."""
         as_held = Balls().exact(self.inputs[name])
         exact = self.exact_structure[name].exactly(as_held)
-        return UNION(as_held, exact) if reading.way == ANY else exact
+        return UNION(as_held, exact) if reading.mode == ANY else exact
 
     def lifted_reference(
         self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **options: Any
@@ -147,7 +145,7 @@ class Pair:
         """
         key = reading, precision
         if key not in self.reference_lifts or options:
-            structured = self.exact_structure if reading.exactly else ()
+            structured = self.exact_structure if reading.exact_structure else ()
             exact_inputs = {n: self._without_rounding(n, reading) for n in structured}
             balls = Balls(self.entries, *key)
             lifted = Lift.of(self.reference, balls, self.inputs, exact_inputs, **options)
@@ -190,7 +188,6 @@ def find_bypasses(
         manual_program: The by-hand pass.
         reference: The autograd side.
         injected: The quantities whose by-hand value is injected.
-
     """
     if isinstance(manual_program, Opaque) or isinstance(reference, Opaque):
         return {}
@@ -212,5 +209,5 @@ def bypassed_gradients(
     nodes = {label: reference.outputs[label] for label in injected if label in reference.outputs}
     nodes.pop(name, None)
     end, stops = reference.outputs[name], {nodes[label] for label in used if label in nodes}
-    path = set() if end in stops else above([end], stops)
+    path = set() if end in stops else upstream([end], stops)
     return frozenset(label for label, node in nodes.items() if node in path)

@@ -111,15 +111,15 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         """Return the node of a tensor; one that no operation gave is a copy of a constant."""
         if tensor not in self.nodes:
             constant = self.graph.get_attr("constant")
-            made, at = self.fresh.get(tensor) or (False, memory(tensor))
+            made, at = self.fresh.get(tensor) or (False, storage_address(tensor))
             constant.meta |= {"val": tensor.detach().clone(), "constant": True}
-            constant.meta |= {"made": made, "at": at}
+            constant.meta |= {"made": made, "address": at}
             # a fresh one each time: the code may write into it
             self._are(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]
 
 
-def memory(tensor: Tensor) -> int | None:
+def storage_address(tensor: Tensor) -> int | None:
     """Return where a tensor's memory begins, None where it has none."""
     try:
         return tensor.untyped_storage().data_ptr() or None

@@ -14,16 +14,16 @@ from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
 from compare.proof.interpreter import Unsupported, lift
 from compare.proof.program import Opaque, Program
-from compare.proof.same_formula import each, size, ulp
+from compare.proof.same_formula import elementwise, magnitude, ulp
 
 _INFINITY = flint.arb("inf")
 # An error is a loss only if it is more than this many times autograd's, and fewer than half of
 # autograd's bits are left. Right forms in other algebra stay within 4 times.
-WORSE = 16.0
+LOSS_FACTOR = 16.0
 
 
 @dataclass(frozen=True)
-class Side:
+class LiftedQuantity:
     """A quantity on one side, from the by-hand floats above it: exact, and its error's bound."""
 
     exact: Any  # Array or Unsupported
@@ -40,7 +40,7 @@ class Side:
         terms = self.bound.terms if isinstance(self.bound, Bound) else None
         return None if terms is None else terms.nan_to_num(0.0, 0.0, 0.0)
 
-    def error_in_ulps(self, values: Tensor, beside: "Side | None" = None) -> float | None:
+    def error_in_ulps(self, values: Tensor, beside: "LiftedQuantity | None" = None) -> float | None:
         """Return the largest |values - exact|, in ulps of the largest of what stands there.
 
         That is the value, the exact one, or what was added up to it `beside`, by the reference:
@@ -49,7 +49,7 @@ class Side:
         if isinstance(self.exact, Unsupported) or not values.numel():
             return None
         floats = values.detach().double().cpu()
-        exact = torch.from_numpy(each(size, self.exact))
+        exact = torch.from_numpy(elementwise(magnitude, self.exact))
         larger = torch.maximum(floats.abs(), exact)
         if beside is not None and (terms := beside.terms) is not None:
             larger = larger.maximum(terms)
@@ -91,7 +91,7 @@ class Accuracy:
         """Whether by hand has lost what autograd kept."""
         return self.worse and self.manual < self.autograd / 2
 
-    def far_off(
+    def element_loss(
         self, dtype: torch.dtype, manual_error: float | None, autograd_error: float | None
     ) -> str:
         """Return in words that an element has lost half of its digits where others have none.
@@ -99,11 +99,11 @@ class Accuracy:
         The norms of all elements hide those that are small.
         """
         mine, theirs = manual_error or 0.0, autograd_error or 0.0
-        if mine <= max(2.0 ** (significant_bits(dtype) / 2), WORSE * max(theirs, 1.0)):
+        if mine <= max(2.0 ** (significant_bits(dtype) / 2), LOSS_FACTOR * max(theirs, 1.0)):
             return ""
         return f"is up to {mine:.2g} ulp off the exact value, autograd {theirs:.2g}"
 
-    def of_proof(self, dtype: torch.dtype) -> dict[str, Any]:
+    def proof_fields(self, dtype: torch.dtype) -> dict[str, Any]:
         """Return what a Proof has of it."""
         have = significant_bits(dtype)
         found = {"manual_bits": self.manual, "autograd_bits": self.autograd}
@@ -117,10 +117,14 @@ class Accuracy:
 
     @classmethod
     def of(
-        cls, manual_program: Side, manual: Tensor, reference: Side, autograd: Tensor
+        cls,
+        manual_program: LiftedQuantity,
+        manual: Tensor,
+        reference: LiftedQuantity,
+        autograd: Tensor,
     ) -> "Accuracy | None":
         """Measure both sides; None where there are no exact values, or nothing but zeros."""
-        sizes = torch.from_numpy(each(size, reference.exact))
+        sizes = torch.from_numpy(elementwise(magnitude, reference.exact))
         terms = reference.terms
         whole = sizes if terms is None else sizes.maximum(terms)
         errors = [_distance(manual, manual_program.exact), _distance(autograd, reference.exact)]
@@ -134,7 +138,7 @@ class Accuracy:
         once = float((spacing[counts] / largest / 2).norm())
         mine, theirs = (max(float((e[counts] / largest).norm()), once) for e in errors)
         ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
-        return cls(ours, autograds, mine > WORSE * theirs)
+        return cls(ours, autograds, mine > LOSS_FACTOR * theirs)
 
 
 def _counted(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
@@ -149,7 +153,7 @@ def _counted(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
     return ~theirs & (~mine | normal)
 
 
-def largest(shares: Tensor) -> float:
+def largest_share(shares: Tensor) -> float:
     """Return the largest share, of the elements that have one."""
     return float(shares.nan_to_num(nan=0.0, posinf=math.inf).max()) if shares.numel() else 0.0
 
@@ -159,7 +163,9 @@ def overflowed(manual: Tensor, autograd: Tensor, exact: Array) -> Tensor:
     if not bool(manual.isinf().any()):
         return torch.zeros(manual.shape, dtype=torch.bool)
     info = torch.finfo(manual.dtype)
-    ordinary = each(lambda a: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact)
+    ordinary = elementwise(
+        lambda a: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact
+    )
     return manual.isinf().cpu() & autograd.isfinite().cpu() & (torch.from_numpy(ordinary) == 1)
 
 
@@ -180,7 +186,7 @@ def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -
     if isinstance(program, Opaque):
         return Bounds()
     dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
-    inner = dtypes if program.narrower else []
+    inner = dtypes if program.may_round_narrower else []
     narrowest = max(inner, key=lambda d: torch.finfo(d).eps, default=None)
     cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
     flags = torch.backends.cuda.matmul
@@ -217,4 +223,4 @@ def _distance(values: Tensor, exact: Array) -> Tensor:
             return 0.0 if bool(beyond > largest) else math.inf
         return float(abs(ball - value).upper())
 
-    return torch.from_numpy(each(upper, floats, exact))
+    return torch.from_numpy(elementwise(upper, floats, exact))

@@ -1,7 +1,8 @@
-"""The same formula? Two lifted tensors compared, element by element, in exact real arithmetic.
+"""The first question of a verdict: do both sides compute the same formula?
 
-That two balls overlap means something only if they are far narrower than what the float run can
-tell: balls as wide as the dtype's own spacing overlap whatever they are of.
+Two lifted tensors are compared element by element in exact real arithmetic. An overlap of two balls
+counts only if they are far narrower than a float run can resolve: balls as wide as the spacing of
+the dtype overlap whichever formulas they come from.
 """
 
 import math
@@ -17,138 +18,167 @@ from torch import Tensor
 from compare.proof.balls import Array
 from compare.proof.bits import unravel
 
-# How wide two balls may be together, in ulps of the quantity's dtype: of the larger of the value
-# and the largest term added up to it.
-NARROW = 2.0**-20
+# The largest sum of two balls' radii that can decide, in ulps of the quantity's dtype. The ulp is
+# that of the larger of the value and the largest term added up to it.
+MAX_WIDTH = 2.0**-20
 
-# Half the least subnormal of float64: what is less than this apart is apart in no dtype.
-UNHELD = flint.arb(2) ** -1075
+# Half the least subnormal of float64: no dtype can hold a difference smaller than this.
+BELOW_EVERY_DTYPE = flint.arb(2) ** -1075
 _ZERO = flint.arb(0)
 
 
 @dataclass(frozen=True)
 class Formula:
-    """Whether two tensors are the same formula, in words, and where they are not."""
+    """The result of comparing two lifted tensors.
 
-    same: bool | None  # None: the balls are too wide to tell
+    Attributes:
+        same: Whether they are the same formula; None if the balls are too wide to decide.
+        text: The result as a sentence for the report.
+        at: The index of the element where they differ, or where the balls are too wide.
+        accepted: The size of a difference that the user accepts; empty if there is none.
+    """
+
+    same: bool | None
     text: str
     at: tuple[int, ...] | None = None
-    accepted: str = ""  # how far they are apart, where that is accepted
+    accepted: str = ""
 
 
 def same_formula(
-    mine: Array, theirs: Array, dtype: torch.dtype, *,
+    manual: Array, autograd: Array, dtype: torch.dtype, *,
     terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
     sampled: bool = False, skip: int = 0, accept: float = 0.0,
 ) -> Formula:  # fmt: skip
-    """Compare two lifted tensors of a quantity of this dtype; of sampled ones what is known.
+    """Compare two lifted tensors of one quantity.
 
-    `terms` gives, where it matters, the largest term that was added up to each element. Where both
-    sides' floats are one `infinite` number no finite exact value is asked for. Places are told
-    without the first `skip` dimensions. What is apart by `accept` ulps of the dtype at most counts
-    as the same.
+    Args:
+        manual: The exact values by hand, an array of balls.
+        autograd: The exact values of the reference, of the same shape.
+        dtype: The dtype of the quantity's floats.
+        terms: Returns the largest term that was added up to each element, None if unknown. It is
+            called only if it can decide.
+        infinite: A mask of the elements whose floats are the same infinity on both sides; those
+            need no finite exact value.
+        sampled: Whether only some elements may have been lifted; then only those are compared.
+        skip: The number of leading dimensions to leave out of indices in the text.
+        accept: The largest difference, in ulps of the dtype, that counts as the same formula.
     """
-    known = each(lambda a, b: a.is_finite() and b.is_finite(), mine, theirs).astype(bool)
-    share = ""
+    known = elementwise(_both_finite, manual, autograd).astype(bool)
+    remark = ""
     if (poles := np.asarray(infinite) & ~known).any() and not poles.all():
-        share = f"; {int(poles.sum()):,} of {known.size:,} elements are infinite on both sides"
-        mine, theirs = mine.copy(), theirs.copy()
-        mine[poles] = theirs[poles] = _ZERO
+        remark = f"; {int(poles.sum()):,} of {known.size:,} elements are infinite on both sides"
+        manual, autograd = manual.copy(), autograd.copy()
+        manual[poles] = autograd[poles] = _ZERO
         known = known | poles
     if sampled and known.size and not known.any():
-        return Formula(
-            None, "it depends on entries of a large product that were not lifted: use lift all"
-        )
+        text = "it depends on entries of a large product that were not computed exactly"
+        return Formula(None, f"{text}: use lift all")
     chosen: Any = ...
     if sampled and known.any() and not known.all():
-        share += f" ({int(known.sum()):,} of {known.size:,} elements lifted)"
+        remark += f" ({int(known.sum()):,} of {known.size:,} elements computed exactly)"
         chosen = known
-        mine, theirs = mine[known], theirs[known]
-    distinct = ~each(lambda a, b: a.overlaps(b), mine, theirs).astype(bool)
-    apart = distinct & each(lambda a, b: not abs(a - b) <= UNHELD, mine, theirs).astype(bool)
+        manual, autograd = manual[known], autograd[known]
+    distinct = ~elementwise(lambda a, b: a.overlaps(b), manual, autograd).astype(bool)
+    apart = distinct & elementwise(_can_be_held_apart, manual, autograd).astype(bool)
     gaps = np.zeros(apart.shape)
     if apart.any():
-        ulps = ulp(each(lambda a, b: max(size(a), size(b)), mine, theirs), dtype)
-        gaps = np.where(apart, each(lambda a, b: size(a - b), mine, theirs) / ulps, 0.0)
+        ulps = ulp(elementwise(_larger, manual, autograd), dtype)
+        distances = elementwise(lambda a, b: magnitude(a - b), manual, autograd)
+        gaps = np.where(apart, distances / ulps, 0.0)
         apart &= ~(gaps <= accept)
     if apart.any():
-        shares = np.where(apart, each(_gap, mine, theirs), -1.0)
-        at = unravel(int(shares.argmax()), shares.shape)
+        gaps_relative = np.where(apart, elementwise(_relative_gap, manual, autograd), -1.0)
+        at = unravel(int(gaps_relative.argmax()), gaps_relative.shape)
+        one, other = _distinct_digits(manual[at], autograd[at])
         text = (
-            f"another formula: in exact arithmetic {_apart(mine[at], theirs[at])} at "
-            f"{list(at[skip:])}, {int(apart.sum()):,} of {apart.size:,} elements apart"
+            f"different formula: computed exactly, {one} by hand and {other} by autograd at "
+            f"{list(at[skip:])}; {int(apart.sum()):,} of {apart.size:,} elements differ"
         )
         text += f", by at most {gaps.max():.2g} ulp" if np.isfinite(gaps.max()) else ""
         return Formula(False, text, at)
-    if not mine.size:
-        return Formula(True, "the same formula; it has no elements")
-    radius = each(lambda a, b: float(a.rad()) + float(b.rad()), mine, theirs)
-    middle = each(lambda a, b: max(size(a), size(b)), mine, theirs)
-    wide = ~(radius <= NARROW * ulp(middle, dtype))
-    if wide.any() and (found := terms()) is not None:
-        largest = np.fmax(middle, np.asarray(found.numpy())[chosen])
-        wide = ~(radius <= NARROW * ulp(largest, dtype))
+    if not manual.size:
+        return Formula(True, "same formula; it has no elements")
+    radius = elementwise(lambda a, b: float(a.rad()) + float(b.rad()), manual, autograd)
+    middle = elementwise(_larger, manual, autograd)
+    wide = ~(radius <= MAX_WIDTH * ulp(middle, dtype))
+    if wide.any() and (largest_terms := terms()) is not None:
+        largest = np.fmax(middle, np.asarray(largest_terms.numpy())[chosen])
+        wide = ~(radius <= MAX_WIDTH * ulp(largest, dtype))
     if wide.any():
         at = unravel(int(wide.argmax()), wide.shape)
-        return Formula(
-            None, f"its exact value is known too loosely to compare, at {list(at)[skip:]}", at
-        )
+        text = "the interval around its exact value is too wide to decide"
+        return Formula(None, f"{text}, at {list(at)[skip:]}", at)
     if gaps.any():
-        apart_by = f"{gaps.max():.2g} ulp"
+        gap = f"{gaps.max():.2g} ulp"
         text = (
-            f"the same formula but for {apart_by}, as formula_ulps={accept:g} allows, each side "
-            f"beside its own, at these inputs{share}"
+            f"same formula up to {gap}, as formula_ulps={accept:g} allows; each side is compared "
+            f"with its own exact value at these inputs{remark}"
         )
-        return Formula(True, text, accepted=apart_by)
+        return Formula(True, text, accepted=gap)
     if distinct.any():
-        share = f"{_unheld(mine[distinct], theirs[distinct])}{share}"
-    zero = radius >= middle  # as far as can be told
+        remark = f"{_gap_below_every_dtype(manual[distinct], autograd[distinct])}{remark}"
+    zero = radius >= middle  # 0, as far as the balls tell
     relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
-    also = f", 0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
-    if zero.all() and also:
-        return Formula(True, f"the same real number{also}, at these inputs{share}")
-    return Formula(True, f"the same real number to {digits} digits{also} at these inputs{share}")
+    zeros = f"are 0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
+    if zero.all() and zeros:
+        return Formula(True, f"same formula: both sides {zeros} at these inputs{remark}")
+    zeros = f" (zeros to within {radius[zero].max():.1g})" if zeros else ""
+    text = f"same formula: both sides agree to {digits} digits{zeros} at these inputs{remark}"
+    return Formula(True, text)
 
 
-def _unheld(mine: Array, theirs: Array) -> str:
-    """Return how far two tensors are apart where that is less than any dtype holds."""
-    distances = [abs(a - b) for a, b in zip(mine.ravel(), theirs.ravel(), strict=True)]
+def _gap_below_every_dtype(manual: Array, autograd: Array) -> str:
+    distances = [abs(a - b) for a, b in zip(manual.ravel(), autograd.ravel(), strict=True)]
     largest = max(distances, key=lambda x: x.mid())
-    return f", apart by {largest.str(1, radius=False)}, less than any dtype holds"
+    return f", up to a difference of {largest.str(1, radius=False)}, less than any dtype can hold"
 
 
 def ulp(sizes: Any, dtype: torch.dtype) -> Any:
-    """Return the spacing of a dtype's floats at each size, infinite ones as if they were 0."""
+    """Return the spacing of a dtype's floats at each size; that at 0 where a size is infinite."""
     least = torch.finfo(dtype).smallest_normal
     finite = np.where(np.isfinite(sizes), np.maximum(sizes, least), least)
     return np.asarray(np.ldexp(torch.finfo(dtype).eps, np.frexp(finite)[1] - 1))
 
 
-def each(function: Any, *arrays: Any) -> Any:
-    """Return a function of each element, or pair of them, as an array of floats, 0-d ones too."""
-    with np.errstate(invalid="ignore"):  # a NaN is an answer too
-        found = np.frompyfunc(lambda *x: float(function(*x)), len(arrays), 1)(*arrays)
-    return np.asarray(found, dtype=float)
+def elementwise(function: Any, *arrays: Any) -> Any:
+    """Return an array of the floats that a function returns for each element or tuple of elements.
+
+    Arrays of 0 dimensions give an array of 0 dimensions.
+    """
+    with np.errstate(invalid="ignore"):  # NaN is a valid result
+        result = np.frompyfunc(lambda *x: float(function(*x)), len(arrays), 1)(*arrays)
+    return np.asarray(result, dtype=float)
 
 
-def _gap(a: Any, b: Any) -> float:
-    """Return how far apart two balls are, as a share of the larger one."""
-    scale = max(size(a), size(b))
-    distance = size(a - b)
-    return distance / scale if scale else 0.0
-
-
-def size(a: Any) -> float:
-    """Return about how large a ball's number is."""
+def magnitude(a: Any) -> float:
+    """Return the absolute value of a ball's midpoint."""
     return float(abs(a).mid())
 
 
-def _apart(one: Any, other: Any) -> str:
-    """Return two balls that do not overlap, in as many digits as it takes to see them part."""
+def _larger(a: Any, b: Any) -> float:
+    return max(magnitude(a), magnitude(b))
+
+
+def _both_finite(a: Any, b: Any) -> bool:
+    return bool(a.is_finite() and b.is_finite())
+
+
+def _can_be_held_apart(a: Any, b: Any) -> bool:
+    return not abs(a - b) <= BELOW_EVERY_DTYPE
+
+
+def _relative_gap(a: Any, b: Any) -> float:
+    scale = _larger(a, b)
+    distance = magnitude(a - b)
+    return distance / scale if scale else 0.0
+
+
+def _distinct_digits(one: Any, other: Any) -> tuple[str, str]:
+    """Return two balls that do not overlap as decimals, with enough digits to differ."""
     texts = [f"{float(x.mid()):.9g}" for x in (one, other)]
     digits = 10
     while texts[0] == texts[1]:
         texts = [x.mid().str(digits, radius=False) for x in (one, other)]
         digits += 5
-    return f"{texts[0]} by hand and {texts[1]} for autograd"
+    return texts[0], texts[1]

@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
 from compare.proof.interpreter import Floats, evaluate
-from compare.proof.other_inputs import beside, hardly_beside, other
-from compare.proof.program import Key, Opaque, Program, operation, root, text_of
+from compare.proof.other_inputs import nearby, similar, very_near
+from compare.proof.program import Key, Opaque, Program, node_text, operation, skip_copies
 from compare.proof.recorder import Recorder
 from compare.torch_private import decompositions
 
@@ -56,12 +56,12 @@ def trace(function: Function, inputs: Values) -> Program:
             raise Opaque(f"cannot be read as a program: {_first_line(error)}") from error
     functional.eliminate_dead_code()
     given: Any = functional.output_node().args[0]
-    outputs = dict(zip(names, map(root, given), strict=True))
+    outputs = dict(zip(names, map(skip_copies, given), strict=True))
     narrower = attention.called or _casts(functional) > _casts(recorded)
     return Program(functional, tuple(tensors), outputs, narrower)
 
 
-def read(function: Function, inputs: Values) -> Program | Opaque:
+def try_trace(function: Function, inputs: Values) -> Program | Opaque:
     """Return a function as `trace` reads it, or why it cannot be."""
     try:
         return trace(function, inputs)
@@ -69,7 +69,7 @@ def read(function: Function, inputs: Values) -> Program | Opaque:
         return why
 
 
-def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
+def recorded_texts(function: Function, inputs: Values) -> tuple[str, ...] | None:
     """Return the operations and constants of `function(**inputs)` as texts.
 
     Where these are the texts of a function that was traced, the program it gave is this one's too.
@@ -87,7 +87,7 @@ def recorded(function: Function, inputs: Values) -> tuple[str, ...] | None:
             return None
     if not all(map(same_bits, expected, actual)):
         return None
-    return tuple(map(text_of, graph.nodes))
+    return tuple(map(node_text, graph.nodes))
 
 
 def _positional(
@@ -127,7 +127,7 @@ class _Replay(Floats):
     def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         self.line, self.autograd = node.meta.get("line"), node.meta.get("autograd", False)
         held = node.all_input_nodes[0].meta if operation(node) == "lift_fresh_copy" else {}
-        self.origin = held.get("made", True), held.get("at")
+        self.origin = held.get("made", True), held.get("address")
         return super().run(node, args, kwargs)
 
 
@@ -135,7 +135,7 @@ def _replay(graph: fx.Graph, at: Sequence[Tensor], n: Floats | None = None) -> l
     """Do recorded operations once more."""
     names = tuple(map(str, range(len(at))))
     given: Any = graph.output_node().args[0]
-    program = Program(graph, names, dict(enumerate(given)), narrower=False)
+    program = Program(graph, names, dict(enumerate(given)), may_round_narrower=False)
     found = evaluate(program, dict(zip(names, at, strict=True)), n)
     return [found[k] for k in program.outputs]
 
@@ -181,12 +181,12 @@ def _check_complete(
     while it was made: then no number crept in unseen. Where its operations are others, a branch
     went elsewhere, and the inputs are moved as little as they can be seen to move.
     """
-    for move in (beside, functools.partial(other, leaf=True), hardly_beside):
+    for move in (nearby, functools.partial(similar, leaf=True), very_near):
         moved = [move(name, tensor) for name, tensor in at.items()]
         try:
             expected = function(*(tensor.clone() for tensor in moved))
         except Exception:  # it takes inputs of a kind alone, or these alone
-            if move is hardly_beside:
+            if move is very_near:
                 raise
             continue
         actual = _replay(recorded, [tensor.clone() for tensor in moved])
@@ -194,7 +194,7 @@ def _check_complete(
             return
         with torch.random.fork_rng(devices=[]):
             again, gave = Recorder({}, _line_outside).record(function, moved)
-        if [*map(text_of, again.nodes)] == [*map(text_of, recorded.nodes)]:
+        if [*map(node_text, again.nodes)] == [*map(node_text, recorded.nodes)]:
             if all(map(_alike, gave, _replay(again, moved))):
                 return
             break

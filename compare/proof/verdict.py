@@ -69,7 +69,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Beside:
+class OtherInputs:
     """Whether the formulas were judged beside the given inputs too, and what is said of that."""
 
     tried: bool = False

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from compare.errors import BadInput, unknown
 from compare.files import save
-from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, Beside, Verdict
+from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, OtherInputs, Verdict
 from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, refusals, told
 from compare.report.document import Document, Documented, plural
@@ -35,7 +35,9 @@ class Report(Documented, Stateful):
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
     unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
     not_judged: tuple[str, ...] = ()  # parameters that forward reaches and by hand has none for
-    beside: Beside | None = None  # of a check: at other inputs; None where nothing was asked there
+    beside: OtherInputs | None = (
+        None  # of a check: at other inputs; None where nothing was asked there
+    )
     conditions: tuple[str, ...] = ()  # for which alone the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
@@ -184,7 +186,7 @@ class Report(Documented, Stateful):
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:
             shown = "at these inputs" if self.case == "check" else "at the steps lifted"
-            shown += " and beside them" if self.beside and self.beside == Beside(True) else ""
+            shown += " and beside them" if self.beside and self.beside == OtherInputs(True) else ""
             at_all = "" if self.case == "check" else " at every step"
             accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
             names = ", ".join(q.name for q in odd if q.name not in accepted)

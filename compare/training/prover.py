@@ -12,9 +12,9 @@ from compare.proof.bounds import Bound
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.judge import judge
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, text_of
+from compare.proof.program import Opaque, Program, node_text
 from compare.proof.rounding import bounds_for, share_of_rounding
-from compare.proof.trace import read, recorded
+from compare.proof.trace import recorded_texts, try_trace
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
 from compare.state_dict import Stateful, Types, require
 from compare.training.adapters import Named, Step, copies
@@ -96,7 +96,7 @@ class Prover(Stateful):
         programs = (
             manual_step for manual_step in self.by_hand() if isinstance(manual_step, Program)
         )
-        return next((program.follows() for program in programs), {})
+        return next((program.descendants() for program in programs), {})
 
     def by_hand(self) -> list[_Read]:
         """Return what the by-hand side was read as, at the steps looked at so far."""
@@ -142,7 +142,9 @@ class Prover(Stateful):
         )
         for mine, other in zip(self._programs(one), self._programs(two), strict=True):
             if isinstance(mine, Program) and isinstance(other, Program):
-                texts = [sorted(map(text_of, p.leading_to(names, starts))) for p in (mine, other)]
+                texts = [
+                    sorted(map(node_text, p.nodes_leading_to(names, starts))) for p in (mine, other)
+                ]
                 if texts[0] != texts[1]:
                     return None
         return one
@@ -168,12 +170,12 @@ class Prover(Stateful):
         """Return a side's program: one read before where it still is the same."""
         if self.off:
             return self.off
-        texts = recorded(function, given)
+        texts = recorded_texts(function, given)
         key = side, len(given["X"]), texts
         if texts is None or key not in self.programs:
             while len(self.programs) >= KEPT:
                 del self.programs[next(iter(self.programs))]
-            self.programs[key] = read(function, given)
+            self.programs[key] = try_trace(function, given)
         return self.programs[key]
 
 
