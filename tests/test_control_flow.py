@@ -145,7 +145,7 @@ def test_one_steps_bound_is_not_anothers() -> None:
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
     assert row.proof is not None
     assert row.proof.text.startswith("at step 20: ")
-    assert "than its own operations can round" in row.proof.text
+    assert "times the rounding bound of its own operations" in row.proof.text
 
 
 def _beyond_one(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> Step:

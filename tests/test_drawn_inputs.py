@@ -129,4 +129,4 @@ def test_a_kink_beside_a_mask_of_infinities_is_told() -> None:
         lambda x, mask: F.relu(x) * torch.exp(mask), given | {"mask": mask},
     )  # fmt: skip
     assert report.verdict == "WRONG"
-    assert "takes another subgradient than autograd" in " ".join(str(report).split())
+    assert "uses another subgradient than autograd" in " ".join(str(report).split())

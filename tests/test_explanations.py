@@ -1,4 +1,4 @@
-"""A kink is claimed where the gradient jumps, and nowhere else."""
+"""The report says that an element is at a kink where the gradient jumps, and nowhere else."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ KINKS: dict[str, tuple[Slope, Slope]] = {
 }
 
 
-def _said(forward: Slope, slope: Slope, x: Tensor) -> str:
+def _report_text(forward: Slope, slope: Slope, x: Tensor) -> str:
     backward = lambda x, grad_output: (grad_output * slope(x).to(x.dtype),)  # noqa: E731
     report = compare.check(backward, lambda x: forward(x), {"x": x})
     assert report.verdict == "WRONG", str(report)
@@ -33,22 +33,22 @@ def _said(forward: Slope, slope: Slope, x: Tensor) -> str:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", KINKS)
 def test_another_subgradient_at_a_kink(name: str, dtype: torch.dtype) -> None:
-    assert "stands at a kink" in (said := _said(*KINKS[name], AT_0.to(dtype)))
-    assert "takes another subgradient than autograd" in said
+    assert "is at a kink" in (text := _report_text(*KINKS[name], AT_0.to(dtype)))
+    assert "uses another subgradient than autograd" in text
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_of_equal_maxima_each_may_have_it_all(dtype: torch.dtype) -> None:
+def test_among_equal_maxima_each_may_get_the_whole_gradient(dtype: torch.dtype) -> None:
     x = torch.tensor([3.0, 1.0, 3.0, 3.0], dtype=dtype)
     first = lambda x: F.one_hot(x.argmax(), 4).to(x.dtype)  # noqa: E731
-    assert "takes another subgradient" in _said(lambda x: x.amax(), first, x)
+    assert "uses another subgradient" in _report_text(lambda x: x.amax(), first, x)
 
 
-def test_a_value_that_no_subgradient_has() -> None:
-    said = _said(F.relu, lambda x: (x > 0) + 5.0 * (x == 0), AT_0)
-    assert "stands at a kink" in said
-    assert "it is none of the values from" in said
-    assert "takes another subgradient" not in said
+def test_a_value_that_is_no_subgradient() -> None:
+    text = _report_text(F.relu, lambda x: (x > 0) + 5.0 * (x == 0), AT_0)
+    assert "is at a kink" in text
+    assert "the by-hand value is no subgradient: those range from" in text
+    assert "uses another subgradient" not in text
 
 
 SMOOTH: dict[str, tuple[Slope, Slope]] = {
@@ -62,26 +62,26 @@ SMOOTH: dict[str, tuple[Slope, Slope]] = {
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("name", SMOOTH)
 def test_no_kink_where_forward_is_smooth(name: str, dtype: torch.dtype) -> None:
-    said = _said(*SMOOTH[name], AT_0.to(dtype))
-    assert "another subgradient" not in said
-    assert "there is no kink here: by hand it is wrong at these elements alone" in said
+    text = _report_text(*SMOOTH[name], AT_0.to(dtype))
+    assert "another subgradient" not in text
+    assert "there is no kink here: the by-hand value is wrong only at these elements" in text
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 def test_autograd_is_named_where_its_value_is_not_the_derivative(dtype: torch.dtype) -> None:
-    """Softplus by relu and abs: autograd makes 0 at 0 of two kinks that cancel; it is 0.5."""
-    said = _said(lambda x: F.relu(x) + torch.log1p(torch.exp(-x.abs())), torch.sigmoid,
-                 AT_0.to(dtype))  # fmt: skip
-    assert "autograd's own value here is not the derivative" in said
-    assert "another subgradient" not in said
+    """Softplus from relu and abs: at 0 two kinks cancel. Autograd says 0, and it is 0.5."""
+    softplus = lambda x: F.relu(x) + torch.log1p(torch.exp(-x.abs()))  # noqa: E731
+    text = _report_text(softplus, torch.sigmoid, AT_0.to(dtype))
+    assert "autograd's own value here is not the derivative" in text
+    assert "another subgradient" not in text
 
 
-def test_only_the_element_that_was_looked_at_is_said_to_stand_there() -> None:
-    said = _said(F.relu, lambda x: torch.where(x == 2, 3.0, (x >= 0) * 1.0), AT_0)
-    assert "2 of 3 elements differ" in said
-    assert "so [1] stands at a kink" in said
+def test_only_the_examined_element_is_reported_at_a_kink() -> None:
+    text = _report_text(F.relu, lambda x: torch.where(x == 2, 3.0, (x >= 0) * 1.0), AT_0)
+    assert "2 of 3 elements differ" in text
+    assert "so element [1] is at a kink" in text
 
 
-def test_beside_a_wrong_formula_nothing_is_said_of_kinks() -> None:
-    said = _said(F.relu, lambda x: 2.0 * (x > 0), AT_0)
-    assert "inputs close by" not in said
+def test_a_wrong_formula_mentions_no_kink() -> None:
+    text = _report_text(F.relu, lambda x: 2.0 * (x > 0), AT_0)
+    assert "nearby inputs" not in text

@@ -143,7 +143,7 @@ def test_the_blogs_grouping_is_rounding_with_its_proof() -> None:
         assert proof.lifted
         assert proof.share is not None
         assert 0 < proof.share <= 1
-        assert "both sides agree to 5" in proof.text
+        assert "same formula: both sides agree to 5" in proof.text
 
 
 def test_dropout_as_published_is_wrong_in_one_line() -> None:

@@ -74,7 +74,8 @@ def test_by_hand_outside_the_bound_of_its_own_operations_is_wrong(dtype: torch.d
     assert report.verdict == "WRONG", str(report)
     proof = proof_of(report)
     assert proof.text.startswith("same formula: both sides agree to")
-    assert "times further from it than its own operations can round" in proof.text
+    assert "but the error by hand is" in proof.text
+    assert "times the rounding bound of its own operations" in proof.text
     assert proof.share is not None
     assert 1 < proof.share < 3
 
@@ -88,8 +89,8 @@ def test_autograd_outside_the_bound_of_its_own_operations_decides_nothing(
     report = _exp_check("expm1.default", 24, dtype)
     assert report.verdict == "UNDECIDED", str(report)
     proof = proof_of(report)
-    assert "times outside the bound of its own operations" in proof.text
-    assert "autograd's kernel is" in proof.text
+    assert "times the rounding bound of its own operations" in proof.text
+    assert "the error of autograd's kernel is" in proof.text
     assert proof.share is not None
     assert 1 < proof.share < 3
 
@@ -121,8 +122,8 @@ def test_where_a_bound_is_not_finite_the_right_bits_decide() -> None:
     report = compare.check(divided, lambda x: torch.log(x), (whole,))
     assert report.quantities["x"].equal < 29
     assert report.verdict == "ROUNDING", str(report)
-    assert "; the bound on its rounding is not finite at [" in proof_of(report).text
-    assert "so that it is known by its right bits alone" in proof_of(report).text
+    assert "; its rounding bound is not finite at [" in proof_of(report).text
+    assert "so there only the number of correct bits was checked" in proof_of(report).text
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -149,7 +150,7 @@ def test_a_sum_in_half_precision_may_not_be_off_by_50_units_of_its_terms(
     assert check(2).verdict in ("ROUNDING", "INACCURATE"), str(check(2))
     report = check(50)
     assert report.verdict == "WRONG", str(report)
-    assert "than its own operations can round" in proof_of(report).text
+    assert "times the rounding bound of its own operations" in proof_of(report).text
 
 
 def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
@@ -175,8 +176,8 @@ def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
     row = check(100).quantities["a"]
     assert row.verdict == "UNDECIDED"
     assert row.proof is not None
-    assert "where nothing was lifted the two are" in row.proof.text
-    assert "times what both may round apart: use lift all" in row.proof.text
+    assert "in elements that were not computed exactly the difference is" in row.proof.text
+    assert "times the sum of both rounding bounds: use lift all" in row.proof.text
     assert row.proof.share is not None
     assert 2 < row.proof.share < 10
 
@@ -205,5 +206,5 @@ def test_a_kernel_that_cannot_be_read_has_64_times_the_bound(times: int, verdict
 
     report = compare.check(opaque, lambda x: torch.sin(x), (drawn(40) / 2,))
     assert report.verdict == verdict, str(report)
-    told = "outside 64 times the rounding that its shape allows"
+    told = "outside 64 times autograd's rounding bound"
     assert (told in proof_of(report).text) == (verdict == "WRONG")

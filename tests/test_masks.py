@@ -408,4 +408,4 @@ def test_a_norm_far_from_0_has_a_bound(dtype: torch.dtype, middle: float) -> Non
     report = compare.check(_layer_norm_by_hand, lambda x, w: F.layer_norm(x, (8,), w), inputs)
     assert report.verdict == ROUNDING, _told(report)
     far = (dtype, middle) == (torch.float16, 1e4)
-    assert ("the bound on its rounding is not finite at [0, " in _told(report)) == far
+    assert ("its rounding bound is not finite at [0, " in _told(report)) == far

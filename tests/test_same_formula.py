@@ -92,9 +92,7 @@ def test_a_gap_that_no_dtype_can_hold_is_reported_and_accepted(gap: Any, same: b
             assert formula.same is same
             assert ("less than any dtype can hold" in formula.text) is same
     if same:
-        assert (
-            f"up to a difference of {gap.str(1, radius=False)}, less than any dtype" in formula.text
-        )
+        assert f"; they differ by {gap.str(1, radius=False)}, less than any dtype" in formula.text
     else:
         assert formula.at == (1,)
         assert "1 of 2 elements differ" in formula.text
@@ -118,7 +116,7 @@ def test_a_difference_is_given_in_ulps_of_the_dtype_and_may_be_accepted(dtype: t
     for accept, same in ((0.0, False), (2.9, False), (3.0, True), (100.0, True)):
         formula = compared(one, other, dtype, accept=accept)
         assert (formula.same, bool(formula.accepted)) == (same, same)
-    assert "same formula up to 3 ulp, as formula_ulps=100 allows" in formula.text
+    assert "the formulas differ by 3 ulp, which formula_ulps=100 accepts" in formula.text
     assert not compared(balls(1), balls(1), dtype, accept=9.0).accepted
 
 

@@ -1,12 +1,14 @@
-"""The verdict on each quantity, from bits, balls and bounds; no tolerance to set.
+"""The verdict on each quantity, from bits, balls and bounds; there is no tolerance to set.
 
-Three questions, asked of the two programs:
-1. The same formula? Both are lifted from the inputs on, in exact real arithmetic. Where a quantity
-   is WRONG, what depends on it by hand is compared with the reference going on from the by-hand
-   value, so that one bug makes one red line.
-2. No further apart than rounding? Both are run from the by-hand floats, one named quantity to the
-   next, lifted (what is exact there) and with bounds (how far a float run may lie from it).
-3. No digits lost that autograd keeps? Both sides' right bits, beside what is exact.
+Three questions are asked of the two programs:
+1. Is it the same formula? Both are lifted from the inputs on, in exact real arithmetic. A quantity
+   that is computed by hand from a WRONG one is compared with the reference continued from that
+   by-hand value, so that one bug makes one red line.
+2. Do they differ by no more than rounding? Both are run from the by-hand floats, from one named
+   quantity to the next: lifted, for the exact value, and with bounds, for the distance that a float
+   run may have from it.
+3. Has the by-hand side lost digits that autograd keeps? The correct bits of both sides are counted,
+   relative to the exact values.
 """
 
 from collections.abc import Sequence
@@ -37,25 +39,29 @@ from compare.proof.rounding import (
 from compare.proof.same_formula import Formula, elementwise, magnitude, same_formula
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
-# A kernel that cannot be read may sum in another order and narrower than the reference does: its
-# numbers are WRONG only outside this many times the reference's own bound.
+# Opaque code may sum in another order and in a narrower dtype than the reference: its numbers are
+# WRONG only outside this many times the reference's own bound.
 OPAQUE_SLACK = 64.0
-# Balls that are too wide to tell are lifted once more: what is deep loses some bits at each layer.
+# Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer of
+# a deep network loses some bits.
 PRECISIONS = PRECISION, 5 * PRECISION
-# Two values are apart in every reading of the code's numbers where they are this many times
-# further apart than the reading moves them.
+# Two values differ in every reading of the code's numbers if their difference is this many times
+# larger than the change from one reading to another.
 FAR = 2.0**10
-FAR_EACH = 4.0  # where it is known what each number moves
+FAR_EACH = 4.0  # where the change that each number causes is known
 
 
 def judge(
     pair: Pair, order: Sequence[str], *, brief: bool = False, stop_at_first_wrong: bool = False
 ) -> dict[str, Proof]:
-    """Return the proof for each quantity named in `order`, the order of computation.
+    """Return the proof for each quantity.
 
-    Every one of them is in `manual` and `autograd`, of one shape and dtype. `brief` leaves out what
-    only a reader wants to know: errors in ulps, and whether this is a kink. It ends with the
-    first WRONG one, if that is all that is asked.
+    Args:
+        pair: Both sides. `pair.manual` and `pair.autograd` hold every quantity in `order`, each
+            with the same shape and dtype on both sides.
+        order: The names of the quantities in the order of computation.
+        brief: Whether to leave out errors in ulps and the explanation of kinks.
+        stop_at_first_wrong: Whether to leave out all quantities after the first WRONG one.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         return _Judge(pair, brief).all(order, stop_at_first_wrong=stop_at_first_wrong)
@@ -63,273 +69,283 @@ def judge(
 
 class _Judge:
     def __init__(self, pair: Pair, brief: bool) -> None:
-        self.e, self.brief = pair, brief
-        self.apart: set[str] = set()  # WRONG, or another formula that its writer accepts
+        self.pair, self.brief = pair, brief
+        self.divergent: set[str] = set()  # WRONG, or a different formula that the user accepts
         self.lifted = LiftedPair(pair)
-        self.by_hand = self.lifted.manual_program().outputs
+        self.manual_outputs = self.lifted.manual_program().outputs
 
     def all(self, order: Sequence[str], *, stop_at_first_wrong: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
         for name in order:
-            proofs[name] = self._one(name)
-            if proofs[name].verdict == WRONG and stop_at_first_wrong:
+            proof = proofs[name] = self._one(name)
+            if proof.verdict == WRONG and stop_at_first_wrong:
                 break
-            if proofs[name].verdict == WRONG or proofs[name].accepted:
-                self.apart.add(name)
+            if proof.verdict == WRONG or proof.accepted:
+                self.divergent.add(name)
         return proofs
 
     def _one(self, name: str) -> Proof:
-        manual, autograd = self.e.manual[name], self.e.autograd[name]
+        manual, autograd = self.pair.manual[name], self.pair.autograd[name]
         same = same_bits(manual, autograd)
         if manual.isnan().any() or autograd.isnan().any():
-            return Proof(WRONG, "a NaN shows nothing")
-        if self._unwritten(name):
-            return Proof(WRONG, "it reads memory that nobody wrote (torch.empty): fill it first")
-        unread = self._unread(name)
-        formula, reading = Formula(None, unread or ""), AS_WRITTEN
-        if unread is None:
+            return Proof(WRONG, "contains NaN, so nothing can be verified")
+        if self._is_uninitialised(name):
+            return Proof(WRONG, "uses uninitialised memory (torch.empty); initialise it first")
+        obstacle = self._obstacle(name)
+        formula, reading = Formula(None, obstacle or ""), AS_WRITTEN
+        if obstacle is None:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
             if self.brief and formula.same and same:  # no bound is needed
                 return Proof(EXACT, formula.text, lifted=True)
-        manual_program, reference = (
-            self.lifted.quantity(side, reading, name)
-            for side in (self.e.manual_program, self.e.reference)
+        by_hand, reference = (
+            self.lifted.quantity(program, reading, name)
+            for program in (self.pair.manual_program, self.pair.reference)
         )
-        off: dict[str, Any] = {} if self.brief else {
-            "manual_error": manual_program and manual_program.error_in_ulps(manual, reference),
-            "autograd_error": reference and reference.error_in_ulps(autograd, reference),
-        }  # fmt: skip
+        errors: dict[str, Any] = {}
+        if not self.brief:
+            errors["manual_error"] = by_hand and by_hand.error_in_ulps(manual, reference)
+            errors["autograd_error"] = reference and reference.error_in_ulps(autograd, reference)
         if formula.same is False:
-            told, at = "", formula.at
+            explanation, at = "", formula.at
             if not self.brief and at is not None:
-                told = explain_kink(self.e, name, at, self.by_hand[name].numbers[at])
-            return Proof(WRONG, formula.text + told, at=at, **off)
+                exact = self.manual_outputs[name].numbers[at]
+                explanation = explain_kink(self.pair, name, at, exact)
+            return Proof(WRONG, formula.text + explanation, at=at, **errors)
         if formula.same and (formula.accepted or not same):
-            found = self._rounding(name, formula.text, manual_program, reference, off)
-            return replace(found, accepted=formula.accepted)
+            proof = self._rounding(name, formula.text, by_hand, reference, errors)
+            return replace(proof, accepted=formula.accepted)
         if same:
-            text = formula.text if formula.same else f"not lifted: {formula.text}"
+            text = formula.text if formula.same else f"formula not checked: {formula.text}"
             if formula.same and not self.brief:
-                off |= self._right_bits(name, manual_program, reference)
-            return Proof(EXACT, text, bool(formula.same), **off)
-        if unread is not None and reference is not None and reference.known:
-            return self._by_numbers(name, unread, reference, off)
-        return Proof(UNDECIDED, formula.text, **off)
+                errors |= self._correct_bits(name, by_hand, reference)
+            return Proof(EXACT, text, bool(formula.same), **errors)
+        if obstacle is not None and reference is not None and reference.known:
+            return self._opaque(name, obstacle, reference, errors)
+        return Proof(UNDECIDED, formula.text, **errors)
 
-    def _unwritten(self, name: str) -> bool:
-        """Whether by hand it holds what the memory of a torch.empty happened to hold."""
-        if isinstance(self.e.manual_program, Opaque) or name not in self.by_hand:
+    def _is_uninitialised(self, name: str) -> bool:
+        """Whether the by-hand value holds whatever the memory of a torch.empty contained."""
+        program = self.pair.manual_program
+        if isinstance(program, Opaque) or name not in self.manual_outputs:
             return False
         # lifting fills such memory with NaN
-        odd = bool(self.by_hand[name].floats.isnan().any())
-        return odd and any("empty" in operation(node) for node in self.e.manual_program.graph.nodes)
+        has_nan = bool(self.manual_outputs[name].floats.isnan().any())
+        return has_nan and any("empty" in operation(node) for node in program.graph.nodes)
 
-    def _unread(self, name: str) -> str | None:
-        """Return why the quantity cannot be lifted on both sides, None if it can."""
-        if isinstance(self.e.manual_program, Opaque):
-            return f"by hand: {self.e.manual_program}"
-        if isinstance(self.e.reference, Opaque):
-            return f"autograd: {self.e.reference}"
-        theirs = self.lifted.reference().outputs
-        for side, values in (("by hand", self.by_hand), ("autograd", theirs)):
-            if name not in values:
-                return f"{side} it does not come out of the program"
-            if isinstance(values[name].numbers, Unsupported):
-                return f"{side}, {values[name].numbers}"
-        mine = np.asarray(self.by_hand[name].numbers, dtype=object)
+    def _obstacle(self, name: str) -> str | None:
+        """Return the reason why a quantity cannot be lifted on both sides, None if it can."""
+        if isinstance(self.pair.manual_program, Opaque):
+            return f"by hand: {self.pair.manual_program}"
+        if isinstance(self.pair.reference, Opaque):
+            return f"autograd: {self.pair.reference}"
+        reference = self.lifted.reference().outputs
+        for side, outputs in (("by hand", self.manual_outputs), ("autograd", reference)):
+            if name not in outputs:
+                adjective = "by-hand" if side == "by hand" else side
+                return f"missing from the traced {adjective} pass"
+            if isinstance(outputs[name].numbers, Unsupported):
+                return f"{side}, {outputs[name].numbers}"
+        exact = np.asarray(self.manual_outputs[name].numbers, dtype=object)
         skipped = self.lifted.manual_program().n.skipped
-        poles = [not ball.is_finite() for ball in mine.ravel()]
+        poles = [not ball.is_finite() for ball in exact.ravel()]
         if not skipped and any(poles) and not bool(self._infinite(name).ravel()[poles].all()):
-            return "by hand it has no finite value in exact arithmetic (a division by zero, a pole)"
+            return "by hand the exact value is not finite (a division by zero, a pole)"
         return None
 
-    # -- the same formula?
+    # -- question 1: the same formula?
 
     def _formula(self, name: str) -> tuple[Formula, Reading]:
-        """Compare the two lifted values in one reading of the code's numbers after the other."""
+        """Compare the two lifted values in one reading of the code's numbers after another."""
         written = self._compared(name, AS_WRITTEN)
         if written.same is not False:
             return written, AS_WRITTEN
-        others, complete = self._others
+        others, complete = self._other_readings
         if not others:
             return written, AS_WRITTEN
         if self._compared(name, IN_ANY_READING).same is False:
             return written, AS_WRITTEN
-        told, flipped = True, 0
+        all_differ, tried = True, 0
         for reading in others:
-            if len(reading.exceptions) > flipped:  # all with fewer of them have been tried
-                if self._far(name, written.at, [o for o in others if len(o.exceptions) <= flipped]):
+            if len(reading.exceptions) > tried:  # all readings with fewer exceptions were tried
+                earlier = [other for other in others if len(other.exceptions) <= tried]
+                if self._is_far(name, written.at, earlier):
                     return written, AS_WRITTEN
-                flipped = len(reading.exceptions)
-            found = self._compared(name, reading)
-            if found.same:
-                return replace(found, text=f"{found.text}{reading.text}"), reading
-            told = told and found.same is False
-        if told and complete:
+                tried = len(reading.exceptions)
+            formula = self._compared(name, reading)
+            if formula.same:
+                return replace(formula, text=f"{formula.text}{reading.text}"), reading
+            all_differ = all_differ and formula.same is False
+        if all_differ and complete:
             return written, AS_WRITTEN
-        return Formula(
-            None, f"it depends on how the numbers in the code are read, and in none of the "
-            f"{1 + len(others)} ways that were tried is it the same: {written.text}",
-        ), AS_WRITTEN  # fmt: skip
+        text = (
+            f"it depends on how the numbers in the code are read; in none of the {1 + len(others)} "
+            f"readings that were tried do both sides agree: {written.text}"
+        )
+        return Formula(None, text), AS_WRITTEN
 
     @cached_property
-    def _others(self) -> tuple[list[Reading], bool]:
-        """The readings but for the first, as written; and whether those are all there are."""
-        found, complete = readings(
+    def _other_readings(self) -> tuple[list[Reading], bool]:
+        """All readings but AS_WRITTEN, and whether the list is complete."""
+        first_to_last, complete = readings(
             self.lifted.literals,
             tables=self.lifted.has_tables,
-            exact_structure=bool(self.e.exact_structure),
+            exact_structure=bool(self.pair.exact_structure),
         )
-        return found[1:], complete
+        return first_to_last[1:], complete
 
     def _compared(self, name: str, reading: Reading) -> Formula:
-        """Compare the two lifted values, going on from what is WRONG above."""
-        wrong = self.e.injected_ancestors(name) & self.apart
+        """Compare the two lifted values, both continued from the divergent by-hand values."""
+        divergent = self.pair.injected_ancestors(name) & self.divergent
         for precision in PRECISIONS:
-            both = self.lifted.both_sides(name, reading, precision, wrong)
+            both = self.lifted.both_sides(name, reading, precision, divergent)
             with flint.ctx.workprec(precision):
-                found = same_formula(
+                formula = same_formula(
                     *both,
-                    self.e.manual[name].dtype,
+                    self.pair.manual[name].dtype,
                     terms=lambda: self.lifted.terms(name),
                     infinite=self._infinite(name),
-                    sampled=self.e.entries is not None,
-                    skip=int(self.e.has_population_dim),
-                    accept=self.e.formula_ulps,
+                    sampled=self.pair.entries is not None,
+                    skip=int(self.pair.has_population_dim),
+                    accept=self.pair.formula_ulps,
                 )
-            if found.same is not None or found.at is None or reading == IN_ANY_READING:
+            if formula.same is not None or formula.at is None or reading == IN_ANY_READING:
                 break
-        return found
+        return formula
 
     def _infinite(self, name: str) -> Any:
-        """Where both sides have the same infinity: a mask's, a pole's, or an overflow."""
-        manual, autograd = self.e.manual[name], self.e.autograd[name]
+        """Return a mask of the elements where both sides have the same infinity.
+
+        It may come from a mask, a pole or an overflow.
+        """
+        manual, autograd = self.pair.manual[name], self.pair.autograd[name]
         return (manual.isinf() & (manual == autograd)).cpu().numpy()
 
-    def _far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
-        """Whether the two are much further apart than these readings move them."""
-        wrong = self.e.injected_ancestors(name) & self.apart
+    def _is_far(self, name: str, at: tuple[int, ...] | None, others: Sequence[Reading]) -> bool:
+        """Whether the two sides differ by far more than these readings change them."""
+        divergent = self.pair.injected_ancestors(name) & self.divergent
 
         def both(reading: Reading) -> list[Any]:
-            return [side[at] for side in self.lifted.both_sides(name, reading, PRECISION, wrong)]
+            sides = self.lifted.both_sides(name, reading, PRECISION, divergent)
+            return [side[at] for side in sides]
 
-        written, moved = both(AS_WRITTEN), 0.0
+        written, change = both(AS_WRITTEN), 0.0
         for reading in others:
-            for was, now in zip(written, both(reading), strict=True):
-                moved += magnitude(was - now) + float(now.rad())
-        each = any(
-            len(reading.exceptions) == 1 for reading in others
-        )  # what each moves is in the sum
-        return magnitude(written[0] - written[1]) > (FAR_EACH if each else FAR) * moved
+            for before, after in zip(written, both(reading), strict=True):
+                change += magnitude(before - after) + float(after.rad())
+        # with single exceptions the sum holds the change that each number causes
+        factor = FAR_EACH if any(len(reading.exceptions) == 1 for reading in others) else FAR
+        return magnitude(written[0] - written[1]) > factor * change
 
-    # -- no further apart than rounding?
+    # -- question 2: no further apart than rounding?
 
     def _rounding(
         self,
         name: str,
         text: str,
-        manual_program: LiftedQuantity | None,
+        by_hand: LiftedQuantity | None,
         reference: LiftedQuantity | None,
-        off: dict[str, Any],
+        errors: dict[str, Any],
     ) -> Proof:
-        """Judge other bits of the same formula: is each side within its own bound?"""
-        assert manual_program is not None
+        """Judge different bits of the same formula: is each side within its own bound?"""
+        assert by_hand is not None
         assert reference is not None
-        if not (manual_program.known and reference.known):
-            return Proof(UNDECIDED, f"{text}; no bound on the rounding", **off)
-        manual, autograd = self.e.manual[name], self.e.autograd[name]
-        # from an output that overflowed there is no exact value by hand
-        lost = overflowed(manual, autograd, manual_program.exact)
+        if not (by_hand.known and reference.known):
+            return Proof(UNDECIDED, f"{text}; no rounding bound could be computed", **errors)
+        manual, autograd = self.pair.manual[name], self.pair.autograd[name]
+        # downstream of an output that overflowed by hand there is no exact value by hand
+        lost = overflowed(manual, autograd, by_hand.exact)
         lost |= overflowed(manual, autograd, reference.exact)
         if bool(lost.any()):
-            return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **off)
-        shares = [manual_program.shares_of_bound(manual), reference.shares_of_bound(autograd)]
-        mine, theirs = map(largest_share, shares)
-        share = max(mine, theirs)
-        if not mine <= 1:
-            text += f", but by hand it is {mine:.3g} times further from it than its own operations"
-            return Proof(WRONG, f"{text} can round", share=mine, **off)
-        if not theirs <= 1:
-            text += f", but autograd's kernel is {theirs:.3g} times outside the bound of its own"
-            return Proof(UNDECIDED, f"{text} operations", share=theirs, **off)
-        accuracy = Accuracy.of(manual_program, manual, reference, autograd)
+            return Proof(INACCURATE, f"{text}, but by hand it overflows {self._at(lost)}", **errors)
+        shares = [by_hand.shares_of_bound(manual), reference.shares_of_bound(autograd)]
+        manual_share, autograd_share = map(largest_share, shares)
+        share = max(manual_share, autograd_share)
+        bound = "times the rounding bound of its own operations"
+        if not manual_share <= 1:
+            text += f", but the error by hand is {manual_share:.3g} {bound}"
+            return Proof(WRONG, text, share=manual_share, **errors)
+        if not autograd_share <= 1:
+            text += f", but the error of autograd's kernel is {autograd_share:.3g} {bound}"
+            return Proof(UNDECIDED, text, share=autograd_share, **errors)
+        accuracy = Accuracy.of(by_hand, manual, reference, autograd)
         if accuracy is not None:
-            off |= accuracy.proof_fields(manual.dtype)
+            errors |= accuracy.proof_fields(manual.dtype)
             if accuracy.worse:
-                off["shortfall"] = f"keeps {accuracy}"
-                why = f"by hand it {off['shortfall']}"
-                if cast := narrowing_cast(self.e, name):
+                errors["shortfall"] = f"keeps {accuracy}"
+                why = f"by hand it {errors['shortfall']}"
+                if cast := narrowing_cast(self.pair, name):
                     why = f"{why}: {cast}"
                 if accuracy.lost:
-                    return Proof(INACCURATE, f"{text}, but {why}", **off)
+                    return Proof(INACCURATE, f"{text}, but {why}", **errors)
                 text = f"{text}; {why}"
             else:
-                errors = off.get("manual_error"), off.get("autograd_error")
-                off["shortfall"] = accuracy.element_loss(manual.dtype, *errors)
-        # an element without a bound is shown where it has autograd's bits
-        loose = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
-        if bool(loose.any()):
-            why = f"the bound on its rounding is not finite {self._at(loose)}"
+                ulps = errors.get("manual_error"), errors.get("autograd_error")
+                errors["shortfall"] = accuracy.element_loss(manual.dtype, *ulps)
+        # an element without a bound is verified only where it has autograd's bits
+        unbounded = sum(shares).isnan() & (manual != autograd).cpu()  # type: ignore[union-attr]
+        if bool(unbounded.any()):
+            why = f"its rounding bound is not finite {self._at(unbounded)}"
             if accuracy is None:
-                return Proof(UNDECIDED, f"{text}; {why}", **off)
-            text = f"{text}; {why}, so that it is known by its right bits alone"
-        unlifted = (
-            torch.from_numpy(elementwise(_unknown, manual_program.exact, reference.exact)) == 1
-        )
-        if unlifted.any():  # of a sampled product: judged by the bound alone
-            room = manual_program.bound.error.cpu() + reference.bound.error.cpu()
-            beyond = share_of_rounding(manual, autograd, room)[unlifted]
-            share = max(share, float(beyond.max()))
+                return Proof(UNDECIDED, f"{text}; {why}", **errors)
+            text = f"{text}; {why}, so there only the number of correct bits was checked"
+        unlifted = elementwise(_any_not_finite, by_hand.exact, reference.exact)
+        mask = torch.from_numpy(unlifted) == 1
+        if mask.any():  # entries of a sampled product: judged by the bound alone
+            room = by_hand.bound.error.cpu() + reference.bound.error.cpu()
+            unlifted_shares = share_of_rounding(manual, autograd, room)[mask]
+            share = max(share, float(unlifted_shares.max()))
             if not share <= 1:
-                why = f"where nothing was lifted the two are {share:.3g} times what both may round"
-                return Proof(UNDECIDED, f"{text}; {why} apart: use lift all", share=share, **off)
-        return Proof(ROUNDING, text, lifted=True, share=share, **off)
+                why = (
+                    f"in elements that were not computed exactly the difference is {share:.3g} "
+                    "times the sum of both rounding bounds: use lift all"
+                )
+                return Proof(UNDECIDED, f"{text}; {why}", share=share, **errors)
+        return Proof(ROUNDING, text, lifted=True, share=share, **errors)
 
-    def _right_bits(
-        self, name: str, manual_program: LiftedQuantity | None, reference: LiftedQuantity | None
+    def _correct_bits(
+        self, name: str, by_hand: LiftedQuantity | None, reference: LiftedQuantity | None
     ) -> dict[str, Any]:
-        """Return how many bits of both sides are right, where the exact values are known."""
-        if (
-            manual_program is None
-            or reference is None
-            or not (manual_program.known and reference.known)
-        ):
+        """Return the number of correct bits on both sides, where the exact values are known."""
+        if by_hand is None or reference is None or not (by_hand.known and reference.known):
             return {}
-        manual = self.e.manual[name]
-        accuracy = Accuracy.of(manual_program, manual, reference, self.e.autograd[name])
+        manual = self.pair.manual[name]
+        accuracy = Accuracy.of(by_hand, manual, reference, self.pair.autograd[name])
         return {} if accuracy is None else accuracy.proof_fields(manual.dtype)
 
-    def _by_numbers(
-        self, name: str, text: str, reference: LiftedQuantity, off: dict[str, Any]
+    def _opaque(
+        self, name: str, obstacle: str, reference: LiftedQuantity, errors: dict[str, Any]
     ) -> Proof:
-        """Judge a by-hand side that cannot be read, against the lifted reference."""
-        manual = self.e.manual[name]
+        """Judge a by-hand side that cannot be traced by its distance from the lifted reference."""
+        manual = self.pair.manual[name]
         shares = reference.shares_of_bound(manual) / OPAQUE_SLACK
         share = largest_share(shares)
         error = reference.error_in_ulps(manual, reference)
-        theirs = off.get("autograd_error")
-        numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(theirs)}"
-        if theirs and error is not None:
-            numbers += f" (ratio {error / theirs:.2g})"
-        off = {**off, "manual_error": error}
-        if bool((lost := overflowed(manual, self.e.autograd[name], reference.exact)).any()):
-            return Proof(WRONG, f"{numbers}: it overflows {self._at(lost)}; {text}", **off)
+        autograd_error = errors.get("autograd_error")
+        numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(autograd_error)}"
+        if autograd_error and error is not None:
+            numbers += f" (ratio {error / autograd_error:.2g})"
+        errors = {**errors, "manual_error": error}
+        lost = overflowed(manual, self.pair.autograd[name], reference.exact)
+        if bool(lost.any()):
+            text = f"{numbers}: it overflows {self._at(lost)}; {obstacle}"
+            return Proof(WRONG, text, **errors)
         if not share <= 1:
-            reach = f"outside {OPAQUE_SLACK:g} times the rounding that its shape allows"
-            return Proof(WRONG, f"{numbers}: {reach}; {text}", share=share, **off)
+            text = f"{numbers}: outside {OPAQUE_SLACK:g} times autograd's rounding bound"
+            return Proof(WRONG, f"{text}; {obstacle}", share=share, **errors)
         if bool(shares.isnan().any()):
             numbers += f", without a finite bound {self._at(shares.isnan())}"
-        return Proof(UNDECIDED, f"{numbers}; not shown: the same formula ({text})", **off)
+        text = f"{numbers}; the formula could not be compared ({obstacle})"
+        return Proof(UNDECIDED, text, **errors)
 
-    def _at(self, where: Tensor) -> str:
-        """Return in words where the first element of a mask stands, and how many there are."""
-        first = where.nonzero()[0].tolist()[int(self.e.has_population_dim) :]
-        return f"at {first} ({int(where.sum()):,} of {where.numel():,} elements)"
+    def _at(self, mask: Tensor) -> str:
+        """Return in words the index of the first element of a mask, and the number of elements."""
+        first = mask.nonzero()[0].tolist()[int(self.pair.has_population_dim) :]
+        return f"at {first} ({int(mask.sum()):,} of {mask.numel():,} elements)"
 
 
-def _unknown(a: Any, b: Any) -> bool:
+def _any_not_finite(a: Any, b: Any) -> bool:
     return not (a.is_finite() and b.is_finite())
 
 

@@ -1,7 +1,7 @@
-"""Both sides of a pair lifted, in whatever reading of the code's numbers, each only once.
+"""Both programs of a pair, lifted in any reading of the code's numbers, each only once.
 
-From the inputs on, to ask whether the two are the same formula; and from the by-hand floats, one
-named quantity to the next, to ask how far a float run may be off.
+They are lifted in two ways. From the inputs on: is it the same formula? From the by-hand floats,
+one named quantity to the next: how far from the exact value may a float run lie?
 """
 
 from collections.abc import Collection, Mapping
@@ -17,61 +17,68 @@ from compare.proof.constant_tables import tables
 from compare.proof.interpreter import Floats, Lifted, compute, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
-from compare.proof.program import Key, Opaque
+from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
 from compare.proof.same_formula import elementwise
 
-_Program = Any  # Program or Opaque
-
 
 class LiftedPair:
-    """A pair's two programs lifted."""
+    """The two programs of a pair, lifted on demand and cached."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self.lifts: dict[tuple[Any, ...], Lift] = {}
-        self.sides: dict[tuple[Any, ...], dict[Key, LiftedQuantity]] = {}
-        self.sizes: dict[bool, Mapping[Key, Tensor | None]] = {}
+        self._lifts: dict[tuple[Any, ...], Lift] = {}
+        self._quantities: dict[tuple[Any, ...], dict[Key, LiftedQuantity]] = {}
+        self._largest_terms: dict[bool, Mapping[Key, Tensor | None]] = {}
 
-    # -- from the inputs on
+    # -- lifted from the inputs on
 
     def both_sides(
-        self, name: str, reading: Reading, precision: int, wrong: frozenset[str]
+        self, name: str, reading: Reading, precision: int, divergent: frozenset[str]
     ) -> tuple[Any, Any]:
-        """Return a quantity by hand and of the reference, which goes on from what is `wrong`."""
-        mine = self.manual_program(reading, precision).outputs[name].numbers
-        return mine, self.reference(reading, precision, wrong).outputs[name].numbers
+        """Return the exact values of a quantity by hand and of the reference.
+
+        Args:
+            name: The quantity.
+            reading: How the numbers in the code are read.
+            precision: The working precision in bits.
+            divergent: The quantities whose by-hand values the reference continues from.
+        """
+        by_hand = self.manual_program(reading, precision).outputs[name].numbers
+        return by_hand, self.reference(reading, precision, divergent).outputs[name].numbers
 
     def manual_program(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
-        """Return the by-hand side; what it is given of the forward pass is lifted too."""
+        """Return the lifted by-hand program; values of the forward pass come from the reference."""
         key = "by hand", reading, precision
-        if key not in self.lifts:
-            given = self.reference(reading, precision).outputs
+        if key not in self._lifts:
+            forward = self.reference(reading, precision).outputs
             n = Balls(self.pair.entries, reading, precision)
             replacements = self.tables(self.pair.manual_program, reading, precision)
-            manual_inputs = self.pair.lifted_manual_inputs(given, reading=reading)
-            self.lifts[key] = Lift.of(
-                self.pair.manual_program, n, *manual_inputs, replacements=replacements
+            inputs = self.pair.lifted_manual_inputs(forward, reading=reading)
+            self._lifts[key] = Lift.of(
+                self.pair.manual_program, n, *inputs, replacements=replacements
             )
-        return self.lifts[key]
+        return self._lifts[key]
 
     def reference(
         self,
         reading: Reading = AS_WRITTEN,
         precision: int = PRECISION,
-        wrong: frozenset[str] = frozenset(),
+        divergent: frozenset[str] = frozenset(),
     ) -> Lift:
-        """Return the reference, going on from the by-hand values of what is `wrong`."""
-        key = "reference", reading, precision, wrong
-        if key not in self.lifts:
-            how: dict[str, Any] = {}
-            if wrong:
-                own = self.manual_program(reading, precision).outputs
-                how["overrides"] = {n: Lifted(self.pair.manual[n], own[n].numbers) for n in wrong}
+        """Return the lifted reference, continued from the by-hand values of `divergent`."""
+        key = "reference", reading, precision, divergent
+        if key not in self._lifts:
+            options: dict[str, Any] = {}
+            if divergent:
+                manual = self.manual_program(reading, precision).outputs
+                options["overrides"] = {
+                    n: Lifted(self.pair.manual[n], manual[n].numbers) for n in divergent
+                }
             if reading.tables:
-                how["replacements"] = self.tables(self.pair.reference, reading, precision)
-            self.lifts[key] = self.pair.lifted_reference(reading, precision, **how)
-        return self.lifts[key]
+                options["replacements"] = self.tables(self.pair.reference, reading, precision)
+            self._lifts[key] = self.pair.lifted_reference(reading, precision, **options)
+        return self._lifts[key]
 
     @property
     def literals(self) -> set[Literal]:
@@ -80,99 +87,114 @@ class LiftedPair:
 
     @property
     def has_tables(self) -> bool:
-        """Whether a side holds a tensor that the other works out."""
-        way = Reading(tables=True)
-        return any(
-            self.tables(s, way, PRECISION) for s in (self.pair.manual_program, self.pair.reference)
-        )
+        """Whether one side stores a tensor that the other side computes."""
+        reading = Reading(tables=True)
+        return any(self.tables(p, reading) for p in (self.pair.manual_program, self.pair.reference))
 
     def tables(
-        self, side: _Program, reading: Reading, precision: int = PRECISION
+        self, program: Program | Opaque, reading: Reading, precision: int = PRECISION
     ) -> dict[fx.Node, Any]:
-        """Return what a side's tables stand for; in ANY reading also what they hold."""
+        """Return the exact values of the tensors that one side stores and the other computes.
+
+        In the ANY reading the values that the tensors store are included.
+        """
         if not reading.tables:
             return {}
-        other = (
-            self.pair.reference if side is self.pair.manual_program else self.pair.manual_program
-        )
+        by_hand = program is self.pair.manual_program
+        other = self.pair.reference if by_hand else self.pair.manual_program
         with flint.ctx.workprec(precision):
-            leads = side is not self.pair.manual_program
-            found = tables(side, other, Balls(None, reading, precision), leads=leads)
+            n = Balls(None, reading, precision)
+            exact = tables(program, other, n, leads=not by_hand)
             if reading != IN_ANY_READING:
-                return found
+                return exact
             return {
                 node: UNION(numbers, Balls().exact(_floats(node)).reshape(numbers.shape))
-                for node, numbers in found.items()
+                for node, numbers in exact.items()
             }
 
-    # -- from the by-hand floats on
+    # -- lifted from the by-hand floats on
 
-    def quantity(self, side: _Program, reading: Reading, name: str) -> LiftedQuantity | None:
-        """Return a quantity of a side, exact and with its bound; None where it has none."""
-        way = None if side is self.pair.manual_program else self.pair.bypasses.get(name)
-        key = side is self.pair.manual_program, reading, way
-        if key not in self.sides:
-            exact = self.lift_locally(side, Balls(self.pair.entries, reading), reading, way)
-            bounds = bounds_for(side, self._takes(side).values(), terms=True)
-            bound = self.lift_locally(side, bounds, reading, way)
-            self.sides[key] = {n: LiftedQuantity(exact[n].numbers, bound[n].numbers) for n in exact}
-        return self.sides[key].get(name)
+    def quantity(
+        self, program: Program | Opaque, reading: Reading, name: str
+    ) -> LiftedQuantity | None:
+        """Return the exact value and the bound of a quantity of one side, None if it has none."""
+        by_hand = program is self.pair.manual_program
+        used = None if by_hand else self.pair.bypasses.get(name)
+        key = by_hand, reading, used
+        if key not in self._quantities:
+            exact = self.lift_locally(program, Balls(self.pair.entries, reading), reading, used)
+            bounds = bounds_for(program, self._inputs(program).values(), terms=True)
+            bound = self.lift_locally(program, bounds, reading, used)
+            self._quantities[key] = {
+                n: LiftedQuantity(exact[n].numbers, bound[n].numbers) for n in exact
+            }
+        return self._quantities[key].get(name)
 
     def terms(self, name: str) -> Tensor | None:
-        """Return the largest terms that either side adds up to a quantity, None where unknown.
+        """Return the largest term that either side adds up to each element, None if unknown.
 
-        From the inputs on, as the balls are lifted: what was lost above a named value counts too.
+        It is computed from the inputs on, as the balls are: digits lost in an earlier named value
+        count too.
         """
-        both = self.pair.manual_program, self.pair.reference
-        mine, theirs = (self._terms(side).get(name) for side in both)
-        return None if mine is None or theirs is None else torch.maximum(mine, theirs)
+        programs = self.pair.manual_program, self.pair.reference
+        by_hand, reference = (self._terms(program).get(name) for program in programs)
+        return None if by_hand is None or reference is None else torch.maximum(by_hand, reference)
 
-    def _terms(self, side: _Program) -> Mapping[Key, Tensor | None]:
-        key = side is self.pair.manual_program
-        if key not in self.sizes:
-            self.sizes[key] = largest_terms(side, self._takes(side))
-        return self.sizes[key]
+    def _terms(self, program: Program | Opaque) -> Mapping[Key, Tensor | None]:
+        key = program is self.pair.manual_program
+        if key not in self._largest_terms:
+            self._largest_terms[key] = largest_terms(program, self._inputs(program))
+        return self._largest_terms[key]
 
     def lift_locally(
         self,
-        side: _Program,
+        program: Program | Opaque,
         n: Balls | Bounds,
         reading: Reading = AS_WRITTEN,
-        way: Collection[str] | None = None,
+        used: Collection[str] | None = None,
     ) -> Mapping[Key, Lifted]:
-        """Lift a side, each quantity going on from the by-hand floats of those above it.
+        """Lift a program, each quantity from the by-hand floats of the quantities before it.
 
-        Of a quantity that goes its own `way` these are fewer.
+        Args:
+            program: One of the pair's two programs.
+            n: The arithmetic.
+            reading: How the numbers in the code are read.
+            used: The quantities to continue from; None for all.
         """
-        if isinstance(side, Opaque):
+        if isinstance(program, Opaque):
             return {}
         forward: dict[Key, Tensor] = {}
-        if side is not self.pair.manual_program:
-            forward = {  # an input that follows the others is no value that the reference had
+        if program is not self.pair.manual_program:
+            # an input that is derived from the others is no value that the reference computed
+            forward = {
                 key: value
                 for name, (value, key) in self.pair.manual_inputs.items()
                 if key is not None and name not in self.pair.inputs
             }
-        went_on = self.pair.injected_among(self.pair.manual if way is None else way)
-        replaced = {k: self.pair.manual[k] for k in went_on}
-        overrides = {k: Lifted(v, n.exact(v)) for k, v in (forward | replaced).items()}
-        replacements = self.tables(side, reading)
-        if isinstance(n, Bounds):  # a table is as far off as it was rounded
-            replacements = {node: _off(n, node, numbers) for node, numbers in replacements.items()}
-        return lift(side, n, self._takes(side), overrides=overrides, replacements=replacements)
+        injected = self.pair.injected_among(self.pair.manual if used is None else used)
+        floats = forward | {name: self.pair.manual[name] for name in injected}
+        overrides = {key: Lifted(value, n.exact(value)) for key, value in floats.items()}
+        replacements = self.tables(program, reading)
+        if isinstance(n, Bounds):  # the error of a table is that of its stored floats
+            replacements = {
+                node: _table_bound(n, node, numbers) for node, numbers in replacements.items()
+            }
+        inputs = self._inputs(program)
+        return lift(program, n, inputs, overrides=overrides, replacements=replacements)
 
-    def _takes(self, side: _Program) -> Mapping[str, Tensor]:
-        return self.pair.manual_floats if side is self.pair.manual_program else self.pair.inputs
+    def _inputs(self, program: Program | Opaque) -> Mapping[str, Tensor]:
+        by_hand = program is self.pair.manual_program
+        return self.pair.manual_floats if by_hand else self.pair.inputs
 
 
-def _off(n: Bounds, node: fx.Node, numbers: Any) -> Bound:
-    """Return the floats of a table, with their distance from the numbers they stand for."""
-    held = _floats(node).double().cpu()
-    off = elementwise(lambda ball, x: abs(ball - x).upper(), numbers, held.numpy())
-    return Bound(n, held, torch.from_numpy(off))
+def _table_bound(n: Bounds, node: fx.Node, numbers: Any) -> Bound:
+    """Return the floats of a table, with their distances from the exact values."""
+    stored = _floats(node).double().cpu()
+    error = elementwise(lambda ball, x: abs(ball - x).upper(), numbers, stored.numpy())
+    return Bound(n, stored, torch.from_numpy(error))
 
 
 def _floats(node: fx.Node) -> Tensor:
     """Return the floats of a tensor that depends on no input."""
-    sources = {one: Lifted(_floats(one), None) for one in node.all_input_nodes}
+    sources = {source: Lifted(_floats(source), None) for source in node.all_input_nodes}
     return compute(Floats(), node, sources).floats

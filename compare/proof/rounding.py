@@ -1,7 +1,10 @@
-"""No further apart than rounding? How far floats lie from exact values, beside what is allowed."""
+"""The second and third question of a verdict: how far do floats lie from the exact values?
+
+Shares of the rounding bound that were used, errors in ulps, and counts of correct bits.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,54 +20,66 @@ from compare.proof.program import Opaque, Program
 from compare.proof.same_formula import elementwise, magnitude, ulp
 
 _INFINITY = flint.arb("inf")
-# An error is a loss only if it is more than this many times autograd's, and fewer than half of
-# autograd's bits are left. Right forms in other algebra stay within 4 times.
+# An error counts as a loss only if it is more than this many times autograd's and fewer than half
+# of autograd's bits are left. Correct formulas in other algebra stay within 4 times.
 LOSS_FACTOR = 16.0
 
 
 @dataclass(frozen=True)
 class LiftedQuantity:
-    """A quantity on one side, from the by-hand floats above it: exact, and its error's bound."""
+    """A quantity of one side, computed from the by-hand floats of the quantities before it.
 
-    exact: Any  # Array or Unsupported
-    bound: Any  # Bound or Unsupported
+    Attributes:
+        exact: The exact value: an array of balls, or Unsupported.
+        bound: The rounding bound of the float run: a Bound, or Unsupported.
+    """
+
+    exact: Any
+    bound: Any
 
     @property
     def known(self) -> bool:
-        """Whether it could be lifted both ways."""
+        """Whether both the exact value and the bound could be computed."""
         return not isinstance(self.exact, Unsupported) and isinstance(self.bound, Bound)
 
     @property
     def terms(self) -> Tensor | None:
-        """How large what was added up to it is, 0 where that is no number, None if unknown."""
+        """The largest term added up to each element; 0 where it is not finite, None if unknown."""
         terms = self.bound.terms if isinstance(self.bound, Bound) else None
         return None if terms is None else terms.nan_to_num(0.0, 0.0, 0.0)
 
-    def error_in_ulps(self, values: Tensor, beside: "LiftedQuantity | None" = None) -> float | None:
-        """Return the largest |values - exact|, in ulps of the largest of what stands there.
+    def error_in_ulps(
+        self, values: Tensor, reference: "LiftedQuantity | None" = None
+    ) -> float | None:
+        """Return the largest |values - exact| in ulps, None if it is unknown.
 
-        That is the value, the exact one, or what was added up to it `beside`, by the reference:
-        where terms cancel to 0, no float is close to it in ulps of itself.
+        The ulp is that of the largest of the value, the exact value, and the largest term that the
+        reference adds up to it: where terms cancel to 0, no float is within a few ulps of itself.
+
+        Args:
+            values: The floats of the quantity.
+            reference: The quantity of the reference; if given, its terms count.
         """
         if isinstance(self.exact, Unsupported) or not values.numel():
             return None
         floats = values.detach().double().cpu()
         exact = torch.from_numpy(elementwise(magnitude, self.exact))
-        larger = torch.maximum(floats.abs(), exact)
-        if beside is not None and (terms := beside.terms) is not None:
-            larger = larger.maximum(terms)
-        spacing = torch.from_numpy(ulp(larger.numpy(), values.dtype))
+        scale = torch.maximum(floats.abs(), exact)
+        if reference is not None and (terms := reference.terms) is not None:
+            scale = scale.maximum(terms)
+        spacing = torch.from_numpy(ulp(scale.numpy(), values.dtype))
         errors = _distance(values, self.exact) / spacing
-        # an overflow counts as the number that would be the next after the largest
+        # an overflow counts as the float that would follow the largest one
         info = torch.finfo(values.dtype)
         errors = torch.where(errors.isinf(), (2 - exact / info.max) / info.eps, errors)
         errors = errors[errors.isfinite()]
         return float(errors.max()) if errors.numel() else None
 
     def shares_of_bound(self, values: Tensor) -> Tensor:
-        """Return each |values - exact| / bound, NaN where nothing bounds it.
+        """Return |values - exact| / bound for each element, NaN where the bound is not finite.
 
-        Of a sampled product what was not lifted is 0 here: it is judged otherwise.
+        Elements of a sampled product that were not lifted are 0 here: they are judged by the bound
+        alone, elsewhere.
         """
         bound, distance = self.bound.error.cpu(), _distance(values, self.exact)
         share = torch.where(bound.isfinite(), distance / bound, torch.nan)
@@ -75,104 +90,132 @@ class LiftedQuantity:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """To how many bits two sides' numbers are right, and whether one has lost what the other kept.
+    """The number of correct bits on both sides, and whether the by-hand side lost many more.
 
-    Bits are log2(size / error), of all elements together: the norm of the exact values, or of what
-    the reference adds up to them where that is larger, over that of their errors. Nobody is
-    credited with more than numbers that are rounded once.
+    Bits are log2(size / error) over all elements together. The error is the norm of the distances
+    from the exact values; the size is the norm of the exact values, or of the terms that the
+    reference adds up to them where those are larger. The error is at least that of rounding the
+    exact values once.
+
+    Attributes:
+        manual: Correct bits by hand.
+        autograd: Correct bits of autograd.
+        worse: Whether the error by hand is more than LOSS_FACTOR times autograd's.
     """
 
     manual: float
     autograd: float
-    worse: bool  # by hand by more than WORSE times autograd's error
+    worse: bool
 
     @property
     def lost(self) -> bool:
-        """Whether by hand has lost what autograd kept."""
+        """Whether the by-hand side has lost more than half of the bits that autograd keeps."""
         return self.worse and self.manual < self.autograd / 2
 
     def element_loss(
         self, dtype: torch.dtype, manual_error: float | None, autograd_error: float | None
     ) -> str:
-        """Return in words that an element has lost half of its digits where others have none.
+        """Return a text if some element has lost half of its digits by hand and not by autograd.
 
-        The norms of all elements hide those that are small.
+        The norm over all elements hides such a loss where the element is small. Errors are in ulps,
+        of the worst element.
         """
-        mine, theirs = manual_error or 0.0, autograd_error or 0.0
-        if mine <= max(2.0 ** (significant_bits(dtype) / 2), LOSS_FACTOR * max(theirs, 1.0)):
+        by_hand, autograd = manual_error or 0.0, autograd_error or 0.0
+        half = 2.0 ** (significant_bits(dtype) / 2)
+        if by_hand <= max(half, LOSS_FACTOR * max(autograd, 1.0)):
             return ""
-        return f"is up to {mine:.2g} ulp off the exact value, autograd {theirs:.2g}"
+        return f"has a rounding error of up to {by_hand:.2g} ulp, autograd {autograd:.2g} ulp"
 
     def proof_fields(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Return what a Proof has of it."""
-        have = significant_bits(dtype)
-        found = {"manual_bits": self.manual, "autograd_bits": self.autograd}
-        if 2 * max(self.manual, self.autograd) >= have:
-            return found
+        """Return the fields of a Proof that report the accuracy."""
+        bits = significant_bits(dtype)
+        fields = {"manual_bits": self.manual, "autograd_bits": self.autograd}
+        if 2 * max(self.manual, self.autograd) >= bits:
+            return fields
         name = str(dtype).removeprefix("torch.")
-        return found | {"both_lost": f"both have lost more than half of {name}'s {have} bits"}
+        return fields | {"both_lost": f"both have lost more than half of {name}'s {bits} bits"}
 
     def __str__(self) -> str:
-        return f"{self.manual:.1f} of autograd's {self.autograd:.1f} right bits"
+        return f"{self.manual:.1f} of autograd's {self.autograd:.1f} correct bits"
 
     @classmethod
     def of(
         cls,
-        manual_program: LiftedQuantity,
+        by_hand: LiftedQuantity,
         manual: Tensor,
         reference: LiftedQuantity,
         autograd: Tensor,
     ) -> "Accuracy | None":
-        """Measure both sides; None where there are no exact values, or nothing but zeros."""
-        sizes = torch.from_numpy(elementwise(magnitude, reference.exact))
+        """Measure both sides; return None without exact values, or if all of them are 0.
+
+        Args:
+            by_hand: The exact value and bound by hand.
+            manual: The floats by hand.
+            reference: The exact value and bound of the reference.
+            autograd: The floats of autograd.
+        """
+        exact = torch.from_numpy(elementwise(magnitude, reference.exact))
         terms = reference.terms
-        whole = sizes if terms is None else sizes.maximum(terms)
-        errors = [_distance(manual, manual_program.exact), _distance(autograd, reference.exact)]
-        counts = _counted(manual, autograd, sizes) & sizes.isfinite()
-        counts &= ~(errors[0].isnan() | errors[1].isnan())
-        if not bool((whole[counts] > 0).any()):
+        sizes = exact if terms is None else exact.maximum(terms)
+        errors = [_distance(manual, by_hand.exact), _distance(autograd, reference.exact)]
+        counted = _is_comparable(manual, autograd, exact) & exact.isfinite()
+        counted &= ~(errors[0].isnan() | errors[1].isnan())
+        if not bool((sizes[counted] > 0).any()):
             return None
-        largest = whole[counts].max()  # squares of what is next to nothing would be 0
-        total = float((whole[counts] / largest).norm())
-        spacing = torch.from_numpy(ulp(whole.numpy(), manual.dtype))
-        once = float((spacing[counts] / largest / 2).norm())
-        mine, theirs = (max(float((e[counts] / largest).norm()), once) for e in errors)
-        ours, autograds = (math.log2(max(1.0, total / error)) for error in (mine, theirs))
-        return cls(ours, autograds, mine > LOSS_FACTOR * theirs)
+        largest = sizes[counted].max()  # scaled by it, squares do not underflow to 0
+        size = float((sizes[counted] / largest).norm())
+        spacing = torch.from_numpy(ulp(sizes.numpy(), manual.dtype))
+        one_rounding = float((spacing[counted] / largest / 2).norm())
+        manual_error, autograd_error = (
+            max(float((error[counted] / largest).norm()), one_rounding) for error in errors
+        )
+        return cls(
+            manual=math.log2(max(1.0, size / manual_error)),
+            autograd=math.log2(max(1.0, size / autograd_error)),
+            worse=manual_error > LOSS_FACTOR * autograd_error,
+        )
 
 
-def _counted(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
-    """Where the numbers say how accurate a side is.
+def _is_comparable(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
+    """Return a mask of the elements whose floats show how accurate a side is.
 
-    An infinity, or a zero for what is none, does where the exact value is a normal number of the
-    dtype and autograd has neither.
+    An infinity, or a zero whose exact value is not 0, counts against the by-hand side only if the
+    exact value is a normal number of the dtype and autograd has a finite nonzero value.
     """
     info = torch.finfo(manual.dtype)
     normal = (exact >= info.smallest_normal) & (exact <= info.max)
-    mine, theirs = (((v == 0) & (exact > 0) | v.isinf()).cpu() for v in (manual, autograd))
-    return ~theirs & (~mine | normal)
+    extreme = [((v == 0) & (exact > 0) | v.isinf()).cpu() for v in (manual, autograd)]
+    return ~extreme[1] & (~extreme[0] | normal)
 
 
 def largest_share(shares: Tensor) -> float:
-    """Return the largest share, of the elements that have one."""
+    """Return the largest share, ignoring NaN."""
     return float(shares.nan_to_num(nan=0.0, posinf=math.inf).max()) if shares.numel() else 0.0
 
 
 def overflowed(manual: Tensor, autograd: Tensor, exact: Array) -> Tensor:
-    """Return where by hand it is an infinity and autograd has the ordinary number that it is."""
+    """Return a mask of the elements that overflow by hand alone, though the dtype can hold them."""
     if not bool(manual.isinf().any()):
         return torch.zeros(manual.shape, dtype=torch.bool)
     info = torch.finfo(manual.dtype)
-    ordinary = elementwise(
-        lambda a: a.is_finite() and info.smallest_normal < abs(a) < info.max / 2, exact
-    )
-    return manual.isinf().cpu() & autograd.isfinite().cpu() & (torch.from_numpy(ordinary) == 1)
+
+    def is_normal(ball: Any) -> bool:
+        return bool(ball.is_finite() and info.smallest_normal < abs(ball) < info.max / 2)
+
+    normal = torch.from_numpy(elementwise(is_normal, exact)) == 1
+    return manual.isinf().cpu() & autograd.isfinite().cpu() & normal
 
 
 def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -> Tensor:
-    """Return |manual - autograd| / allowed, 0 where they are equal.
+    """Return |manual - autograd| / allowed for each element, 0 where both sides are equal.
 
-    Infinite where they are not and nothing finite is allowed: a bound that says nothing is no pass.
+    Where they differ and `allowed` is not finite the share is infinite: without a bound nothing
+    passes.
+
+    Args:
+        manual: The floats by hand.
+        autograd: The floats of autograd, of the same shape.
+        allowed: The rounding bound of both sides together, as an absolute error.
     """
     one, other = manual.double().cpu(), autograd.double().cpu()
     share = torch.where(
@@ -181,14 +224,22 @@ def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -
     return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
-def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -> Bounds:
-    """Return bounds for the precision that torch's flags and fused kernels allow."""
+def bounds_for(program: Program | Opaque, inputs: Iterable[Any], *, terms: bool = False) -> Bounds:
+    """Return the arithmetic of rounding bounds for a program, at its precision.
+
+    Args:
+        program: The program to run.
+        inputs: Its inputs. Their dtypes and devices decide, with torch's flags for CUDA and with
+            fused kernels, in which precision kernels may compute.
+        terms: Whether to record the largest term that was added up to each element.
+    """
     if isinstance(program, Opaque):
         return Bounds()
-    dtypes = [t.dtype for t in floats if isinstance(t, Tensor) and t.is_floating_point()]
+    inputs = [*inputs]
+    dtypes = [t.dtype for t in inputs if isinstance(t, Tensor) and t.is_floating_point()]
     inner = dtypes if program.may_round_narrower else []
     narrowest = max(inner, key=lambda d: torch.finfo(d).eps, default=None)
-    cuda = any(isinstance(t, Tensor) and t.is_cuda for t in floats)
+    cuda = any(isinstance(t, Tensor) and t.is_cuda for t in inputs)
     flags = torch.backends.cuda.matmul
     tf32 = cuda and (flags.allow_tf32 or torch.backends.cudnn.allow_tf32)
     narrow_sums = cuda and (
@@ -200,16 +251,19 @@ def bounds_for(program: Program | Opaque, floats: Any, *, terms: bool = False) -
 def largest_terms(
     program: Program | Opaque, inputs: Mapping[str, Tensor]
 ) -> dict[Any, Tensor | None]:
-    """Return the largest terms that a program adds up to each output, None where unknown."""
+    """Return the largest term added up to each element of each output, None if unknown."""
     if isinstance(program, Opaque):
         return {}
-    found = lift(program, bounds_for(program, inputs.values(), terms=True), inputs)
-    values = ((name, value.numbers) for name, value in found.items())
-    return {name: n.largest_term if isinstance(n, Bound) else None for name, n in values}
+    outputs = lift(program, bounds_for(program, inputs.values(), terms=True), inputs)
+    bounds = {name: value.numbers for name, value in outputs.items()}
+    return {name: b.largest_term if isinstance(b, Bound) else None for name, b in bounds.items()}
 
 
 def _distance(values: Tensor, exact: Array) -> Tensor:
-    """Return an upper bound of |values - exact|; 0 for an infinity where exact overflows."""
+    """Return an upper bound on |values - exact|, 0 for an infinity where the exact value overflows.
+
+    It is NaN where nothing was lifted.
+    """
     floats = values.detach().double().cpu().numpy()
     largest = torch.finfo(values.dtype).max
 
@@ -217,7 +271,7 @@ def _distance(values: Tensor, exact: Array) -> Tensor:
         if abs(ball) == _INFINITY:
             return 0.0 if bool(ball == value) else math.inf
         if not ball.is_finite():
-            return math.nan  # not lifted
+            return math.nan
         if math.isinf(value):
             beyond = ball if value > 0 else -ball
             return 0.0 if bool(beyond > largest) else math.inf

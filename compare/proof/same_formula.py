@@ -111,8 +111,8 @@ def same_formula(
     if gaps.any():
         gap = f"{gaps.max():.2g} ulp"
         text = (
-            f"same formula up to {gap}, as formula_ulps={accept:g} allows; each side is compared "
-            f"with its own exact value at these inputs{remark}"
+            f"the formulas differ by {gap}, which formula_ulps={accept:g} accepts, at these "
+            f"inputs{remark}; the rounding of each side is measured from its own exact value"
         )
         return Formula(True, text, accepted=gap)
     if distinct.any():
@@ -120,18 +120,18 @@ def same_formula(
     zero = radius >= middle  # 0, as far as the balls tell
     relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
-    zeros = f"are 0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
-    if zero.all() and zeros:
-        return Formula(True, f"same formula: both sides {zeros} at these inputs{remark}")
-    zeros = f" (zeros to within {radius[zero].max():.1g})" if zeros else ""
-    text = f"same formula: both sides agree to {digits} digits{zeros} at these inputs{remark}"
-    return Formula(True, text)
+    near_zero = f"0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
+    if zero.all() and near_zero:
+        return Formula(True, f"same formula: both sides are {near_zero} at these inputs{remark}")
+    also = f" (some are {near_zero})" if near_zero else ""
+    agree = f"same formula: both sides agree to {digits} digits{also}"
+    return Formula(True, f"{agree} at these inputs{remark}")
 
 
 def _gap_below_every_dtype(manual: Array, autograd: Array) -> str:
     distances = [abs(a - b) for a, b in zip(manual.ravel(), autograd.ravel(), strict=True)]
     largest = max(distances, key=lambda x: x.mid())
-    return f", up to a difference of {largest.str(1, radius=False)}, less than any dtype can hold"
+    return f"; they differ by {largest.str(1, radius=False)}, less than any dtype can hold"
 
 
 def ulp(sizes: Any, dtype: torch.dtype) -> Any:

@@ -219,7 +219,9 @@ class Report(Documented, Stateful):
         unread: dict[str, list[str]] = {}
         for q in rows:
             if q.verdict == EXACT and q.proof and not q.proof.lifted:
-                unread.setdefault(q.proof.text.removeprefix("not lifted: "), []).append(q.name)
+                unread.setdefault(q.proof.text.removeprefix("formula not checked: "), []).append(
+                    q.name
+                )
         for why, names in unread.items():
             yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
         if self.beside and self.beside.text:
