@@ -1,4 +1,4 @@
-"""Bits, ulps and the worst place."""
+"""Bit-for-bit comparison, distances in ulps and the worst element."""
 
 import math
 
@@ -18,7 +18,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neighbours_are_one_ulp_apart(dtype: torch.dtype) -> None:
-    """From the least subnormal to the largest float, also across a power of two and zero."""
+    """Also at zero, at the smallest normal number and across powers of two."""
     tiny = torch.finfo(dtype).smallest_normal
     values = torch.tensor([0.0, tiny, 1.0, 2.0, -1.0, -tiny, 255.0], dtype=dtype)
     above = torch.nextafter(values, torch.full_like(values, math.inf))
@@ -31,48 +31,48 @@ def test_zeros_of_other_sign_are_one_ulp_apart() -> None:
 
 @given(finite, finite)
 def test_distance_agrees_with_counting(a: float, b: float) -> None:
-    """Against Python's unbounded integers on the raw bits, for any two float64."""
+    """The ulp distance of any two float64 equals that of Python's unbounded integers."""
 
-    def line(x: float) -> int:
+    def ordinal(x: float) -> int:
         bits = int(np.float64(x).view(np.int64))
         return bits if bits >= 0 else -(bits + 2**63) - 1
 
-    expected = abs(line(a) - line(b))
+    expected = abs(ordinal(a) - ordinal(b))
     one, other = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
     assert ulps(one, other).item() % 2**64 == expected
-    found = compare_bits(one, other)
-    assert found.max_ulp == expected
-    assert (found.equal == 1) == (expected == 0)
+    difference = compare_bits(one, other)
+    assert difference.max_ulp == expected
+    assert (difference.equal == 1) == (expected == 0)
 
 
-def test_the_furthest_of_opposite_signs_wins() -> None:
-    """A distance over 2**63 is larger than one below it, though its int64 is negative."""
+def test_a_distance_beyond_int64_is_the_largest() -> None:
+    """A distance over 2**63 ranks above a smaller one, though as int64 it is negative."""
     big = torch.finfo(torch.float64).max
     manual = torch.tensor([1.0, big, 3.0], dtype=torch.float64)
     autograd = torch.tensor([2.0, -big, 3.0], dtype=torch.float64)
-    found = compare_bits(manual, autograd)
-    assert found.worst is not None
-    assert found.worst.index == (1,)
-    assert found.max_ulp > 2**63
-    assert (found.equal, found.total, found.first) == (1, 3, 0)
+    difference = compare_bits(manual, autograd)
+    assert difference.worst is not None
+    assert difference.worst.index == (1,)
+    assert difference.max_ulp > 2**63
+    assert (difference.equal, difference.total, difference.first) == (1, 3, 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_minus_zero_is_not_zero(dtype: torch.dtype) -> None:
-    found = compare_bits(torch.zeros(2, 3, dtype=dtype), -torch.zeros(2, 3, dtype=dtype))
-    assert (found.equal, found.max_ulp) == (0, 1)
+    difference = compare_bits(torch.zeros(2, 3, dtype=dtype), -torch.zeros(2, 3, dtype=dtype))
+    assert (difference.equal, difference.max_ulp) == (0, 1)
 
 
 def test_nan_on_both_sides_is_unequal_and_comes_first() -> None:
-    """The same NaN, bit for bit, shows nothing; it outranks any distance."""
+    """The same NaN on both sides verifies nothing; it outranks any distance."""
     manual = torch.tensor([[1.0, 2.0], [math.nan, 4.0]])
     autograd = torch.tensor([[9.0, 2.0], [math.nan, 4.0]])
-    found = compare_bits(manual, autograd)
-    assert (found.equal, found.nans) == (2, 1)
-    assert found.worst is not None
-    assert found.worst.index == (1, 0)
-    assert found.worst.nan
-    assert found.max_ulp == ulps(torch.tensor(1.0), torch.tensor(9.0)).item()
+    difference = compare_bits(manual, autograd)
+    assert (difference.equal, difference.nans) == (2, 1)
+    assert difference.worst is not None
+    assert difference.worst.index == (1, 0)
+    assert difference.worst.nan
+    assert difference.max_ulp == ulps(torch.tensor(1.0), torch.tensor(9.0)).item()
 
 
 def test_infinities_are_values() -> None:
@@ -81,15 +81,15 @@ def test_infinities_are_values() -> None:
     assert compare_bits(inf, -inf).equal == 0
 
 
-def test_a_transposed_view_is_compared_by_place() -> None:
+def test_a_transposed_view_is_compared_by_index() -> None:
     values = torch.arange(6.0).reshape(2, 3)
     assert compare_bits(values.mT, values.mT.contiguous()).equal == 6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 1, 4])
-def test_the_same_bits_wherever_they_lie(dtype: torch.dtype, offset: int) -> None:
-    """Eight bytes at a time where both are laid out so; each bit counts, and so does the shape."""
+def test_same_bits_in_any_memory_layout(dtype: torch.dtype, offset: int) -> None:
+    """Whether compared eight bytes at a time or not, every bit and the shape count."""
     values = torch.randn(16).to(dtype)
     one, other = (
         values[offset : offset + 8].view(2, 4),
@@ -101,16 +101,16 @@ def test_the_same_bits_wherever_they_lie(dtype: torch.dtype, offset: int) -> Non
     assert not same_bits(one, other.view(4, 2))
     assert not same_bits(one[:0], other[:0].mT)
     assert not same_bits(torch.zeros(8, dtype=dtype), -torch.zeros(8, dtype=dtype))
-    for place in range(8):
-        moved = other.clone().flatten()
-        moved[place] = torch.nextafter(moved[place], torch.tensor(torch.inf, dtype=dtype))
-        assert not same_bits(one, moved.view(2, 4))
-    nothing = torch.zeros(1, dtype=dtype).expand(0, 3)
-    assert same_bits(nothing, nothing.clone())
+    for index in range(8):
+        changed = other.clone().flatten()
+        changed[index] = torch.nextafter(changed[index], torch.tensor(torch.inf, dtype=dtype))
+        assert not same_bits(one, changed.view(2, 4))
+    empty = torch.zeros(1, dtype=dtype).expand(0, 3)
+    assert same_bits(empty, empty.clone())
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_complex_numbers_have_no_bits_of_their_own_but_are_compared(dtype: torch.dtype) -> None:
+def test_complex_numbers_are_compared_without_an_integer_view(dtype: torch.dtype) -> None:
     values = torch.randn(4, dtype=dtype)
     assert same_bits(values, values.clone())
     assert same_bits(values.conj(), values.conj().resolve_conj())

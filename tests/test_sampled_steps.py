@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import CASES
-from compare.proof.bits import Place, compare_bits
+from compare.proof.bits import WorstElement, compare_bits
 from compare.proof.verdict import ROUNDING, WRONG, Proof
 from compare.report.quantity import Quantity
 from compare.report.report import Report
@@ -132,7 +132,7 @@ def test_of_several_ranks_the_earliest_step_counts() -> None:
 def test_a_nan_counts_from_its_own_step() -> None:
     """Not from the first other bit."""
     row = Quantity("l1", (2,), "float64", first_unequal=0, nans=1)
-    row.worst = Place((0,), math.nan, 1.0, 0, step=7)
+    row.worst = WorstElement((0,), math.nan, 1.0, 0, step=7)
     other = Quantity("l2", (2,), "float64", first_unequal=3, problem="missing by hand")
     assert row.since == 7
     assert Report("", {}, quantities={"l1": row, "l2": other}).first_wrong == "l2"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.bits import Steps
+from compare.proof.bits import StepDifferences
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Chunk:
     error: dict[str, Tensor]  # mean absolute error of the prediction, likewise
     accuracy: dict[str, Tensor]  # share of rows whose class is right, likewise; empty: no classes
     compared: dict[str, int]  # elements of each quantity at each step
-    differences: dict[str, Steps]  # of the quantities that differ at any of the steps
+    differences: dict[str, StepDifferences]  # of the quantities that differ at any of the steps
     shares: dict[str, np.ndarray]  # of the bound on rounding, the largest at each step, of those
     values: dict[str, dict[str, Tensor]]  # of each side, (steps, networks, ...)
     free_gap: float | None  # so far
@@ -63,7 +63,7 @@ def merged(parts: Sequence[Chunk]) -> Chunk:
             for side, column in columns[0].items()
         }
 
-    differences: dict[str, Steps] = {}
+    differences: dict[str, StepDifferences] = {}
     shares: dict[str, np.ndarray] = {}
     for part in parts:
         for name, found in part.differences.items():

@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from compare.errors import printable
-from compare.proof.bits import Difference, Place, compare_bits, mismatch
+from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
 from compare.report.document import plain_table
 from compare.state_dict import plain
@@ -30,7 +30,7 @@ class Quantity:
     nans: int = 0
     max_ulp: int = 0
     first_unequal: int | None = None  # the step
-    worst: Place | None = None
+    worst: WorstElement | None = None
     problem: str | None = None  # why it could not be compared at all
     proof: Proof | None = None
 
@@ -50,7 +50,7 @@ class Quantity:
             row.add(found, found.worst)
         return row
 
-    def add(self, found: Difference, worst: Place | None) -> None:
+    def add(self, found: Difference, worst: WorstElement | None) -> None:
         """Add what was found for some of its elements, at `worst` the furthest apart."""
         self.compared += found.total
         self.equal += found.equal

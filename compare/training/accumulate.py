@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compare.environment import short
-from compare.proof.bits import Difference, Kind, kind, mismatch
+from compare.proof.bits import Difference, TensorSpec, mismatch, tensor_spec
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Quantity
 from compare.report.report import Report
@@ -24,14 +24,14 @@ class Tally(Stateful):
     """The rows of a report while its run goes on."""
 
     STATE = Types(
-        first=dict[str, Kind], proofs=dict[str, list[tuple[Count, Proof]]],
+        first=dict[str, TensorSpec], proofs=dict[str, list[tuple[Count, Proof]]],
         bounds=dict[str, tuple[float | None, Count]],
     )  # fmt: skip
 
     def __init__(self, report: Report, seed: int) -> None:
         self.report = report
         self.seed = seed  # of the first network; the next ones have seed + 1, seed + 2, ...
-        self.first: dict[str, Kind] = {}
+        self.first: dict[str, TensorSpec] = {}
         self.proofs: dict[str, list[tuple[int, Proof]]] = {}
         self.bounds: dict[str, tuple[float | None, int]] = {}
 
@@ -43,7 +43,7 @@ class Tally(Stateful):
         require({*found.proofs} <= {*rows}, "proofs", "of no quantity")
         require(all(found.proofs.values()), "proofs", "none of a quantity")
 
-    def open(self, manual: Named, autograd: Mapping[str, Tensor | Kind]) -> bool:
+    def open(self, manual: Named, autograd: Mapping[str, Tensor | TensorSpec]) -> bool:
         """Make a row for every name of either side; return whether all can be compared.
 
         A name that one side lacks, another shape, dtype or device is the row's `problem`.
@@ -71,13 +71,13 @@ class Tally(Stateful):
         """
         rows = [name for name, row in self.report.quantities.items() if row.problem is None]
         if not self.first:
-            self.first = {name: kind(steps[0][name][0]) for name in rows}
+            self.first = {name: tensor_spec(steps[0][name][0]) for name in rows}
         known = {
             name: one._replace(shape=torch.Size((networks, *one.shape)))
             for name, one in self.first.items()
         }
         if all(named.keys() == known.keys() for named in steps) and all(
-            set(map(attrgetter(*Kind._fields), map(itemgetter(name), steps))) == {first}
+            set(map(attrgetter(*TensorSpec._fields), map(itemgetter(name), steps))) == {first}
             for name, first in known.items()
         ):
             return len(steps)

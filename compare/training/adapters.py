@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import Case
-from compare.proof.bits import Kind, kind, same_bits
+from compare.proof.bits import TensorSpec, same_bits, tensor_spec
 from manual.network import Network as ByHand
 from torch_ref import Trainer
 
@@ -92,12 +92,12 @@ class Autograd:
         with _lent(self.trainer(given["X"]), given) as trainer:
             return _noted(trainer.predict, given, by_hand)
 
-    def kinds(self, **given: Tensor) -> dict[str, Kind]:
-        """Return the names of a step's values, and what each is a tensor of."""
-        found: dict[str, Kind] = {}
+    def kinds(self, **given: Tensor) -> dict[str, TensorSpec]:
+        """Return the shape, dtype and device of each named value of a step."""
+        found: dict[str, TensorSpec] = {}
 
         def note(name: str, value: Tensor) -> None:
-            found[name] = kind(value)
+            found[name] = tensor_spec(value)
 
         self.learn(note, **copies(given))
         return found
@@ -145,7 +145,7 @@ def _noted(work: Callable[..., None], given: Named, by_hand: Named | None = None
 
     def look(name: str, value: Tensor) -> Tensor | None:
         named[name] = value.detach().clone()
-        fits = name in mine and kind(mine[name]) == kind(value)
+        fits = name in mine and tensor_spec(mine[name]) == tensor_spec(value)
         return mine[name].clone() if fits else None
 
     work(look, **given)

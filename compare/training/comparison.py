@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from compare.cases.cases import Case
-from compare.proof.bits import Difference, at_each_step, compare_bits
+from compare.proof.bits import Difference, compare_bits, differences_by_step
 from compare.proof.rounding import share_of_rounding
 from compare.proof.verdict import EXACT, ROUNDING, WRONG, Proof
 from compare.ranks.ranks import Ranks
@@ -74,7 +74,7 @@ class Judging(Stateful):
             error={side: error(l, y, loss) for side, l in output.items()},
             accuracy={side: right(l, y, loss) for side, l in output.items() if network.classes},
             compared={name: difference.total // count for name, difference in found.items()},
-            differences={n: at_each_step(*sides[n], d) for n, d in found.items() if d.worst},
+            differences={n: differences_by_step(*sides[n], d) for n, d in found.items() if d.worst},
             shares=shares,
             values={"manual": ours, "autograd": theirs},
             free_gap=report.free_gap,

@@ -9,7 +9,7 @@ import torch
 
 from compare.cases.cases import Case, Network
 from compare.errors import BadInput
-from compare.proof.bits import Place
+from compare.proof.bits import WorstElement
 from compare.proof.verdict import Proof, Verdict
 from compare.ranks.ranks import Ranks, fingerprint, named
 from compare.report.chunk import Chunk, furthest, merged
@@ -131,7 +131,9 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
     worst = {rank: row.worst for rank, row in of.items() if row.worst}
     places = [replace(place, rank=rank if shared else None) for rank, place in worst.items()]
 
-    def earliest(place: Place) -> tuple[float, ...]:  # the first NaN, else the furthest apart
+    def earliest(
+        place: WorstElement,
+    ) -> tuple[float, ...]:  # the first NaN, else the furthest apart
         return not place.nan, -place.ulp, place.step or 0, place.seed or 0
 
     def gravest(proof: Proof) -> tuple[Verdict, float, float]:  # the earliest, then by its bound
