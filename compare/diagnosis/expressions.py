@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
-from compare.proof.constants import written
+from compare.proof.constants import intended_value
 from compare.proof.program import RESHAPES, SAME_SHAPE, operation
 
 #: Operations that expressions leave out: they give the same numbers, at most in another shape or
@@ -140,7 +140,9 @@ def balls(op: str, *args: Any) -> Any:
     """Work out an operation on arrays of balls; a number is what it is written for."""
     if op == ">":
         return (args[0] > args[1]) * 1
-    args = tuple(written(float(arg)) if isinstance(arg, int | float) else arg for arg in args)
+    args = tuple(
+        intended_value(float(arg)) if isinstance(arg, int | float) else arg for arg in args
+    )
     return OPERATORS[op][3](*args) if op in OPERATORS else Balls().function(op, args[0])[()]
 
 

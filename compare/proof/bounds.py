@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compare.proof import intervals
-from compare.proof.constants import is_exact, misspelled, rounded, significant_bits
+from compare.proof.constants import distance_to_intended, is_exact, round_to, significant_bits
 from compare.proof.intervals import Range
 
 # How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
@@ -261,9 +261,9 @@ class Bounds:
     def constant(self, number: float, dtype: torch.dtype) -> Bound:
         """Return a number written in the code; it is rounded to the dtype that it is used in."""
         value = torch.tensor(float(number), dtype=torch.float64)
-        kept = rounded(number, dtype) == float(number) and is_exact(number)
+        kept = round_to(number, dtype) == float(number) and is_exact(number)
         off = 0.0 if kept else torch.finfo(dtype).eps
-        return Bound(self, value, _relative(value, off) + misspelled(number))
+        return Bound(self, value, _relative(value, off) + distance_to_intended(number))
 
     def made(self, values: Tensor) -> Bound:
         """Return a tensor that the code makes, those of its numbers rounded that may be."""
@@ -378,8 +378,8 @@ class Bounds:
 
     def _rounded_off(self, exponent: float) -> float:
         """Return by how much a kernel may round an exponent: it takes it in the tensor's dtype."""
-        off = abs(rounded(exponent, self.dtype) - exponent)
-        return off if is_exact(exponent) else off + misspelled(exponent)
+        off = abs(round_to(exponent, self.dtype) - exponent)
+        return off if is_exact(exponent) else off + distance_to_intended(exponent)
 
     def where(self, mask: Tensor, x: Bound, y: Bound) -> Bound:
         """Choose by a mask, which the float run decided."""

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import Balls
 from compare.proof.bits import same_bits
-from compare.proof.constants import rounded
+from compare.proof.constants import round_to
 from compare.proof.interpreter import Cache, Unsupported, compute
 from compare.proof.literals import ANY, AS_WRITTEN
 from compare.proof.operations import MOVES
@@ -94,7 +94,7 @@ def _written_there(held: _Table, numbers: list[tuple[float, Any]]) -> list[Any] 
     for x, ball in numbers:
         for value, meant in ((x, ball), (1 / x, 1 / ball)):  # x / 3 for x * 0.3333
             for sign in (1, -1):
-                at, signed = rounded(sign * value, held.floats.dtype), sign * meant
+                at, signed = round_to(sign * value, held.floats.dtype), sign * meant
                 known[at] = signed.union(known[at]) if at in known else signed
     found = [known.get(x, flint.arb(x)) for x in elements]
     return None if all(map(_is, found, elements)) else found

@@ -1,9 +1,9 @@
-"""What a number written in the code stands for.
+"""Finds the exact number that a floating-point constant in the code stands for.
 
-Whoever wrote 1/3, 0.044715 or math.sqrt(2 / math.pi) meant that number, and binary holds only one
-close by. So a float is spelled as the simplest number that rounds to it: a fraction, a short
-decimal, a root or a multiple of pi, e or a logarithm. 1e-5 and 1e-6 stay apart; two spellings of
-one constant do not.
+The author of 1/3, 0.044715 or math.sqrt(2 / math.pi) meant that number, but binary floating point
+holds only a number close to it. So a float is taken for the simplest number that rounds to it: a
+fraction, a short decimal, a root, or a multiple of pi, e or a logarithm. 1e-5 and 1e-6 stay
+different; two expressions for the same constant become equal.
 """
 
 import functools
@@ -22,34 +22,34 @@ _Function = Callable[[Any], Any]
 
 
 def significant_bits(dtype: torch.dtype) -> int:
-    """Return how many significant bits the floats of a dtype have."""
+    """Return the number of significant bits of a floating-point dtype."""
     return 1 - round(math.log2(torch.finfo(dtype).eps))
 
 
-def rounded(number: float, dtype: torch.dtype) -> float:
-    """Return what a dtype holds of a number."""
+def round_to(number: float, dtype: torch.dtype) -> float:
+    """Return a number rounded to a dtype."""
     return float(torch.tensor(number, dtype=torch.float64).to(dtype))
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """A number as a person writes it: a fraction, or the root, logarithm, ... of one."""
+class ClosedForm:
+    """A number as a person writes it: a fraction, or a root, logarithm, ... of one."""
 
     fraction: Fraction
-    function: str = ""  # of _IRRATIONAL; "": the fraction itself
-    times: Fraction = Fraction(1)  # what that is multiplied by
+    function: str = ""  # a key of _IRRATIONAL; "" means the fraction itself
+    times: Fraction = Fraction(1)  # a rational factor
     negative: bool = False
 
     def exact(self) -> Any:
-        """Return the number as a ball, as narrow as the working precision has it."""
+        """Return the number as a ball, as narrow as FLINT's working precision allows."""
         value = flint.arb(self.fraction.numerator) / self.fraction.denominator
         value = _IRRATIONAL[self.function][0](value) if self.function else value
         value = value * self.times.numerator / self.times.denominator
         return -value if self.negative else value
 
 
-# The irrational numbers that code has: how one is made of a fraction, and how the fraction is got
-# back from it.
+# Irrational numbers that occur in code: the function of a fraction, and the inverse function, which
+# recovers the fraction.
 _IRRATIONAL: dict[str, tuple[_Function, _Function]] = {
     "root": (lambda q: q.sqrt(), lambda x: x * x),
     "fourth root": (lambda q: q.sqrt().sqrt(), lambda x: x**4),
@@ -63,142 +63,156 @@ _IRRATIONAL: dict[str, tuple[_Function, _Function]] = {
     "over a logarithm": (lambda q: 1 / q.log(), lambda x: (1 / x).exp()),
     "logarithm to base 2": (lambda q: q.log() / _log2(), lambda x: (x * _log2()).exp()),
 }
-# Those of which code has decimal multiples, as 0.044715 * sqrt(2 / pi).
+# Irrational numbers that code multiplies by a decimal, such as 0.044715 * sqrt(2 / pi).
 _SCALED = [
-    Spelling(Fraction(whole), function)
+    ClosedForm(Fraction(whole), function)
     for whole, function in (
         (2, "root over pi"), (1, "times pi"), (1, "over pi"), (2, "root"), (2, "root times pi"),
         (2, "logarithm"), (2, "over a logarithm"),
     )
 ]  # fmt: skip
-_SCALE = 7  # digits of such a decimal
-# Those of which code has other rational multiples than the functions above give back by themselves.
+_SCALE = 7  # significant digits of such a decimal
+# Irrational numbers that code multiplies by a fraction which the inverse functions above do not
+# recover.
 _MULTIPLIED = [
     *_SCALED,
     *(
-        Spelling(Fraction(whole), function)
+        ClosedForm(Fraction(whole), function)
         for function in ("root", "logarithm", "over a logarithm")
         for whole in (3, 5, 6, 7, 10)
     ),
-    *(Spelling(Fraction(1), f) for f in ("root times pi", "root over pi", "times e", "over e")),
+    *(ClosedForm(Fraction(1), f) for f in ("root times pi", "root over pi", "times e", "over e")),
 ]
-# Numerator and denominator at most: a random float is near one once in 10**8 times.
+# Largest numerator and denominator of such a fraction: one random float in 10**8 is that close to a
+# multiple of this kind.
 _MULTIPLE = 1000
-_ULPS = 2  # that Python may be off by: math.sqrt(2) / math.sqrt(math.pi) takes three operations
-_SHORT = 4  # digits of a decimal that Python may have come to
-_SMALL = 100  # denominators that are simpler than a root
+_ULPS = 2  # rounding error of Python code: math.sqrt(2) / math.sqrt(math.pi) rounds three times
+_SHORT = 4  # significant digits of a decimal that may be the result of Python arithmetic
+_SMALL = 100  # up to this denominator a fraction counts as simpler than a root
 
 
 def _log2() -> Any:
     return flint.arb(2).log()
 
 
-def written(number: float, bits: int = _FLOAT64) -> Any:
-    """Return the ball of what `number`, held in floats of `bits` significant bits, stands for.
+def intended_value(number: float, bits: int = _FLOAT64) -> Any:
+    """Return, as a ball, the exact number that a float stands for.
 
-    That is the number itself where no simple one is near.
+    This is the float itself if no simple number is close enough.
+
+    Args:
+        number: the float.
+        bits: significant bits of the dtype that it is held in.
     """
-    found = spelling(number, bits)
-    return flint.arb(number) if found is None else found.exact()
+    form = closed_form(number, bits)
+    return flint.arb(number) if form is None else form.exact()
 
 
 def is_exact(number: float, bits: int = _FLOAT64) -> bool:
-    """Whether the float is the very number that it stands for."""
-    found = spelling(number, bits)
-    return found is None or (not found.function and found.fraction == Fraction(number))
+    """Whether a float equals the number that it stands for."""
+    form = closed_form(number, bits)
+    return form is None or (not form.function and form.fraction == Fraction(number))
 
 
 @functools.lru_cache(maxsize=10_000)
-def misspelled(number: float) -> float:
-    """Return an upper bound of how far a float lies from the number that Python worked it out from.
+def distance_to_intended(number: float) -> float:
+    """Return an upper bound on the distance between a float and the number that it stands for.
 
-    One that was rounded to float32 lies further off, and no rounding of float64 code explains that.
+    Return 0 for a float that was rounded to float32: its distance is larger than any rounding in
+    float64 code can explain.
     """
     with flint.ctx.workprec(4 * _FLOAT64):
-        off = 0.0 if is_exact(number) else float(abs(written(number) - number).upper())
-    return off if off <= abs(number) * 2.0**-30 else 0.0
+        distance = 0.0 if is_exact(number) else float(abs(intended_value(number) - number).upper())
+    return distance if distance <= abs(number) * 2.0**-30 else 0.0
 
 
 @functools.lru_cache(maxsize=100_000)
-def spelling(number: float, bits: int = _FLOAT64) -> Spelling | None:
-    """Return how a number is written, None where no simple number is near enough."""
+def closed_form(number: float, bits: int = _FLOAT64) -> ClosedForm | None:
+    """Return the closed form of the simplest number that rounds to a float, None without one.
+
+    Args:
+        number: the float.
+        bits: significant bits of the dtype that it is held in.
+    """
     if number == 0 or not math.isfinite(number):
         return None
-    simple, kept = simplest(number, bits), _rounded_to(Fraction(number), bits)
+    simple, precision = simplest_fraction(number, bits), _rounding_precision(Fraction(number), bits)
     if simple is not None and bits >= _FLOAT32 and simple.denominator > _SMALL:
-        known = _irrational(number, kept)  # not 355/113 for pi
-        if known is not None and known.fraction.denominator < simple.denominator:
-            return known
-    if simple is None and bits == _FLOAT64 == kept:
-        simple = _worked_out(number)
-    return _irrational(number, kept) if simple is None else Spelling(simple)
+        irrational = _irrational(number, precision)  # pi, rather than 355/113
+        if irrational is not None and irrational.fraction.denominator < simple.denominator:
+            return irrational
+    if simple is None and bits == _FLOAT64 == precision:
+        simple = _computed_decimal(number)
+    return _irrational(number, precision) if simple is None else ClosedForm(simple)
 
 
-def _worked_out(number: float) -> Fraction | None:
-    """Return the short decimal that Python meant by 1 - 0.9 or 0.9**7, None if there is none.
+def _computed_decimal(number: float) -> Fraction | None:
+    """Return the short decimal behind a Python result such as 1 - 0.9 or 0.9**7, None without one.
 
-    What is subtracted from 1 is off by half an ulp of 1.
+    The difference of 1 and another number may be off by half an ulp of 1.
     """
     exact = Fraction(number)
     half = _half_ulp(exact, _FLOAT64)
-    for digits, off in ((_SHORT, max(Fraction(1, 2**_FLOAT64), 2 * half)), (_SCALE, 4 * half)):
-        near = Fraction(f"{number:.{digits}g}")
-        if abs(near - exact) <= min(off, abs(exact) / 2**30):
-            return near
+    for digits, limit in ((_SHORT, max(Fraction(1, 2**_FLOAT64), 2 * half)), (_SCALE, 4 * half)):
+        decimal = Fraction(f"{number:.{digits}g}")
+        if abs(decimal - exact) <= min(limit, abs(exact) / 2**30):
+            return decimal
     return None
 
 
-def _irrational(number: float, bits: int) -> Spelling | None:
+def _irrational(number: float, bits: int) -> ClosedForm | None:
     """Return the root, or multiple of pi, e or a logarithm, that a float is close to."""
     if bits < _FLOAT32 or not 1e-6 < abs(number) < 1e6:
         return None
-    largest = 2 ** (bits // 5)  # a random float is near one of those fractions once in 2**25 times
-    off = abs(number) * 2.0 ** (1 - bits) * _ULPS
+    largest = 2 ** (bits // 5)  # one random float in 2**25 is that close to one of these fractions
+    limit = abs(number) * 2.0 ** (1 - bits) * _ULPS
     with flint.ctx.workprec(4 * _FLOAT64):
         value = flint.arb(abs(number))
-        for function, (_, back) in _IRRATIONAL.items():
-            whole = "logarithm" in function  # of a whole number, and no huge one
+        for function, (_, inverse) in _IRRATIONAL.items():
+            whole = "logarithm" in function  # only logarithms of whole numbers, and no huge ones
             if whole and not 1 / 30 < abs(number) < 30:
                 continue
-            near = Fraction(float(back(value).mid())).limit_denominator(1 if whole else largest)
-            if not whole < near.numerator <= largest:  # of 1 the logarithm is 0
+            denominator = 1 if whole else largest
+            fraction = Fraction(float(inverse(value).mid())).limit_denominator(denominator)
+            if not whole < fraction.numerator <= largest:  # log(1) is 0
                 continue
-            found = Spelling(near, function, negative=number < 0)
-            if float(abs(found.exact() - number).mid()) <= off:
-                return found
+            form = ClosedForm(fraction, function, negative=number < 0)
+            if float(abs(form.exact() - number).mid()) <= limit:
+                return form
         for base in _SCALED if bits == _FLOAT64 else ():
             unit = base.exact()
             times = Fraction(f"{float((value / unit).mid()):.{_SCALE}g}")
-            if abs(float((unit * times.numerator / times.denominator - value).mid())) <= off:
+            if abs(float((unit * times.numerator / times.denominator - value).mid())) <= limit:
                 return replace(base, times=times, negative=number < 0)
         for base in _MULTIPLIED if bits == _FLOAT64 else ():
-            unit = _near(base)
-            share = abs(number) / unit
-            times = Fraction(share).limit_denominator(_MULTIPLE)
-            if times.numerator > _MULTIPLE or abs(float(times) - share) > 4 * off / unit:
-                continue  # in floats at first: few come so far
-            found = replace(base, times=times, negative=number < 0)
-            if abs(float((found.exact() - number).mid())) <= off:
-                return found
+            unit = _as_float(base)
+            ratio = abs(number) / unit
+            times = Fraction(ratio).limit_denominator(_MULTIPLE)
+            if times.numerator > _MULTIPLE or abs(float(times) - ratio) > 4 * limit / unit:
+                continue  # a fast test in floats, which few candidates pass
+            form = replace(base, times=times, negative=number < 0)
+            if abs(float((form.exact() - number).mid())) <= limit:
+                return form
     return None
 
 
 @functools.cache
-def _near(base: Spelling) -> float:
+def _as_float(base: ClosedForm) -> float:
     return float(base.exact().mid())
 
 
-def simplest(number: float, bits: int = _FLOAT64) -> Fraction | None:
-    """Return the simple number that rounds to a finite `number`, None if there is none."""
+def simplest_fraction(number: float, bits: int = _FLOAT64) -> Fraction | None:
+    """Return the simplest fraction that rounds to a finite float, None if none is simple."""
     exact = Fraction(number)
     if exact.denominator == 1 and abs(number) <= 2.0**bits:
         return exact
-    bits = _rounded_to(exact, bits)
+    bits = _rounding_precision(exact, bits)
     if _significant(exact) <= bits // 2:
-        return exact  # 0.5, 0.375: nobody's rounding
-    # A random float lies within half an ulp of such a fraction once in 2**(bits / 4) times.
+        return exact  # 0.5, 0.375: too few bits to be the result of a rounding
+    # One random float in 2**(bits / 4) lies within half an ulp of such a fraction.
     near = exact.limit_denominator(int(2 ** (0.38 * bits)))
-    # beyond 2**bits every float is a whole number, and 1e23 not the one that was written
+    # Beyond 2**bits every float is a whole number, and the one for 1e23 is not 1e23: there the
+    # decimal comes first.
     both = [near, _decimal(number, bits)]
     for simple in both if near != exact else both[::-1]:
         if simple is not None and abs(simple - exact) <= _half_ulp(exact, bits):
@@ -206,18 +220,18 @@ def simplest(number: float, bits: int = _FLOAT64) -> Fraction | None:
     return None
 
 
-def _rounded_to(exact: Fraction, bits: int) -> int:
-    """Return the bits that a number was rounded to: torch hands float32(1e-6) on as a float64."""
+def _rounding_precision(exact: Fraction, bits: int) -> int:
+    """Return the bits that a number was rounded to: torch passes float32(1e-6) on as a float64."""
     narrow = bits > _FLOAT32 and _FLOAT32 // 2 < _significant(exact) <= _FLOAT32
     return _FLOAT32 if narrow else bits
 
 
 def _half_ulp(exact: Fraction, bits: int) -> Fraction:
-    return abs(exact) * Fraction(2) ** -_rounded_to(exact, bits)
+    return abs(exact) * Fraction(2) ** -_rounding_precision(exact, bits)
 
 
 def _significant(exact: Fraction) -> int:
-    """Return how many bits the float's significand needs."""
+    """Return the number of bits that the float's significand needs."""
     top = abs(exact.numerator)
     return (top // (top & -top)).bit_length()
 

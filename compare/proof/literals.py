@@ -16,7 +16,13 @@ from typing import Any
 import flint
 import torch
 
-from compare.proof.constants import is_exact, rounded, significant_bits, spelling, written
+from compare.proof.constants import (
+    closed_form,
+    intended_value,
+    is_exact,
+    round_to,
+    significant_bits,
+)
 
 # The modes in which a number is read: as its author wrote it; as its dtype holds it; as a result
 # that Python computed, if no author can have written it; and as a ball around these three. That
@@ -56,7 +62,7 @@ class Literal:
         if mode == COMPUTED and self._is_computed(number):
             # room for a few roundings
             return flint.arb(number, abs(number) * 2.0 ** (2 - _FLOAT64_BITS))
-        return written(number, self._bits)
+        return intended_value(number, self._bits)
 
     @property
     def _bits(self) -> int:
@@ -70,11 +76,11 @@ class Literal:
         """
         if self.tensor:
             return number
-        held = rounded(number, self.dtype)
-        return held if spelling(held) in (None, spelling(number)) else number
+        held = round_to(number, self.dtype)
+        return held if closed_form(held) in (None, closed_form(number)) else number
 
     def _is_computed(self, number: float) -> bool:
-        known = number == 0 or not math.isfinite(number) or spelling(number) is not None
+        known = number == 0 or not math.isfinite(number) or closed_form(number) is not None
         return not (self.tensor or known)
 
     @cached_property
