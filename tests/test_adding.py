@@ -73,7 +73,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
         },
         "elementary function": {
             "compare.proof.balls.FUNCTIONS": balls.FUNCTIONS,
-            "compare.proof.bounds._SLOPES": bounds._SLOPES,
+            "compare.proof.bounds._MAX_DERIVATIVES": bounds._MAX_DERIVATIVES,
         },
     }  # fmt: skip
 
@@ -128,7 +128,8 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
          ["torch_ref.trainer.OPTIMIZERS", "compare.cases.cases.OPTIMIZERS",
           "tests.test_optimizers.ROWS"]),
         (operations.ROWS, "mine", None, "operation", ["tests/operation_cases.py"]),
-        (balls.FUNCTIONS, "mine", None, "elementary function", ["compare.proof.bounds._SLOPES"]),
+        (balls.FUNCTIONS, "mine", None, "elementary function",
+         ["compare.proof.bounds._MAX_DERIVATIVES"]),
     ],
 )  # fmt: skip
 def test_a_row_in_one_table_alone_is_told_by_the_others(

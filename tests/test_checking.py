@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import compare
 from compare.cli.main import main
 from compare.errors import BadInput
-from compare.proof.balls import _some
+from compare.proof.balls import _sample
 
 ROOT = Path(__file__).parent.parent
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -422,7 +422,7 @@ def test_large_products_are_sampled_and_said_to_be() -> None:
         sign[outside] = -1
         return da * sign, db
 
-    rows, columns = (set(range(n)) - set(_some(n, 16).tolist()) for n in (20, 30))
+    rows, columns = (set(range(n)) - set(_sample(n, 16).tolist()) for n in (20, 30))
     outside = (min(rows), min(columns))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.proof.balls.LARGE", 100)

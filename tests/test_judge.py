@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import compare
-from compare.proof.balls import _some
+from compare.proof.balls import _sample
 from compare.proof.verdict import Proof
 from compare.report.report import Report
 
@@ -156,7 +156,7 @@ def test_a_sum_in_half_precision_may_not_be_off_by_50_units_of_its_terms(
 def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
     """An element outside the sample of a product, off by four times what both may round."""
     given = {"a": drawn(20, 30), "b": drawn(30, 10, seed=6)}
-    rows, columns = (set(range(n)) - set(_some(n, 16).tolist()) for n in (20, 30))
+    rows, columns = (set(range(n)) - set(_sample(n, 16).tolist()) for n in (20, 30))
     factor = torch.ones(20, 30, dtype=torch.float64)
 
     def by_hand(a: Tensor, b: Tensor, grad_output: Tensor) -> dict[str, Tensor]:

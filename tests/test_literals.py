@@ -106,14 +106,16 @@ def test_a_number_is_plain_that_is_the_same_in_every_reading(literal: Literal, p
 def test_the_numbers_of_one_tensor_are_one_literal() -> None:
     """Who held one of them rounded held all."""
     n = Balls()
-    n.made(torch.tensor([0.1, 0.2, 0.3]))
-    n.made(torch.full((5,), 0.7))
+    n.tensor_constant(torch.tensor([0.1, 0.2, 0.3]))
+    n.tensor_constant(torch.full((5,), 0.7))
     tens, sevens = (held(0.1), held(0.2), held(0.3)), (held(0.7),)
     literals = {Literal(numbers, F32, tensor=True) for numbers in (tens, sevens)}
     assert n.literals == literals
     (literal,) = (one for one in literals if len(one.numbers) == 3)
     assert Reading(WRITTEN, frozenset({literal})).of(literal) == [*tens]
-    assert Balls(None, Reading(HELD)).made(torch.tensor([0.1, 0.2, 0.3])).tolist() == [*tens]
+    assert Balls(None, Reading(HELD)).tensor_constant(torch.tensor([0.1, 0.2, 0.3])).tolist() == [
+        *tens
+    ]
 
 
 def test_some_numbers_may_be_read_otherwise_than_the_rest() -> None:

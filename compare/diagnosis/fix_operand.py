@@ -83,7 +83,7 @@ def _instead(t: Search, cost: float, read: _Read, text: str, new: tuple[Value, .
 
 def _summed(t: Search, value: Value, dim: int) -> Value:
     floats = value.floats.sum(dim, keepdim=True).expand_as(value.floats)
-    return Value(floats, t.n.shaped(t.n.sum(value.numbers, [dim], True), floats.shape))
+    return Value(floats, t.n.broadcast_to(t.n.sum(value.numbers, [dim], True), floats.shape))
 
 
 def _eps(t: Search, read: _Read) -> None:

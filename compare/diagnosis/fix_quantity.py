@@ -145,7 +145,7 @@ def terms(t: Search) -> None:
 
 def _added(t: Search, cost: float, known: Known) -> None:
     """Try the quantity plus a factor of the table times a term."""
-    part = t.n.shaped(known.at[0].numbers, t.mine[0].numbers.shape)
+    part = t.n.broadcast_to(known.at[0].numbers, t.mine[0].numbers.shape)
     times = t.quotient(part, t.theirs[0].numbers - t.mine[0].numbers, near(part))
     plus, minus = factor(1), factor(-1)
     table = (plus, minus, *t.factors) if times is not None else ()

@@ -1,7 +1,7 @@
-"""Numbers as balls: real numbers known to 50 digits and more, by FLINT's arb.
+"""Ball arithmetic: real numbers known to 50 digits or more, as FLINT's arb.
 
-A lifted tensor is a numpy array of `flint.arb`. Every operation returns balls that contain the
-exact result for every choice of numbers in the balls it was given.
+A ball is an interval, midpoint +- radius. A lifted tensor is a numpy array of `flint.arb`. Every
+operation returns balls that contain the exact result for every choice of numbers in its operands.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,24 +15,25 @@ from torch import Tensor
 
 from compare.proof.literals import AS_WRITTEN, Literal, Reading, scalar_literal
 
-Array = Any  # a numpy array of flint.arb, which the types of numpy have no name for
+Array = Any  # a numpy array of flint.arb; numpy's types cannot express that
 PRECISION = 200  # bits
-LARGE = 200_000_000  # multiplications: a product of more takes over two seconds on one core
+# Multiplications in a matrix product; a larger one takes over two seconds on one core.
+LARGE = 200_000_000
 
 
 def _log(x: Any) -> Any:
-    """Return log x; of a 0 without radius -infinity, as in floats, where arb has no number."""
+    """Return log x; for an exact 0 -infinity, as in floats, where arb returns NaN."""
     return flint.arb("-inf") if x == 0 else x.log()
 
 
 def _erf(x: Any) -> Any:
-    """Return erf x; arb does not know it at infinities."""
+    """Return erf x, also at infinities, where arb returns NaN."""
     return flint.arb(1 if x > 0 else -1) if abs(x) == flint.arb("inf") else x.erf()
 
 
-_AS_ARB_HAS_THEM = "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan"
+_METHODS_OF_ARB = "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan"
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    **{name: methodcaller(name) for name in _AS_ARB_HAS_THEM},
+    **{name: methodcaller(name) for name in _METHODS_OF_ARB},
     "log": _log,
     "log1p": lambda x: _log(x + 1) if x == -1 else x.log1p(),
     "reciprocal": lambda x: 1 / x,
@@ -42,58 +43,62 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "abs": abs,
 }
 _LARGER = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
-UNION = np.frompyfunc(lambda a, b: a.union(b), 2, 1)  # the balls around both of each pair
+UNION = np.frompyfunc(lambda a, b: a.union(b), 2, 1)  # elementwise: a ball around both balls
 
 
 class Balls:
-    """The arithmetic that a row of the table is written in, over arrays of balls.
+    """The arithmetic of exact values, over arrays of balls.
 
-    Of a matrix product that would take more than LARGE multiplications only `entries` entries are
-    lifted; the others are balls that know nothing, and whatever depends on them knows nothing.
+    Args:
+        entries: how many entries of a matrix product to compute if it takes more than LARGE
+            multiplications; None for all. The other entries, and all numbers that depend on them,
+            are unbounded balls (NaN).
+        reading: how constants in the code are read.
+        precision: FLINT's working precision, bits.
     """
 
     def __init__(
         self, entries: int | None = None, reading: Reading = AS_WRITTEN, precision: int = PRECISION
     ) -> None:
         self.entries, self.reading, self.precision = entries, reading, precision
-        self.skipped = False  # whether some entries of a product were left unknown
-        self.literals: set[Literal] = set()  # that were read
+        self.skipped = False  # whether some entries of a product were not computed
+        self.literals: set[Literal] = set()  # the constants read so far
 
     def exact(self, values: Tensor) -> Array:
-        """Return the values of a tensor as balls of radius zero."""
+        """Return the values of a tensor as balls of radius 0."""
         return _each(flint.arb, values.detach().double().cpu().numpy())
 
     def constant(self, value: float, dtype: torch.dtype) -> Array:
-        """Return a number written in the code as what it stands for."""
-        return self._read(scalar_literal(value, dtype)).reshape(())
+        """Return a number written in the code, as the reading takes it."""
+        return self._read_literal(scalar_literal(value, dtype)).reshape(())
 
-    def made(self, values: Tensor) -> Array:
-        """Return a tensor that the code makes, of numbers that stand for others, likewise."""
+    def tensor_constant(self, values: Tensor) -> Array:
+        """Return a tensor that the code creates, its numbers as the reading takes them."""
         numbers = values.detach().double().cpu().flatten()
         if one := numbers.numel() > 0 and bool((numbers == numbers[0]).all()):
             numbers = numbers[:1]
-        read = self._read(Literal(tuple(numbers.tolist()), values.dtype, tensor=True))
-        return self.shaped(read.reshape(() if one else tuple(values.shape)), values.shape)
+        read = self._read_literal(Literal(tuple(numbers.tolist()), values.dtype, tensor=True))
+        return self.broadcast_to(read.reshape(() if one else tuple(values.shape)), values.shape)
 
-    def _read(self, literal: Literal) -> Array:
+    def _read_literal(self, literal: Literal) -> Array:
         self.literals.add(literal)
-        found: Array = np.empty(len(literal.numbers), dtype=object)
-        found[:] = self.reading.of(literal)
-        return found
+        balls: Array = np.empty(len(literal.numbers), dtype=object)
+        balls[:] = self.reading.of(literal)
+        return balls
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""
         return _each(FUNCTIONS[name], x)
 
     def power(self, x: Array, exponent: float, dtype: torch.dtype) -> Array:
-        """Return x**exponent, a number in the code; a whole exponent also for negative x."""
+        """Return x**exponent for a number in the code; for negative x only if it is whole."""
         if float(exponent).is_integer():
             return _each(lambda b: b ** int(exponent), x)
         read = self.constant(exponent, dtype).item()
         return _each(lambda b: b**read, x)
 
     def where(self, mask: Tensor, x: Array, y: Array) -> Array:
-        """Choose by a mask, which the float run decided."""
+        """Return x where the mask of the float run is True, else y."""
         return np.where(mask.cpu().numpy(), x, y)
 
     def maximum(self, x: Array, y: Array) -> Array:
@@ -105,13 +110,13 @@ class Balls:
         return np.frompyfunc(lambda a, b: a.min(b), 2, 1)(x, y)
 
     def amax(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
-        """Return the largest along `dims`."""
+        """Return the largest element along `dims`."""
         for dim in sorted((d % x.ndim for d in dims), reverse=True):
             x = _LARGER.reduce(x, axis=dim, keepdims=keepdim)
         return x
 
     def sum(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
-        """Return the sum over `dims`, all where there are none."""
+        """Return the sum over `dims`, or over all if there are none."""
         axes = tuple(d % x.ndim for d in dims) or tuple(range(x.ndim))
         shape = [1 if d in axes else s for d, s in enumerate(x.shape)]
         if not x.size:
@@ -121,16 +126,16 @@ class Balls:
         kept = shape if keepdim else [s for d, s in enumerate(x.shape) if d not in axes]
         return total.reshape(kept)
 
-    def running(self, x: Array, dim: int, product: bool) -> Array:
-        """Return the running sum, or the running product, along `dim`."""
+    def cumulative(self, x: Array, dim: int, product: bool) -> Array:
+        """Return the cumulative sum, or product, along `dim`."""
         return (np.multiply if product else np.add).accumulate(x, axis=dim)
 
     def product(self, x: Array, dim: int) -> Array:
-        """Return the product along `dim`, which stays as a dimension of 1."""
+        """Return the product along `dim`, which is kept as a dimension of size 1."""
         return np.asarray(np.multiply.reduce(x, axis=dim, keepdims=True, initial=flint.arb(1)))
 
     def matmul(self, x: Array, y: Array) -> Array:
-        """Return the products of matrices in the last two dimensions; leading ones are equal."""
+        """Return the matrix product over the last two dimensions; leading dimensions are equal."""
         lead, rows, inner, columns = x.shape[:-2], x.shape[-2], x.shape[-1], y.shape[-1]
         out: Array = np.empty((*lead, rows, columns), dtype=object)
         sampled = self.entries is not None and rows * inner * columns > LARGE
@@ -139,36 +144,36 @@ class Balls:
             out[...] = flint.arb("nan")
         for at in np.ndindex(*lead):
             if sampled:
-                some, others = (_some(size, self.entries or 1) for size in (rows, columns))
-                out[at][np.ix_(some, others)] = _product(x[at][some], y[at][:, others])
+                i, j = (_sample(size, self.entries or 1) for size in (rows, columns))
+                out[at][np.ix_(i, j)] = _product(x[at][i], y[at][:, j])
             else:
                 out[at] = _product(x[at], y[at])
         return out
 
     def take(self, x: Array, index: Tensor) -> Array:
-        """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
+        """Return the elements of x at flat indices; 0 where the index is -1."""
         at = index.cpu().numpy()
         flat = self.join([x, self.exact(torch.zeros(1))])
         return np.asarray(flat[at], dtype=object)
 
     def join(self, parts: Sequence[Array]) -> Array:
-        """Return all elements in one row."""
+        """Return the elements of all parts in one vector."""
         return np.concatenate([part.ravel() for part in parts])
 
     def scatter_add(self, x: Array, index: Tensor, values: Array) -> Array:
-        """Return x with `values` added at the flat `index`; -1 adds nowhere."""
+        """Return x with `values` added at flat indices; at -1 nothing is added."""
         flat = x.ravel().copy()
         for at, value in zip(index.flatten().tolist(), values.ravel(), strict=True):
             if at >= 0:
                 flat[at] = flat[at] + value
         return flat.reshape(x.shape)
 
-    def rounded(self, x: Array) -> Array:
-        """Return x: a ball does not round to the dtype."""
+    def round_to_dtype(self, x: Array) -> Array:
+        """Return x unchanged: exact values are not rounded."""
         return x
 
-    def shaped(self, x: Any, shape: Sequence[int]) -> Array:
-        """Return x as an array of that shape, repeated where it has to be."""
+    def broadcast_to(self, x: Any, shape: Sequence[int]) -> Array:
+        """Return x broadcast to a shape."""
         return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))
 
 
@@ -182,16 +187,16 @@ def _product(x: Array, y: Array) -> Array:
     return flat.reshape(rows, columns)
 
 
-def _some(size: int, entries: int) -> Array:
-    """Return indices into a dimension, the same for every dimension of that size.
+def _sample(size: int, entries: int) -> Array:
+    """Return sampled indices into a dimension, the same for every dimension of that size.
 
-    So a product and its transpose, on the two sides, are lifted at the same places.
+    So a product on one side and its transpose on the other are lifted at the same entries.
     """
     count = min(size, max(1, round(entries**0.5)))
     return np.sort(np.random.RandomState(size).permutation(size)[:count])
 
 
 def _each(function: Callable[[Any], Any], values: Any) -> Array:
-    """Apply to each element; the result is an array also where there is only one."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+    """Apply a function to each element; return an array, also for a single element."""
+    with np.errstate(invalid="ignore"):  # no warning for a signalling NaN
         return np.asarray(np.frompyfunc(function, 1, 1)(values), dtype=object)

@@ -1,11 +1,12 @@
-"""Numbers as (value, error bound): how far a float run can lie from the exact result.
+"""Arithmetic on (value, error bound) pairs: how far a float run can lie from the exact result.
 
-A running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3): each
-operation adds the rounding of its own result to what it inherits. Source of the gamma bound for
-sums and products in any order: there, section 3.1. Values and bounds are float64 tensors, of any
-leading dimensions: a bound for every step of a run at once. Each element has its own: one without
-a bound never hides the others. Where an error says too little, a range says where the values lie
-(compare/proof/intervals.py). An infinity that the code itself made is exact.
+This is a running error analysis (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3):
+each operation adds the rounding error of its result to the errors of its operands. The gamma bound
+for sums and products in any order is from section 3.1 of the same book. Values and bounds are
+float64 tensors with any leading dimensions, so that one pass can bound every step of a run. Each
+element has a bound of its own: an element without one does not affect the others. Where an error
+bound is too coarse, an interval is carried along too (compare/proof/intervals.py). An infinity that
+the code creates is exact.
 """
 
 import math
@@ -20,52 +21,54 @@ from compare.proof import intervals
 from compare.proof.constants import distance_to_intended, is_exact, round_to, significant_bits
 from compare.proof.intervals import Range
 
-# How many ulps a kernel may be off, by function: torch on the CPU (SLEEF, 1.0 ulp claimed, and
-# scalar libm in the tail) and CUDA's tables (at most 2 for those here) are within it. Measured by
-# `python -m compare.proof.kernels`.
+# The largest error of a kernel for an elementary function, in ulps. Torch's kernels on the CPU
+# (SLEEF, which claims 1.0 ulp, and scalar libm in the tail) and CUDA's (at most 2 for these
+# functions, by its tables) stay within it. `python -m compare.proof.kernels` measures them.
 KERNEL_ULPS = 4.0
-ERF_FLOAT32 = 2.0**-21
-# Two things that the analysis leaves out: its own rounding, and the second order of a slope.
+ERF_FLOAT32 = 2.0**-21  # absolute error of erf and erfc in float32 and narrower dtypes
+# Covers two things that the analysis leaves out: the rounding of its float64 computation, and the
+# second-order term of a derivative.
 SLACK = 1.0 + 2.0**-10
 
 
 @dataclass(frozen=True)
 class Bound:
-    """`value`, and `error` >= the distance of both it and the float run from the exact result.
+    """A float64 value, and a bound on the distance from the exact result to value and float run.
 
-    The error is infinite where nothing bounds it. An infinite value without error is one that the
-    exact result and the float run have too.
+    The error is infinite where there is no bound. An infinite value with error 0 means that the
+    exact result and the float run are the same infinity.
     """
 
     arithmetic: "Bounds"
     value: Tensor
     error: Tensor
-    # Where all three lie, None where that is just value +- error.
-    span: Range | None = None
-    # How large what was added up to it is, None where that is just the value's size.
+    # An interval around value, exact result and float run; None: value - error to value + error.
+    interval: Range | None = None
+    # Magnitude of the largest term added up to the value; None: the magnitude of the value.
     terms: Tensor | None = None
-    # The two numbers that it is the larger of, where it is made so.
-    of: "tuple[Bound, ...]" = ()
+    # The two operands, if this is the result of `maximum`.
+    maximum_of: "tuple[Bound, ...]" = ()
 
     @property
     def range(self) -> Range:
-        """Where value, exact result and float run lie."""
-        if self.span is not None:
-            return self.span
-        # float64's own rounding of the ends is a part of it
-        off = torch.where(self.error == 0, 0.0, self.error + self.value.abs() * 2.0**-52)
-        return intervals.known(self.value - off, self.value + off)
+        """The interval that contains the value, the exact result and the float run."""
+        if self.interval is not None:
+            return self.interval
+        # includes the float64 rounding of the two ends
+        radius = torch.where(self.error == 0, 0.0, self.error + self.value.abs() * 2.0**-52)
+        return intervals.replace_nan(self.value - radius, self.value + radius)
 
     @property
-    def endless(self) -> Tensor:
-        """Where it is an infinity, exactly."""
+    def exact_infinity(self) -> Tensor:
+        """Mask of the elements that are an infinity in the exact result and the float run alike."""
         return self.value.isinf() & (self.error == 0)
 
     @property
-    def size(self) -> Tensor:
-        """How large it is, or where next to nothing is left of what was added up to it, that.
+    def magnitude(self) -> Tensor:
+        """The value's magnitude, or its terms' magnitude where they cancel almost completely.
 
-        Sizes of terms that are not lost would be multiplied through a deep network to any number.
+        If terms that do not cancel counted too, their magnitudes would be multiplied through a deep
+        network without limit.
         """
         if self.terms is None:
             return self.value.abs()
@@ -73,12 +76,12 @@ class Bound:
 
     @property
     def largest_term(self) -> Tensor:
-        """How large the largest term added up to it is, its own size where there are none."""
+        """The magnitude of the largest term added up to the value, or of the value if none."""
         return self.value.abs() if self.terms is None else self.value.abs().maximum(self.terms)
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of either."""
+        """The shape of value and error."""
         return self.value.shape
 
     @property
@@ -86,48 +89,48 @@ class Bound:
         """The number of dimensions."""
         return self.value.ndim
 
-    def exactly(self, where: Tensor) -> "Bound":
-        """Return it with the values at a mask as what exact result and float run are there."""
-        if not bool(where.any()):
-            return self.trimmed()
-        span = None
-        if self.span is not None:
-            low, high = (torch.where(where, self.value, end) for end in self.span)
-            span = low, high
-        error = self.error.masked_fill(where, 0)
-        return Bound(self.arithmetic, self.value, error, span, self.terms).trimmed()
+    def with_exact(self, mask: Tensor) -> "Bound":
+        """Return the bound with its values taken as exact, error 0, where the mask is True."""
+        if not bool(mask.any()):
+            return self.simplified()
+        interval = None
+        if self.interval is not None:
+            low, high = (torch.where(mask, self.value, end) for end in self.interval)
+            interval = low, high
+        error = self.error.masked_fill(mask, 0)
+        return Bound(self.arithmetic, self.value, error, interval, self.terms).simplified()
 
-    def trimmed(self) -> "Bound":
-        """Return it without a range that says no more than value and error do."""
-        if self.span is None:
+    def simplified(self) -> "Bound":
+        """Return the bound, without its interval if that is no narrower than the error."""
+        if self.interval is None:
             return self
-        low, high = self.span
+        low, high = self.interval
         narrow = torch.minimum(self.value - low, high - self.value) < 0.99 * self.error
         narrow |= self.error.isinf() & (low.isfinite() | high.isfinite())
-        return self if bool(narrow.any()) else replace(self, span=None)
+        return self if bool(narrow.any()) else replace(self, interval=None)
 
     def __add__(self, other: "Bound | float") -> "Bound":
-        return self.arithmetic.add(self, self._like(other))
+        return self.arithmetic.add(self, self._as_bound(other))
 
     def __sub__(self, other: "Bound | float") -> "Bound":
-        return self.arithmetic.subtract(self, self._like(other))
+        return self.arithmetic.subtract(self, self._as_bound(other))
 
     def __rsub__(self, other: float) -> "Bound":
-        return self.arithmetic.subtract(self._like(other), self)
+        return self.arithmetic.subtract(self._as_bound(other), self)
 
     def __mul__(self, other: "Bound | float") -> "Bound":
-        return self.arithmetic.multiply(self, self._like(other))
+        return self.arithmetic.multiply(self, self._as_bound(other))
 
     def __truediv__(self, other: "Bound | float") -> "Bound":
-        return self.arithmetic.divide(self, self._like(other))
+        return self.arithmetic.divide(self, self._as_bound(other))
 
     def __neg__(self) -> "Bound":
-        span = None if self.span is None else (-self.span[1], -self.span[0])
-        return Bound(self.arithmetic, -self.value, self.error, span, self.terms)
+        interval = None if self.interval is None else (-self.interval[1], -self.interval[0])
+        return Bound(self.arithmetic, -self.value, self.error, interval, self.terms)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def _like(self, other: "Bound | float") -> "Bound":
+    def _as_bound(self, other: "Bound | float") -> "Bound":
         """Return a whole number or a power of two as a bound without error."""
         if isinstance(other, Bound):
             return other
@@ -135,29 +138,37 @@ class Bound:
         return Bound(self.arithmetic, value, torch.zeros_like(value))
 
 
-# The slope's largest size within a range, by function.
-_SLOPES: dict[str, Callable[[Range], Tensor]] = {
+# For each elementary function, the largest magnitude of its derivative within a range.
+_MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
     **dict.fromkeys(("exp", "expm1"), lambda x: torch.exp(x[1])),
     "log": lambda x: 1 / x[0].clamp_min(0),
     "log1p": lambda x: 1 / (1 + x[0]).clamp_min(0),
     "sqrt": lambda x: 0.5 * x[0].clamp_min(0).rsqrt(),
     "rsqrt": lambda x: 0.5 * x[0].clamp_min(0) ** -1.5,
-    "reciprocal": lambda x: intervals.nearest(x) ** -2,
-    "tanh": lambda x: 1 - torch.tanh(intervals.nearest(x)) ** 2 + 1e-30,
-    "sigmoid": lambda x: torch.exp(-intervals.nearest(x)),
-    **dict.fromkeys(("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(intervals.nearest(x) ** 2))),
+    "reciprocal": lambda x: intervals.smallest_magnitude(x) ** -2,
+    "tanh": lambda x: 1 - torch.tanh(intervals.smallest_magnitude(x)) ** 2 + 1e-30,
+    "sigmoid": lambda x: torch.exp(-intervals.smallest_magnitude(x)),
+    **dict.fromkeys(
+        ("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(intervals.smallest_magnitude(x) ** 2))
+    ),
     **dict.fromkeys(("sin", "cos", "atan", "abs"), lambda x: torch.ones_like(x[0])),
 }
-_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(torch, name) for name in _SLOPES}
+_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: getattr(torch, name) for name in _MAX_DERIVATIVES
+}
 _ROUNDED_ONCE = {"reciprocal", "abs"}
-# What has no value at an infinity, or one that no float is.
-_ROUNDED_AT_INFINITY = {"sin", "cos", "atan"}
-# Operations whose kernels may hold the sums of float16 in float16, on the CPU.
-_SUMS_IN_FLOAT16 = {"convolution_backward"}
+# Functions that have no value at an infinity, or one that no float equals.
+_INEXACT_AT_INFINITY = {"sin", "cos", "atan"}
+# Operations whose CPU kernels may accumulate float16 sums in float16.
+_FLOAT16_ACCUMULATORS = {"convolution_backward"}
 
 
 class Bounds:
-    """The same arithmetic as `Balls`, over bounds, for a float run in one dtype at a time."""
+    """The arithmetic of rounding bounds: each result with a bound on its rounding error.
+
+    It has the methods of `Arithmetic`, as `Balls` has. `operation` and `dtype` are those of the
+    operation at hand; the interpreter sets them before each one.
+    """
 
     def __init__(
         self,
@@ -167,16 +178,17 @@ class Bounds:
         narrow_sums: bool = False,
         terms: bool = False,
     ) -> None:
-        self.operation, self.dtype = "", torch.float64  # the one at hand
-        self.inner = [narrowest] if narrowest else []  # what a fused kernel may round to on the way
+        self.operation, self.dtype = "", torch.float64
+        # dtypes that a fused kernel may round intermediate results to
+        self.inner_dtypes = [narrowest] if narrowest else []
         self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
-        self.narrow_sums = narrow_sums  # half precision sums may be held in half precision
-        self.terms = terms  # whether to tell how large what was added up is
+        self.narrow_sums = narrow_sums  # half-precision sums may be accumulated in half precision
+        self.terms = terms  # whether to track the magnitude of the terms that are added up
 
     @property
     def unit(self) -> float:
-        """Half an ulp of 1: the largest relative error of one rounding."""
-        return max(torch.finfo(dtype).eps for dtype in (self.dtype, *self.inner)) / 2
+        """The unit roundoff, half an ulp of 1: the largest relative error of one rounding."""
+        return max(torch.finfo(dtype).eps for dtype in (self.dtype, *self.inner_dtypes)) / 2
 
     def _round(
         self,
@@ -185,92 +197,108 @@ class Bounds:
         times: float = 1.0,
         tiny: float = 0.0,
         *,
-        of: Sequence[Bound] = (),
-        within: Callable[[], Range] | None = None,
+        operands: Sequence[Bound] = (),
+        exact_range: Callable[[], Range] | None = None,
         never_negative: bool = False,
-        endless: Callable[[], Tensor] | None = None,
+        exact_infinity: Callable[[], Tensor] | None = None,
         terms: Callable[[], Tensor] | None = None,
     ) -> Bound:
-        """Add one rounding, or `times` as much, and what underflow takes; overflow has no bound.
+        """Return a result with one rounding, `times` units, and underflow added to its error.
 
-        `within` gives where the result `of` the operands lies before that, and `endless` where it
-        is an infinity without error; neither is asked where the error says it all.
+        An overflow has no bound. `exact_range` computes the interval of the result before rounding,
+        and `exact_infinity` the mask of elements that are an infinity without error; both are
+        called only if value and error are not enough.
+
+        Args:
+            value: the result, computed in float64.
+            error: the part of the error that comes from the operands' errors.
+            times: how many units of roundoff the operation adds.
+            tiny: a lower limit on the absolute error that underflow may cause.
+            operands: the operands; if one has an interval, the result may need one.
+            exact_range: computes the interval of the exact result.
+            never_negative: whether neither the exact result nor a kernel's result is negative.
+            exact_infinity: computes where the result is an infinity without error.
+            terms: computes the magnitude of the terms added up to the result.
         """
         info = torch.finfo(self.dtype)
-        # vectorised bfloat16 kernels work in float32 and may flush what is subnormal there
+        # vectorised bfloat16 kernels compute in float32 and may flush float32 subnormals to zero
         flushed = info.smallest_normal if self.dtype == torch.bfloat16 else 0.0
-        # what a fused kernel rounds to on the way is subnormal there sooner
-        subnormal = max(i.smallest_normal * i.eps for i in (info, *map(torch.finfo, self.inner)))
+        # a narrower dtype inside a fused kernel underflows sooner
+        infos = info, *map(torch.finfo, self.inner_dtypes)
+        subnormal = max(i.smallest_normal * i.eps for i in infos)
         least = max(tiny, flushed, subnormal)
         total = (error + times * self.unit * (value.abs() + error) + least) * SLACK
-        size = terms() if terms is not None and self.terms else None
-        lost = ~(value.abs() + total < info.max)
-        crosses = never_negative and bool((value < total - 2 * least).any())
-        if not (crosses or any(x.span is not None for x in of) or bool(lost.any())):
-            return Bound(self, value, total, terms=size)
-        unknown = torch.full_like(value, torch.inf)
-        ends = within() if within is not None else (-unknown, unknown)
+        magnitude = terms() if terms is not None and self.terms else None
+        overflows = ~(value.abs() + total < info.max)
+        crosses_zero = never_negative and bool((value < total - 2 * least).any())
+        ranged = any(x.interval is not None for x in operands)
+        if not (crosses_zero or ranged or bool(overflows.any())):
+            return Bound(self, value, total, terms=magnitude)
+        infinity = torch.full_like(value, torch.inf)
+        ends = exact_range() if exact_range is not None else (-infinity, infinity)
         low, high = self._widened(ends, 2 * times * self.unit, least)
         if never_negative:
             low = low.clamp_min(0)
         plain = Bound(self, value, total).range
         low, high = torch.maximum(low, plain[0]), torch.minimum(high, plain[1])
-        # what is rounded up to the largest float or further may be an infinity
+        # a value that rounds to the largest float or beyond may be an infinity in the float run
         low = torch.where(low <= -info.max, -torch.inf, low)
         high = torch.where(high >= info.max, torch.inf, high)
-        total = torch.where(lost, torch.inf, total).minimum((high - low) * SLACK)
+        total = torch.where(overflows, torch.inf, total).minimum((high - low) * SLACK)
         value = value.nan_to_num(0.0, torch.inf, -torch.inf).clamp(low, high)
-        bound = Bound(self, value, total, (low, high), size)
-        return bound.exactly(endless()) if endless is not None else bound.trimmed()
+        bound = Bound(self, value, total, (low, high), magnitude)
+        if exact_infinity is None:
+            return bound.simplified()
+        return bound.with_exact(exact_infinity())
 
     @staticmethod
     def _widened(ends: Range, relative: float, absolute: float) -> Range:
-        """Return a range with its ends moved outwards by what a rounding can move them."""
+        """Return a range with its ends moved outwards by a relative and an absolute error."""
         largest = torch.finfo(torch.float64).max
-        low, high = intervals.known(*ends)
-        # an end that float64 has no number for lies beyond its largest one
+        low, high = intervals.replace_nan(*ends)
+        # an end that overflowed in float64 lies beyond its largest number
         low, high = low.clamp_max(largest), high.clamp_min(-largest)
         return low - relative * low.abs() - absolute, high + relative * high.abs() + absolute
 
     @property
-    def _sums_in(self) -> torch.dtype:
-        """What sums are held in: float32 or wider, whatever the dtype, but for some kernels'."""
-        narrow = self.dtype == torch.float16 and self.operation in _SUMS_IN_FLOAT16
-        wide = self.dtype.itemsize >= 4 or self.narrow_sums or narrow
-        return self.dtype if wide else torch.float32
+    def _accumulator(self) -> torch.dtype:
+        """The dtype that sums are accumulated in: float32 or wider, except in some kernels."""
+        narrow = self.dtype == torch.float16 and self.operation in _FLOAT16_ACCUMULATORS
+        in_dtype = self.dtype.itemsize >= 4 or self.narrow_sums or narrow
+        return self.dtype if in_dtype else torch.float32
 
     def _sum_unit(self, terms: int) -> float:
-        """Return gamma_n of what sums are held in."""
-        half = any(dtype.itemsize < 4 for dtype in (self.dtype, *self.inner))
-        product = terms * torch.finfo(self._sums_in).eps / 2
+        """Return gamma_n in the accumulator's dtype, for a sum of n terms."""
+        half_precision = any(d.itemsize < 4 for d in (self.dtype, *self.inner_dtypes))
+        product = terms * torch.finfo(self._accumulator).eps / 2
         gamma = product / (1 - product) if product < 0.5 else float("inf")
-        # Some kernels on the CPU (layer norm's bias, a convolution's weight) hold partial sums in
-        # half precision; up to 1.5 units of the sum of sizes were measured.
-        return gamma + 4 * self.unit if half else gamma
+        # Some CPU kernels (layer norm's bias, a convolution's weight) hold partial sums in half
+        # precision; errors of up to 1.5 units of the sum of magnitudes were measured.
+        return gamma + 4 * self.unit if half_precision else gamma
 
     def _overflow(self, size: Tensor, largest: float | None = None) -> Tensor:
-        """Return infinity where a sum of such sizes may overflow on the way to what it is."""
-        largest = torch.finfo(self._sums_in).max if largest is None else largest
+        """Return infinity where a partial sum of terms of these magnitudes may overflow, else 0."""
+        largest = torch.finfo(self._accumulator).max if largest is None else largest
         return torch.zeros_like(size).masked_fill(~(size < largest), torch.inf)
 
     def exact(self, values: Tensor) -> Bound:
-        """Return the values of a tensor, without error."""
+        """Return the values of a tensor with error 0."""
         value = values.detach().double().cpu()
         return Bound(self, value, torch.zeros_like(value))
 
     def constant(self, number: float, dtype: torch.dtype) -> Bound:
-        """Return a number written in the code; it is rounded to the dtype that it is used in."""
+        """Return a number written in the code, with the error of rounding it to the dtype."""
         value = torch.tensor(float(number), dtype=torch.float64)
         kept = round_to(number, dtype) == float(number) and is_exact(number)
-        off = 0.0 if kept else torch.finfo(dtype).eps
-        return Bound(self, value, _relative(value, off) + distance_to_intended(number))
+        relative = 0.0 if kept else torch.finfo(dtype).eps
+        return Bound(self, value, _relative_error(value, relative) + distance_to_intended(number))
 
-    def made(self, values: Tensor) -> Bound:
-        """Return a tensor that the code makes, those of its numbers rounded that may be."""
+    def tensor_constant(self, values: Tensor) -> Bound:
+        """Return a tensor that the code creates, with a rounding error for each inexact number."""
         value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
         rounded = [float(not is_exact(x, bits)) for x in value.flatten().tolist()]
-        perhaps = torch.tensor(rounded, dtype=torch.float64).view_as(value)
-        return Bound(self, value, _relative(value, torch.finfo(values.dtype).eps * perhaps))
+        inexact = torch.tensor(rounded, dtype=torch.float64).view_as(value)
+        return Bound(self, value, _relative_error(value, torch.finfo(values.dtype).eps * inexact))
 
     def add(self, x: Bound, y: Bound) -> Bound:
         """Return x + y."""
@@ -278,21 +306,21 @@ class Bounds:
         return self._round(
             value,
             x.error + y.error,
-            of=(x, y),
-            within=lambda: (x.range[0] + y.range[0], x.range[1] + y.range[1]),
-            endless=lambda: value.isinf() & (_goes_on(x, y) | _goes_on(y, x)),
-            terms=lambda: torch.maximum(x.size, y.size),
+            operands=(x, y),
+            exact_range=lambda: (x.range[0] + y.range[0], x.range[1] + y.range[1]),
+            exact_infinity=lambda: value.isinf() & (_stays_infinite(x, y) | _stays_infinite(y, x)),
+            terms=lambda: torch.maximum(x.magnitude, y.magnitude),
         )
 
     def subtract(self, x: Bound, y: Bound) -> Bound:
         """Return x - y."""
-        found = self.add(x, -y)
-        other = next((one for one in y.of if one is not x), x)
-        if not any(one is x for one in y.of) or other is x:
-            return found
-        # x - max(x, z), as online softmax has it: where x is the larger for certain it is 0
-        sure = (x.range[0] >= other.range[1]) & (found.value == 0) & x.value.isfinite()
-        return found.exactly(sure)
+        difference = self.add(x, -y)
+        other = next((one for one in y.maximum_of if one is not x), x)
+        if not any(one is x for one in y.maximum_of) or other is x:
+            return difference
+        # x - max(x, z), as in online softmax, is exactly 0 where x is certainly the larger
+        zero = (x.range[0] >= other.range[1]) & (difference.value == 0) & x.value.isfinite()
+        return difference.with_exact(zero)
 
     def multiply(self, x: Bound, y: Bound) -> Bound:
         """Return x * y."""
@@ -302,128 +330,134 @@ class Bounds:
         return self._round(
             value,
             a * y.error + b * x.error + x.error * y.error,
-            of=(x, y),
-            within=lambda: (
+            operands=(x, y),
+            exact_range=lambda: (
                 intervals.square(x.range) if square else intervals.product(x.range, y.range)
             ),
             never_negative=square,
-            endless=lambda: (_goes_on(x, y) & _not_zero(y)) | (_goes_on(y, x) & _not_zero(x)),
-            terms=lambda: x.size * y.size,
+            exact_infinity=lambda: (
+                (_stays_infinite(x, y) & _sign_is_certain(y))
+                | (_stays_infinite(y, x) & _sign_is_certain(x))
+            ),
+            terms=lambda: x.magnitude * y.magnitude,
         )
 
     def divide(self, x: Bound, y: Bound) -> Bound:
         """Return x / y."""
         value = x.value / y.value
-        least = intervals.nearest(y.range)
+        least = intervals.smallest_magnitude(y.range)
         return self._round(
             value,
             (x.error + value.abs() * y.error) / least,
-            of=(x, y),
-            within=lambda: intervals.quotient(x.range, y.range),
-            endless=lambda: value.isinf() & _goes_on(x, y) & _not_zero(y),
-            terms=lambda: x.size / y.value.abs(),
+            operands=(x, y),
+            exact_range=lambda: intervals.quotient(x.range, y.range),
+            exact_infinity=lambda: value.isinf() & _stays_infinite(x, y) & _sign_is_certain(y),
+            terms=lambda: x.magnitude / y.value.abs(),
         )
 
     def function(self, name: str, x: Bound) -> Bound:
-        """Return an elementary function, by a kernel that is off by at most KERNEL_ULPS."""
+        """Return an elementary function, whose kernel has an error of at most KERNEL_ULPS."""
         value = _KERNELS[name](x.value)
-        slope = _SLOPES[name](x.range)
-        inherited = torch.where(x.error == 0, 0.0, x.error * slope)
-        if name == "sqrt":  # near 0 the slope is no bound: sqrt(x + e) - sqrt(x) <= sqrt(e)
+        derivative = _MAX_DERIVATIVES[name](x.range)
+        inherited = torch.where(x.error == 0, 0.0, x.error * derivative)
+        if name == "sqrt":  # the derivative is infinite at 0; sqrt(x + e) - sqrt(x) <= sqrt(e)
             inherited = torch.minimum(inherited, x.error.sqrt())
-        # a kernel may flush what is below the smallest normal number
+        # a kernel may flush results below the smallest normal number to zero
         times, least = 2 * KERNEL_ULPS, torch.finfo(self.dtype).smallest_normal
         if name in _ROUNDED_ONCE:
             times, least = 1.0, 0.0
         if name in ("erf", "erfc") and self.dtype.itemsize <= 4:
-            least = ERF_FLOAT32  # the erf inside gelu's own kernel is another one than torch.erf
-        found = self._round(
+            least = ERF_FLOAT32  # gelu's kernel has an erf that is not torch.erf
+        result = self._round(
             value,
             inherited,
             times,
             least,
-            of=(x,),
-            within=lambda: intervals.image(name, x.range),
+            operands=(x,),
+            exact_range=lambda: intervals.image(name, x.range),
             never_negative=name in intervals.NEVER_NEGATIVE,
         )
-        if name in _ROUNDED_AT_INFINITY:
-            return found
-        exact = x.endless & ~value.isnan()  # exp(-inf) is 0, by every kernel
+        if name in _INEXACT_AT_INFINITY:
+            return result
+        exact = x.exact_infinity & ~value.isnan()  # exp(-inf) is 0 in every kernel
         if name in ("log", "log1p"):
             exact |= (x.error == 0) & (value == -torch.inf)
-        return replace(found, value=torch.where(exact, value, found.value)).exactly(exact)
+        return replace(result, value=torch.where(exact, value, result.value)).with_exact(exact)
 
     def power(self, x: Bound, exponent: float, _dtype: torch.dtype) -> Bound:
-        """Return x**exponent."""
+        """Return x**exponent, for an exponent that is a number in the code."""
         if exponent in (0, 1):
             return Bound(self, x.value**exponent, x.error * exponent)
         if exponent == 2:
             return self.multiply(x, x)
         value = x.value**exponent
-        far, near = intervals.farthest(x.range), intervals.nearest(x.range)
-        slope = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
-        inherited = torch.where(x.error == 0, 0.0, x.error * slope)
-        off = self._rounded_off(exponent)
+        far, near = intervals.largest_magnitude(x.range), intervals.smallest_magnitude(x.range)
+        derivative = abs(exponent) * torch.maximum(far ** (exponent - 1), near ** (exponent - 1))
+        inherited = torch.where(x.error == 0, 0.0, x.error * derivative)
+        off = self._exponent_error(exponent)
         if off:  # |x**(p + off) - x**p| <= |x**p| expm1(off |log x|)
             logarithm = torch.maximum(far.log().abs(), near.log().abs())
-            moved = torch.maximum(far**exponent, near**exponent) * (off * logarithm).expm1()
-            inherited = inherited + torch.where(far == 0, 0.0, moved)
+            change = torch.maximum(far**exponent, near**exponent) * (off * logarithm).expm1()
+            inherited = inherited + torch.where(far == 0, 0.0, change)
         return self._round(
             value,
             inherited,
             2 * KERNEL_ULPS,
-            of=(x,),
-            within=lambda: intervals.power(x.range, exponent, off),
+            operands=(x,),
+            exact_range=lambda: intervals.power(x.range, exponent, off),
         )
 
-    def _rounded_off(self, exponent: float) -> float:
-        """Return by how much a kernel may round an exponent: it takes it in the tensor's dtype."""
+    def _exponent_error(self, exponent: float) -> float:
+        """Return the rounding error of an exponent, which a kernel takes in the tensor's dtype."""
         off = abs(round_to(exponent, self.dtype) - exponent)
         return off if is_exact(exponent) else off + distance_to_intended(exponent)
 
     def where(self, mask: Tensor, x: Bound, y: Bound) -> Bound:
-        """Choose by a mask, which the float run decided."""
-        return self._each(lambda parts: torch.where(mask, *parts), (x, y))
+        """Return x where the mask of the float run is True, else y."""
+        return self._map(lambda parts: torch.where(mask, *parts), (x, y))
 
-    def _each(self, choose: Callable[[list[Tensor]], Any], parts: Sequence[Bound]) -> Bound:
-        """Return what `choose` makes of the parts' values, errors, ranges and sizes alike."""
-        span = terms = None
-        if any(x.span is not None for x in parts):
+    def _map(self, choose: Callable[[list[Tensor]], Any], parts: Sequence[Bound]) -> Bound:
+        """Apply `choose`, which only moves numbers, to values, errors, ranges and magnitudes."""
+        interval = terms = None
+        if any(x.interval is not None for x in parts):
             low, high = (choose([x.range[end] for x in parts]) for end in (0, 1))
-            span = low, high
+            interval = low, high
         if any(x.terms is not None for x in parts):
-            terms = choose([x.size for x in parts])
+            terms = choose([x.magnitude for x in parts])
         value, error = choose([x.value for x in parts]), choose([x.error for x in parts])
-        return Bound(self, value, error, span, terms)
+        return Bound(self, value, error, interval, terms)
 
     def maximum(self, x: Bound, y: Bound) -> Bound:
         """Return the larger of each pair."""
-        y = x._like(y)
+        y = x._as_bound(y)
         (low, high), (least, most) = x.range, y.range
-        # the one that is the smaller for certain has no say
+        # an operand that is certainly the smaller does not contribute
         error = torch.maximum(
             x.error.masked_fill(high < least, 0), y.error.masked_fill(most < low, 0)
         )
-        span = None
-        if x.span is not None or y.span is not None:
-            span = torch.maximum(low, least), torch.maximum(high, most)
-        terms = torch.maximum(x.size, y.size) if self.terms else None
-        return Bound(self, torch.maximum(x.value, y.value), error, span, terms, (x, y))
+        interval = None
+        if x.interval is not None or y.interval is not None:
+            interval = torch.maximum(low, least), torch.maximum(high, most)
+        terms = torch.maximum(x.magnitude, y.magnitude) if self.terms else None
+        return Bound(self, torch.maximum(x.value, y.value), error, interval, terms, (x, y))
 
     def minimum(self, x: Bound, y: Bound) -> Bound:
         """Return the smaller of each pair."""
-        return -self.maximum(-x, -x._like(y))
+        return -self.maximum(-x, -x._as_bound(y))
 
     def amax(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
-        """Return the largest along `dims`."""
+        """Return the largest element along `dims`."""
         over = list(dims)
         low, high = x.range
-        error = x.error.masked_fill(high < low.amax(over, True), 0)  # those are never the largest
-        span = None if x.span is None else (low.amax(over, keepdim), high.amax(over, keepdim))
-        return Bound(self, x.value.amax(over, keepdim), error.amax(over, keepdim), span)
+        # elements that are certainly not the largest do not contribute
+        error = x.error.masked_fill(high < low.amax(over, True), 0)
+        interval = (
+            None if x.interval is None else (low.amax(over, keepdim), high.amax(over, keepdim))
+        )
+        return Bound(self, x.value.amax(over, keepdim), error.amax(over, keepdim), interval)
 
     def sum(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
-        """Return the sum over `dims`, all where there are none, in any order."""
+        """Return the sum over `dims`, or over all if there are none, added in any order."""
         over = [d % x.ndim for d in dims] or list(range(x.ndim))
 
         def added(values: Tensor) -> Tensor:
@@ -433,35 +467,37 @@ class Bounds:
         size = added(x.value.abs()) + error
         gamma = self._sum_unit(math.prod(x.shape[dim] for dim in over))
 
-        def within() -> Range:
+        def exact_range() -> Range:
             low, high = x.range
-            off = gamma * added(intervals.farthest(x.range)) + self._overflow(size)
-            # numbers of one sign add up to that sign, however they are rounded
-            most, least = (high <= 0).all(over, keepdim), (low >= 0).all(over, keepdim)
+            off = gamma * added(intervals.largest_magnitude(x.range)) + self._overflow(size)
+            # a rounded sum of numbers of one sign keeps that sign
+            negative, positive = (high <= 0).all(over, keepdim), (low >= 0).all(over, keepdim)
             low, high = added(low), added(high)
             return (
-                torch.where(least, (low - off).clamp_min(0), low - off),
-                torch.where(most, (high + off).clamp_max(0), high + off),
+                torch.where(positive, (low - off).clamp_min(0), low - off),
+                torch.where(negative, (high + off).clamp_max(0), high + off),
             )
 
         return self._round(
             value,
             error + self._overflow(size) + gamma * size,
             2.0,
-            of=(x,),
-            within=within,
-            endless=lambda: x.endless.any(over, keepdim) & _sure(x).all(over, keepdim),
-            terms=lambda: added(x.size),
+            operands=(x,),
+            exact_range=exact_range,
+            exact_infinity=lambda: (
+                x.exact_infinity.any(over, keepdim) & _has_bound(x).all(over, keepdim)
+            ),
+            terms=lambda: added(x.magnitude),
         )
 
-    def running(self, x: Bound, dim: int, product: bool) -> Bound:
-        """Return the running sum, or the running product, along `dim`."""
+    def cumulative(self, x: Bound, dim: int, product: bool) -> Bound:
+        """Return the cumulative sum, or product, along `dim`."""
         size = x.value.abs() + x.error
         along = [1] * x.ndim
         along[dim] = -1
         terms = torch.arange(1.0, x.shape[dim] + 1, dtype=torch.float64).reshape(along)
         if product:
-            return self._multiplied(x.value.cumprod(dim), size.cumprod(dim), x, dim, terms)
+            return self._bounded_product(x.value.cumprod(dim), size.cumprod(dim), x, dim, terms)
         relative = terms * self.unit
         gamma = torch.where(relative < 0.5, relative / (1 - relative), torch.inf)
         sizes = size.cumsum(dim)
@@ -469,20 +505,22 @@ class Bounds:
         return self._round(x.value.cumsum(dim), error)
 
     def product(self, x: Bound, dim: int) -> Bound:
-        """Return the product along `dim`, which stays as a dimension of 1."""
+        """Return the product along `dim`, which is kept as a dimension of size 1."""
         size = (x.value.abs() + x.error).prod(dim, keepdim=True)
         terms = torch.tensor(float(max(1, x.shape[dim])), dtype=torch.float64)
-        return self._multiplied(x.value.prod(dim, keepdim=True), size, x, dim, terms)
+        return self._bounded_product(x.value.prod(dim, keepdim=True), size, x, dim, terms)
 
-    def _multiplied(self, value: Tensor, size: Tensor, x: Bound, dim: int, terms: Tensor) -> Bound:
-        """Bound a product in any order, of which a part may underflow and then grow again."""
+    def _bounded_product(
+        self, value: Tensor, size: Tensor, x: Bound, dim: int, terms: Tensor
+    ) -> Bound:
+        """Bound a product in any order, whose partial products may underflow and grow again."""
         info = torch.finfo(self.dtype)
         grown = (x.value.abs() + x.error).clamp_min(1).prod(dim, keepdim=True)
         lost = terms * info.smallest_normal * info.eps * grown + self._overflow(grown, info.max)
         return self._round(value, size - value.abs() + 4 * terms * self.unit * size + lost)
 
     def matmul(self, x: Bound, y: Bound) -> Bound:
-        """Return the products of matrices: gamma_k |x| |y| for inner length k, in any order."""
+        """Return the matrix product, with error gamma_k |x| |y| for inner length k in any order."""
         a, b = x.value.abs() + x.error, y.value.abs() + y.error
         inherited = x.error @ b + a @ y.error
         relative = self._sum_unit(x.shape[-1])
@@ -493,71 +531,71 @@ class Bounds:
             x.value @ y.value,
             inherited + self._overflow(size) + relative * size,
             2.0,
-            terms=lambda: x.size @ y.size,
+            terms=lambda: x.magnitude @ y.magnitude,
         )
 
     def take(self, x: Bound, index: Tensor) -> Bound:
-        """Return the elements of x, laid flat, at `index`; 0 where that is -1."""
+        """Return the elements of x at flat indices; 0 where the index is -1."""
         zero = x.value.new_zeros(1)
-        return self._each(lambda parts: torch.cat([parts[0].reshape(-1), zero])[index], (x,))
+        return self._map(lambda parts: torch.cat([parts[0].reshape(-1), zero])[index], (x,))
 
     def join(self, parts: Sequence[Bound]) -> Bound:
-        """Return all elements in one row."""
-        return self._each(lambda values: torch.cat([v.reshape(-1) for v in values]), parts)
+        """Return the elements of all parts in one vector."""
+        return self._map(lambda values: torch.cat([v.reshape(-1) for v in values]), parts)
 
     def scatter_add(self, x: Bound, index: Tensor, values: Bound) -> Bound:
-        """Return x with `values` added at the flat `index`, in any order; -1 adds nowhere."""
+        """Return x with `values` added at flat indices, in any order; at -1 nothing is added."""
         at = index.reshape(-1)
         keep = at >= 0
         at = at[keep]
 
-        def added(to: Tensor, of: Tensor) -> Tensor:
-            return to.reshape(-1).index_add(0, at, of.reshape(-1)[keep]).reshape(to.shape)
+        def added(to: Tensor, source: Tensor) -> Tensor:
+            return to.reshape(-1).index_add(0, at, source.reshape(-1)[keep]).reshape(to.shape)
 
         terms = int(torch.bincount(at).max()) if len(at) else 0
         value, error = added(x.value, values.value), added(x.error, values.error)
         size = added(x.value.abs() + x.error, values.value.abs() + values.error)
-        # rounded to the dtype at every addition: no wider sum is held
+        # every addition rounds to the dtype: there is no wider accumulator
         error = error + self._overflow(size, torch.finfo(self.dtype).max)
         return self._round(
             value,
             error + (terms + 1) * self.unit * size * 2,
-            terms=lambda: added(x.size, values.size),
+            terms=lambda: added(x.magnitude, values.magnitude),
         )
 
-    def rounded(self, x: Bound) -> Bound:
-        """Return x after a rounding to the dtype."""
+    def round_to_dtype(self, x: Bound) -> Bound:
+        """Return x rounded to the dtype of the operation."""
         return self._round(
             x.value,
             x.error,
-            of=(x,),
-            within=lambda: x.range,
-            endless=lambda: x.endless,
-            terms=lambda: x.size,
+            operands=(x,),
+            exact_range=lambda: x.range,
+            exact_infinity=lambda: x.exact_infinity,
+            terms=lambda: x.magnitude,
         )
 
-    def shaped(self, x: Bound, shape: Sequence[int]) -> Bound:
-        """Return x in that shape, repeated where it has to be."""
+    def broadcast_to(self, x: Bound, shape: Sequence[int]) -> Bound:
+        """Return x broadcast to a shape."""
         if x.shape == tuple(shape):
             return x
-        return self._each(lambda parts: parts[0].expand(tuple(shape)), (x,))
+        return self._map(lambda parts: parts[0].expand(tuple(shape)), (x,))
 
 
-def _goes_on(x: Bound, y: Bound) -> Tensor:
-    """Where x is an infinity, exactly, and y no other one: adding y leaves x what it is."""
-    return x.endless & y.error.isfinite()
+def _stays_infinite(x: Bound, y: Bound) -> Tensor:
+    """Mask of the exact infinities in x where y has a bound: with y they stay, or become NaN."""
+    return x.exact_infinity & y.error.isfinite()
 
 
-def _not_zero(x: Bound) -> Tensor:
-    """Where x has a sign for certain."""
-    return intervals.nearest(x.range) > 0
+def _sign_is_certain(x: Bound) -> Tensor:
+    """Mask of the elements of x whose sign is certain."""
+    return intervals.smallest_magnitude(x.range) > 0
 
 
-def _sure(x: Bound) -> Tensor:
-    """Where x has a bound."""
+def _has_bound(x: Bound) -> Tensor:
+    """Mask of the elements of x that have a bound."""
     return x.error.isfinite() & ~x.value.isnan()
 
 
-def _relative(value: Tensor, share: float | Tensor) -> Tensor:
-    """Return the error of a constant; an infinite one has none."""
+def _relative_error(value: Tensor, share: float | Tensor) -> Tensor:
+    """Return the absolute error of a constant; an infinite constant has none."""
     return torch.where(value.isinf(), 0.0, value.abs() * share)

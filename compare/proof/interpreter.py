@@ -213,7 +213,7 @@ def _made(n: Arithmetic[Any], values: Tensor) -> Any:
     if not values.is_floating_point():
         return values
     few = values.numel() <= LITERALS or bool((values == values.flatten()[0]).all())
-    return n.made(values) if few else n.exact(values)
+    return n.tensor_constant(values) if few else n.exact(values)
 
 
 def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
@@ -254,7 +254,7 @@ def _numbers(
         at = _NUMBER_AT.get(name, len(node.args))
         made_of = node.args[at] if at < len(node.args) else None
         if isinstance(n, Balls) and isinstance(made_of, float):
-            return n.shaped(n.constant(made_of, out.dtype), out.shape)
+            return n.broadcast_to(n.constant(made_of, out.dtype), out.shape)
         return _made(n, out)
     if name == "_to_copy" and all(isinstance(value, Tensor) for value in operands):
         return n.exact(out)  # integers as floats
@@ -281,7 +281,7 @@ def _numbers(
     try:
         found = _row(row, node.target, name, lifted_args, lifted_kwargs)
         if isinstance(out, Tensor):
-            found = n.shaped(found, out.shape)
+            found = n.broadcast_to(found, out.shape)
     except Exception as error:  # a use of the operation that its row does not know
         return Unsupported(f"{node.target}", f"{error}")
     return found

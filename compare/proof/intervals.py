@@ -1,10 +1,10 @@
-"""Ranges (low, high): where both an exact value and its float run lie, however far apart they are.
+"""Interval arithmetic: ranges (low, high) that contain an exact value and its float run.
 
-A bound on their distance says nothing once an intermediate value may overflow, or once a function
-is infinitely steep somewhere within the distance. A range still does: exp of anything is above 0,
-a sum of squares too, and exp of what lies below the dtype's numbers is 0. Interval arithmetic
-(Moore, Kearfott and Cloud, Introduction to Interval Analysis, ch. 5) without directed rounding:
-the caller widens the ends.
+An error bound becomes infinite once an intermediate value may overflow, or once a function has an
+infinite derivative within the error. An interval still holds information there: exp and a sum of
+squares are never negative, and exp of a number far below 0 is 0. Source: Moore, Kearfott and Cloud,
+Introduction to Interval Analysis, ch. 5. There is no directed rounding here: the caller widens the
+ends.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Range = tuple[Tensor, Tensor]
 
-_RISING: dict[str, Callable[[Tensor], Tensor]] = {
+_INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "expm1": torch.expm1,
     "log": lambda x: x.clamp_min(0).log(),
@@ -26,33 +26,33 @@ _RISING: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "atan": torch.atan,
 }
-_FALLING: dict[str, Callable[[Tensor], Tensor]] = {
+_DECREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "rsqrt": lambda x: x.clamp_min(0).rsqrt(),
     "erfc": torch.erfc,
 }
-#: Functions without negative values, which no kernel gives either.
+#: Functions without negative values; no kernel returns one either.
 NEVER_NEGATIVE = {"exp", "sigmoid", "sqrt", "rsqrt", "abs"}
 
 
-def known(low: Tensor, high: Tensor) -> Range:
-    """Return the range with the ends that are no numbers as infinities: nothing is known there."""
+def replace_nan(low: Tensor, high: Tensor) -> Range:
+    """Return the range with -inf and inf in place of ends that are NaN."""
     inf = float("inf")
     return low.nan_to_num(-inf, inf, -inf), high.nan_to_num(inf, inf, -inf)
 
 
-def nearest(x: Range) -> Tensor:
-    """Return how near a range comes to 0."""
+def smallest_magnitude(x: Range) -> Tensor:
+    """Return the smallest magnitude of a number in the range."""
     return torch.maximum(x[0], -x[1]).clamp_min(0)
 
 
-def farthest(x: Range) -> Tensor:
-    """Return how far a range goes from 0."""
+def largest_magnitude(x: Range) -> Tensor:
+    """Return the largest magnitude of a number in the range."""
     return torch.maximum(x[0].abs(), x[1].abs())
 
 
 def square(x: Range) -> Range:
     """Return the range of x * x."""
-    return nearest(x) ** 2, farthest(x) ** 2
+    return smallest_magnitude(x) ** 2, largest_magnitude(x) ** 2
 
 
 def product(x: Range, y: Range) -> Range:
@@ -61,42 +61,43 @@ def product(x: Range, y: Range) -> Range:
 
 
 def _corners(operation: Callable[[Tensor, Tensor], Tensor], x: Range, y: Range) -> Range:
-    """Return what an operation that rises or falls in each operand takes x and y to."""
+    """Return the range of an operation that is monotonic in each operand."""
     inf = float("inf")
-    # 0 times an end that is infinite is 0, as is infinity over infinity beside the other corners:
-    # what lies before such an end is finite
+    # An infinite end is the limit of finite numbers. So 0 times such an end is 0; infinity over
+    # infinity may count as 0 too, since the other corners cover the limits.
     corners = torch.stack([operation(a, b).nan_to_num(0.0, inf, -inf) for a in x for b in y])
     return corners.amin(0), corners.amax(0)
 
 
 def quotient(x: Range, y: Range) -> Range:
-    """Return the range of x / y, everything where y may be 0."""
+    """Return the range of x / y; it is (-inf, inf) where y may be 0."""
     low, high = _corners(torch.div, x, y)
-    pole = nearest(y) == 0
+    pole = smallest_magnitude(y) == 0
     return low.masked_fill(pole, -float("inf")), high.masked_fill(pole, float("inf"))
 
 
 def image(name: str, x: Range) -> Range:
     """Return the range of an elementary function."""
     low, high = x
-    if name in _RISING:
-        return _RISING[name](low), _RISING[name](high)
-    if name in _FALLING:
-        return _FALLING[name](high), _FALLING[name](low)
+    if name in _INCREASING:
+        return _INCREASING[name](low), _INCREASING[name](high)
+    if name in _DECREASING:
+        return _DECREASING[name](high), _DECREASING[name](low)
     if name == "abs":
-        return nearest(x), farthest(x)
+        return smallest_magnitude(x), largest_magnitude(x)
     if name == "reciprocal":
         one = torch.ones_like(low)
         return quotient((one, one), x)
     return -torch.ones_like(low), torch.ones_like(low)  # sin and cos
 
 
-def power(x: Range, exponent: float, off: float) -> Range:
-    """Return the range of x**exponent, everything where x may be negative.
+def power(x: Range, exponent: float, exponent_error: float) -> Range:
+    """Return the range of x**p for |p - exponent| <= exponent_error.
 
-    The exponent itself may be `off` by so much.
+    It is (-inf, inf) where x may be negative.
     """
-    ends = [x[k].clamp_min(0) ** p for k in (0, 1) for p in (exponent - off, exponent + off)]
+    exponents = exponent - exponent_error, exponent + exponent_error
+    ends = [x[k].clamp_min(0) ** p for k in (0, 1) for p in exponents]
     low, high = (functools.reduce(choose, ends) for choose in (torch.minimum, torch.maximum))
     unknown = x[0] < 0
     return low.masked_fill(unknown, -float("inf")), high.masked_fill(unknown, float("inf"))

@@ -301,7 +301,7 @@ def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     if isinstance(source, int):
         source = n.number(float(source))
     if not source.ndim:
-        source = n.shaped(source, index.shape)
+        source = n.broadcast_to(source, index.shape)
     return join(n, [x, source], lambda p: p[0].scatter(dim, index, p[1]))
 
 
@@ -310,7 +310,7 @@ def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
     moved = n.take(x, inside)
     if float(n.scalar(value)) == 0:
         return moved
-    return n.where(inside >= 0, moved, n.shaped(value, inside.shape))
+    return n.where(inside >= 0, moved, n.broadcast_to(value, inside.shape))
 
 
 def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip  # noqa: E501
@@ -442,14 +442,14 @@ def _max_pool_backward(n: Call[N], g: N, x: N, *args: Any) -> N:
 def _cast(n: Call[N], x: N, **_kwargs: Any) -> N:
     """Change the dtype: a rounding where it gets narrower, and no other."""
     was = n.floats[-1].dtype
-    return n.rounded(x) if n.dtype.itemsize < was.itemsize or (
+    return n.round_to_dtype(x) if n.dtype.itemsize < was.itemsize or (
         n.dtype != was and n.dtype.itemsize == 2
     ) else x  # fmt: skip
 
 
 def _copy(n: Call[N], x: N, y: N, *_: Any) -> N:
     """Write y into x, which keeps its shape and its dtype."""
-    return n.shaped(_cast(n, y), x.shape)
+    return n.broadcast_to(_cast(n, y), x.shape)
 
 
 def _pow(n: Call[N], x: N, y: N) -> N:
@@ -518,8 +518,8 @@ ROWS: dict[str, Callable[..., Any]] = {
     "mean": _mean,
     "var": _var,
     "prod": _prod,
-    "cumsum": lambda n, x, dim: n.running(x, dim, product=False),
-    "cumprod": lambda n, x, dim: n.running(x, dim, product=True),
+    "cumsum": lambda n, x, dim: n.cumulative(x, dim, product=False),
+    "cumprod": lambda n, x, dim: n.cumulative(x, dim, product=True),
     "linalg_vector_norm": _norm,
     "_softmax": _softmax,
     "_log_softmax": _log_softmax,
