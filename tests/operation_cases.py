@@ -1,6 +1,6 @@
-"""For every entry of the table of operations, calls that a trace records under that very name.
+"""Calls that exercise every row of the table of operations: a trace records them by that name.
 
-Calls whose names the table does not hold are written out by tracing in operations that it does.
+An operation that is not in the table is decomposed by tracing into operations that are.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Call:
-    """One call: what is run, at which inputs, and which rows it is there for."""
+    """One call: the function, its inputs, and the rows of the table that it exercises."""
 
     rows: tuple[str, ...]
     run: Callable[..., Any]
@@ -27,18 +27,18 @@ CALLS: list[Call] = []
 
 
 def signed(*shape: int) -> Tensor:
-    """Draw numbers of either sign, the same for the same shape and place in the file."""
+    """Draw normal numbers; the seed is the number of calls listed so far."""
     chance = torch.Generator().manual_seed(len(CALLS))
     return torch.randn(*shape, generator=chance, dtype=torch.float64)
 
 
 def positive(*shape: int) -> Tensor:
-    """Draw numbers from 1/8 to 4."""
+    """Draw numbers between 1/8 and 4."""
     return signed(*shape).abs().clamp(0.125, 4)
 
 
 def calls(rows: str, run: Callable[..., Any], label: str = "", **inputs: Tensor) -> None:
-    """Add a call that exercises `rows` (names with spaces between)."""
+    """Add a call that exercises `rows` (names separated by spaces)."""
     first = rows.split()[0]
     CALLS.append(Call(tuple(rows.split()), run, inputs, f"{first}-{label}" if label else first))
 
@@ -149,10 +149,11 @@ def _products() -> None:
     across = ([2, 1], [1, 0], [1, 2], True, [1, 0], 2)
     spread = {"x": signed(2, 4, 4, 4), "w": signed(4, 3, 3, 2), "b": signed(6)}
     calls("convolution", lambda x, w, b: aten.convolution(x, w, b, *across), "transposed", **spread)
-    for label, more, given in (("", geometry, weights), ("transposed", across, spread)):
-        size = aten.convolution(*given.values(), *more).shape
+    for label, more, inputs in (("", geometry, weights), ("transposed", across, spread)):
+        size = aten.convolution(*inputs.values(), *more).shape
         backward = lambda g, x, w, m=more: aten.convolution_backward(g, x, w, [6], *m, [True] * 3)  # noqa: E731
-        calls("convolution_backward", backward, label, g=signed(*size), x=given["x"], w=given["w"])
+        x, w = inputs["x"], inputs["w"]
+        calls("convolution_backward", backward, label, g=signed(*size), x=x, w=w)
 
 
 def _normalised() -> None:

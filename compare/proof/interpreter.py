@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from compare.proof.arithmetic import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
-from compare.proof.operations import JOINS, MADE, MOVES, ROWS, join, move
+from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
 from compare.proof.same_formula import elementwise
 
@@ -248,7 +248,7 @@ def _numbers(
     operands = [values[source].numbers for source in node.all_input_nodes]
     if missing := next((value for value in operands if isinstance(value, Unsupported)), None):
         return missing
-    if name in MADE:
+    if name in FACTORIES:
         if "empty" in name:
             out.fill_(math.nan)  # what the memory happened to hold is nobody's number
         at = _NUMBER_AT.get(name, len(node.args))

@@ -1,9 +1,9 @@
-"""The table: what each ATen operation computes, written once for balls and for bounds.
+"""The table of operations: the formula of each ATen operation, for any arithmetic.
 
-A row takes the arithmetic `n` (`Balls` or `Bounds`), then the operation's own arguments: tensors of
-floats as arrays of `n`, tensors of integers and booleans as torch tensors. To add an operation,
-write its formula with what `n` offers and put it into `ROWS` under its ATen name; if it only moves
-numbers to other places, its name in `MOVES` is enough.
+A row is a function that takes the arithmetic `n` (`Balls` or `Bounds`), then the arguments of the
+operation: floating-point tensors as arrays of `n`, integer and boolean tensors as torch tensors. To
+add an operation, write its formula with the methods of `n` and add it to `ROWS` under its ATen
+name. For an operation that only moves numbers, add its name to `MOVES`.
 """
 
 import math
@@ -20,95 +20,113 @@ from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 
 aten = torch.ops.aten
 
-_Several = tuple[Any, ...]  # what an operation gives that gives more than one tensor
+_Outputs = tuple[Any, ...]  # of an operation with more than one output
 
-#: Operations that only move numbers: they are done to a tensor of places instead.
+#: Operations that only move numbers. They are applied to a tensor of flat indices instead.
 MOVES = SAME_SHAPE | RESHAPES | PICKS | {
     "diagonal", "embedding", "flip", "gather", "index", "index_select", "permute", "permute_copy",
     "repeat", "unfold",
 }  # fmt: skip
 
-#: Operations that put some tensors' numbers between those of others.
+#: Operations that assemble the numbers of several tensors into one, without computing.
 JOINS = {
     "cat", "diagonal_scatter", "slice_scatter", "scatter",
 }  # fmt: skip
 
 
-def _places(shape: Sequence[int], start: int = 0) -> Tensor:
-    """Return a tensor of that shape that holds each element's place in flat order."""
+def _flat_indices(shape: Sequence[int], start: int = 0) -> Tensor:
+    """Return a tensor of a shape that holds each element's flat index, counted from `start`."""
     return torch.arange(start, start + math.prod(shape)).reshape(tuple(shape))
 
 
 def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kwargs: Any) -> N:
-    """Return the numbers of x where `operation` moves them."""
-    there = operation(_places(x.shape), *args, **kwargs)
-    if isinstance(there, Tensor):
-        return n.take(x, there)
-    return [n.take(x, places) for places in there]  # type: ignore[return-value]  # of a split
+    """Return the result of an operation that only moves the numbers of x.
+
+    Args:
+        n: the arithmetic.
+        operation: the torch operation; it is applied to the flat indices of x.
+        x: the numbers.
+        args: further arguments of the operation.
+        kwargs: keyword arguments of the operation.
+    """
+    moved = operation(_flat_indices(x.shape), *args, **kwargs)
+    if isinstance(moved, Tensor):
+        return n.take(x, moved)
+    return [n.take(x, part) for part in moved]  # type: ignore[return-value]  # of a split
 
 
 def join(n: Arithmetic[N], parts: Sequence[N], call: Callable[[list[Tensor]], Tensor]) -> N:
-    """Return the numbers of all parts where `call` puts them."""
-    starts, places = 0, []
+    """Return the result of an operation that assembles several tensors into one.
+
+    Args:
+        n: the arithmetic.
+        parts: the numbers of each tensor.
+        call: runs the torch operation on the tensors of flat indices that stand for `parts`.
+    """
+    starts, indices = 0, []
     for part in parts:
-        places.append(_places(part.shape, starts))
-        starts += places[-1].numel()
-    return n.take(n.join(parts), call(places))
+        indices.append(_flat_indices(part.shape, starts))
+        starts += indices[-1].numel()
+    return n.take(n.join(parts), call(indices))
 
 
-def _in_memory(size: Sequence[int], stride: Sequence[int], offset: Any) -> Tensor:
-    """Return where in memory each element of a tensor that is laid out so lies."""
-    there = torch.full(tuple(size), offset)
+def _addresses(size: Sequence[int], stride: Sequence[int], offset: Any) -> Tensor:
+    """Return the storage index of each element of a tensor with this size, stride and offset."""
+    addresses = torch.full(tuple(size), offset)
     for k, (count, step) in enumerate(zip(size, stride, strict=True), start=1):
-        there += (torch.arange(count) * step).reshape(-1, *[1] * (len(size) - k))
-    return there
+        addresses += (torch.arange(count) * step).reshape(-1, *[1] * (len(size) - k))
+    return addresses
 
 
-def _places_in_memory(
+def _strided_indices(
     n: Call[N], size: Sequence[int], stride: Sequence[int], offset: int | None
 ) -> Tensor:
-    """Return which elements of the float run's tensor as_strided names; raises ValueError."""
-    held = n.floats[0]
-    begin = held.storage_offset()
-    own = _in_memory(held.shape, held.stride(), begin).flatten()
-    there = _in_memory(size, stride, begin if offset is None else offset)
-    if not there.numel():
-        return there
-    table = torch.full((int(torch.cat([own, there.flatten()]).max()) + 1,), -1)
-    table[own] = torch.arange(len(own))
-    found = table[there]
-    if bool((found < 0).any()):
-        raise ValueError("it reads memory outside of the tensor that it is given")
-    return found
+    """Return the flat indices of the input's elements that as_strided selects.
+
+    Raises:
+        ValueError: as_strided reads memory outside its input.
+    """
+    base = n.floats[0]
+    begin = base.storage_offset()
+    available = _addresses(base.shape, base.stride(), begin).flatten()
+    selected = _addresses(size, stride, begin if offset is None else offset)
+    if not selected.numel():
+        return selected
+    flat_index = torch.full((int(torch.cat([available, selected.flatten()]).max()) + 1,), -1)
+    flat_index[available] = torch.arange(len(available))
+    indices = flat_index[selected]
+    if bool((indices < 0).any()):
+        raise ValueError("it reads memory outside its input tensor")
+    return indices
 
 
 def _as_strided(n: Call[N], x: N, size: Any, stride: Any, storage_offset: int | None = None) -> N:
-    return n.take(x, _places_in_memory(n, size, stride, storage_offset))
+    return n.take(x, _strided_indices(n, size, stride, storage_offset))
 
 
 def _as_strided_scatter(
     n: Call[N], x: N, source: N, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
-    there = _places_in_memory(n, size, stride, storage_offset)
-    places = _places(x.shape).flatten()
-    places[there.flatten()] = _places(source.shape, len(places)).flatten()
-    return n.take(n.join([x, source]), places.reshape(tuple(x.shape)))
+    target = _strided_indices(n, size, stride, storage_offset)
+    indices = _flat_indices(x.shape).flatten()
+    indices[target.flatten()] = _flat_indices(source.shape, len(indices)).flatten()
+    return n.take(n.join([x, source]), indices.reshape(tuple(x.shape)))
 
 
-def _scaled(x: N, alpha: float | N) -> N:
+def _times(x: N, alpha: float | N) -> N:
     return x if isinstance(alpha, int | float) and alpha == 1 else x * alpha
 
 
 def _add(n: Call[N], x: N, y: N, alpha: N | int = 1) -> N:
-    return x + _scaled(y, alpha)
+    return x + _times(y, alpha)
 
 
 def _sub(n: Call[N], x: N, y: N, alpha: N | int = 1) -> N:
-    return x - _scaled(y, alpha)
+    return x - _times(y, alpha)
 
 
 def _addmm(n: Call[N], c: N, a: N, b: N, beta: N | int = 1, alpha: N | int = 1) -> N:
-    return _scaled(c, beta) + _scaled(n.matmul(a, b), alpha)
+    return _times(c, beta) + _times(n.matmul(a, b), alpha)
 
 
 def _zero(n: Call[N]) -> N:
@@ -174,8 +192,8 @@ def _amin(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N
     return -_amax(n, -x, dim, keepdim)
 
 
-def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N | _Several:
-    """Of max and min: the places are those of the float run, ties as it chose."""
+def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N | _Outputs:
+    """Return max or min with its indices: those of the float run, also at ties."""
     if dim is None:
         return n.take(x, (n.floats[0].flatten() == n.out).int().argmax().cpu())
     index = n.out[1]
@@ -186,8 +204,8 @@ def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False)
     return values if keepdim else move(n, torch.squeeze, values, dim), index
 
 
-def _sorted(n: Call[N], x: N, *args: Any, **kwargs: Any) -> _Several:
-    """Sort and topk, in the order of the float run."""
+def _sorted(n: Call[N], x: N, *args: Any, **kwargs: Any) -> _Outputs:
+    """Return sort or topk, in the order of the float run."""
     numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
     dim = kwargs.get("dim", numbers[-1] if numbers else -1) if n.name == "sort" else (
         args[1] if len(args) > 1 else kwargs.get("dim", -1)
@@ -209,7 +227,7 @@ def _norm(n: Call[N], x: N, ord: Any = 2, dim: Any = None, keepdim: bool = False
         return _amax(n, size, dims, keepdim)
     if order == float("-inf"):
         return _amin(n, size, dims, keepdim)
-    if order == 0:  # how many are not zero
+    if order == 0:  # the number of nonzero elements
         return n.exact(n.out)
     if order == 1:
         return n.sum(size, dims, keepdim)
@@ -219,22 +237,22 @@ def _norm(n: Call[N], x: N, ord: Any = 2, dim: Any = None, keepdim: bool = False
 
 
 def _standardised(n: Call[N], x: N, dims: Sequence[int], eps: N) -> tuple[N, N, N]:
-    """Return x with mean 0 and variance 1, its mean and the reciprocal root of its variance."""
+    """Return x standardised to mean 0 and variance 1, its mean, and 1 / sqrt(variance + eps)."""
     mean = _mean(n, x, dims, True)
     rstd = n.function("rsqrt", _var(n, x, dims, 0, True) + eps)
-    return x * rstd - mean * rstd, mean, rstd  # as the kernel does: the mean after the scaling
+    return x * rstd - mean * rstd, mean, rstd  # as in the kernel, the mean is subtracted last
 
 
 def _layer_norm(
     n: Call[N], x: N, shape: Sequence[int], w: N | None, b: N | None, eps: N
-) -> _Several:
+) -> _Outputs:
     dims = list(range(x.ndim - len(shape), x.ndim))
     out, mean, rstd = _standardised(n, x, dims, eps)
     out = out if w is None else out * w
     return out if b is None else out + b, mean, rstd
 
 
-def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any, training: bool, momentum: N, eps: N) -> _Several:  # fmt: skip  # noqa: E501
+def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any, training: bool, momentum: N, eps: N) -> _Outputs:  # fmt: skip  # noqa: E501
     dims = [d for d in range(x.ndim) if d != 1]
     along = [1, -1] + [1] * (x.ndim - 2)
 
@@ -244,7 +262,7 @@ def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any,
     saved, spread = (_mean(n, x, dims), _var(n, x, dims, 0)) if training else (mean, var)
     rstd = n.function("rsqrt", spread + eps)
     scale = rstd if w is None else rstd * w
-    shift = -(saved * scale) if b is None else b - saved * scale  # in the kernel's order
+    shift = -(saved * scale) if b is None else b - saved * scale  # the kernel's order
     out = x * per_channel(scale) + per_channel(shift)
     if not training:
         empty = n.exact(torch.zeros(0))
@@ -257,7 +275,7 @@ def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any,
     return out, saved, rstd
 
 
-def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any) -> _Several:
+def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any) -> _Outputs:
     if n.overload == "no_stats":
         _training, momentum, eps = args
         return _batch_norm(n, x, w, b, None, None, True, momentum, eps)
@@ -278,22 +296,22 @@ def _group_norm(
 
 
 def _index_put(n: Call[N], x: N, indices: Sequence[Tensor | None], values: N, accumulate: bool = False) -> N:  # fmt: skip  # noqa: E501
-    full = [slice(None) if i is None else i for i in _cpu(indices)]
-    there = _places(x.shape)[tuple(full)]
-    spread = move(n, torch.expand_copy, values, there.shape)
+    full = [slice(None) if i is None else i for i in _on_cpu(indices)]
+    target = _flat_indices(x.shape)[tuple(full)]
+    spread = move(n, torch.expand_copy, values, target.shape)
     if accumulate:
-        return n.scatter_add(x, there, spread)
-    return join(n, [x, spread], lambda p: p[0].index_put(_cpu(indices), p[1]))
+        return n.scatter_add(x, target, spread)
+    return join(n, [x, spread], lambda p: p[0].index_put(_on_cpu(indices), p[1]))
 
 
-def _cpu(indices: Sequence[Tensor | None]) -> list[Any]:
+def _on_cpu(indices: Sequence[Tensor | None]) -> list[Any]:
     return [None if i is None else i.cpu() for i in indices]
 
 
 def _scatter_add(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     index = index.cpu()
     part = move(n, lambda p: p[tuple(slice(s) for s in index.shape)], source)
-    return n.scatter_add(x, _places(x.shape).gather(dim, index), part)
+    return n.scatter_add(x, _flat_indices(x.shape).gather(dim, index), part)
 
 
 def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
@@ -306,7 +324,7 @@ def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
 
 
 def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
-    inside = F.pad(_places(x.shape), list(pad), value=-1)
+    inside = F.pad(_flat_indices(x.shape), list(pad), value=-1)
     moved = n.take(x, inside)
     if float(n.scalar(value)) == 0:
         return moved
@@ -314,118 +332,118 @@ def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
 
 
 def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip  # noqa: E501
-    """Return the places under each window: (N, C, *outputs, *kernel), -1 for padding."""
+    """Return the flat indices in each window, (N, C, *outputs, *kernel); -1 for padding."""
     k = len(kernel)
     around = [p for size in reversed(padding) for p in (size, size)]
-    places = F.pad(_places(shape), around, value=-1)
+    indices = F.pad(_flat_indices(shape), around, value=-1)
     for d in range(k):
         dim = len(shape) - k + d
-        wide = places.unfold(dim, dilation[d] * (kernel[d] - 1) + 1, stride[d])
-        places = wide[..., :: dilation[d]]
-    return places
+        wide = indices.unfold(dim, dilation[d] * (kernel[d] - 1) + 1, stride[d])
+        indices = wide[..., :: dilation[d]]
+    return indices
 
 
 def _convolution(n: Call[N], x: N, w: N, b: N | None, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     shape = tuple(n.out.shape)
     if transposed:
-        out = _spread(n, x, w, shape, stride, padding, dilation, groups)
+        out = _transposed_convolve(n, x, w, shape, stride, padding, dilation, groups)
     else:
-        out = _slid(n, x, w, shape, stride, padding, dilation, groups)
+        out = _convolve(n, x, w, shape, stride, padding, dilation, groups)
     if b is None:
         return out
     return out + move(n, torch.reshape, b, [1, -1] + [1] * (len(shape) - 2))
 
 
 def _columns(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:  # fmt: skip  # noqa: E501
-    """Return the places under each window as (groups, N * outputs, C / groups * kernel)."""
-    places, k = _windows(shape, kernel, stride, padding, dilation), len(kernel)
-    N, C = places.shape[:2]
-    grouped = places.reshape(N, groups, C // groups, *places.shape[2:])
+    """Return the flat indices in each window as (groups, N * outputs, C / groups * kernel)."""
+    indices, k = _windows(shape, kernel, stride, padding, dilation), len(kernel)
+    N, C = indices.shape[:2]
+    grouped = indices.reshape(N, groups, C // groups, *indices.shape[2:])
     rows = grouped.permute([1, 0, *range(3, 3 + k), 2, *range(3 + k, 3 + 2 * k)])
     return rows.reshape(groups, N * _count(rows, range(2, 2 + k)), -1)
 
 
-def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return (groups, N * outputs, O / groups) as (N, O, *outputs)."""
+def _rows_to_channels(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rearrange (groups, N * outputs, O / groups) to (N, O, *outputs)."""
     groups, _, each = rows.shape
-    there = rows.reshape(groups, shape[0], math.prod(shape[2:]), each)
-    return there.permute(1, 0, 3, 2).reshape(tuple(shape))
+    grouped = rows.reshape(groups, shape[0], math.prod(shape[2:]), each)
+    return grouped.permute(1, 0, 3, 2).reshape(tuple(shape))
 
 
-def _to_rows(p: Tensor, groups: int) -> Tensor:
-    """Return (N, O, *outputs) as (groups, N * outputs, O / groups)."""
+def _channels_to_rows(p: Tensor, groups: int) -> Tensor:
+    """Rearrange (N, O, *outputs) to (groups, N * outputs, O / groups)."""
     N, channels = p.shape[:2]
-    there = p.reshape(N, groups, channels // groups, -1).permute(1, 0, 3, 2)
-    return there.reshape(groups, -1, channels // groups)
+    grouped = p.reshape(N, groups, channels // groups, -1).permute(1, 0, 3, 2)
+    return grouped.reshape(groups, -1, channels // groups)
 
 
-def _slid(n: Call[N], x: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
-    """Return a convolution: each output's kernel times what is under its window."""
+def _convolve(n: Call[N], x: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
+    """Return a convolution: the kernel times the numbers in each window."""
     columns = n.take(x, _columns(x.shape, w.shape[2:], stride, padding, dilation, groups))
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
     rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
-    return move(n, lambda p: _from_rows(p, shape), rows)
+    return move(n, lambda p: _rows_to_channels(p, shape), rows)
 
 
-def _spread(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
-    """Return the transpose of a convolution: each output's kernel added under its window."""
-    rows = move(n, _to_rows, g, groups)
+def _transposed_convolve(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
+    """Return a transposed convolution: each number times the kernel, added up in its window."""
+    rows = move(n, _channels_to_rows, g, groups)
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1), w)
-    there = _columns(shape, w.shape[2:], stride, padding, dilation, groups)
-    return n.scatter_add(n.exact(torch.zeros(tuple(shape))), there, n.matmul(rows, kernels))
+    target = _columns(shape, w.shape[2:], stride, padding, dilation, groups)
+    return n.scatter_add(n.exact(torch.zeros(tuple(shape))), target, n.matmul(rows, kernels))
 
 
-def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> _Several:  # fmt: skip  # noqa: E501
-    """Return the gradients of input, weight and bias, each None where the mask leaves it out."""
+def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> _Outputs:  # fmt: skip  # noqa: E501
+    """Return the gradients of input, weight and bias, None for those that the mask leaves out."""
     big, small = (g, x) if transposed else (x, g)
     to_input = to_weight = to_bias = None
     if mask[0] and transposed:
-        to_input = _slid(n, g, w, x.shape, stride, padding, dilation, groups)
+        to_input = _convolve(n, g, w, x.shape, stride, padding, dilation, groups)
     elif mask[0]:
-        to_input = _spread(n, g, w, x.shape, stride, padding, dilation, groups)
+        to_input = _transposed_convolve(n, g, w, x.shape, stride, padding, dilation, groups)
     if mask[1]:
-        there = _columns(big.shape, w.shape[2:], stride, padding, dilation, groups)
-        rows = move(n, lambda p: _to_rows(p, groups).mT, small)
-        to_weight = move(n, torch.reshape, n.matmul(rows, n.take(big, there)), tuple(w.shape))
+        columns = _columns(big.shape, w.shape[2:], stride, padding, dilation, groups)
+        rows = move(n, lambda p: _channels_to_rows(p, groups).mT, small)
+        to_weight = move(n, torch.reshape, n.matmul(rows, n.take(big, columns)), tuple(w.shape))
     if mask[2]:
         to_bias = n.sum(g, [0, *range(2, len(w.shape))], False)
     return to_input, to_weight, to_bias
 
 
-def _pair(value: Any) -> list[int]:
+def _pair_of_ints(value: Any) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * 2 if len(values) == 1 else values
 
 
 def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: int | None) -> tuple[Tensor, Tensor]:  # fmt: skip  # noqa: E501
-    """Return the places under each window, and what each window's sum is divided by."""
-    kernel, padding = _pair(kernel), _pair(padding)
-    stride = _pair(stride) if stride else kernel
+    """Return the flat indices in each window, and the divisor of each window's sum."""
+    kernel, padding = _pair_of_ints(kernel), _pair_of_ints(padding)
+    stride = _pair_of_ints(stride) if stride else kernel
     ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
     share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
     reach = [(share.shape[d] - 1) * stride[d] + kernel[d] - shape[d - 2] for d in (0, 1)]
     after = [max(padding[d], reach[d] - padding[d]) for d in (0, 1)]
     around = [padding[1], after[1], padding[0], after[0]]
-    places = F.pad(_places(shape), around, value=-1)
-    places = places.unfold(-2, kernel[0], stride[0]).unfold(-2, kernel[1], stride[1])
-    places = places[..., : share.shape[0], : share.shape[1], :, :].flatten(-2)
-    return places, ((places >= 0).sum(-1).double() / share).round()
+    indices = F.pad(_flat_indices(shape), around, value=-1)
+    indices = indices.unfold(-2, kernel[0], stride[0]).unfold(-2, kernel[1], stride[1])
+    indices = indices[..., : share.shape[0], : share.shape[1], :, :].flatten(-2)
+    return indices, ((indices >= 0).sum(-1).double() / share).round()
 
 
 def _avg_pool(n: Call[N], x: N, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> N:  # fmt: skip  # noqa: E501
-    places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
-    return n.sum(n.take(x, places), [-1], False) / n.exact(by)
+    indices, divisors = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+    return n.sum(n.take(x, indices), [-1], False) / n.exact(divisors)
 
 
 def _avg_pool_backward(n: Call[N], g: N, x: N, kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: Any) -> N:  # fmt: skip  # noqa: E501
-    places, by = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
-    share = move(n, torch.unsqueeze, g / n.exact(by), -1)
-    spread = move(n, torch.expand_copy, share, places.shape)
-    return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), places, spread)
+    indices, divisors = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+    share = move(n, torch.unsqueeze, g / n.exact(divisors), -1)
+    spread = move(n, torch.expand_copy, share, indices.shape)
+    return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), indices, spread)
 
 
-def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Several:
-    """Take the elements that the float run chose."""
+def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Outputs:
+    """Return the elements at the float run's indices."""
     index = n.out[1]
     flat = move(n, torch.flatten, x, -2)
     values = move(n, torch.gather, flat, -1, index.cpu().flatten(-2))
@@ -434,21 +452,23 @@ def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Several:
 
 def _max_pool_backward(n: Call[N], g: N, x: N, *args: Any) -> N:
     index = args[-1].cpu()
-    plane = _places(x.shape).flatten(-2)
-    there = plane.gather(-1, index.flatten(-2))
-    return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), there, move(n, torch.flatten, g, -2))
+    plane = _flat_indices(x.shape).flatten(-2)
+    target = plane.gather(-1, index.flatten(-2))
+    return n.scatter_add(
+        n.exact(torch.zeros(tuple(x.shape))), target, move(n, torch.flatten, g, -2)
+    )
 
 
 def _cast(n: Call[N], x: N, **_kwargs: Any) -> N:
-    """Change the dtype: a rounding where it gets narrower, and no other."""
-    was = n.floats[-1].dtype
-    return n.round_to_dtype(x) if n.dtype.itemsize < was.itemsize or (
-        n.dtype != was and n.dtype.itemsize == 2
+    """Return x in another dtype, rounded only if that can lose bits."""
+    source = n.floats[-1].dtype
+    return n.round_to_dtype(x) if n.dtype.itemsize < source.itemsize or (
+        n.dtype != source and n.dtype.itemsize == 2
     ) else x  # fmt: skip
 
 
 def _copy(n: Call[N], x: N, y: N, *_: Any) -> N:
-    """Write y into x, which keeps its shape and its dtype."""
+    """Return y in the shape and dtype of x, as x.copy_(y) does."""
     return n.broadcast_to(_cast(n, y), x.shape)
 
 
@@ -457,7 +477,7 @@ def _pow(n: Call[N], x: N, y: N) -> N:
     if exponent is not None:
         return n.power(x, exponent, n.dtype)
     x = n.number(float(x)) if isinstance(x, int) else x  # 2 ** x
-    logarithm = n.function("log", x)  # of a positive base; other bases are not lifted
+    logarithm = n.function("log", x)  # NaN for negative bases, which are not supported
     return n.function("exp", y * logarithm)
 
 
@@ -486,7 +506,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "log2": lambda n, x: n.function("log", x) / _log_of(n, 2),
     "log10": lambda n, x: n.function("log", x) / _log_of(n, 10),
     "exp2": lambda n, x: n.function("exp", x * _log_of(n, 2)),
-    # piecewise constant: the float run's own value
+    # piecewise constant: the float run's value is exact
     **dict.fromkeys(
         ("sign", "floor", "ceil", "round", "trunc"), lambda n, *_, **__: n.exact(n.out)
     ),
@@ -496,7 +516,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "elu": _elu,
     "gelu": _gelu,
     "hardtanh": lambda n, x, low=-1, high=1: _clamp(n, x, low, high),
-    # choices
+    # comparisons and selections
     "where": lambda n, mask, x, y: n.where(mask, x, y),
     "clamp": _clamp,
     "maximum": lambda n, x, y: n.maximum(x, y),
@@ -536,7 +556,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "avg_pool2d_backward": _avg_pool_backward,
     "max_pool2d_with_indices": _max_pool,
     "max_pool2d_with_indices_backward": _max_pool_backward,
-    # places
+    # writes at indices
     "index_put": _index_put,
     "scatter_add": _scatter_add,
     "scatter": _scatter,
@@ -549,8 +569,8 @@ ROWS: dict[str, Callable[..., Any]] = {
 }
 
 
-#: Operations that make a tensor; its numbers are those of the float run.
-MADE = {
+#: Operations that create a tensor; its numbers are those of the float run.
+FACTORIES = {
     "arange", "empty", "empty_permuted", "empty_strided", "full", "full_like",
     "new_empty_strided", "scalar_tensor",
 }  # fmt: skip
