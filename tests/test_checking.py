@@ -189,7 +189,7 @@ def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
     report = compare.check(i0, lambda X: torch.special.i0(X), {"X": inputs()["X"]})
     assert report.verdict == "UNDECIDED"
     assert "special_i1" in str(report)
-    assert "give it a row in compare/proof/operations.py" in str(report)
+    assert "add a row to compare/proof/operations.py" in str(report)
 
 
 def test_complex_numbers_in_between_are_not_taken_for_real_ones() -> None:

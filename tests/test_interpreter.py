@@ -1,4 +1,4 @@
-"""One interpreter: floats are an arithmetic as balls and bounds are, and nothing is kept."""
+"""The interpreter of traced programs, in floats, balls and bounds."""
 
 import weakref
 from typing import Any
@@ -21,16 +21,16 @@ def _two(x: Tensor) -> dict[str, Tensor]:
     return {"z": z, "y": torch.exp(z.mT) + torch.tensor(0.5, dtype=x.dtype)}
 
 
-def test_a_program_gives_its_function_s_bits_in_every_arithmetic() -> None:
+def test_a_program_has_its_function_s_bits_in_every_arithmetic() -> None:
     program = trace(_two, {"x": X})
     for n in (Floats(), Balls(), Bounds()):
-        found = lift(program, n, {"x": X})
-        assert list(found) == list(program.outputs)
-        assert all(same_bits(found[name].floats, value) for name, value in _two(X).items())
+        outputs = lift(program, n, {"x": X})
+        assert list(outputs) == list(program.outputs)
+        assert all(same_bits(outputs[name].floats, value) for name, value in _two(X).items())
 
 
-def test_a_program_runs_in_another_dtype_with_all_that_it_makes() -> None:
-    """A constant that stays float32 would leave a float64 run with 7 digits."""
+def test_a_program_runs_in_another_dtype_with_its_constants() -> None:
+    """A constant that stayed float32 would leave a float64 run with 7 digits."""
     x = X.float()
     program = trace(_two, {"x": x})
     cache: Cache = {}
@@ -39,23 +39,23 @@ def test_a_program_runs_in_another_dtype_with_all_that_it_makes() -> None:
     torch.testing.assert_close(wide["z"], x.double() * 0.1, rtol=1e-15, atol=0)
 
 
-def test_an_override_is_what_a_value_is_from_there_on_and_the_cache_holds_it() -> None:
+def test_an_override_replaces_a_value_for_later_nodes_and_in_the_cache() -> None:
     program = trace(_two, {"x": X})
     other = X * 3
     for only in (None, ["y"]):
         cache: Cache = {}
-        found = evaluate(
+        outputs = evaluate(
             program, {"x": X}, overrides={"z": Lifted(other, None)}, only=only, cache=cache
         )
-        assert same_bits(found["y"], torch.exp(other.mT) + 0.5)
+        assert same_bits(outputs["y"], torch.exp(other.mT) + 0.5)
         assert same_bits(cache[program.outputs["z"]].floats, other)
-        assert only or same_bits(found["z"], _two(X)["z"])  # as computed
-    again = evaluate(program, {"x": X}, cache=cache)  # what is known is not computed again
+        assert only or same_bits(outputs["z"], _two(X)["z"])  # as computed
+    again = evaluate(program, {"x": X}, cache=cache)  # cached values are not computed again
     assert same_bits(again["z"], other)
 
 
 def test_a_long_program_holds_few_values_at_a_time() -> None:
-    """A run over many layers needs the memory of a few of them."""
+    """A network of many layers needs the memory of a few of them."""
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
@@ -76,26 +76,26 @@ def test_a_long_program_holds_few_values_at_a_time() -> None:
     assert 1 <= most <= 3
 
 
-def test_what_hands_numbers_on_is_listed_under_each_name_that_a_program_has() -> None:
+def test_operations_that_pass_numbers_on_are_listed_under_their_traced_names() -> None:
     aten = torch.ops.aten
 
-    def hands_on(x: Tensor) -> dict[str, Tensor]:
+    def passes_on(x: Tensor) -> dict[str, Tensor]:
         x = aten.alias_copy(x.contiguous().detach().clone().mT.contiguous().mT)
         x = aten._unsafe_view(aten.unsqueeze_copy(aten.squeeze_copy(x[None]), 0), [1, 6])
         return {"y": aten.expand_copy(x, [2, 6])}
 
-    names = {operation(node) for node in trace(hands_on, {"x": X}).graph.nodes} - {""}
+    names = {operation(node) for node in trace(passes_on, {"x": X}).graph.nodes} - {""}
     assert names - {"permute"} <= SAME_SHAPE | RESHAPES | PICKS
 
 
-def test_a_walk_goes_up_to_its_stops_and_down_to_the_end() -> None:
+def test_a_graph_walk_ends_at_its_stops() -> None:
     program = trace(_two, {"x": X})
     z, y = program.outputs["z"], program.outputs["y"]
     assert {*program.placeholders()} < upstream([y])
     assert z in upstream([y])
     assert z not in upstream([y], [z])
     assert not {*program.placeholders()} & upstream([y], [z])
-    assert upstream([z], [z]) >= {z, *program.placeholders()}  # an end is no stop of its own
+    assert upstream([z], [z]) >= {z, *program.placeholders()}  # a start is not a stop for itself
     assert {z, y} < downstream(z)
     assert z not in downstream(y)
     assert program.nodes_leading_to(["y"], ["z"]) == upstream([y], [z])

@@ -1,7 +1,7 @@
-"""Runs a program: in floats as it stands, and at once in balls or bounds.
+"""Runs a traced program in floats and, at the same time, in balls or bounds.
 
-Comparisons and choices of places (relu's mask, max's index) are those of the float run, but for
-autograd's own of what underflows.
+Comparisons and index selections (relu's mask, max's index) are those of the float run. The
+exception is autograd's own comparison with 0 of a number that underflowed, see `_exact_mask`.
 """
 
 import math
@@ -20,59 +20,61 @@ from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
 from compare.proof.same_formula import elementwise
 
-LITERALS = 1_000  # numbers in a tensor that someone may have written
-# Operations that take tensors of integers or booleans as places and masks, not as numbers.
-_TAKES_PLACES = MOVES | JOINS | {
+MAX_LITERALS = 1_000  # the most different numbers that somebody writes into one tensor
+# Operations that take integer or boolean tensors as indices or masks, not as numbers.
+_TAKES_INDICES = MOVES | JOINS | {
     "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
 }  # fmt: skip
-# Which argument holds the number that a tensor is made of, before any rounding to its dtype.
-_NUMBER_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
-# Keyword arguments that say nothing about the numbers.
-_FORM = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit"}
+# The position of the argument with the fill value, which is not yet rounded to the dtype.
+_FILL_VALUE_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
+# Keyword arguments that do not affect the numbers.
+_NON_NUMERIC = {
+    "dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Stands for numbers that could not be lifted: the operation, and why its row cannot do it."""
+    """Takes the place of numbers that could not be lifted, and names the operation at fault."""
 
     operation: str
-    why: str | None = None  # None: it has no row
+    why: str | None = None  # None: the operation has no row
 
     def __str__(self) -> str:
         if self.why:
-            return f"{self.operation} is used as its row in proof/operations.py cannot: {self.why}"
+            return f"this form of {self.operation} is not supported yet: {self.why}"
         return (
             f"{self.operation} is not in the table of operations; "
-            "to add it, give it a row in compare/proof/operations.py"
+            "to support it, add a row to compare/proof/operations.py"
         )
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A value: its float run, and its numbers in the arithmetic (or an `Unsupported`)."""
+    """A value of a program: its floats, and its numbers in the arithmetic."""
 
     floats: Tensor
-    numbers: Any
+    numbers: Any  # an array of the arithmetic, an integer or boolean tensor, or an Unsupported
 
 
 Cache = dict[fx.Node, Lifted]
 
 
 class Floats:
-    """The arithmetic whose numbers are the float run's own; every dtype goes through `dtype`."""
+    """The arithmetic of the float run itself; `dtype` maps each dtype to the one to compute in."""
 
     def __init__(self, dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype) -> None:
         self.dtype = dtype
 
     def exact(self, values: Tensor) -> Tensor:
-        """Return the values of a tensor: they are its numbers."""
+        """Return the tensor itself."""
         return values
 
     def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """Return what a constant or an operation gives."""
+        """Return the tensor that a node holds, or the output of its operation."""
         if node.op == "get_attr":
-            held = node.meta["val"]
-            return held.to(self.dtype(held.dtype)) if held.is_floating_point() else held
+            tensor = node.meta["val"]
+            return tensor.to(self.dtype(tensor.dtype)) if tensor.is_floating_point() else tensor
         args, kwargs = fx.node.map_aggregate((args, kwargs), self._cast)
         assert callable(node.target)
         return node.target(*args, **kwargs)
@@ -82,7 +84,7 @@ class Floats:
 
 
 class _Call:
-    """The arithmetic as a row is given it, see `arithmetic.Call`."""
+    """The arithmetic for one call of an operation, see `arithmetic.Call`."""
 
     def __init__(
         self, n: Arithmetic[Any], name: str, overload: str, floats: list[Tensor], out: Any
@@ -98,7 +100,7 @@ class _Call:
         return getattr(self.arithmetic, name)
 
     def number(self, value: float) -> Any:
-        """Return a number of the code as a constant that `scalar` still knows."""
+        """Return a number in the code as a constant, and remember it for `scalar`."""
         constant = self.arithmetic.constant(value, self.dtype)
         self.numbers[id(constant)] = value
         return constant
@@ -112,27 +114,35 @@ def lift(
     program: Program,
     n: Arithmetic[Any] | Floats,
     inputs: Mapping[str, Tensor],
-    lifted: Mapping[str, Any] | None = None,
+    lifted_inputs: Mapping[str, Any] | None = None,
     overrides: Mapping[Any, Lifted] | None = None,
     only: Collection[Key] | None = None,
     cache: Cache | None = None,
     replacements: Mapping[fx.Node, Any] | None = None,
 ) -> dict[Any, Lifted]:
-    """Return each named output as computed, before any override takes its place.
+    """Run a program in an arithmetic; return its named outputs, floats and numbers.
 
-    `inputs` are floats; `lifted` gives those inputs whose numbers are not just the floats. An
-    override is what a named value is taken to be from there on, whatever was computed for it. With
-    `only` just these outputs are computed, from the overrides nearest above them. What the `cache`
-    holds is not computed again; it is filled with what each other node is taken to be.
-    `replacements` has numbers that take the place of what a node has. A value that depends on an
-    operation without a row is an `Unsupported`.
+    An output is returned as computed, even if it has an override. A value that depends on an
+    unsupported operation is an `Unsupported`.
+
+    Args:
+        program: the program.
+        n: the arithmetic.
+        inputs: the floats of each input of the program.
+        lifted_inputs: the numbers of inputs whose exact values differ from their floats.
+        overrides: values that replace named outputs wherever later nodes read them.
+        only: the outputs to compute, starting from the nearest overrides; None for all.
+        cache: values of nodes that need not be computed; filled with the value of each other node.
+        replacements: numbers that replace those computed for a node.
     """
-    overrides, lifted, replacements = overrides or {}, lifted or {}, replacements or {}
+    overrides, replacements = overrides or {}, replacements or {}
+    lifted_inputs = lifted_inputs or {}
     known = {} if cache is None else cache
-    names, given = program.names_by_node(), program.placeholders()
-    begun = {node: overrides[k] for node, keys in names.items() for k in keys if k in overrides}
+    names, input_names = program.names_by_node(), program.placeholders()
+    overridden = {node: overrides[k] for node, ks in names.items() for k in ks if k in overrides}
     nodes = list(program.graph.nodes)
     needed = set(nodes) if only is None else program.nodes_leading_to(only, overrides, known)
+    # the last node that reads each value, after which the value is freed
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
     precision = n.precision if isinstance(n, Balls) else PRECISION
     values: Cache = {}
@@ -144,22 +154,23 @@ def lift(
             if node in known:
                 value = known[node]
             elif node not in needed:
-                if node in begun and node in last:
-                    values[node] = _laid_out(begun[node], node.meta["val"])
+                if node in overridden and node in last:
+                    values[node] = _with_layout(overridden[node], node.meta["val"])
                     if cache is not None:
                         cache[node] = values[node]
                 continue
             elif node.op == "placeholder":
-                name, floats = given[node], inputs[given[node]]
-                value = Lifted(floats, lifted[name] if name in lifted else _exact(n, floats))
+                name, floats = input_names[node], inputs[input_names[node]]
+                numbers = lifted_inputs[name] if name in lifted_inputs else _exact(n, floats)
+                value = Lifted(floats, numbers)
             else:
                 value = compute(n, node, values)
             if node in replacements:
                 value = Lifted(value.floats, replacements[node])
-            for name in names.get(node, ()):  # of one node the later is the earlier's, handed on
+            for name in names.get(node, ()):  # a later name of the node has the earlier's value
                 outputs[name] = value
                 if name in overrides:
-                    value = _laid_out(overrides[name], value.floats)
+                    value = _with_layout(overrides[name], value.floats)
             values[node] = value
             if cache is not None:
                 cache[node] = value
@@ -170,28 +181,29 @@ def lift(
 
 
 def evaluate(
-    program: Program, inputs: Mapping[str, Tensor], n: Floats | None = None, **how: Any
+    program: Program, inputs: Mapping[str, Tensor], n: Floats | None = None, **options: Any
 ) -> dict[Any, Tensor]:
-    """Return the floats of each named output; `how` as `lift` has it."""
-    return {k: v.floats for k, v in lift(program, n or Floats(), inputs, **how).items()}
+    """Run a program in floats and return its named outputs; `options` are those of `lift`."""
+    return {k: v.floats for k, v in lift(program, n or Floats(), inputs, **options).items()}
 
 
-def _laid_out(value: Lifted, like: Tensor) -> Lifted:
-    """Return a value in the shape and strides of `like`: a later view may count on them."""
+def _with_layout(value: Lifted, like: Tensor) -> Lifted:
+    """Return a value with the shape and strides of `like`, which a later view may rely on."""
     floats = value.floats.reshape(like.shape)
     if 0 in like.stride():
         return Lifted(floats, value.numbers)
-    laid = torch.empty_strided(like.shape, like.stride(), dtype=floats.dtype, device=floats.device)
-    return Lifted(laid.copy_(floats), value.numbers)
+    empty = torch.empty_strided(like.shape, like.stride(), dtype=floats.dtype, device=floats.device)
+    return Lifted(empty.copy_(floats), value.numbers)
 
 
-def _decided(
+def _exact_mask(
     n: Arithmetic[Any], name: str, node: fx.Node, values: Mapping[fx.Node, Lifted], out: Any
 ) -> Any:
-    """Return what the float run decided; but where autograd's own slope is 0, what is 0 exactly.
+    """Return an integer or boolean output: the float run's, or autograd's exact comparison with 0.
 
-    torch has the slope of a norm and of a deviation so that it is 0 where they are. A square that
-    underflows is not 0 for that. A mask of the code itself is as its float run has it.
+    Torch defines the derivative of a norm or a standard deviation as 0 where these are 0. A square
+    that underflows to 0 in floats is not 0 exactly, so autograd's comparison is decided on the
+    balls. A comparison in the user's code is decided by the float run.
     """
     mask = isinstance(n, Balls) and node.meta.get("autograd") and name in ("eq", "ne")
     if not mask or node.args[1] != 0:
@@ -199,32 +211,38 @@ def _decided(
     numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Unsupported | Tensor):
         return out
-    other = torch.from_numpy(elementwise(lambda a: a.is_finite() and not a.contains(0), numbers))
-    other = other.bool().to(out.device).reshape(out.shape)
-    return out & ~other if name == "eq" else out | other
+    nonzero = torch.from_numpy(elementwise(lambda a: a.is_finite() and not a.contains(0), numbers))
+    nonzero = nonzero.bool().to(out.device).reshape(out.shape)
+    return out & ~nonzero if name == "eq" else out | nonzero
 
 
 def _exact(n: Arithmetic[Any] | Floats, values: Tensor) -> Any:
     return n.exact(values) if values.is_floating_point() else values
 
 
-def _made(n: Arithmetic[Any], values: Tensor) -> Any:
-    """Return a tensor that the code made: of so many numbers nobody has written each."""
+def _created(n: Arithmetic[Any], values: Tensor) -> Any:
+    """Return a tensor that the code created; with many different numbers these are exact."""
     if not values.is_floating_point():
         return values
-    few = values.numel() <= LITERALS or bool((values == values.flatten()[0]).all())
+    few = values.numel() <= MAX_LITERALS or bool((values == values.flatten()[0]).all())
     return n.tensor_constant(values) if few else n.exact(values)
 
 
 def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
-    """Return a constant, or what an operation gives of the values that it takes."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda at: values[at].floats)
+    """Return the value of a node: a tensor that it holds, or the output of its operation.
+
+    Args:
+        n: the arithmetic.
+        node: the node; neither an input nor the output node of its program.
+        values: the values of the nodes that it reads.
+    """
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source].floats)
     if isinstance(n, Floats):
         out = n.run(node, args, kwargs)
         return Lifted(out, out)
-    if node.op == "get_attr":  # what was there before the code ran is exact
-        held = node.meta["val"]
-        return Lifted(held, (_made if node.meta["made"] else _exact)(n, held))
+    if node.op == "get_attr":  # a tensor that existed before the code ran is exact
+        tensor = node.meta["val"]
+        return Lifted(tensor, (_created if node.meta["made"] else _exact)(n, tensor))
     assert callable(node.target)
     out = node.target(*args, **kwargs)
     return Lifted(out, _numbers(n, node, args, kwargs, out, values))
@@ -234,34 +252,34 @@ def _numbers(
     n: Arithmetic[Any], node: fx.Node, args: Any, kwargs: Any, out: Any,
     values: Mapping[fx.Node, Lifted],
 ) -> Any:  # fmt: skip
-    """Return the numbers of an operation whose float run took these arguments and gave `out`."""
+    """Return the numbers of an operation's output; args, kwargs and out are of the float run."""
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
-    if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flat(args))):
-        return Unsupported(f"{node.target}", "it takes or gives complex numbers")
+    if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flattened(args))):
+        return Unsupported(f"{node.target}", "it has complex operands or results")
     if name == "getitem":
         source, index = node.args
         whole = values[source].numbers  # type: ignore[index]
         return whole if isinstance(whole, Unsupported) else whole[index]
     first = _first_float(out)
     if first is None:
-        return _decided(n, name, node, values, out)
+        return _exact_mask(n, name, node, values, out)
     operands = [values[source].numbers for source in node.all_input_nodes]
     if missing := next((value for value in operands if isinstance(value, Unsupported)), None):
         return missing
     if name in FACTORIES:
         if "empty" in name:
-            out.fill_(math.nan)  # what the memory happened to hold is nobody's number
-        at = _NUMBER_AT.get(name, len(node.args))
-        made_of = node.args[at] if at < len(node.args) else None
-        if isinstance(n, Balls) and isinstance(made_of, float):
-            return n.broadcast_to(n.constant(made_of, out.dtype), out.shape)
-        return _made(n, out)
+            out.fill_(math.nan)  # uninitialised memory has no exact value
+        at = _FILL_VALUE_AT.get(name, len(node.args))
+        fill = node.args[at] if at < len(node.args) else None
+        if isinstance(n, Balls) and isinstance(fill, float):
+            return n.broadcast_to(n.constant(fill, out.dtype), out.shape)
+        return _created(n, out)
     if name == "_to_copy" and all(isinstance(value, Tensor) for value in operands):
-        return n.exact(out)  # integers as floats
+        return n.exact(out)  # integers converted to floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
         return Unsupported(f"{node.target}")
     if kwargs.get("rounding_mode"):
-        return Unsupported(f"{node.target}", "with a rounding_mode")
+        return Unsupported(f"{node.target}", "it has a rounding_mode")
 
     tensors = [values[source].floats for source in node.all_input_nodes]
     row = _Call(n, name, overload, tensors, out)
@@ -272,42 +290,42 @@ def _numbers(
     def operand(source: fx.Node) -> Any:
         value = values[source].numbers
         if isinstance(value, Tensor):
-            return value.cpu() if name in _TAKES_PLACES else n.exact(value)
+            return value.cpu() if name in _TAKES_INDICES else n.exact(value)
         return value
 
-    said = {key: value for key, value in node.kwargs.items() if key not in _FORM}
-    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, said), number)
+    keywords = {k: v for k, v in node.kwargs.items() if k not in _NON_NUMERIC}
+    lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, keywords), number)
     lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
     try:
-        found = _row(row, node.target, name, lifted_args, lifted_kwargs)
+        numbers = _apply_row(row, node.target, name, lifted_args, lifted_kwargs)
         if isinstance(out, Tensor):
-            found = n.broadcast_to(found, out.shape)
-    except Exception as error:  # a use of the operation that its row does not know
+            numbers = n.broadcast_to(numbers, out.shape)
+    except Exception as error:  # the row does not support this form of the operation
         return Unsupported(f"{node.target}", f"{error}")
-    return found
+    return numbers
 
 
-def _row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """Apply the operation's row in the table."""
+def _apply_row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Return the output of an operation by its row in the table."""
     n = row.arithmetic
     if name in ROWS:
         return ROWS[name](row, *args, **kwargs)
     if name in MOVES:
         if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
-            raise TypeError("reads numbers as another type's bits")
+            raise TypeError("it reinterprets the bits of a tensor as another dtype")
         return move(n, target, *args, **kwargs)
     if isinstance(args[0], list | tuple):  # cat
-        return join(n, args[0], lambda places: target(places, *args[1:], **kwargs))
+        return join(n, args[0], lambda indices: target(indices, *args[1:], **kwargs))
     # the *_scatter family
-    return join(n, args[:2], lambda places: target(*places, *args[2:], **kwargs))
+    return join(n, args[:2], lambda indices: target(*indices, *args[2:], **kwargs))
 
 
-def _flat(values: Any) -> list[Any]:
-    """Return arguments without the lists around some of them."""
+def _flattened(values: Any) -> list[Any]:
+    """Return arguments with lists and tuples among them expanded."""
     return [v for value in values for v in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _first_float(out: Any) -> Any:
-    """Return the first tensor of floats in an operation's result, None if there is none."""
-    values = _flat([out])
+    """Return the first floating-point tensor among an operation's outputs, None without one."""
+    values = _flattened([out])
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
