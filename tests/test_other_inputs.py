@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compare.proof.input_structure import Lines, Turned, but_for_rounding, kind_of, lines, turned
+from compare.proof.input_structure import (
+    NormalisedLines,
+    Symmetry,
+    find_normalised_lines,
+    find_structure,
+    line_kind,
+    symmetry_sign,
+)
 from compare.proof.other_inputs import MAX_SHARE, MIN_SHARE, scaled, similar
 
 DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -30,22 +37,22 @@ def _precise() -> Iterator[None]:
         yield
 
 
-# -- what an input is but for rounding
+# -- the structure that an input has up to rounding
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "sums of 1": lambda x: torch.softmax(x, -1),
-    "lengths of 1": lambda x: F.normalize(x, dim=-1),
+    "unit lengths": lambda x: F.normalize(x, dim=-1),
     "sums of 0": lambda x: x - x.mean(-1, keepdim=True),
-    "logarithms of shares": lambda x: torch.log_softmax(x, -1),
+    "log probabilities": lambda x: torch.log_softmax(x, -1),
 }
 
 
 def off(kind: str, values: np.ndarray) -> float:
-    """Return how far the worst row is off."""
+    """Return the largest deviation of a row."""
     rows = values.reshape(-1, values.shape[-1])
     if kind == "sums of 1":
         sums = [sum(row, flint.arb(0)) - 1 for row in rows]
-    elif kind == "lengths of 1":
+    elif kind == "unit lengths":
         sums = [sum((x * x for x in row), flint.arb(0)) - 1 for row in rows]
     elif kind == "sums of 0":
         sums = [sum(row, flint.arb(0)) for row in rows]
@@ -56,41 +63,39 @@ def off(kind: str, values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_rows_are_but_for_rounding(kind: str, dtype: torch.dtype) -> None:
+def test_rows_normalised_up_to_rounding(kind: str, dtype: torch.dtype) -> None:
     values = KINDS[kind](drawn(6, 5)).to(dtype)
-    found = kind_of(values)
-    assert found == Lines(kind, 1)
-    assert but_for_rounding(values) == found
-    exactly = found.exactly(balls(values))
-    assert off(kind, exactly) < 1e-50
-    gaps = [
-        float(abs(a - b).upper()) for a, b in zip(exactly.flat, balls(values).flat, strict=True)
-    ]
-    assert max(gaps) < 16 * torch.finfo(dtype).eps  # no other numbers but for rounding
-    # a thousandth of the way to another is no rounding in float32 and wider
+    structure = find_normalised_lines(values)
+    assert structure == NormalisedLines(kind, 1)
+    assert find_structure(values) == structure
+    exact = structure.made_exact(balls(values))
+    assert off(kind, exact) < 1e-50
+    gaps = [float(abs(a - b).upper()) for a, b in zip(exact.flat, balls(values).flat, strict=True)]
+    assert max(gaps) < 16 * torch.finfo(dtype).eps  # only the rounding is removed
+    # in float32 and wider a deviation of a thousandth is no rounding
     if dtype.itemsize >= 4:
-        assert kind_of(values + 1e-3) is None
+        assert find_normalised_lines(values + 1e-3) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_along_columns_and_along_all(kind: str) -> None:
+def test_normalised_columns_and_normalised_as_a_whole(kind: str) -> None:
     values = KINDS[kind](drawn(6, 5))
-    assert kind_of(values.mT) == Lines(kind, 0)
-    all_of_it = KINDS[kind](drawn(30)).reshape(6, 5)
-    found = kind_of(all_of_it)
-    assert found == Lines(kind, None)
-    assert off(kind, found.exactly(balls(all_of_it)).reshape(1, -1)) < 1e-50
-    assert off(kind, kind_of(values.mT).exactly(balls(values.mT)).T) < 1e-50  # type: ignore[union-attr]
+    assert find_normalised_lines(values.mT) == NormalisedLines(kind, 0)
+    whole = KINDS[kind](drawn(30)).reshape(6, 5)
+    structure = find_normalised_lines(whole)
+    assert structure == NormalisedLines(kind, None)
+    assert off(kind, structure.made_exact(balls(whole)).reshape(1, -1)) < 1e-50
+    assert off(kind, find_normalised_lines(values.mT).made_exact(balls(values.mT)).T) < 1e-50  # type: ignore[union-attr]
 
 
 def test_rows_of_zeros_may_be_among_them() -> None:
     values = torch.softmax(drawn(6, 5), -1)
     values[2] = 0
-    found = kind_of(values)
-    assert found == Lines("sums of 1", 1)
-    exactly = found.exactly(balls(values))
-    assert all(x == 0 for x in exactly[2])
-    assert bool((found.normalised(values)[2] == 0).all())
+    structure = find_normalised_lines(values)
+    assert structure == NormalisedLines("sums of 1", 1)
+    exact = structure.made_exact(balls(values))
+    assert all(x == 0 for x in exact[2])
+    assert bool((structure.renormalise(values)[2] == 0).all())
 
 
 @pytest.mark.parametrize(
@@ -99,34 +104,34 @@ def test_rows_of_zeros_may_be_among_them() -> None:
      torch.tensor([math.inf, 1.0]), torch.zeros(3), torch.tensor([[1.5, -0.5], [2.0, -1.0]])],
     ids=["normal", "one", "none", "whole", "infinite", "zeros", "negative shares"],
 )  # fmt: skip
-def test_what_is_nothing(values: Tensor) -> None:
-    assert but_for_rounding(values) is None
+def test_inputs_without_structure(values: Tensor) -> None:
+    assert find_structure(values) is None
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_symmetric_and_skew_matrices(sign: int) -> None:
     x = drawn(2, 4, 4)
     exact = x + sign * x.mT
-    assert turned(exact) == sign
-    assert not isinstance(but_for_rounding(exact), Turned)  # it is that exactly
+    assert symmetry_sign(exact) == sign
+    assert not isinstance(find_structure(exact), Symmetry)  # it is symmetric without rounding
     nearly = exact.clone()
     nearly[0, 0, 1] *= 1 + 2.0**-52
-    assert but_for_rounding(nearly) == Turned(sign)
-    found = Turned(sign).exactly(balls(nearly))
+    assert find_structure(nearly) == Symmetry(sign)
+    lifted = Symmetry(sign).made_exact(balls(nearly))
     assert all(
-        a == sign * b for a, b in zip(found.flat, np.swapaxes(found, -1, -2).flat, strict=True)
+        a == sign * b for a, b in zip(lifted.flat, np.swapaxes(lifted, -1, -2).flat, strict=True)
     )
     nearly[0, 0, 1] *= 1 + 1e-9
-    assert turned(nearly) is None
+    assert symmetry_sign(nearly) is None
 
 
 def test_a_product_is_symmetric_to_the_rounding_of_its_terms() -> None:
     for seed in range(4):
         root = drawn(5, 5, seed=seed).float()
-        found = (root * (drawn(5, seed=9).abs().float() + 0.5)) @ root.mT
-        assert turned(found) == 1
-        found[0, 1] += found.abs().max() * 1e-5
-        assert turned(found) is None
+        product = (root * (drawn(5, seed=9).abs().float() + 0.5)) @ root.mT
+        assert symmetry_sign(product) == 1
+        product[0, 1] += product.abs().max() * 1e-5
+        assert symmetry_sign(product) is None
 
 
 # -- other inputs
@@ -137,7 +142,7 @@ def test_a_product_is_symmetric_to_the_rounding_of_its_terms() -> None:
 def test_what_rows_are_they_stay(kind: str, dtype: torch.dtype) -> None:
     values = KINDS[kind](drawn(6, 5)).to(dtype)
     moved = similar("p", values, leaf=True)
-    assert kind_of(moved) == Lines(kind, 1)
+    assert find_normalised_lines(moved) == NormalisedLines(kind, 1)
     assert not bool((moved == values).all(-1).any())
 
 
@@ -200,7 +205,7 @@ def test_codes_are_shuffled_row_by_row() -> None:
     assert not torch.equal(moved, codes)
     graph = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]).double()
     again = similar("a", graph, leaf=False)
-    assert turned(again) == 1
+    assert symmetry_sign(again) == 1
     assert float(again.sum()) == 6
 
 
@@ -237,7 +242,7 @@ def test_one_number_everywhere_is_scaled_element_by_element(number: float) -> No
 
 def test_equal_shares_stay_shares() -> None:
     moved = similar("p", torch.full((3, 4), 0.25), leaf=False)
-    assert kind_of(moved) == Lines("sums of 1", 1)
+    assert find_normalised_lines(moved) == NormalisedLines("sums of 1", 1)
     assert len(moved.unique()) > 1
 
 
@@ -276,17 +281,17 @@ def test_rows_and_columns_that_both_have_their_sums() -> None:
     orders = [torch.eye(5, dtype=torch.float64)[torch.randperm(5)] for _ in range(30)]
     p = sum(orders) / 30  # doubly stochastic
     moved = similar("p", torch.as_tensor(p), leaf=False)
-    assert lines(moved, 0) == lines(moved, 1) == "sums of 1"
+    assert line_kind(moved, 0) == line_kind(moved, 1) == "sums of 1"
     centred = drawn(6, 5)
     centred = centred - centred.mean(0) - centred.mean(1, keepdim=True) + centred.mean()
     moved = similar("c", centred, leaf=True)
-    assert lines(moved, 0) == lines(moved, 1) == "sums of 0"
+    assert line_kind(moved, 0) == line_kind(moved, 1) == "sums of 0"
     assert not torch.equal(moved, centred)
 
 
 def test_unit_columns_stay_so() -> None:
     moved = similar("w", F.normalize(drawn(6, 5), dim=0), leaf=True)
-    assert lines(moved, 0) == "lengths of 1"
+    assert line_kind(moved, 0) == "unit lengths"
 
 
 def test_pruned_weights_stay_pruned() -> None:
@@ -322,7 +327,7 @@ def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> Non
 
 def test_columns_that_are_logarithms_of_shares_stay_so() -> None:
     moved = similar("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
-    assert lines(moved, 0) == "logarithms of shares"
+    assert line_kind(moved, 0) == "log probabilities"
 
 
 def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:
@@ -334,17 +339,19 @@ def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:
 
 def test_logarithms_above_0_are_none_of_shares() -> None:
     x = torch.tensor([[1e-17, -40.0, -50.0], [-40.0, 1e-17, -60.0]], dtype=torch.float64)
-    assert kind_of(x) is None
-    assert kind_of(torch.log_softmax(x, -1)) == Lines("logarithms of shares", 1)
+    assert find_normalised_lines(x) is None
+    assert find_normalised_lines(torch.log_softmax(x, -1)) == NormalisedLines(
+        "log probabilities", 1
+    )
 
 
 def test_zeros_stay_where_sums_of_0_are_put_right() -> None:
     x = torch.tensor([[0.0, 0.1, -0.3, 0.2], [0.3, 0.0, -0.1, -0.2]])
-    found = kind_of(x)
-    assert found == Lines("sums of 0", 1)
-    exactly = found.exactly(balls(x))
+    found = find_normalised_lines(x)
+    assert found == NormalisedLines("sums of 0", 1)
+    exactly = found.made_exact(balls(x))
     assert off("sums of 0", exactly) < 1e-50
     assert exactly[0, 0] == 0
-    shifted = found.normalised(x + 0.01 * (x != 0))
+    shifted = found.renormalise(x + 0.01 * (x != 0))
     assert torch.equal(shifted == 0, x == 0)
     assert shifted.sum(1).abs().max() < 1e-6

@@ -1,7 +1,8 @@
-"""What an input visibly is, but for rounding: rows that sum to 1, unit rows, a symmetric matrix.
+"""Finds structure that an input has up to rounding: rows that sum to 1, unit rows, symmetry.
 
-A pass may rely on that, and floats have it only to rounding, so that a right pass would be another
-formula by the last digit. What it is exactly is a second reading of such an input.
+A pass may rely on such a structure, but floats have it only up to rounding, so that the exact
+formula of a correct pass would differ from the reference's in the last digit. So the input with its
+structure made exact is a second reading of the same floats.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,42 +15,44 @@ from torch import Tensor
 
 from compare.proof.balls import Array
 
-# How far a sum or a length may be off, in spacings of the dtype, to be what it is but for rounding.
-# bfloat16's is near a hundredth: in half precision one must do, each number rounded once.
-_OFF, _OFF_IN_HALF = 4.0, 1.0
+# How far a sum or a length may be from its exact value and still count as rounded, in machine
+# epsilons of the dtype. bfloat16's epsilon is near a hundredth, so half precision gets only one:
+# each number is rounded once.
+_TOLERANCE, _TOLERANCE_IN_HALF = 4.0, 1.0
 
 
-def spacing(dtype: torch.dtype) -> float:
-    """Return what `_OFF` is counted in: the spacing at 1, a fourth of it in half precision."""
-    return torch.finfo(dtype).eps * (1 if dtype.itemsize >= 4 else _OFF_IN_HALF / _OFF)
+def tolerance_unit(dtype: torch.dtype) -> float:
+    """Return the unit of `_TOLERANCE`: machine epsilon, a fourth of it in half precision."""
+    factor = 1 if dtype.itemsize >= 4 else _TOLERANCE_IN_HALF / _TOLERANCE
+    return torch.finfo(dtype).eps * factor
 
 
-def _to_1(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.sum(-1) - 1, torch.where((x < 0).any(-1), 0.0, _OFF)
+def _sum_to_1(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sum(-1) - 1, torch.where((x < 0).any(-1), 0.0, _TOLERANCE)
 
 
-def _length_1(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.square().sum(-1).sqrt() - 1, torch.full_like(x.sum(-1), _OFF)
+def _unit_length(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.square().sum(-1).sqrt() - 1, torch.full_like(x.sum(-1), _TOLERANCE)
 
 
-def _to_0(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.sum(-1), _OFF / 4 * x.abs().sum(-1)
+def _sum_to_0(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sum(-1), _TOLERANCE / 4 * x.abs().sum(-1)
 
 
-def _logs(x: Tensor) -> tuple[Tensor, Tensor]:
+def _log_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
     size = 1 + x.abs().amax(-1)
-    return x.logsumexp(-1), torch.where((x > 0).any(-1), 0.0, _OFF * size)
+    return x.logsumexp(-1), torch.where((x > 0).any(-1), 0.0, _TOLERANCE * size)
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A kind of line: how far off it is, what it may be in spacings, and what makes it right.
+class _Kind:
+    """A kind of normalised line. A line is a row, a column or another one-dimensional slice."""
 
-    Of floats these are lines along the last dimension; of balls it is one, and one of its numbers.
-    """
-
-    off: Callable[[Tensor], tuple[Tensor, Tensor]]
+    # For lines along the last dimension: the deviation of each, and its tolerance in units.
+    deviation: Callable[[Tensor], tuple[Tensor, Tensor]]
+    # Normalises lines of floats along the last dimension.
     floats: Callable[[Tensor], Tensor]
+    # For one line of balls: the function that normalises each of its numbers.
     balls: Callable[[list[flint.arb]], Callable[[flint.arb], flint.arb]]
 
 
@@ -57,118 +60,125 @@ def _sum(numbers: Iterable[flint.arb]) -> flint.arb:
     return sum(numbers, flint.arb(0))
 
 
-def _divided(by: flint.arb) -> Callable[[flint.arb], flint.arb]:
-    return lambda x: x / by
+def _divide_by(divisor: flint.arb) -> Callable[[flint.arb], flint.arb]:
+    return lambda x: x / divisor
 
 
-def _less(what: flint.arb) -> Callable[[flint.arb], flint.arb]:
-    return lambda x: x - what
+def _subtract(shift: flint.arb) -> Callable[[flint.arb], flint.arb]:
+    return lambda x: x - shift
 
 
-def _shifted(x: Tensor) -> Tensor:
-    free = x != 0
-    return x - free * (x.sum(-1, keepdim=True) / free.sum(-1, keepdim=True).clamp_min(1))
+def _centred(x: Tensor) -> Tensor:
+    """Return lines with their nonzero numbers shifted so that they sum to 0."""
+    nonzero = x != 0
+    return x - nonzero * (x.sum(-1, keepdim=True) / nonzero.sum(-1, keepdim=True).clamp_min(1))
 
 
-_LINES = {
-    "sums of 1": _Line(
-        _to_1, lambda x: x / x.sum(-1, keepdim=True), lambda row: _divided(_sum(row))
+_KINDS = {
+    "sums of 1": _Kind(
+        _sum_to_1, lambda x: x / x.sum(-1, keepdim=True), lambda row: _divide_by(_sum(row))
     ),
-    "lengths of 1": _Line(
-        _length_1,
+    "unit lengths": _Kind(
+        _unit_length,
         lambda x: x / x.square().sum(-1, keepdim=True).sqrt(),
-        lambda row: _divided(_sum(y * y for y in row).sqrt()),
+        lambda row: _divide_by(_sum(y * y for y in row).sqrt()),
     ),
-    "sums of 0": _Line(
-        _to_0, _shifted, lambda row: _less(_sum(row) / max(1, sum(x != 0 for x in row)))
+    "sums of 0": _Kind(
+        _sum_to_0, _centred, lambda row: _subtract(_sum(row) / max(1, sum(x != 0 for x in row)))
     ),
-    "logarithms of shares": _Line(
-        _logs,
+    "log probabilities": _Kind(
+        _log_probabilities,
         lambda x: x - x.logsumexp(-1, keepdim=True),
-        lambda row: _less(_sum(y.exp() for y in row).log()),
+        lambda row: _subtract(_sum(y.exp() for y in row).log()),
     ),
 }
 
 
-def _along(x: Tensor, dim: int | None) -> Tensor:
-    """Return a tensor with its lines in the last dimension: those along `dim`, or all as one."""
+def _lines_last(x: Tensor, dim: int | None) -> Tensor:
+    """Return a tensor with the lines along `dim` last; for None all elements as one line."""
     return x.reshape(1, -1) if dim is None else x.movedim(dim, -1)
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Along a dimension, or in all, the numbers have sums of 1, or another of those kinds."""
+class NormalisedLines:
+    """The structure of a tensor whose lines along a dimension are all normalised."""
 
-    kind: str
-    dim: int | None
+    kind: str  # a key of _KINDS
+    dim: int | None  # None: all elements as one line
 
-    def normalised(self, values: Tensor) -> Tensor:
-        """Return floats that are of the kind again, to rounding."""
-        x = _along(values.double(), self.dim)
-        found = torch.where((x == 0).all(-1, keepdim=True), x, _LINES[self.kind].floats(x))
+    def renormalise(self, values: Tensor) -> Tensor:
+        """Return floats normalised again, up to rounding; lines of zeros stay."""
+        x = _lines_last(values.double(), self.dim)
+        lines = torch.where((x == 0).all(-1, keepdim=True), x, _KINDS[self.kind].floats(x))
         if self.dim is not None:
-            found = found.movedim(-1, self.dim)
-        return found.reshape(values.shape).to(values.dtype)
+            lines = lines.movedim(-1, self.dim)
+        return lines.reshape(values.shape).to(values.dtype)
 
-    def exactly(self, values: Array) -> Array:
-        """Return lifted numbers that are of the kind exactly."""
+    def made_exact(self, values: Array) -> Array:
+        """Return balls normalised exactly; zeros stay."""
         moved = values.reshape(1, -1) if self.dim is None else np.moveaxis(values, self.dim, -1)
-        found = np.empty_like(moved)
+        exact = np.empty_like(moved)
         for at in np.ndindex(moved.shape[:-1]):
             row = list(moved[at])
-            change = _LINES[self.kind].balls(row)
-            found[at] = [change(x) if x != 0 else x for x in row]
-        found = found if self.dim is None else np.moveaxis(found, -1, self.dim)
-        return found.reshape(values.shape)
+            change = _KINDS[self.kind].balls(row)
+            exact[at] = [change(x) if x != 0 else x for x in row]
+        exact = exact if self.dim is None else np.moveaxis(exact, -1, self.dim)
+        return exact.reshape(values.shape)
 
 
 @dataclass(frozen=True)
-class Turned:
-    """Square matrices that are their own transpose, or minus that, but for rounding."""
+class Symmetry:
+    """The structure of square matrices that are symmetric, or skew-symmetric, up to rounding."""
 
-    sign: int
+    sign: int  # 1: symmetric, -1: skew-symmetric
 
-    def exactly(self, values: Array) -> Array:
-        """Return lifted numbers that are so exactly."""
+    def made_exact(self, values: Array) -> Array:
+        """Return balls that are exactly symmetric, or skew-symmetric."""
         return (values + self.sign * np.swapaxes(values, -1, -2)) / 2
 
 
-def lines(values: Tensor, dim: int | None) -> str | None:
-    """Return of what kind all lines along a dimension are, None of none.
+def line_kind(values: Tensor, dim: int | None) -> str | None:
+    """Return the kind of the lines along a dimension if all are normalised alike, else None.
 
-    Lines of zeros, as padding has them, may be among them.
+    Some of the lines may be all zeros, as in padding.
+
+    Args:
+        values: A floating-point tensor.
+        dim: The dimension; None for all elements as one line.
     """
-    x, unit = _along(values.detach().double(), dim), spacing(values.dtype)
+    x, unit = _lines_last(values.detach().double(), dim), tolerance_unit(values.dtype)
     empty = (x == 0).all(-1)
-    for kind, line in _LINES.items():
-        off, room = line.off(x)
-        near = (off.abs() <= unit * room) & ~empty & (room > 0)
+    for name, kind in _KINDS.items():
+        deviation, tolerance = kind.deviation(x)
+        near = (deviation.abs() <= unit * tolerance) & ~empty & (tolerance > 0)
         if bool((near | empty).all()) and bool(near.any()):
-            return kind
+            return name
     return None
 
 
-def turned(values: Tensor) -> int | None:
-    """Return 1 for symmetric matrices, -1 for skew ones, to rounding; else None."""
+def symmetry_sign(values: Tensor) -> int | None:
+    """Return 1 for symmetric matrices, -1 for skew-symmetric ones, up to rounding; else None."""
     x = values.detach().double()
     if x.ndim < 2 or x.shape[-1] != x.shape[-2] or x.shape[-1] < 2:
         return None
-    # a product's rounding is of the size of what was added up; in half precision it is rounded once
+    # A matrix product rounds in proportion to its largest terms; in half precision each element is
+    # rounded once, in proportion to itself.
     size = x.abs().masked_fill(~x.isfinite(), 0)
     if values.dtype.itemsize >= 4:
         size = size.amax((-2, -1), keepdim=True)
-    room = _OFF * spacing(values.dtype) * size
+    tolerance = _TOLERANCE * tolerance_unit(values.dtype) * size
     for sign in (1, -1):
-        other = sign * x.mT
-        if bool(((x == other) | ((x - other).abs() <= room)).all()):
+        transposed = sign * x.mT
+        if bool(((x == transposed) | ((x - transposed).abs() <= tolerance)).all()):
             return sign
     return None
 
 
-def kind_of(values: Tensor) -> Lines | None:
-    """Return along what an input is of a kind: a dimension, the last one first, or in all.
+def find_normalised_lines(values: Tensor) -> NormalisedLines | None:
+    """Return the dimension along which an input is normalised, with the kind; None if along none.
 
-    None along nothing, or with infinities.
+    The last dimension is tried first, all elements as one line at the end. An input with infinities
+    has no such structure.
     """
     if not values.is_floating_point() or values.numel() < 2 or values.dtype.itemsize < 2:
         return None
@@ -176,16 +186,16 @@ def kind_of(values: Tensor) -> Lines | None:
         return None
     dims: list[int | None] = [d for d in reversed(range(values.ndim)) if values.shape[d] > 1]
     for dim in [*dims, None] if values.ndim > 1 else dims:
-        if (kind := lines(values, dim)) is not None:
-            return Lines(kind, dim)
+        if (kind := line_kind(values, dim)) is not None:
+            return NormalisedLines(kind, dim)
     return None
 
 
-def but_for_rounding(values: Tensor) -> Lines | Turned | None:
-    """Return what an input is but for rounding, None for nothing."""
+def find_structure(values: Tensor) -> NormalisedLines | Symmetry | None:
+    """Return the structure that an input has up to rounding, None if it has none."""
     if not values.is_floating_point() or values.dtype.itemsize < 2:
         return None
-    sign = turned(values)
+    sign = symmetry_sign(values)
     if sign is not None and not torch.equal(values, sign * values.mT):
-        return Turned(sign)
-    return kind_of(values)
+        return Symmetry(sign)
+    return find_normalised_lines(values)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from compare.proof.input_structure import kind_of, lines, turned
+from compare.proof.input_structure import find_normalised_lines, line_kind, symmetry_sign
 
 MIN_SHARE, MAX_SHARE = 1 / 64, 1 / 8  # how much of another row is mixed in
 _SUMS = "sums of 1", "sums of 0"
@@ -167,11 +167,11 @@ class _Mix:
         """Return the other input."""
         x = self.x
         kinds = x.unique()
-        kind = kind_of(self.given)
+        kind = find_normalised_lines(self.given)
         if not self.leaf and self.draw == 1 and all_zeros_or_ones(x) and x.numel() > 1:
             return self._classes()
         if len(kinds) == 1:
-            return kind.normalised(self.scaled()) if kind else self.scaled()
+            return kind.renormalise(self.scaled()) if kind else self.scaled()
         if len(kinds) == 2 and x.numel() > 2:
             return self._codes()
         whole = not self.leaf and bool((x == x.round())[x.isfinite()].all())
@@ -180,12 +180,12 @@ class _Mix:
         if not self.leaf and _some_whole(x):
             return x[self._shuffle(len(x))]
         mixed = torch.where(x == 0, 0.0, self._mixed())
-        if turned(self.given) is not None:
+        if symmetry_sign(self.given) is not None:
             return mixed
         if kind is None:
             return self.scaled() if torch.equal(mixed, x) else mixed
         if kind.dim != x.ndim - 1 or self._columns() not in _SUMS:
-            return kind.normalised(mixed)
+            return kind.renormalise(mixed)
         return x if bool((x == 0).any()) else mixed  # rows and columns have their sums
 
     def scaled(self) -> Tensor:
@@ -200,13 +200,13 @@ class _Mix:
     def _codes(self) -> Tensor:
         """Shuffle the rows of what has two values, a mask or classes; a causal mask stays."""
         x = self.x
-        if turned(x) == 1:
+        if symmetry_sign(x) == 1:
             return self._reordered()
         if x.ndim > 1 and _triangular(x):
             return x
         if x.ndim < 2:
             return x[self._shuffle(len(x))]
-        kind = kind_of(x)
+        kind = find_normalised_lines(x)
         dim = x.ndim - 1 if kind is None or kind.dim is None else kind.dim
         rows = x.movedim(dim, -1)
         shuffled = rows.reshape(-1, x.shape[dim])[self._shuffle(x.numel() // x.shape[dim])]
@@ -225,7 +225,7 @@ class _Mix:
 
     def _mixed(self) -> Tensor:
         x = self.x
-        if turned(self.given) is not None:
+        if symmetry_sign(self.given) is not None:
             return x + self._shares(1) * (self._reordered() - x)
         if not x.ndim or x.numel() == x.shape[-1]:
             return self._row(x.flatten()).reshape(x.shape)
@@ -234,7 +234,7 @@ class _Mix:
     def _columns(self) -> str | None:
         if self.x.ndim < 2 or not bool(self.x.isfinite().all()):
             return None
-        return lines(self.given, self.x.ndim - 2)
+        return line_kind(self.given, self.x.ndim - 2)
 
     def _row(self, x: Tensor) -> Tensor:
         """Mix the elements of one row, all by one share: its sum stays, or its order."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, UNION, Balls
-from compare.proof.input_structure import Lines, Turned, but_for_rounding
+from compare.proof.input_structure import NormalisedLines, Symmetry, find_structure
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, upstream
@@ -124,15 +124,15 @@ class Pair:
         return floats, lifted
 
     @cached_property
-    def exact_structure(self) -> dict[str, Lines | Turned]:
+    def exact_structure(self) -> dict[str, NormalisedLines | Symmetry]:
         """The structure (sums of 1, symmetry ...) that each input has up to rounding, if any."""
-        structures = {name: but_for_rounding(value) for name, value in self.inputs.items()}
+        structures = {name: find_structure(value) for name, value in self.inputs.items()}
         return {name: kind for name, kind in structures.items() if kind is not None}
 
     def _without_rounding(self, name: str, reading: Reading) -> Any:
         """Return a structured input lifted, with its structure exact."""
         as_held = Balls().exact(self.inputs[name])
-        exact = self.exact_structure[name].exactly(as_held)
+        exact = self.exact_structure[name].made_exact(as_held)
         return UNION(as_held, exact) if reading.mode == ANY else exact
 
     def lifted_reference(
