@@ -1,10 +1,10 @@
-"""How far off torch's elementary kernels are on this machine: `python -m compare.proof.kernels`.
+"""Measures the errors of torch's elementary kernels here: `python -m compare.proof.kernels`.
 
 The bounds allow each kernel a constant number of ulps (`bounds.KERNEL_ULPS`), or the half ulp of a
-correct rounding (sqrt, reciprocal, abs, as IEEE 754 asks of the first two). Here each is held
-against FLINT's balls, at points that cover its whole range, in tensors long enough for the vector
-kernel and short enough for the scalar code of a vector's tail. Of half precision every fifth float
-is tried: its kernels are others than those of float32 with a rounding after.
+correct rounding (reciprocal, as IEEE 754 requires, and abs). Here each kernel is compared with
+FLINT's balls, at points that cover its whole domain, in tensors long enough for the vector kernel
+and in tensors short enough for the scalar code of a vector's tail. In half precision every fifth
+float is tried: its kernels are not those of float32 followed by a rounding.
 """
 
 import argparse
@@ -24,42 +24,51 @@ from compare.proof.bounds import _KERNELS, _ROUNDED_ONCE, KERNEL_ULPS
 from compare.proof.constants import significant_bits
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-TAIL = 70  # every length up to this: more than two vectors of 512 bits of float32
-# Where kernels change their method or lose digits, and their zeros.
+TAIL = 70  # tensors of every length up to this: more than two 512-bit vectors of float32
+# Points where kernels switch their algorithm or lose digits, and their zeros.
 _SPECIAL = (0.0, 0.25, 0.5, 0.6931471805599453, 1.0, 1.5707963267948966, 3.141592653589793, 9.0)
 _POSITIVE = {"log", "sqrt", "rsqrt"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The largest error of a kernel in ulps, where it was seen, and what the bounds allow."""
+    """The largest measured error of a kernel in one dtype, and the error that the bounds allow."""
 
     kernel: str
     dtype: torch.dtype
-    ulps: float
-    at: float
-    allowed: float
+    ulps: float  # the largest error
+    at: float  # the point with that error
+    allowed: float  # in ulps
 
     @property
     def exceeded(self) -> bool:
-        """Whether the bounds' constant is too small here."""
+        """Whether the kernel's error is larger than the bounds allow."""
         return not self.ulps <= self.allowed
 
 
 def points(kernel: str, dtype: torch.dtype, count: int, seed: int) -> Tensor:
-    """Draw points of a kernel's domain: log-uniform over all sizes, and where it bends."""
-    chance = torch.Generator().manual_seed(seed)
+    """Draw points of a kernel's domain.
+
+    They are log-uniform over all magnitudes, plus points near zeros and changes of algorithm.
+
+    Args:
+        kernel: The name of the elementary function.
+        dtype: The dtype of the points.
+        count: How many points of each kind to draw; half precision has a fixed set instead.
+        seed: The seed of the random points.
+    """
+    rng = torch.Generator().manual_seed(seed)
     info = torch.finfo(dtype)
-    drawn = torch.rand(3, count, generator=chance, dtype=torch.float64)
+    uniform = torch.rand(3, count, generator=rng, dtype=torch.float64)
     exponents = torch.tensor([info.smallest_normal, info.max], dtype=torch.float64).log2()
-    sizes = 2 ** (exponents[0] + (exponents[1] - exponents[0]) * drawn[0])
-    # exp overflows or underflows within this, and tanh, sigmoid and erf are flat well before
-    near = (2 * drawn[1] - 1) * -exponents[0] * 0.6931471805599453
+    sizes = 2 ** (exponents[0] + (exponents[1] - exponents[0]) * uniform[0])
+    # exp overflows or underflows within this range; tanh, sigmoid and erf are constant well before
+    near = (2 * uniform[1] - 1) * -exponents[0] * 0.6931471805599453
     special = torch.tensor(_SPECIAL, dtype=torch.float64)
-    close = special[torch.arange(count) % len(special)] * (1 + (drawn[2] - 0.5) * 2.0**-6)
+    close = special[torch.arange(count) % len(special)] * (1 + (uniform[2] - 0.5) * 2.0**-6)
     signs = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0).double()
-    moderate = 8 * signs * drawn[2]
-    subnormal = signs * drawn[1] * info.smallest_normal
+    moderate = 8 * signs * uniform[2]
+    subnormal = signs * uniform[1] * info.smallest_normal
     if info.bits == 16:
         bits = torch.arange(-(2**15) + seed % 5, 2**15, 5, dtype=torch.int32).to(torch.int16)
         return _domain(kernel, bits.view(dtype)[bits.view(dtype).isfinite()])
@@ -68,39 +77,48 @@ def points(kernel: str, dtype: torch.dtype, count: int, seed: int) -> Tensor:
 
 
 def _domain(kernel: str, x: Tensor) -> Tensor:
-    """Return x, or of it what the kernel has real values at."""
+    """Return the points in the kernel's domain; for log and roots all points, without sign."""
     if kernel in _POSITIVE:
         return x.abs()
     return x[x.double() > -1] if kernel == "log1p" else x
 
 
 def errors(kernel: str, x: Tensor, floats: Tensor) -> Tensor:
-    """Return each error in ulps of the true value; 0 where that is no finite normal number.
+    """Return a kernel's error at each point, in ulps of the exact value.
 
-    What underflows or overflows is no matter of ulps: the bounds treat it apart.
+    It is 0 where the exact value is not a finite normal number: the bounds treat underflow and
+    overflow separately.
+
+    Args:
+        kernel: The name of the elementary function.
+        x: The points, (n,).
+        floats: The kernel's results at these points, (n,).
     """
     info = torch.finfo(x.dtype)
     digits = significant_bits(x.dtype)
     function = FUNCTIONS[kernel]
-    found = []
-    with flint.ctx.workprec(PRECISION + 1200):  # 1200: sin and cos of the largest float64
+    ulps = []
+    with flint.ctx.workprec(PRECISION + 1200):  # 1200 bits for sin and cos of the largest float64
         for at, value in zip(x.tolist(), floats.tolist(), strict=True):
-            truth = function(flint.arb(at))
-            size = abs(truth)
-            if not (truth.is_finite() and size > info.smallest_normal and size < info.max):
-                found.append(0.0)
+            exact = function(flint.arb(at))
+            size = abs(exact)
+            if not (exact.is_finite() and size > info.smallest_normal and size < info.max):
+                ulps.append(0.0)
                 continue
             if not math.isfinite(value):
-                found.append(math.inf)
+                ulps.append(math.inf)
                 continue
-            mantissa, exponent = abs(truth.mid()).man_exp()
+            mantissa, exponent = abs(exact.mid()).man_exp()
             ulp = flint.arb(2) ** (int(mantissa).bit_length() + int(exponent) - digits)
-            found.append(float((abs(flint.arb(value) - truth) / ulp).mid()))
-    return torch.tensor(found, dtype=torch.float64)
+            ulps.append(float((abs(flint.arb(value) - exact) / ulp).mid()))
+    return torch.tensor(ulps, dtype=torch.float64)
 
 
 def measure(kernel: str, dtype: torch.dtype, count: int = 4000, seed: int = 1) -> Measured:
-    """Measure one kernel: in one long tensor, and the same points in tensors of 1 to TAIL."""
+    """Measure a kernel in one long tensor, and at the same points in tensors of 1 to TAIL elements.
+
+    `count` and `seed` are those of `points`.
+    """
     x = points(kernel, dtype, count, seed)
     run = _KERNELS[kernel]
     parts: list[Tensor] = []
@@ -109,22 +127,24 @@ def measure(kernel: str, dtype: torch.dtype, count: int = 4000, seed: int = 1) -
         size = len(parts) % TAIL + 1
         parts.append(run(x[start : start + size].clone()))
         start += size
-    found = torch.maximum(errors(kernel, x, run(x)), errors(kernel, x, torch.cat(parts)))
-    worst = int(found.argmax())
+    ulps = torch.maximum(errors(kernel, x, run(x)), errors(kernel, x, torch.cat(parts)))
+    worst = int(ulps.argmax())
     allowed = 0.5 if kernel in _ROUNDED_ONCE else KERNEL_ULPS
     if kernel in ("erf", "erfc") and dtype.itemsize < 4:
-        allowed = math.inf  # judged by its absolute error instead, see bounds.ERF_FLOAT32
-    return Measured(kernel, dtype, float(found[worst]), float(x[worst]), allowed)
+        allowed = math.inf  # the bounds use an absolute error there: bounds.ERF_FLOAT32
+    return Measured(kernel, dtype, float(ulps[worst]), float(x[worst]), allowed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every kernel, print the table; 1 if any is further off than the bounds allow."""
+    """Measure the error of every kernel; exit with 1 if one is larger than the bounds allow."""
     parser = argparse.ArgumentParser(
         prog="python -m compare.proof.kernels", description=main.__doc__
     )
-    parser.add_argument("--points", type=int, default=4000, help="points of each kind (4000)")
-    parser.add_argument("--seed", type=int, default=1, help="which points are drawn (1)")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "--points", type=int, default=4000, help="number of points of each kind (4000)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random points (1)")
+    options = parser.parse_args(arguments)
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("kernel", "dtype", "largest error, ulps", "allowed", "at"):
@@ -132,11 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exceeded = False
     for kernel in _KERNELS:
         for dtype in DTYPES:
-            found = measure(kernel, dtype, given.points, given.seed)
-            exceeded |= found.exceeded
+            measured = measure(kernel, dtype, options.points, options.seed)
+            exceeded |= measured.exceeded
             table.add_row(
-                kernel, str(dtype).removeprefix("torch."), f"{found.ulps:.3f}",
-                f"{found.allowed:g}", f"{found.at:.17g}", style="red" if found.exceeded else None,
+                kernel, str(dtype).removeprefix("torch."), f"{measured.ulps:.3f}",
+                f"{measured.allowed:g}", f"{measured.at:.17g}",
+                style="red" if measured.exceeded else None,
             )  # fmt: skip
     console.print(table)
     console.print(f"  torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
