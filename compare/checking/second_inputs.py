@@ -16,7 +16,7 @@ from compare.passes.inputs import numbered, tensors
 from compare.passes.passes import Passes
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bounds
-from compare.proof.derived_inputs import by_hand_alone
+from compare.proof.derived_inputs import manual_only_inputs
 from compare.proof.interpreter import Lifted, lift
 from compare.proof.judge import judge
 from compare.proof.other_inputs import all_zeros_or_ones, scaled, similar
@@ -229,7 +229,7 @@ class SecondInputs:
     @cached_property
     def unread(self) -> list[str]:
         """Those of them that are nothing that forward computes, or are held."""
-        return [name for name in by_hand_alone(self.pair) if name not in self.followed]
+        return [name for name in manual_only_inputs(self.pair) if name not in self.followed]
 
     @cached_property
     def follows_unread(self) -> set[str]:

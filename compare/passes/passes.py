@@ -12,7 +12,7 @@ from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered, tensors
 from compare.proof.bits import mismatch
-from compare.proof.derived_inputs import following
+from compare.proof.derived_inputs import with_derived_inputs
 from compare.proof.literals import Reading
 from compare.proof.pair import Bypasses, Lift, Pair, find_bypasses
 from compare.proof.program import Opaque, Program
@@ -162,7 +162,7 @@ class Passes:
             remake=self._pair_at,
             reference_lifts=self.reference_lifts,
         )
-        return following(pair)
+        return with_derived_inputs(pair)
 
     def _pair_at(self, inputs: Values) -> Pair:
         """Return both sides at other inputs, run there and not read again."""

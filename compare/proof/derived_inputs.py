@@ -1,7 +1,7 @@
-"""Inputs that follow the others: a statistic that forward computes, handed to the pass beside x.
+"""Finds inputs that are derived from others: a statistic of x, passed to backward next to x.
 
-Forward does not read such an input, and the pass does. It is a value on forward's way, to that
-value's own rounding; as an input with a value of its own it would make a right pass wrong.
+Forward computes such a value but does not read the input, and only the by-hand pass reads it. The
+two agree up to rounding. If the input counted as independent, a correct pass would be WRONG.
 """
 
 from dataclasses import replace
@@ -15,65 +15,68 @@ from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf, skip_copies
 from compare.proof.rounding import bounds_for
 
-FEW = 4.0  # times what forward's own value is off, and ulps
+# Largest distance of a derived input from forward's value: this many times forward's rounding error
+# plus one ulp.
+MAX_ERROR_RATIO = 4.0
 
 
-def by_hand_alone(pair: Pair) -> list[str]:
-    """Return the tensors among the inputs that by hand are read and by the reference are not."""
+def manual_only_inputs(pair: Pair) -> list[str]:
+    """Return the input tensors that the by-hand pass reads and the reference does not."""
     if isinstance(pair.reference, Opaque):
         return []
-    read = (
+    used_by_hand = (
         pair.manual_program.used_inputs()
         if isinstance(pair.manual_program, Program)
         else [*pair.manual_inputs]
     )
-    theirs = pair.reference.used_inputs()
-    return [name for name in read if name in pair.inputs and name not in theirs]
+    used_by_reference = pair.reference.used_inputs()
+    return [n for n in used_by_hand if n in pair.inputs and n not in used_by_reference]
 
 
-def following(pair: Pair) -> Pair:
-    """Return the pair with those of them that follow as outputs of the reference, not as inputs."""
-    alone = [name for name in by_hand_alone(pair) if pair.inputs[name].is_floating_point()]
-    if not alone:
+def with_derived_inputs(pair: Pair) -> Pair:
+    """Return the pair with its derived inputs as outputs of the reference, not as inputs."""
+    candidates = [n for n in manual_only_inputs(pair) if pair.inputs[n].is_floating_point()]
+    if not candidates:
         return pair
     assert isinstance(pair.reference, Program)
     cache: Cache = {}
     lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, cache=cache)
-    # not an input itself: two that are equal are two
-    own = [node for node in cache if node.op == "call_function" and skip_copies(node) is node]
-    found: dict[str, fx.Node] = {}
-    for name in alone:
-        gaps = {node: _gap(pair.inputs[name], cache[node]) for node in own}
+    # only values that forward computes: another input with equal values is a separate input
+    computed = [n for n in cache if n.op == "call_function" and skip_copies(n) is n]
+    sources: dict[str, fx.Node] = {}
+    for name in candidates:
+        gaps = {node: _gap(pair.inputs[name], cache[node]) for node in computed}
         near = {node: gap for node, gap in gaps.items() if gap is not None}
         if near:
-            found[name] = min(near, key=near.__getitem__)
-    outputs = {ValueOf(name): node for name, node in found.items()}
+            sources[name] = min(near, key=near.__getitem__)
+    outputs = {ValueOf(name): node for name, node in sources.items()}
     return replace(
         pair,
         reference=replace(pair.reference, outputs={**outputs, **pair.reference.outputs}),
         manual_inputs={
-            name: (value, ValueOf(name) if name in found else key)
+            name: (value, ValueOf(name) if name in sources else key)
             for name, (value, key) in pair.manual_inputs.items()
         },
-        reference_lifts={} if found else pair.reference_lifts,
+        reference_lifts={} if sources else pair.reference_lifts,
     )
 
 
-def _gap(values: Tensor, way: Lifted) -> float | None:
-    """Return how far values are from a value on forward's way; None for further than rounding.
+def _gap(values: Tensor, computed: Lifted) -> float | None:
+    """Return the total distance of an input from a value of forward, None beyond rounding.
 
-    They may be off as far as forward's own floats are, some few times, and within the bound.
+    Rounding is a few times the error of forward's own floats, and within their bound.
     """
-    bound = way.numbers
+    bound = computed.numbers
     if not isinstance(bound, Bound) or _sizes(bound) != _sizes(values):
         return None
     floats = values.detach().double().cpu().reshape(bound.shape)
     gap = (floats - bound.value).abs()
-    off = (way.floats.detach().double().cpu() - bound.value).abs().max()
+    error = (computed.floats.detach().double().cpu() - bound.value).abs().max()
     ulps = floats.abs() * torch.finfo(values.dtype).eps
-    room = (FEW * (off + ulps)).minimum(bound.error + ulps)
-    return float(gap.sum()) if bool(((gap <= room) & room.isfinite()).all()) else None
+    limit = (MAX_ERROR_RATIO * (error + ulps)).minimum(bound.error + ulps)
+    return float(gap.sum()) if bool(((gap <= limit) & limit.isfinite()).all()) else None
 
 
 def _sizes(values: Bound | Tensor) -> list[int]:
+    """Return the sizes of the dimensions, without those of size 1."""
     return [size for size in values.shape if size != 1]

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.constant_tables import tables
+from compare.proof.constant_tables import exact_table_values
 from compare.proof.interpreter import Floats, Lifted, compute, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
@@ -104,7 +104,7 @@ class LiftedPair:
         other = self.pair.reference if by_hand else self.pair.manual_program
         with flint.ctx.workprec(precision):
             n = Balls(None, reading, precision)
-            exact = tables(program, other, n, leads=not by_hand)
+            exact = exact_table_values(program, other, n, leads=not by_hand)
             if reading != IN_ANY_READING:
                 return exact
             return {
