@@ -50,10 +50,10 @@ class Balls:
     """The arithmetic of exact values, over arrays of balls.
 
     Args:
-        entries: how many entries of a matrix product to compute if it takes more than LARGE
+        entries: How many entries of a matrix product to compute if it takes more than LARGE
             multiplications; None for all. The other entries, and all numbers that depend on them,
             are unbounded balls (NaN).
-        reading: how constants in the code are read.
+        reading: How constants in the code are read.
         precision: FLINT's working precision, bits.
     """
 

@@ -35,9 +35,9 @@ def mismatch(
     """Return in words how shape, dtype or device of two tensors differ; None if they do not.
 
     Args:
-        manual: the by-hand tensor.
-        other: the tensor to compare it with, or its specification.
-        where: names the other tensor in the text: "shape (4,) by hand, (4, 1) {where}".
+        manual: The by-hand tensor.
+        other: The tensor to compare it with, or its specification.
+        where: Names the other tensor in the text: "shape (4,) by hand, (4, 1) {where}".
     """
     for attribute in ("shape", "dtype", "device"):
         one, two = getattr(manual, attribute), getattr(other, attribute)
@@ -199,9 +199,9 @@ def differences_by_step(manual: Tensor, autograd: Tensor, total: Difference) -> 
     """Return the differences of two tensors step by step.
 
     Args:
-        manual: by-hand values, (steps, ...).
-        autograd: the reference's values, of the same shape and dtype.
-        total: the result of `compare_bits` on the two; with a single step nothing is recomputed.
+        manual: By-hand values, (steps, ...).
+        autograd: The reference's values, of the same shape and dtype.
+        total: The result of `compare_bits` on the two; with a single step nothing is recomputed.
     """
     if len(manual) == 1:  # a single step may hold a large tensor
         count = np.array([total.total - total.equal])

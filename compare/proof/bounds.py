@@ -210,15 +210,15 @@ class Bounds:
         called only if value and error are not enough.
 
         Args:
-            value: the result, computed in float64.
-            error: the part of the error that comes from the operands' errors.
-            times: how many units of roundoff the operation adds.
-            tiny: a lower limit on the absolute error that underflow may cause.
-            operands: the operands; if one has an interval, the result may need one.
-            exact_range: computes the interval of the exact result.
-            never_negative: whether neither the exact result nor a kernel's result is negative.
-            exact_infinity: computes where the result is an infinity without error.
-            terms: computes the magnitude of the terms added up to the result.
+            value: The result, computed in float64.
+            error: The part of the error that comes from the operands' errors.
+            times: How many units of roundoff the operation adds.
+            tiny: A lower limit on the absolute error that underflow may cause.
+            operands: The operands; if one has an interval, the result may need one.
+            exact_range: Computes the interval of the exact result.
+            never_negative: Whether neither the exact result nor a kernel's result is negative.
+            exact_infinity: Computes where the result is an infinity without error.
+            terms: Computes the magnitude of the terms added up to the result.
         """
         info = torch.finfo(self.dtype)
         # vectorised bfloat16 kernels compute in float32 and may flush float32 subnormals to zero

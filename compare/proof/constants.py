@@ -101,8 +101,8 @@ def intended_value(number: float, bits: int = _FLOAT64) -> Any:
     This is the float itself if no simple number is close enough.
 
     Args:
-        number: the float.
-        bits: significant bits of the dtype that it is held in.
+        number: The float.
+        bits: Significant bits of the dtype that it is held in.
     """
     form = closed_form(number, bits)
     return flint.arb(number) if form is None else form.exact()
@@ -131,8 +131,8 @@ def closed_form(number: float, bits: int = _FLOAT64) -> ClosedForm | None:
     """Return the closed form of the simplest number that rounds to a float, None without one.
 
     Args:
-        number: the float.
-        bits: significant bits of the dtype that it is held in.
+        number: The float.
+        bits: Significant bits of the dtype that it is held in.
     """
     if number == 0 or not math.isfinite(number):
         return None

@@ -126,14 +126,14 @@ def lift(
     unsupported operation is an `Unsupported`.
 
     Args:
-        program: the program.
-        n: the arithmetic.
-        inputs: the floats of each input of the program.
-        lifted_inputs: the numbers of inputs whose exact values differ from their floats.
-        overrides: values that replace named outputs wherever later nodes read them.
-        only: the outputs to compute, starting from the nearest overrides; None for all.
-        cache: values of nodes that need not be computed; filled with the value of each other node.
-        replacements: numbers that replace those computed for a node.
+        program: The program.
+        n: The arithmetic.
+        inputs: The floats of each input of the program.
+        lifted_inputs: The numbers of inputs whose exact values differ from their floats.
+        overrides: Values that replace named outputs wherever later nodes read them.
+        only: The outputs to compute, starting from the nearest overrides; None for all.
+        cache: Values of nodes that need not be computed; filled with the value of each other node.
+        replacements: Numbers that replace those computed for a node.
     """
     overrides, replacements = overrides or {}, replacements or {}
     lifted_inputs = lifted_inputs or {}
@@ -232,9 +232,9 @@ def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node,
     """Return the value of a node: a tensor that it holds, or the output of its operation.
 
     Args:
-        n: the arithmetic.
-        node: the node; neither an input nor the output node of its program.
-        values: the values of the nodes that it reads.
+        n: The arithmetic.
+        node: The node; neither an input nor the output node of its program.
+        values: The values of the nodes that it reads.
     """
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source].floats)
     if isinstance(n, Floats):

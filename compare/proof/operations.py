@@ -43,11 +43,11 @@ def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kw
     """Return the result of an operation that only moves the numbers of x.
 
     Args:
-        n: the arithmetic.
-        operation: the torch operation; it is applied to the flat indices of x.
-        x: the numbers.
-        args: further arguments of the operation.
-        kwargs: keyword arguments of the operation.
+        n: The arithmetic.
+        operation: The torch operation; it is applied to the flat indices of x.
+        x: The numbers.
+        args: Further arguments of the operation.
+        kwargs: Keyword arguments of the operation.
     """
     moved = operation(_flat_indices(x.shape), *args, **kwargs)
     if isinstance(moved, Tensor):
@@ -59,9 +59,9 @@ def join(n: Arithmetic[N], parts: Sequence[N], call: Callable[[list[Tensor]], Te
     """Return the result of an operation that assembles several tensors into one.
 
     Args:
-        n: the arithmetic.
-        parts: the numbers of each tensor.
-        call: runs the torch operation on the tensors of flat indices that stand for `parts`.
+        n: The arithmetic.
+        parts: The numbers of each tensor.
+        call: Runs the torch operation on the tensors of flat indices that stand for `parts`.
     """
     starts, indices = 0, []
     for part in parts:
@@ -84,7 +84,7 @@ def _strided_indices(
     """Return the flat indices of the input's elements that as_strided selects.
 
     Raises:
-        ValueError: as_strided reads memory outside its input.
+        ValueError: `as_strided` reads memory outside its input.
     """
     base = n.floats[0]
     begin = base.storage_offset()
