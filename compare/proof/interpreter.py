@@ -20,7 +20,7 @@ from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program
 from compare.proof.same_formula import elementwise
 
-MAX_LITERALS = 1_000  # the most different numbers that somebody writes into one tensor
+MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
 # Operations that take integer or boolean tensors as indices or masks, not as numbers.
 _TAKES_INDICES = MOVES | JOINS | {
     "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
@@ -221,7 +221,7 @@ def _exact(n: Arithmetic[Any] | Floats, values: Tensor) -> Any:
 
 
 def _created(n: Arithmetic[Any], values: Tensor) -> Any:
-    """Return a tensor that the code created; with many different numbers these are exact."""
+    """Return a tensor that the code created: as literals, or exact if those would be too many."""
     if not values.is_floating_point():
         return values
     few = values.numel() <= MAX_LITERALS or bool((values == values.flatten()[0]).all())
@@ -240,7 +240,7 @@ def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node,
     if isinstance(n, Floats):
         out = n.run(node, args, kwargs)
         return Lifted(out, out)
-    if node.op == "get_attr":  # a tensor that existed before the code ran is exact
+    if node.op == "get_attr":  # exact if the tensor existed before the code ran
         tensor = node.meta["val"]
         return Lifted(tensor, (_created if node.meta["made"] else _exact)(n, tensor))
     assert callable(node.target)
