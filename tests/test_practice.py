@@ -232,7 +232,7 @@ NUMPY = (
 def test_the_blog_in_numpy_is_judged_by_numbers() -> None:
     right = found(*NUMPY, (L1_DELTA, "l1_delta = l1_error * (l1 * (1 - l1))"), steps=2000)
     assert right.state == RIGHT
-    assert "cannot be read as a program" in right.why_numbers
+    assert "cannot be traced" in right.why_numbers
     assert right.verdicts["l1_delta"] == "UNDECIDED"
     wrong = found(*NUMPY, (L1_DELTA, "l1_delta = l1_error * l1"))
     assert (wrong.state, wrong.name) == (WRONG, "l1_delta")

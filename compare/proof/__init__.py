@@ -1,4 +1,4 @@
-"""The engine: bits, and formulas lifted to ball arithmetic with a sound bound on their rounding.
+"""The engine that proves verdicts, from bits, ball arithmetic and rounding bounds.
 
-Imports nothing else of the project.
+It imports nothing else of the project, apart from torch's private names in compare/torch_private.
 """

@@ -1,7 +1,8 @@
-"""Writes down the ATen operations that a function does, as a graph.
+"""Recording: the ATen operations that a function runs, as a graph.
 
-torch.fx's make_fx does that too, with a fake tensor and a proxy for every value; here only the list
-of operations is needed, and every check waits for it. Imports torch and its private names alone.
+torch.fx's make_fx records them too, with a fake tensor and a proxy for every value. Here only the
+list of operations is needed, and every check waits for it. This module imports torch and its
+private names alone.
 """
 
 import operator
@@ -20,21 +21,33 @@ _LIFTED = _ATEN.lift_fresh.default, _ATEN.lift_fresh_copy.default
 
 
 class FloatRead(Exception):
-    """A float was read out of a tensor: as a number it would leave the graph unseen."""
+    """The function reads a float out of a tensor: as a Python number it would escape the graph."""
 
 
 class Recorder(DispatchMode):  # type: ignore[misc]
-    """Within it each operation becomes a node; what the table knows is decomposed first.
+    """A mode in which each operation becomes a node of a graph.
 
-    An integer or a boolean may be read out of a tensor (`int(i)`, `if mask.any()`): what is decided
-    so is decided, like any branch, by the float run. Each node's meta has `val`, an empty tensor
-    laid out as its value, or with get_attr the constant itself; `line`, what `line()` said when the
-    operation was asked for; whether `autograd` asked for it, not the code; and whether it is
-    `constant`, nothing of the inputs being in it as far as can be seen: a view may have been
-    written to. Of a constant itself it also says whether the function `made` it, as torch.tensor
-    does, of numbers in its code: what was there before, a weight, is just what it holds; and its
-    memory, `at`, None of what is made. `origin()` tells both of what is made in the operation at
-    hand.
+    Operations in the table of decompositions are decomposed first. An integer or a boolean may be
+    read out of a tensor (`int(i)`, `if mask.any()`): like any branch, it is then decided by the
+    float run.
+
+    The meta of each node has:
+    - `val`, an empty tensor laid out as its value; for get_attr the constant itself;
+    - `line`, the result of `line()` when the operation was called;
+    - `autograd`, whether autograd called the operation, not the code;
+    - `constant`, whether it depends on no input as far as can be seen: a view may have been
+      written to.
+
+    A constant also has:
+    - `made`, whether the function created it, as torch.tensor does, from numbers in its code. A
+      tensor that existed before, such as a weight, stands for exactly the values that it stores;
+    - `address`, where its memory begins; None if the function created it.
+
+    Args:
+        table: Decompositions by operation.
+        line: Returns the line of code that is being run.
+        origin: Returns `made` and `address` for a constant created by the current operation.
+        autograd: Returns whether autograd calls the current operation.
     """
 
     def __init__(
@@ -47,80 +60,85 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         super().__init__()
         self.graph = fx.Graph()
         self.table, self.line, self.origin, self.autograd = table, line, origin, autograd
-        # constants, until used
-        self.fresh: MutableMapping[Tensor, tuple[bool, int | None]] = WeakTensorKeyDictionary()
-        # weak: autograd copies a gradient that somebody else holds
+        # constants that no operation has used yet
+        self.unused: MutableMapping[Tensor, tuple[bool, int | None]] = WeakTensorKeyDictionary()
+        # weak, because autograd copies a gradient that somebody else holds
         self.nodes: MutableMapping[Tensor, fx.Node] = WeakTensorKeyDictionary()
 
     def record(
-        self, function: Callable[..., Sequence[Tensor]], at: Sequence[Tensor]
+        self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
     ) -> tuple[fx.Graph, list[Tensor]]:
-        """Write down what `function` does at these inputs, and what it gave; raises FloatRead."""
-        for number, tensor in enumerate(at):
+        """Return the graph of `function(*inputs)` and its results.
+
+        Raises:
+            FloatRead: The function reads a float out of a tensor that depends on the inputs.
+        """
+        for number, tensor in enumerate(inputs):
             node = self.graph.placeholder(f"arg{number}")
             node.meta["constant"] = False
-            self._is(tensor, node)
+            self._assign(tensor, node)
         with self:
-            found = function(*at)
-        self.graph.output(tuple(map(self._node, found)))
-        return self.graph, [tensor.detach().clone() for tensor in found]
+            results = function(*inputs)
+        self.graph.output(tuple(map(self._node, results)))
+        return self.graph, [tensor.detach().clone() for tensor in results]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not _PLAIN.issuperset(types):  # such a tensor first says what it stands for
+        if not _PLAIN.issuperset(types):  # a tensor subclass must be unwrapped by itself first
             return NotImplemented
         kwargs = kwargs or {}
         if func is _ATEN._local_scalar_dense.default:
             if args[0].is_floating_point() and not self._node(args[0]).meta["constant"]:
                 raise FloatRead("a float is read out of a tensor (float(x), x.item())")
             return func(*args)
-        if func.namespace == "profiler":  # torch.optim marks its step for it
+        if func.namespace == "profiler":  # torch.optim marks its steps for the profiler
             return func(*args, **kwargs)
-        with self:  # a composite operation is done by its parts, another says NotImplemented
-            made = self.table.get(func, func.decompose)(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
-        if func in _LIFTED:  # what torch.tensor makes: a constant, once it is used
+        with self:  # the parts of a composite operation are recorded, not the operation
+            result = self.table.get(func, func.decompose)(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        if func in _LIFTED:  # torch.tensor calls it: a constant, as soon as it is used
             lifted = func(*args)
-            self.fresh[lifted] = self.origin()
+            self.unused[lifted] = self.origin()
             return lifted
-        parts = fx.node.map_aggregate(
+        node_args = fx.node.map_aggregate(
             (args, kwargs), lambda value: self._node(value) if isinstance(value, Tensor) else value
         )
-        made = func(*args, **kwargs)
-        self._are(made, self.graph.call_function(func, *parts))
-        return made
+        result = func(*args, **kwargs)
+        self._assign_result(result, self.graph.call_function(func, *node_args))
+        return result
 
-    def _are(self, made: Any, node: fx.Node) -> None:
-        """Note what an operation gave: a tensor, several, or something else."""
+    def _assign_result(self, result: Any, node: fx.Node) -> None:
+        """Assign the node to the result of its operation: a tensor, several, or something else."""
         node.meta |= {"line": self.line(), "autograd": self.autograd()}
         sources = node.all_input_nodes
         node.meta["constant"] = bool(sources) and all(n.meta["constant"] for n in sources)
-        if isinstance(made, Tensor):
-            self._is(made, node)
-        elif isinstance(made, tuple | list):
-            for number, part in enumerate(made):
-                self._are(part, self.graph.call_function(operator.getitem, (node, number)))
+        if isinstance(result, Tensor):
+            self._assign(result, node)
+        elif isinstance(result, tuple | list):
+            for number, part in enumerate(result):
+                item = self.graph.call_function(operator.getitem, (node, number))
+                self._assign_result(part, item)
 
-    def _is(self, tensor: Tensor, node: fx.Node) -> None:
+    def _assign(self, tensor: Tensor, node: fx.Node) -> None:
         self.nodes[tensor] = node
         node.meta["val"] = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
         )
 
     def _node(self, tensor: Tensor) -> fx.Node:
-        """Return the node of a tensor; one that no operation gave is a copy of a constant."""
+        """Return the node of a tensor; a tensor from no operation becomes a copy of a constant."""
         if tensor not in self.nodes:
             constant = self.graph.get_attr("constant")
-            made, at = self.fresh.get(tensor) or (False, storage_address(tensor))
+            made, address = self.unused.get(tensor) or (False, storage_address(tensor))
             constant.meta |= {"val": tensor.detach().clone(), "constant": True}
-            constant.meta |= {"made": made, "address": at}
-            # a fresh one each time: the code may write into it
-            self._are(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
+            constant.meta |= {"made": made, "address": address}
+            # a new copy in each run: the code may write into it
+            self._assign_result(tensor, self.graph.call_function(_LIFTED[1], (constant,)))
         return self.nodes[tensor]
 
 
 def storage_address(tensor: Tensor) -> int | None:
-    """Return where a tensor's memory begins, None where it has none."""
+    """Return the address where a tensor's memory begins, None if it has none."""
     try:
         return tensor.untyped_storage().data_ptr() or None
     except (RuntimeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""The verdicts, and what stands behind one."""
+"""The verdicts, and the proof behind each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any, Self
 
 
 class Verdict(StrEnum):
-    """A word that orders by how bad it is, so that `max` of several is the verdict on them all.
+    """A verdict. Verdicts are ordered by severity, so that `max` of several is the overall one.
 
-    With it come its colours, for rich and for a page; they are legible on dark and on light.
+    Each has a colour for rich and one for HTML pages, both legible on dark and light backgrounds.
     """
 
     EXACT = "EXACT", "green", "#1a7f37"
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     web_colour: str
 
     def __new__(cls, word: str, colour: str, web_colour: str) -> Self:
-        """Return the member for a word, graver than those above it."""
+        """Return the member for a word, more severe than the members before it."""
         self = str.__new__(cls, word)
         self._value_, self.severity = word, len(cls.__members__)
         self.style, self.web_colour = f"bold {colour}", web_colour
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
     @property
     def passes(self) -> bool:
-        """Whether it is a pass by the usual demand."""
+        """Whether it meets the default demand, "rounding"."""
         return self <= Verdict.ROUNDING
 
     def __lt__(self, other: str) -> bool:
@@ -46,7 +46,7 @@ class Verdict(StrEnum):
     def __ge__(self, other: str) -> bool:
         return self.severity >= Verdict[other].severity
 
-    __repr__ = str.__repr__  # a report shows it as the word that it is
+    __repr__ = str.__repr__  # a report shows the plain word
 
 
 EXACT, ROUNDING, UNDECIDED, INACCURATE, WRONG = Verdict
@@ -54,23 +54,33 @@ EXACT, ROUNDING, UNDECIDED, INACCURATE, WRONG = Verdict
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a search found that would make a WRONG quantity right, or give one autograd's bits."""
+    """The result of a search for fixes of a WRONG quantity, or for code that matches all bits.
 
-    found: tuple[str, ...]  # in words, simplest first; each was tried and held
-    note: str = ""  # what was tried and what was not
+    Attributes:
+        found: The fixes as texts, simplest first; each was tried and is correct.
+        note: A remark on the extent of the search.
+    """
+
+    found: tuple[str, ...]
+    note: str = ""
 
     @classmethod
-    def of(cls, search: Callable[..., "Diagnosis | None"], *given: Any) -> "Diagnosis | None":
-        """Return what a search found; where it broke off that is said, and the verdict stands."""
+    def of(cls, search: Callable[..., "Diagnosis | None"], *arguments: Any) -> "Diagnosis | None":
+        """Return the result of a search; if it fails, a note says so and the verdict stands."""
         try:
-            return search(*given)
+            return search(*arguments)
         except Exception as error:
             return cls((), f"the search failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
 class OtherInputs:
-    """Whether the formulas were judged beside the given inputs too, and what is said of that."""
+    """The result of repeating a check at other inputs.
+
+    Attributes:
+        tried: Whether the formulas were judged at other inputs.
+        text: A remark for the report; empty if there is none.
+    """
 
     tried: bool = False
     text: str = ""
@@ -78,27 +88,45 @@ class OtherInputs:
 
 @dataclass(frozen=True)
 class Proof:
-    """What decided a verdict beyond the bits."""
+    """The evidence for a verdict, beyond the comparison of bits.
+
+    Attributes:
+        verdict: The verdict.
+        text: What was shown, or why it could not be shown.
+        lifted: Whether both formulas were shown to be the same in exact arithmetic.
+        manual_error: The by-hand distance from the exact value in ulps, of the worst element.
+        autograd_error: The same for autograd.
+        manual_bits: The number of correct bits by hand, over all elements together.
+        autograd_bits: The same for autograd.
+        both_lost: A text if neither side has half of the bits of the dtype.
+        accepted: The difference between the two formulas, if the user accepts it.
+        shortfall: A text if the by-hand side has lost many more bits than autograd, such as "keeps
+            5.0 of autograd's 20.0 correct bits".
+        share: The share of the rounding bound that was used, of the worst element.
+        at: The index of the element where the two formulas differ.
+        step: In a training run the first step that showed the verdict.
+        diagnosis: The result of a search for fixes; None if there was no search.
+        line: The line of code that computes a WRONG quantity by hand: `file.py:14  its text`.
+    """
 
     verdict: Verdict
-    text: str  # what was shown, or what could not be
-    lifted: bool = False  # whether both formulas were seen to be the same in exact arithmetic
-    manual_error: float | None = None  # from the exact value, in ulps, the largest element's
+    text: str
+    lifted: bool = False
+    manual_error: float | None = None
     autograd_error: float | None = None
-    manual_bits: float | None = None  # that are right, of all elements together
+    manual_bits: float | None = None
     autograd_bits: float | None = None
-    both_lost: str = ""  # said where neither side has half of the bits that the dtype has
-    accepted: str = ""  # by how much it is another formula, where its writer accepts that
-    # "keeps 5 of autograd's 20 right bits", where by hand has lost notably more
+    both_lost: str = ""
+    accepted: str = ""
     shortfall: str = ""
-    share: float | None = None  # of the bound on rounding, the largest element's
-    at: tuple[int, ...] | None = None  # where two formulas part
-    step: int | None = None  # of a run, the first that showed it
-    diagnosis: Diagnosis | None = None  # None: nothing was looked for
-    line: str = ""  # of the code that gives a WRONG quantity by hand: `file.py:14  its text`
+    share: float | None = None
+    at: tuple[int, ...] | None = None
+    step: int | None = None
+    diagnosis: Diagnosis | None = None
+    line: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the proof as a dict for JSON."""
         return {
             "text": self.text,
             "lifted": self.lifted,
