@@ -22,19 +22,27 @@ from torch import Tensor
 
 from compare.proof.input_structure import find_normalised_lines, line_kind, symmetry_sign
 
-MIN_SHARE, MAX_SHARE = 1 / 64, 1 / 8  # how much of another row is mixed in
+MIN_SHARE, MAX_SHARE = 1 / 64, 1 / 8  # the share of another row in a mixture
 _SUMS = "sums of 1", "sums of 0"
+
+# The words "beside", "shuffled", "drawn", "other" and "cotangent" below are part of the seeds.
+# Other words would give other numbers.
 
 
 def nearby(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
-    """Return another input close by: each float moved by a `share` of it or so, zeros off zero too.
+    """Return a nearby input: each float moves by about `share` of itself.
 
-    Seeded by the name, so that equal inputs move apart. An infinity stays, as in a mask.
+    A zero moves by about `share` of the largest number, infinities stay, as in a mask.
+
+    Args:
+        name: The name of the input. It seeds the noise, so that equal inputs move differently.
+        tensor: The input. Tensors of other than floats are returned unchanged.
+        share: Each float moves by 0.25 to 1.25 times this share.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor.clone()
-    chance = seeded_generator("beside", name, tuple(tensor.shape))
-    noise = torch.rand(tensor.shape, generator=chance, dtype=torch.float64).to(tensor.device)
+    rng = seeded_generator("beside", name, tuple(tensor.shape))
+    noise = torch.rand(tensor.shape, generator=rng, dtype=torch.float64).to(tensor.device)
     size = tensor.detach().double().abs()
     largest = size[size.isfinite()].max() if bool(size.isfinite().any()) else size.new_zeros(())
     scale = torch.where(size == 0, largest.clamp_min(2.0**-10), size)
@@ -43,7 +51,7 @@ def nearby(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
 
 
 def very_near(name: str, tensor: Tensor) -> Tensor:
-    """Return another input so close that few branches go elsewhere: a float, or 2^-20 off."""
+    """Return an input so close that few branches change: about 2^-20 away, or the next float."""
     far = nearby(name, tensor)
     if not tensor.is_floating_point():
         return far
@@ -53,9 +61,9 @@ def very_near(name: str, tensor: Tensor) -> Tensor:
 
 
 def nearby_same_kind(name: str, tensor: Tensor) -> Tensor:
-    """Return another input of the same kind: floats moved a little, rows of 0 and 1 shuffled.
+    """Return a nearby input; if all its floats are 0 or 1, its rows are shuffled instead.
 
-    A mask stays a mask then, and a class a class.
+    So a mask stays a mask, and a one-hot row stays one.
     """
     if not tensor.is_floating_point() or not tensor.numel() or not _is_codes(tensor):
         return nearby(name, tensor)
@@ -63,91 +71,105 @@ def nearby_same_kind(name: str, tensor: Tensor) -> Tensor:
 
 
 def _is_codes(values: Tensor) -> bool:
-    """Whether all is 0 or 1."""
+    """Whether each number is 0 or 1."""
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _shuffled(values: Tensor, chance: torch.Generator) -> Tensor:
-    """Return its rows in another order."""
+def _shuffled(values: Tensor, rng: torch.Generator) -> Tensor:
+    """Return a tensor with its rows in another order."""
     if not values.ndim:
         return values.clone()
     rows = max(values.ndim - 2, 0)
-    order = torch.randperm(values.shape[rows], generator=chance)
+    order = torch.randperm(values.shape[rows], generator=rng)
     return values.index_select(rows, order.to(values.device))
 
 
 def random_inputs(
-    inputs: Mapping[str, Tensor], kind: Callable[[torch.Generator, Tensor], Tensor], seed: int
+    inputs: Mapping[str, Tensor],
+    distribution: Callable[[torch.Generator, Tensor], Tensor],
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Return inputs of the same shapes drawn afresh, each by a `kind`.
+    """Return random inputs of the same shapes.
 
-    Whole numbers and booleans stay: they are places and masks, and code may branch on them. Of
-    floats that are all 0 or 1 (a mask, a class) the rows are shuffled; floats that are nowhere
-    negative stay so.
+    Integers and booleans stay: they are indices and masks, and code may branch on them. Where all
+    floats are 0 or 1 (a mask, a class) the rows are shuffled. Floats without a negative number
+    stay without one.
+
+    Args:
+        inputs: The inputs by name.
+        distribution: Samples numbers, from a generator and a tensor of the shape.
+        seed: The seed.
     """
-    made: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for name, value in inputs.items():
-        v, chance = value.detach(), seeded_generator("drawn", name, tuple(value.shape), seed)
+        v, rng = value.detach(), seeded_generator("drawn", name, tuple(value.shape), seed)
         if not v.is_floating_point() or not v.numel():
-            made[name] = v.clone()
+            result[name] = v.clone()
         elif _is_codes(v) and bool(v.any()):
-            made[name] = _shuffled(v, chance)
+            result[name] = _shuffled(v, rng)
         else:
-            found = kind(chance, v).to(v)
+            sample = distribution(rng, v).to(v)
             signed = bool((v < 0).any()) or not bool(v.any())
-            made[name] = found if signed else found.abs()
-    return made
+            result[name] = sample if signed else sample.abs()
+    return result
 
 
-def normals(chance: torch.Generator, like: Tensor, size: float = 1) -> Tensor:
-    """Draw normals of that size."""
-    return size * torch.randn(like.shape, generator=chance, dtype=torch.float64)
+def normals(rng: torch.Generator, like: Tensor, size: float = 1) -> Tensor:
+    """Sample from the normal distribution of standard deviation `size`."""
+    return size * torch.randn(like.shape, generator=rng, dtype=torch.float64)
 
 
-def ties(chance: torch.Generator, like: Tensor) -> Tensor:
-    """Draw halves from -1 to 1: zeros, and equal numbers."""
-    return torch.randint(-2, 3, like.shape, generator=chance).double() / 2
+def ties(rng: torch.Generator, like: Tensor) -> Tensor:
+    """Sample multiples of 1/2 from -1 to 1, so that there are zeros and equal numbers."""
+    return torch.randint(-2, 3, like.shape, generator=rng).double() / 2
 
 
-def sampled_from(values: Tensor, chance: torch.Generator, like: Tensor) -> Tensor:
-    """Draw some of `values`."""
-    return values[torch.randint(len(values), like.shape, generator=chance)]
+def sampled_from(values: Tensor, rng: torch.Generator, like: Tensor) -> Tensor:
+    """Sample from a list of values."""
+    return values[torch.randint(len(values), like.shape, generator=rng)]
 
 
 def uniform(name: str, like: Tensor) -> Tensor:
-    """Return numbers from -1 to 1."""
+    """Return numbers sampled uniformly from -1 to 1; the name seeds them."""
     return torch.rand(like.shape, generator=seeded_generator(name), dtype=like.dtype) * 2 - 1
 
 
 def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
-    """Return another input of the same kind; a `leaf` is one whose gradient is asked for.
+    """Return another input that keeps the visible properties of an input.
 
-    Each row becomes a mixture with another one, of which it takes 1/64 to 1/8 times `share`; what
-    is the same number everywhere is scaled, element by element, zeros alone become small numbers.
-    Seeded by the name and the number of the draw. Of two values (a mask, classes) the rows are
-    shuffled; else infinities, and zeros among other numbers, stay where they are. Whole numbers
-    that are no leaf, even grids, orthonormal rows and matrices of one number along each diagonal
-    stay too.
+    Each row becomes a mixture with another row. If all numbers are equal, each is scaled on its
+    own; zeros alone become small numbers. If there are two values (a mask, classes) the rows are
+    shuffled. Infinities stay, and so do zeros among other numbers. Not moved at all are integers
+    held as floats unless the input is a leaf, evenly spaced grids, orthonormal rows, and matrices
+    with one number along each diagonal.
+
+    Args:
+        name: The name of the input; it seeds the choice.
+        values: The input.
+        leaf: Whether the gradient of the input is requested.
+        share: Scales the share of the other row, which is 1/64 to 1/8.
+        draw: The number of the draw; it seeds the choice too.
     """
     if not _moves(values):
         return values.detach().clone()
-    found = _Mix(name, values.detach(), leaf, share, draw).found().to(values)
-    return torch.where(found.isnan(), values.detach(), found)
+    moved = _Mixture(name, values.detach(), leaf, share, draw).sample().to(values)
+    return torch.where(moved.isnan(), values.detach(), moved)
 
 
 def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tensor:
-    """Return a parameter with each of its numbers scaled, of zeros alone small numbers.
+    """Return a parameter with each number scaled on its own; zeros alone become small numbers.
 
-    Zeros among other numbers stay: they may have been pruned.
+    Zeros among other numbers stay, for they may have been pruned. The arguments are those of
+    `similar`.
     """
     if not _moves(values):
         return values.detach().clone()
-    found = _Mix(name, values.detach(), True, share, draw).scaled()
-    return torch.where(values.isfinite(), found.to(values), values.detach())
+    moved = _Mixture(name, values.detach(), True, share, draw).scaled()
+    return torch.where(values.isfinite(), moved.to(values), values.detach())
 
 
 def all_zeros_or_ones(values: Tensor) -> bool:
-    """Whether it is all 0 or all 1, as labels of one class are, or a mask that hides nothing."""
+    """Whether all numbers are 0, or all are 1: labels of one class, a mask that hides nothing."""
     return _moves(values) and len(values.unique()) == 1 and float(values.flatten()[0]) in (0, 1)
 
 
@@ -155,121 +177,129 @@ def _moves(values: Tensor) -> bool:
     return values.is_floating_point() and values.numel() > 0 and values.dtype.itemsize > 1
 
 
-class _Mix:
-    """One input, in float64, and what is drawn for it."""
+class _Mixture:
+    """An input in float64, and its random mixtures."""
 
     def __init__(self, name: str, values: Tensor, leaf: bool, share: float, draw: int) -> None:
-        self.given, self.leaf, self.share, self.draw = values, leaf, share, draw
+        self.values, self.leaf, self.share, self.draw = values, leaf, share, draw
         self.x = values.double().cpu()
-        self.chance = seeded_generator("other", name, tuple(values.shape), draw)
+        self.rng = seeded_generator("other", name, tuple(values.shape), draw)
 
-    def found(self) -> Tensor:
+    def sample(self) -> Tensor:
         """Return the other input."""
         x = self.x
-        kinds = x.unique()
-        kind = find_normalised_lines(self.given)
+        distinct = x.unique()
+        lines = find_normalised_lines(self.values)
         if not self.leaf and self.draw == 1 and all_zeros_or_ones(x) and x.numel() > 1:
-            return self._classes()
-        if len(kinds) == 1:
-            return kind.renormalise(self.scaled()) if kind else self.scaled()
-        if len(kinds) == 2 and x.numel() > 2:
-            return self._codes()
-        whole = not self.leaf and bool((x == x.round())[x.isfinite()].all())
-        if whole or _orthonormal(self.given) or _along_diagonals(x) or _even(self.given):
+            return self._some_flipped()
+        if len(distinct) == 1:
+            return lines.renormalise(self.scaled()) if lines else self.scaled()
+        if len(distinct) == 2 and x.numel() > 2:
+            return self._codes_shuffled()
+        integers = not self.leaf and bool((x == x.round())[x.isfinite()].all())
+        if (
+            integers
+            or _is_orthonormal(self.values)
+            or _is_constant_along_diagonals(x)
+            or _is_even_grid(self.values)
+        ):
             return x
-        if not self.leaf and _some_whole(x):
-            return x[self._shuffle(len(x))]
+        if not self.leaf and _has_some_integer_columns(x):
+            return x[self._derangement(len(x))]
         mixed = torch.where(x == 0, 0.0, self._mixed())
-        if symmetry_sign(self.given) is not None:
+        if symmetry_sign(self.values) is not None:
             return mixed
-        if kind is None:
+        if lines is None:
             return self.scaled() if torch.equal(mixed, x) else mixed
-        if kind.dim != x.ndim - 1 or self._columns() not in _SUMS:
-            return kind.renormalise(mixed)
-        return x if bool((x == 0).any()) else mixed  # rows and columns have their sums
+        if lines.dim != x.ndim - 1 or self._column_kind() not in _SUMS:
+            return lines.renormalise(mixed)
+        # the mixture has kept the sums of rows and of columns
+        return x if bool((x == 0).any()) else mixed
 
     def scaled(self) -> Tensor:
-        """Scale the numbers one by one."""
+        """Return the numbers, each scaled on its own."""
         shares = self._shares(*self.x.shape)
         return shares if bool((self.x == 0).all()) else self.x * (1 + shares)
 
     def _shares(self, *shape: int) -> Tensor:
-        drawn = torch.rand(shape, generator=self.chance, dtype=torch.float64)
-        return (MIN_SHARE + (MAX_SHARE - MIN_SHARE) * drawn) * self.share
+        sample = torch.rand(shape, generator=self.rng, dtype=torch.float64)
+        return (MIN_SHARE + (MAX_SHARE - MIN_SHARE) * sample) * self.share
 
-    def _codes(self) -> Tensor:
-        """Shuffle the rows of what has two values, a mask or classes; a causal mask stays."""
+    def _codes_shuffled(self) -> Tensor:
+        """Return a tensor of two values (a mask, classes) with its rows shuffled.
+
+        A causal mask stays.
+        """
         x = self.x
         if symmetry_sign(x) == 1:
-            return self._reordered()
-        if x.ndim > 1 and _triangular(x):
+            return self._rows_and_columns_shuffled()
+        if x.ndim > 1 and _is_triangular(x):
             return x
         if x.ndim < 2:
-            return x[self._shuffle(len(x))]
-        kind = find_normalised_lines(x)
-        dim = x.ndim - 1 if kind is None or kind.dim is None else kind.dim
+            return x[self._derangement(len(x))]
+        lines = find_normalised_lines(x)
+        dim = x.ndim - 1 if lines is None or lines.dim is None else lines.dim
         rows = x.movedim(dim, -1)
-        shuffled = rows.reshape(-1, x.shape[dim])[self._shuffle(x.numel() // x.shape[dim])]
+        shuffled = rows.reshape(-1, x.shape[dim])[self._derangement(x.numel() // x.shape[dim])]
         return shuffled.reshape(rows.shape).movedim(-1, dim)
 
-    def _classes(self) -> Tensor:
-        """Draw the other class for some, but not for all: 0 for 1, and 1 for 0."""
-        some = torch.rand(self.x.shape, generator=self.chance) < 0.5
+    def _some_flipped(self) -> Tensor:
+        """Return 1 for some of the zeros, or 0 for some of the ones, but not for all."""
+        some = torch.rand(self.x.shape, generator=self.rng) < 0.5
         some.view(-1)[0], some.view(-1)[-1] = True, False
         return torch.where(some, 1 - self.x, self.x)
 
-    def _reordered(self) -> Tensor:
-        """Shuffle rows and columns alike."""
-        order = self._shuffle(self.x.shape[-1])
+    def _rows_and_columns_shuffled(self) -> Tensor:
+        order = self._derangement(self.x.shape[-1])
         return self.x[..., order, :][..., order]
 
     def _mixed(self) -> Tensor:
         x = self.x
-        if symmetry_sign(self.given) is not None:
-            return x + self._shares(1) * (self._reordered() - x)
+        if symmetry_sign(self.values) is not None:
+            return x + self._shares(1) * (self._rows_and_columns_shuffled() - x)
         if not x.ndim or x.numel() == x.shape[-1]:
-            return self._row(x.flatten()).reshape(x.shape)
-        return self._rows(x, together=self._columns() in _SUMS)
+            return self._row_mixed(x.flatten()).reshape(x.shape)
+        return self._rows_mixed(x, same_share=self._column_kind() in _SUMS)
 
-    def _columns(self) -> str | None:
+    def _column_kind(self) -> str | None:
         if self.x.ndim < 2 or not bool(self.x.isfinite().all()):
             return None
-        return line_kind(self.given, self.x.ndim - 2)
+        return line_kind(self.values, self.x.ndim - 2)
 
-    def _row(self, x: Tensor) -> Tensor:
-        """Mix the elements of one row, all by one share: its sum stays, or its order."""
+    def _row_mixed(self, x: Tensor) -> Tensor:
+        """Mix the elements of one row, all with one share, which keeps their sum or their order."""
         free = x.isfinite() & (x != 0)
         some = x[free]
         if len(some) < 2:
             return x * (1 + self._shares(*x.shape))
-        found = x.clone()
-        found[free] = some + self._shares(1) * (self._beside(some) - some)
-        return found
+        result = x.clone()
+        result[free] = some + self._shares(1) * (self._partners(some) - some)
+        return result
 
-    def _rows(self, x: Tensor, *, together: bool = False) -> Tensor:
-        """Mix each row with another one, all by one share where the columns' sums stay too."""
+    def _rows_mixed(self, x: Tensor, *, same_share: bool = False) -> Tensor:
+        """Mix each row with another; with one share for all rows the sums of columns stay too."""
         rows = x.reshape(-1, x.shape[-1])
-        beside = self._beside(rows)
-        mixed = rows + self._shares(1 if together else len(rows), 1) * (beside - rows)
-        return torch.where(beside.isfinite(), mixed, rows).reshape(x.shape)
+        partners = self._partners(rows)
+        mixed = rows + self._shares(1 if same_share else len(rows), 1) * (partners - rows)
+        return torch.where(partners.isfinite(), mixed, rows).reshape(x.shape)
 
-    def _beside(self, rows: Tensor) -> Tensor:
-        """Return another row for each: the next one where they are sorted, else a shuffled one."""
+    def _partners(self, rows: Tensor) -> Tensor:
+        """Return another row for each row: the next one if they are sorted, else a random one."""
         steps = rows[1:] - rows[:-1]
         if len(rows) > 2 and bool(((steps >= 0).all(0) | (steps <= 0).all(0)).all()):
             return torch.cat([rows[1:], rows[-1:]])
-        return rows[self._shuffle(len(rows))]
+        return rows[self._derangement(len(rows))]
 
-    def _shuffle(self, count: int) -> Tensor:
-        """Draw an order in which none stays in its place."""
-        order = torch.randperm(count, generator=self.chance)
-        found = torch.empty_like(order)
-        found[order] = order.roll(1)
-        return found
+    def _derangement(self, count: int) -> Tensor:
+        """Return a random order in which no element stays in its place."""
+        order = torch.randperm(count, generator=self.rng)
+        result = torch.empty_like(order)
+        result[order] = order.roll(1)
+        return result
 
 
-def _even(x: Tensor) -> bool:
-    """Whether it is one row of even steps, as of a grid."""
+def _is_even_grid(x: Tensor) -> bool:
+    """Whether a tensor is one row of evenly spaced numbers."""
     if x.numel() < 3 or x.numel() != x.shape[-1]:
         return False
     steps = x.double().flatten().diff()
@@ -277,26 +307,26 @@ def _even(x: Tensor) -> bool:
     return bool(((steps - steps.mean()).abs() <= room).all())
 
 
-def _some_whole(x: Tensor) -> bool:
-    """Whether some columns are whole numbers, classes or times, and others are not."""
+def _has_some_integer_columns(x: Tensor) -> bool:
+    """Whether some columns hold integers (classes, times) and others do not."""
     if x.ndim != 2 or len(x) < 2 or not bool(x.isfinite().all()):
         return False
-    whole = (x == x.round()).all(0) & (x != x[:1]).any(0)
-    return bool(whole.any() & ~(x == x.round()).all())
+    integers = (x == x.round()).all(0) & (x != x[:1]).any(0)
+    return bool(integers.any() & ~(x == x.round()).all())
 
 
-def _triangular(x: Tensor) -> bool:
-    """Whether one of two values is what stands on one side of the diagonal.
+def _is_triangular(x: Tensor) -> bool:
+    """Whether one of two values fills one side of the diagonal, as in a causal mask.
 
-    Such is a causal mask: its order says which row comes first.
+    Such a mask depends on the order of the rows.
     """
     mark = x == x[..., :1, :1]
     sides = torch.ones_like(mark).triu(1), torch.ones_like(mark).tril(-1)
     return any(bool((mark != side).all()) for side in sides)
 
 
-def _orthonormal(values: Tensor) -> bool:
-    """Whether its rows have length 1 and stand at right angles, to rounding, as of a rotation."""
+def _is_orthonormal(values: Tensor) -> bool:
+    """Whether the rows are orthonormal up to rounding, as in a rotation."""
     if values.ndim < 2 or not 1 < values.shape[-2] <= values.shape[-1]:
         return False
     x = values.double()
@@ -304,32 +334,39 @@ def _orthonormal(values: Tensor) -> bool:
     return bool((off <= 8 * torch.finfo(values.dtype).eps).all())
 
 
-def _along_diagonals(x: Tensor) -> bool:
-    """Whether each diagonal is one number, as of a convolution written as a matrix."""
+def _is_constant_along_diagonals(x: Tensor) -> bool:
+    """Whether each diagonal holds one number, as in a convolution written as a matrix."""
     if x.ndim < 2 or min(x.shape[-2:]) < 3:
         return False
     return bool((x[..., 1:, 1:] == x[..., :-1, :-1]).all())
 
 
-def seeded_generator(*what: object) -> torch.Generator:
-    """Return a generator seeded by a digest of what is to be drawn, its name among it.
+def seeded_generator(*key: object) -> torch.Generator:
+    """Return a generator seeded by a digest of the key, such as the name of the input to sample.
 
-    One seeded by 0 or 1 gives the very numbers of a user's `torch.manual_seed(0)`, and a pass that
-    mistakes the one for the other would be right by accident. So ours give what nobody else draws.
+    A generator seeded by 0 or 1 gives the numbers of a user's `torch.manual_seed(0)`; a pass that
+    confuses the user's numbers with the check's would then be right by accident. A digest gives
+    numbers that no user samples.
     """
-    digest = hashlib.sha256(repr(("deltacheck", *what)).encode()).digest()
+    digest = hashlib.sha256(repr(("deltacheck", *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
 def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
-    """Return what stands above an output: uniform in +-[0.5, 1.5], in its shape and dtype.
+    """Return a random cotangent for an output, in its shape and dtype.
 
-    No normals, as a user draws them, and never near 0. The first, of a scalar the only one, is
-    below -1: neither its size nor what a clamp leaves of it will do for it.
+    It is uniform in +-[0.5, 1.5]: never near 0, and not normal, as users sample. The first element,
+    the only one of a scalar, is below -1, so that neither its absolute value nor a clamped value
+    can take its place unnoticed.
+
+    Args:
+        label: The name of the output.
+        like: The output.
+        seed: The seed of the check.
     """
-    chance = seeded_generator("cotangent", label, tuple(like.shape), seed)
-    size = torch.rand(like.shape, generator=chance, dtype=torch.float64) + 0.5
-    sign = torch.randint(2, like.shape, generator=chance) * 2 - 1
-    found = (size * sign).flatten()
-    found[:1] = -(1 + found[:1].abs() / 3)
-    return found.reshape(like.shape).to(like)
+    rng = seeded_generator("cotangent", label, tuple(like.shape), seed)
+    size = torch.rand(like.shape, generator=rng, dtype=torch.float64) + 0.5
+    sign = torch.randint(2, like.shape, generator=rng) * 2 - 1
+    result = (size * sign).flatten()
+    result[:1] = -(1 + result[:1].abs() / 3)
+    return result.reshape(like.shape).to(like)
