@@ -1,4 +1,7 @@
-"""What does not read the wrong gradient above it is compared with autograd's own value."""
+"""A quantity that does not use a wrong gradient is compared with autograd's own value.
+
+By hand it may bypass a gradient that lies on autograd's path to it.
+"""
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ def _net(x: Tensor, w: Tensor) -> Tensor:
 
 
 def _verdicts(report: Report) -> dict[str, str]:
-    for q in report.quantities.values():  # no row contradicts itself
+    for q in report.quantities.values():  # bits and verdict must not contradict each other
         assert q.verdict == "WRONG" or q.max_ulp < 100, str(report)
     return {name: q.verdict for name, q in report.quantities.items()}
 
@@ -26,7 +29,7 @@ def _check(backward: object) -> Report:
     return compare.check(backward, _net, {"x": X, "w": W})  # type: ignore[arg-type]
 
 
-def test_a_value_that_does_not_read_the_wrong_one_is_autograds_own() -> None:
+def test_a_value_that_does_not_use_the_wrong_one_is_compared_with_autograds_own() -> None:
     def square(x: Tensor) -> Tensor:
         return compare.name(x * x, "z").sum()
 
@@ -41,15 +44,15 @@ def test_a_value_that_does_not_read_the_wrong_one_is_autograds_own() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 1.5])
-def test_one_that_is_wrong_by_itself_is_red_too(times: float) -> None:
+def test_a_bypassing_quantity_that_is_itself_wrong_is_red_too(times: float) -> None:
     def by_hand(x: Tensor, z: Tensor) -> Named:
         t = torch.tanh(z)
         return {"z": 3 * (1 - t * t), "w": times * (x.mT @ (1 - t * t))}
 
-    wanted = "WRONG" if times != 1 else ("EXACT", "ROUNDING")
-    found = _verdicts(_check(by_hand))
-    assert found["z"] == "WRONG"
-    assert found["w"] in wanted
+    expected = "WRONG" if times != 1 else ("EXACT", "ROUNDING")
+    verdicts = _verdicts(_check(by_hand))
+    assert verdicts["z"] == "WRONG"
+    assert verdicts["w"] in expected
 
 
 @pytest.mark.parametrize(
@@ -63,18 +66,18 @@ def test_one_that_is_wrong_by_itself_is_red_too(times: float) -> None:
         lambda dz: dz.reshape(-1).reshape(dz.shape) - 0,
     ],
 )
-def test_a_wrong_value_that_is_worked_out_twice_is_one_red_line(again: object) -> None:
-    """Its bits are compared with autograd going on from it, and so is its formula."""
+def test_a_wrong_value_that_is_computed_twice_is_one_red_line(again: object) -> None:
+    """The bits and the formula of w are compared with autograd continued from the wrong z."""
 
     def by_hand(x: Tensor, z: Tensor) -> Named:
         return {"z": again(1 - torch.tanh(z)), "w": x.mT @ (1 - torch.tanh(z))}  # type: ignore[operator]
 
-    found = _verdicts(_check(by_hand))
-    assert found["z"] == "WRONG"
-    assert found["w"] in ("EXACT", "ROUNDING")
+    verdicts = _verdicts(_check(by_hand))
+    assert verdicts["z"] == "WRONG"
+    assert verdicts["w"] in ("EXACT", "ROUNDING")
 
 
-def test_what_is_read_from_the_wrong_one_follows_it() -> None:
+def test_a_quantity_computed_from_the_wrong_one_is_compared_from_there() -> None:
     def by_hand(x: Tensor, z: Tensor) -> Named:
         dz = 1 - torch.tanh(z)
         return {"z": dz, "w": x.mT @ dz}
@@ -84,8 +87,8 @@ def test_what_is_read_from_the_wrong_one_follows_it() -> None:
     assert report.follows["z"] == ["w"]
 
 
-def test_each_goes_on_from_what_it_reads_and_from_no_more() -> None:
-    """Only b is wrong, which nothing reads; a takes its own way from c."""
+def test_each_quantity_is_compared_from_the_gradients_it_uses_and_no_others() -> None:
+    """Only b is wrong, which nothing uses; a is computed from c directly."""
 
     def forward(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         a = compare.name(x * u, "a")
@@ -100,10 +103,10 @@ def test_each_goes_on_from_what_it_reads_and_from_no_more() -> None:
         da = dc * v * (1 - b * b) + dc
         return {"c": dc, "b": db, "a": da, "x": da * u, "u": da * x, "v": dc * b}
 
-    given = {k: torch.tensor([0.4, -0.9, 1.3]) * f for k, f in (("x", 1), ("u", -2), ("v", 3))}
-    found = _verdicts(compare.check(by_hand, forward, given))
-    assert found.pop("b") == "WRONG"
-    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+    inputs = {k: torch.tensor([0.4, -0.9, 1.3]) * f for k, f in (("x", 1), ("u", -2), ("v", 3))}
+    verdicts = _verdicts(compare.check(by_hand, forward, inputs))
+    assert verdicts.pop("b") == "WRONG"
+    assert set(verdicts.values()) <= {"EXACT", "ROUNDING"}
 
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -115,13 +118,13 @@ def _biased(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def _of_biased(by_hand: object, dtype: torch.dtype = torch.float32) -> Report:
-    given = {"x": X, "w": W.detach(), "b": torch.tensor([0.3, -0.7])}
-    return compare.check(by_hand, _biased, {k: v.to(dtype) for k, v in given.items()})  # type: ignore[arg-type]
+    inputs = {"x": X, "w": W.detach(), "b": torch.tensor([0.3, -0.7])}
+    return compare.check(by_hand, _biased, {k: v.to(dtype) for k, v in inputs.items()})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_sum_hands_one_gradient_on_to_two_names(dtype: torch.dtype) -> None:
-    """Autograd has one tensor for both; each goes on from its own all the same."""
+def test_a_sum_passes_one_gradient_to_two_names(dtype: torch.dtype) -> None:
+    """Autograd has one tensor for both, and still each is injected by itself."""
 
     def by_hand(x: Tensor, w: Tensor, output: Tensor, grad_output: Tensor) -> Named:
         dz = grad_output * (1 - output * output)
@@ -131,33 +134,33 @@ def test_a_sum_hands_one_gradient_on_to_two_names(dtype: torch.dtype) -> None:
     assert report.ok, str(report)
 
 
-def test_of_two_names_of_one_gradient_one_may_be_wrong() -> None:
+def test_one_of_two_names_of_one_gradient_may_be_wrong() -> None:
     def by_hand(x: Tensor, w: Tensor, output: Tensor, grad_output: Tensor) -> Named:
         da = grad_output * (1 - output**2)
         return {"z": 2 * da, "a": da, "b": da.sum(0), "w": x.mT @ da, "x": da @ w.mT}
 
-    found = _verdicts(_of_biased(by_hand))
-    assert found.pop("z") == "WRONG"
-    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+    verdicts = _verdicts(_of_biased(by_hand))
+    assert verdicts.pop("z") == "WRONG"
+    assert set(verdicts.values()) <= {"EXACT", "ROUNDING"}
 
 
-def test_a_residual_path_goes_past_the_wrong_one() -> None:
+def test_a_residual_path_bypasses_the_wrong_one() -> None:
     def forward(x: Tensor, w: Tensor) -> Tensor:
         z = compare.name(x @ w, "z")
         return torch.sin(z + compare.name(torch.tanh(z), "t"))
 
     def by_hand(x: Tensor, w: Tensor, z: Tensor, t: Tensor, grad_output: Tensor) -> Named:
-        straight = grad_output * torch.cos(z + t)
-        dz = straight + 2 * straight * (1 - t * t)
-        return {"t": 2 * straight, "z": dz, "w": x.mT @ dz, "x": dz @ w.mT}
+        direct = grad_output * torch.cos(z + t)
+        dz = direct + 2 * direct * (1 - t * t)
+        return {"t": 2 * direct, "z": dz, "w": x.mT @ dz, "x": dz @ w.mT}
 
-    found = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
-    assert found.pop("t") == "WRONG"
-    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+    verdicts = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
+    assert verdicts.pop("t") == "WRONG"
+    assert set(verdicts.values()) <= {"EXACT", "ROUNDING"}
 
 
 @pytest.mark.parametrize("wrong", ["s", "p", "q"])
-def test_siblings_are_not_above_each_other(wrong: str) -> None:
+def test_siblings_are_not_computed_from_each_other(wrong: str) -> None:
     def forward(u: Tensor, v: Tensor) -> Tensor:
         p, q = compare.name(u * 1.5, "p"), compare.name(v * 2.0, "q")
         return torch.tanh(compare.name(p + q, "s"))
@@ -167,12 +170,12 @@ def test_siblings_are_not_above_each_other(wrong: str) -> None:
         d |= {name: d["s"] * (1 + (wrong == name)) for name in ("p", "q")}
         return d | {"u": d["p"] * 1.5, "v": d["q"] * 2}
 
-    found = _verdicts(compare.check(by_hand, forward, {"u": X[0], "v": X[1]}))
-    assert found.pop(wrong) == "WRONG"
-    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+    verdicts = _verdicts(compare.check(by_hand, forward, {"u": X[0], "v": X[1]}))
+    assert verdicts.pop(wrong) == "WRONG"
+    assert set(verdicts.values()) <= {"EXACT", "ROUNDING"}
 
 
-def test_a_name_above_that_has_no_gradient_by_hand() -> None:
+def test_an_earlier_name_without_a_gradient_by_hand() -> None:
     def forward(x: Tensor, w: Tensor) -> Tensor:
         z = compare.name(x @ w, "z")
         h = compare.name(torch.tanh(z), "h")
@@ -184,12 +187,12 @@ def test_a_name_above_that_has_no_gradient_by_hand() -> None:
 
         return {"z": slope(), "w": x.mT @ slope(), "x": slope() @ w.mT}
 
-    found = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
-    assert found.pop("z") == "WRONG"
-    assert set(found.values()) <= {"EXACT", "ROUNDING"}
+    verdicts = _verdicts(compare.check(by_hand, forward, {"x": X, "w": W.detach()}))
+    assert verdicts.pop("z") == "WRONG"
+    assert set(verdicts.values()) <= {"EXACT", "ROUNDING"}
 
 
-def test_gradients_of_one_value_under_two_names_lie_above_each_other() -> None:
+def test_gradients_of_one_value_under_two_names_are_computed_from_each_other() -> None:
     def forward(x: Tensor) -> Tensor:
         z = compare.name(x + 1.0, "z")
         return compare.name(z + 0.0, "y") ** 2
@@ -197,7 +200,7 @@ def test_gradients_of_one_value_under_two_names_lie_above_each_other() -> None:
     def by_hand(grad_output: Tensor, y: Tensor) -> Named:
         return {"y": 3 * y * grad_output, "z": 2 * y * grad_output, "x": 2 * y * grad_output}
 
-    found = _verdicts(compare.check(by_hand, forward, {"x": X[0]}))
-    assert found["y"] == "WRONG"
-    assert found["z"] in ("EXACT", "ROUNDING")
-    assert found["x"] in ("EXACT", "ROUNDING")
+    verdicts = _verdicts(compare.check(by_hand, forward, {"x": X[0]}))
+    assert verdicts["y"] == "WRONG"
+    assert verdicts["z"] in ("EXACT", "ROUNDING")
+    assert verdicts["x"] in ("EXACT", "ROUNDING")

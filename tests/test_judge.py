@@ -1,7 +1,7 @@
-"""Each of the judge's own refusals, at a pass that nothing but this refusal stops.
+"""Each reason for the judge not to pass a quantity, at a pass that only this reason stops.
 
-A kernel that is off by more than it may be is planted by a dispatch mode: the program reads like
-any other, and its numbers are those of a bad kernel. Both sides then have the same formula.
+A dispatch mode plants a kernel whose error is too large: the traced program is unchanged, and the
+floats are those of a bad kernel. Both sides then have the same formula.
 """
 
 from collections.abc import Callable
@@ -20,33 +20,33 @@ from compare.report.report import Report
 
 
 class Off(TorchDispatchMode):
-    """Has one kernel give something else; `change` is given its result and its arguments."""
+    """Replaces the result of one kernel by `change(result, *arguments)`."""
 
     def __init__(self, kernel: str, change: Callable[..., Tensor]) -> None:
         super().__init__()
         self.kernel, self.change = kernel, change
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **kwargs or {})
-        return self.change(found, *args) if func.__name__ == self.kernel else found
+        result = func(*args, **kwargs or {})
+        return self.change(result, *args) if func.__name__ == self.kernel else result
 
 
 def units(count: float, dtype: torch.dtype) -> float:
-    """Return so many half ulps of 1."""
+    """Return `count` half ulps of 1."""
     return count * torch.finfo(dtype).eps / 2
 
 
 def drawn(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return numbers from 0.5 to 1.5."""
+    """Return random numbers from 0.5 to 1.5."""
     chance = torch.Generator().manual_seed(seed)
     return (torch.rand(*shape, generator=chance, dtype=torch.float64) + 0.5).to(dtype)
 
 
 def proof_of(report: Report, name: str = "x") -> Proof:
     """Return the proof of one quantity."""
-    found = report.quantities[name].proof
-    assert found is not None
-    return found
+    proof = report.quantities[name].proof
+    assert proof is not None
+    return proof
 
 
 def by_exp(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
@@ -54,12 +54,12 @@ def by_exp(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
 
 
 def expm1(x: Tensor) -> Tensor:
-    """Go back through its own result plus 1: exp is called on the by-hand side alone."""
+    """Return expm1: its backward pass uses its result plus 1, so exp is called by hand alone."""
     return torch.expm1(x)
 
 
 def _exp_check(kernel: str, off: float, dtype: torch.dtype) -> Report:
-    with Off(kernel, lambda found, *_: found * (1 + units(off, dtype))):
+    with Off(kernel, lambda result, *_: result * (1 + units(off, dtype))):
         return compare.check(by_exp, expm1, (drawn(40, dtype=dtype),))
 
 
@@ -67,8 +67,8 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_by_hand_outside_the_bound_of_its_own_operations_is_wrong(dtype: torch.dtype) -> None:
-    """The kernel may be 8 half ulps off, and the product 1: at twice that it is refused."""
+def test_an_error_by_hand_outside_the_bound_of_its_operations_is_wrong(dtype: torch.dtype) -> None:
+    """The kernel may be off by 8 half ulps and the product by 1; twice that is WRONG."""
     assert _exp_check("exp.default", 4, dtype).ok
     report = _exp_check("exp.default", 18, dtype)
     assert report.verdict == "WRONG", str(report)
@@ -81,10 +81,10 @@ def test_by_hand_outside_the_bound_of_its_own_operations_is_wrong(dtype: torch.d
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_autograd_outside_the_bound_of_its_own_operations_decides_nothing(
+def test_an_error_of_autograd_outside_its_bound_is_undecided(
     dtype: torch.dtype,
 ) -> None:
-    """The kernel is at fault, or the bound is: that shows nothing of the by-hand side."""
+    """Either the kernel or the bound is at fault: the by-hand side is not judged by it."""
     assert _exp_check("expm1.default", 4, dtype).ok
     report = _exp_check("expm1.default", 24, dtype)
     assert report.verdict == "UNDECIDED", str(report)
@@ -96,13 +96,13 @@ def test_autograd_outside_the_bound_of_its_own_operations_decides_nothing(
 
 
 def _loose(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-    far = 2.0**1020  # more than the digits of the exact values reach
+    far = 2.0**1020  # more digits than the exact values have
     return (grad_output * torch.cos((x + far) - far),)
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(1.0, "UNDECIDED"), (1e-30, "EXACT")])
-def test_an_exact_value_that_is_not_known_shows_no_formula(size: float, verdict: str) -> None:
-    """Though two numbers known to within anything are not shown to differ; nor where bits agree."""
+def test_too_wide_an_interval_verifies_no_formula(size: float, verdict: str) -> None:
+    """Wide balls overlap whatever the formulas are, and this holds where the bits agree too."""
     report = compare.check(_loose, lambda x: torch.sin(x), (drawn(3, 4) * size,))
     assert report.verdict == verdict, str(report)
     proof = proof_of(report)
@@ -110,12 +110,12 @@ def test_an_exact_value_that_is_not_known_shows_no_formula(size: float, verdict:
     assert "too wide to decide" in proof.text
 
 
-def test_where_a_bound_is_not_finite_the_right_bits_decide() -> None:
-    """The divisor may be 0 for all that its own rounding says, and is not."""
+def test_where_a_bound_is_not_finite_the_correct_bits_decide() -> None:
+    """By its rounding bound the divisor may be 0, though it is not."""
     whole = torch.arange(1.0, 30)
 
     def divided(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-        for _ in range(8):  # each time half of 1 may get lost
+        for _ in range(8):  # each pass may lose half of 1
             x = (x + 2.0**23) - 2.0**23
         return (grad_output * (1 / x),)
 
@@ -127,25 +127,25 @@ def test_where_a_bound_is_not_finite_the_right_bits_decide() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_sum_in_half_precision_may_not_be_off_by_50_units_of_its_terms(
+def test_a_sum_in_half_precision_off_by_50_units_of_its_terms_is_wrong(
     dtype: torch.dtype,
 ) -> None:
-    """Up to 1.5 units were measured where partial sums are held in it, and 4 are allowed."""
+    """Up to 1.5 units were measured with partial sums in half precision, and 4 are allowed."""
 
     def summed(w: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         return ((grad_output[:, None] * w).sum(0),)
 
     def check(off: float) -> Report:
-        def change(found: Tensor, terms: Tensor, dims: list[int], *_: Any) -> Tensor:
-            if dims != [0]:  # autograd's product, once it is taken apart, sums the last one
-                return found
+        def change(result: Tensor, terms: Tensor, dims: list[int], *_: Any) -> Tensor:
+            if dims != [0]:  # the decomposed product of autograd sums the last dimension
+                return result
             sizes = terms.double().abs().sum(0)
-            return (found.double() + units(off, dtype) * sizes).to(dtype)
+            return (result.double() + units(off, dtype) * sizes).to(dtype)
 
         w = drawn(12, 5, dtype=dtype)
-        given = {"w": w, "x": torch.ones(5, dtype=dtype, requires_grad=True)}
+        inputs = {"w": w, "x": torch.ones(5, dtype=dtype, requires_grad=True)}
         with Off("sum.dim_IntList", change):
-            return compare.check(summed, lambda w, x: w @ x, given)
+            return compare.check(summed, lambda w, x: w @ x, inputs)
 
     assert check(2).verdict in ("ROUNDING", "INACCURATE"), str(check(2))
     report = check(50)
@@ -153,14 +153,14 @@ def test_a_sum_in_half_precision_may_not_be_off_by_50_units_of_its_terms(
     assert "times the rounding bound of its own operations" in proof_of(report).text
 
 
-def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
-    """An element outside the sample of a product, off by four times what both may round."""
-    given = {"a": drawn(20, 30), "b": drawn(30, 10, seed=6)}
+def test_elements_that_were_not_lifted_are_judged_by_both_bounds() -> None:
+    """An element outside the sample of a product is off by four times both bounds."""
+    inputs = {"a": drawn(20, 30), "b": drawn(30, 10, seed=6)}
     rows, columns = (set(range(n)) - set(_sample(n, 16).tolist()) for n in (20, 30))
     factor = torch.ones(20, 30, dtype=torch.float64)
 
     def by_hand(a: Tensor, b: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-        grad = grad_output.abs()  # forward's is positive too: no term takes from another
+        grad = grad_output.abs()  # positive as in forward, so that no terms cancel
         return {"a": (b @ grad.mT).mT * factor, "b": (grad.mT @ a).mT}
 
     def product(a: Tensor, b: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
         factor[min(rows), min(columns)] = 1 + units(off, torch.float64)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("compare.proof.balls.LARGE", 100)
-            return compare.check(by_hand, product, given, lift=16)
+            return compare.check(by_hand, product, inputs, lift=16)
 
     assert check(4).quantities["a"].verdict == "ROUNDING"
     row = check(100).quantities["a"]
@@ -183,7 +183,7 @@ def test_where_nothing_was_lifted_the_bounds_of_both_sides_decide() -> None:
 
 
 class _Abs(torch.autograd.Function):
-    """Hands its input on, and of what comes back the size."""
+    """The identity forward, the absolute value of the gradient backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -192,13 +192,13 @@ class _Abs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Return the size."""
+        """Return the absolute value of the gradient."""
         return grads[0].abs()
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(32, "UNDECIDED"), (128, "WRONG")])
-def test_a_kernel_that_cannot_be_read_has_64_times_the_bound(times: int, verdict: str) -> None:
-    """That of cos may be 8 half ulps off, and the product 1."""
+def test_a_kernel_that_cannot_be_traced_has_64_times_the_bound(times: int, verdict: str) -> None:
+    """The kernel of cos may be off by 8 half ulps, and the product by 1."""
 
     def opaque(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         off = 1 + units(9 * times, torch.float64)
@@ -206,5 +206,5 @@ def test_a_kernel_that_cannot_be_read_has_64_times_the_bound(times: int, verdict
 
     report = compare.check(opaque, lambda x: torch.sin(x), (drawn(40) / 2,))
     assert report.verdict == verdict, str(report)
-    told = "outside 64 times autograd's rounding bound"
-    assert (told in proof_of(report).text) == (verdict == "WRONG")
+    text = "outside 64 times autograd's rounding bound"
+    assert (text in proof_of(report).text) == (verdict == "WRONG")

@@ -1,4 +1,4 @@
-"""A pass and its reference at some inputs, lifted once each way, and again at other inputs."""
+"""A pair lifts its reference once per reading and precision, and rebuilds at other inputs."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
 
 
 def pair() -> Pair:
-    """Return the pair of a check, as check itself makes it."""
+    """Return a pair as `check` builds it."""
     passes = Passes(backward, lambda x: x * x * 0.1, {"x": X}, lift="all")
     return passes.pair(passes.manual, passes.autograd(passes.manual))
 
 
-def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:
-    """And is lifted once; with a start or a table it is of one pass and nobody else's."""
+def test_a_cached_lift_has_one_reading_and_one_precision() -> None:
+    """It is computed once. With overrides or replacements the lift is not cached."""
     one = pair()
     lifts = [one.lifted_reference(reading, precision) for reading in (AS_WRITTEN, Reading(HELD))
              for precision in (200, 1000)]  # fmt: skip
@@ -35,20 +35,20 @@ def test_what_is_shared_is_of_one_reading_and_one_precision() -> None:
     assert one.lifted_reference() is lifts[0]
     written, held = (lift.outputs["x"].numbers[0, 0] for lift in (lifts[0], lifts[2]))
     assert not written.overlaps(held)
-    alone = one.lifted_reference(replacements={})
-    assert alone is not lifts[0]
+    uncached = one.lifted_reference(replacements={})
+    assert uncached is not lifts[0]
     assert one.lifted_reference() is lifts[0]
 
 
-def test_a_check_is_made_again_at_other_inputs() -> None:
+def test_the_pair_of_a_check_is_rebuilt_at_other_inputs() -> None:
     one = pair()
     moved = {name: nearby(name, value) for name, value in one.inputs.items()}
     other = one.at(moved)
-    above = other.inputs["grad_output"]
+    cotangent = other.inputs["grad_output"]
     assert torch.equal(other.inputs["x"], moved["x"])
     assert torch.equal(other.manual_floats["x"], moved["x"])
-    assert not torch.equal(above, one.inputs["grad_output"])
-    (by_hand,) = backward(moved["x"], above)
+    assert not torch.equal(cotangent, one.inputs["grad_output"])
+    (by_hand,) = backward(moved["x"], cotangent)
     assert torch.equal(other.manual["x"], by_hand)
     torch.testing.assert_close(other.autograd["x"], by_hand)
     assert (other.manual_program, other.reference) == (one.manual_program, one.reference)
@@ -57,7 +57,7 @@ def test_a_check_is_made_again_at_other_inputs() -> None:
         Pair(one.manual_program, one.reference, {}, {}, {}, {}).at({})
 
 
-def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> None:
+def test_the_pair_of_a_step_is_rebuilt_and_autograd_continues_from_its_values() -> None:
     def manual_program(X: Tensor) -> Named:
         a = X * 3  # wrong
         return {"a": a, "b": a + 1}
@@ -68,12 +68,12 @@ def test_a_step_is_made_again_at_other_inputs_and_autograd_goes_on_from_it() -> 
     def reference(X: Tensor) -> Named:
         return {"a": X * 2, "b": X * 2 + 1}
 
-    made: Any = Prover(manual_program, reference, None, None, judged=judged)
-    one = made._pair({"X": X}, manual_program(X), judged(manual_program(X), X))
+    prover: Any = Prover(manual_program, reference, None, None, judged=judged)
+    one = prover._pair({"X": X}, manual_program(X), judged(manual_program(X), X))
     other = one.at({"X": X + 1})
     assert torch.equal(other.inputs["X"], X + 1)
     assert torch.equal(other.manual["a"], (X + 1) * 3)
     assert torch.equal(other.autograd["a"], (X + 1) * 2)
     assert torch.equal(other.autograd["b"], other.manual["b"])
-    alone: Any = Prover(manual_program, reference, None, None)
-    assert alone._pair({"X": X}, manual_program(X), judged(manual_program(X), X)).remake is None
+    without: Any = Prover(manual_program, reference, None, None)
+    assert without._pair({"X": X}, manual_program(X), judged(manual_program(X), X)).remake is None

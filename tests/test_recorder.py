@@ -1,4 +1,4 @@
-"""What is written down gives, at other inputs too, what the function gives."""
+"""A replay of recorded operations gives the function's values, at other inputs too."""
 
 from collections.abc import Callable
 
@@ -22,9 +22,9 @@ def recorded(function: Callable[[Tensor], Tensor], at: Tensor = X) -> torch.fx.G
     return Recorder({}, lambda: None).record(lambda x: [function(x)], [at])[0]
 
 
-def again(found: torch.fx.Graph, at: Tensor) -> Tensor:
-    """Do what was recorded at other inputs."""
-    (result,) = _replay(found, [at])
+def replayed(graph: torch.fx.Graph, at: Tensor) -> Tensor:
+    """Run the recorded operations at other inputs."""
+    (result,) = _replay(graph, [at])
     return result
 
 
@@ -57,36 +57,36 @@ def _gradient(x: Tensor) -> Tensor:
     ],
 )
 def test_other_inputs_give_the_functions_own_values(function: Callable[[Tensor], Tensor]) -> None:
-    found = recorded(function)
-    for other in (X + 1, X * 3, X):  # twice at X: nothing recorded keeps what a run wrote
-        assert torch.equal(again(found, other.clone()), function(other.clone()))
+    graph = recorded(function)
+    for other in (X + 1, X * 3, X):  # X comes again: a run must not change the recording
+        assert torch.equal(replayed(graph, other.clone()), function(other.clone()))
 
 
-def test_a_tensor_class_of_its_own_is_recorded_as_what_it_stands_for() -> None:
+def test_a_tensor_subclass_is_recorded_as_the_tensors_it_stands_for() -> None:
     def second(x: Tensor) -> Tensor:
         both = TwoTensor(x, x * 2) * 3
         assert isinstance(both, TwoTensor)
         return both.b
 
-    found = recorded(second)
-    calls = [str(node.target) for node in found.nodes if node.op == "call_function"]
+    graph = recorded(second)
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_function"]
     assert set(calls) == {"aten.mul.Tensor"}
-    assert torch.equal(again(found, X + 1), (X + 1) * 2 * 3)
+    assert torch.equal(replayed(graph, X + 1), (X + 1) * 2 * 3)
 
 
-def test_integers_and_booleans_read_out_are_followed_as_the_float_run_has_them() -> None:
-    found = recorded(lambda x: x * int(x.argmax()) if (x > 0).any() else x)
-    assert torch.equal(again(found, -X), -X * 3)
+def test_integers_and_booleans_that_are_read_out_are_those_of_the_float_run() -> None:
+    graph = recorded(lambda x: x * int(x.argmax()) if (x > 0).any() else x)
+    assert torch.equal(replayed(graph, -X), -X * 3)
 
 
-def test_a_float_read_out_is_refused() -> None:
+def test_a_float_that_is_read_out_is_refused() -> None:
     with pytest.raises(FloatRead, match="a float is read out of a tensor"):
         recorded(lambda x: x * float(x.sum()))
     with pytest.raises(Opaque, match=r"cannot be traced: a float is read out"):
         trace(lambda x: {"out": x * x.sum().item()}, {"x": X})
 
 
-def test_a_gradient_is_taken_over_and_not_copied_while_it_is_recorded() -> None:
+def test_recording_does_not_make_autograd_copy_a_gradient() -> None:
     def accumulated(x: Tensor) -> Tensor:
         leaf = x.clone().requires_grad_()
         (leaf * 2).sum(0).sum().backward()
@@ -101,7 +101,7 @@ def test_each_operation_knows_its_line() -> None:
     def function(x: Tensor) -> dict[str, Tensor]:
         y = x.sin()
         largest = y.max(1, keepdim=True).values
-        return {"out": (y - largest).softmax(-1)}  # decomposed: all of it has this line
+        return {"out": (y - largest).softmax(-1)}  # all parts of the decomposition have this line
 
     program = trace(function, {"x": X})
     first = function.__code__.co_firstlineno
@@ -127,16 +127,16 @@ def _constant_written_outside_torch(x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("function", [_masked_outside_torch, _constant_written_outside_torch])
-def test_what_is_written_outside_torch_is_missed_and_said(
+def test_a_write_outside_torch_is_refused(
     function: Callable[[Tensor], dict[str, Tensor]],
 ) -> None:
-    """Recorded twice it has the same operations, which do not give what it gave."""
+    """Both recordings have the same operations, and their replay gives other values."""
     with pytest.raises(Opaque, match="gave different results"):
         trace(function, {"x": X})
 
 
 def test_one_tensor_under_two_names_is_two_inputs() -> None:
-    """A recording tells tensors by what they are, and here both names are of one."""
+    """A recording tells tensors apart by identity, and here both names share one tensor."""
     program = trace(lambda x, y: {"out": x - 3 * y}, {"x": X, "y": X})
-    found = lift(program, Balls(), {"x": X, "y": X + 1})["out"]
-    assert torch.equal(found.floats, X - 3 * (X + 1))
+    out = lift(program, Balls(), {"x": X, "y": X + 1})["out"]
+    assert torch.equal(out.floats, X - 3 * (X + 1))

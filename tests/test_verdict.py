@@ -1,4 +1,4 @@
-"""The verdicts as values: words to whoever reads them, in an order of their own."""
+"""Verdicts compare equal to their words, and are ordered by severity."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ ORDER = ("EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG")
 
 
 @pytest.mark.parametrize("word", ORDER)
-def test_a_verdict_is_its_word_wherever_it_is_shown_or_kept(word: str) -> None:
+def test_a_verdict_is_shown_and_stored_as_its_word(word: str) -> None:
     verdict = Verdict[word]
     assert verdict == word
     assert {word: 1}[verdict] == 1
@@ -22,7 +22,7 @@ def test_a_verdict_is_its_word_wherever_it_is_shown_or_kept(word: str) -> None:
     assert pickle.loads(pickle.dumps(verdict)) is verdict
 
 
-def test_verdicts_order_by_how_grave_they_are_and_not_as_words() -> None:
+def test_verdicts_are_ordered_by_severity_and_not_alphabetically() -> None:
     for better, worse in itertools.combinations(ORDER, 2):
         for other in (worse, Verdict[worse]):
             assert Verdict[better] < other
