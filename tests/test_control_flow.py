@@ -214,8 +214,8 @@ def test_no_more_programs_are_kept_than_can_be_of_use(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_function_near_its_threshold_is_read(dtype: torch.dtype) -> None:
-    """Inputs a percent off are beyond it; those a few floats off are not."""
+def test_a_function_near_its_threshold_is_traced(dtype: torch.dtype) -> None:
+    """Inputs moved by a percent are beyond the threshold; those moved by a few floats are not."""
     given = {"X": X.to(dtype)}
     near = float(given["X"].max()) * (1 + 1e-4)
     function = lambda X: {"out": X * 2 if bool((near > X).all()) else X.exp()}  # noqa: E731
@@ -223,15 +223,15 @@ def test_a_function_near_its_threshold_is_read(dtype: torch.dtype) -> None:
     assert "exp" not in str(program.graph)
 
 
-def test_a_number_that_crept_in_is_seen_beside_a_branch() -> None:
-    """That the operations are others at other inputs excuses nothing."""
+def test_work_outside_torch_is_noticed_despite_a_branch() -> None:
+    """Different operations at other inputs do not excuse different results."""
 
-    def crept(X: Tensor) -> Named:
+    def outside_torch(X: Tensor) -> Named:
         scale = torch.from_numpy(X.numpy() * 2)
         return {"out": X * scale if bool((X < 0.9001).all()) else X.exp() * scale}
 
     with pytest.raises(Opaque, match="gave different results"):
-        trace(crept, {"X": X})
+        trace(outside_torch, {"X": X})
 
 
 @pytest.mark.parametrize(

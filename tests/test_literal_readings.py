@@ -1,4 +1,4 @@
-"""Which reading of the code's numbers makes two passes one, and when none does."""
+"""The reading of the code's numbers in which two passes are the same formula, if any."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -16,7 +16,7 @@ from compare.passes.passes import Passes
 from compare.proof.verdict import Proof
 
 NUMBERS = (0.1, 0.2, 0.7, 0.9, 1.1, 1.3, 0.6)
-TENTH, THREE_TENTHS = torch.tensor(0.1), torch.tensor(0.3)  # as float32 has them
+TENTH, THREE_TENTHS = torch.tensor(0.1), torch.tensor(0.3)  # rounded to float32
 RIGHT = ("EXACT", "ROUNDING")
 
 
@@ -26,13 +26,13 @@ def drawn(*shape: int, seed: int = 3, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def proof(report: compare.Report, name: str = "x") -> Proof:
-    found = report.quantities[name].proof
-    assert found is not None
-    return found
+    result = report.quantities[name].proof
+    assert result is not None
+    return result
 
 
 def scaled(x: Tensor) -> Tensor:
-    """Multiply by so many numbers that not every way to read each can be tried."""
+    """Multiply by so many numbers that not all combinations of readings can be tried."""
     return reduce(torch.mul, NUMBERS, x)  # type: ignore[arg-type]
 
 
@@ -41,8 +41,8 @@ def judged(backward: Callable[..., Any], forward: Callable[..., Any], **inputs: 
     return compare.check(backward, forward, inputs)
 
 
-def test_one_number_is_read_as_held_and_another_as_written() -> None:
-    """The data are 0.1 as float32 has it; the third is one of real numbers."""
+def test_one_number_is_read_rounded_and_another_as_written() -> None:
+    """The data hold 0.1 rounded to float32; the third is exactly 1/3."""
     report = judged(
         lambda grad_output, w: {"x": grad_output * w * (1 / 3)}, lambda x, w: x * 0.1 / 3, w=TENTH
     )
@@ -51,8 +51,8 @@ def test_one_number_is_read_as_held_and_another_as_written() -> None:
 
 
 @pytest.mark.parametrize(("off", "verdict"), [(1.001, "WRONG"), (1 + 2e-8, "UNDECIDED")])
-def test_of_many_numbers_it_counts_what_each_can_move(off: float, verdict: str) -> None:
-    """Where no one ball shows it, for what cancels in every reading: 30,000 x - 30,000 x."""
+def test_with_many_numbers_the_change_that_each_causes_is_counted(off: float, verdict: str) -> None:
+    """No single ball decides: terms cancel in every reading (30,000 x - 30,000 x)."""
 
     def forward(x: Tensor) -> Tensor:
         return x * 0.3 * 1e5 - x * 0.3 * 1e5 + scaled(x)
@@ -65,8 +65,8 @@ def test_of_many_numbers_it_counts_what_each_can_move(off: float, verdict: str) 
     assert right.verdict in RIGHT, str(right)
 
 
-def test_a_table_may_be_just_what_it_holds() -> None:
-    """The 0.3 that the other side writes is not the 0.3 that this one holds, but float32's."""
+def test_a_table_may_stand_for_its_stored_values() -> None:
+    """One side writes 0.3, and the other side stores 0.3 rounded to float32."""
     x, y = drawn(3, 4).requires_grad_(), drawn(3, 4, seed=5).requires_grad_()
     report = compare.check(
         lambda grad_output, v, w: {
@@ -78,14 +78,14 @@ def test_a_table_may_be_just_what_it_holds() -> None:
     assert report.verdict in RIGHT, str(report)
 
 
-def test_what_is_deep_is_lifted_with_more_digits() -> None:
-    """Each step of the map doubles what is not known, 200 bits are lost in 200 of them."""
+def test_a_deep_program_is_lifted_with_more_digits() -> None:
+    """Each step of the logistic map doubles the width of a ball: 200 steps lose 200 bits."""
 
     def values(x: Tensor) -> list[Tensor]:
-        found = [x]
+        orbit = [x]
         for _ in range(220):
-            found.append(3.75 * found[-1] * (1 - found[-1]))
-        return found
+            orbit.append(3.75 * orbit[-1] * (1 - orbit[-1]))
+        return orbit
 
     def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         for value in reversed(values(x)[:-1]):
@@ -97,8 +97,8 @@ def test_what_is_deep_is_lifted_with_more_digits() -> None:
     assert proof(report).text.startswith("same formula: both sides agree to"), str(report)
 
 
-def test_a_mutant_that_is_right_in_another_reading_is_not_called_wrong() -> None:
-    """By hand the tenth is data, and a product with 1 becomes a quotient."""
+def test_a_mutant_that_is_equivalent_in_another_reading_is_not_wrong() -> None:
+    """By hand 0.1 is an input, and the mutant turns a product with 1 into a quotient."""
     inputs = {"x": drawn(3, 4).requires_grad_(), "w": TENTH, "one": torch.ones(())}
     passes = Passes(
         lambda grad_output, w, one: {"x": grad_output * w * one},

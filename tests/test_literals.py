@@ -1,4 +1,4 @@
-"""A number of the code in each of its readings, and which readings there are."""
+"""The readings of a number in the code, and the list of readings to try."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,8 +22,8 @@ from compare.proof.literals import (
 )
 
 F64, F32 = torch.float64, torch.float32
-ODD = 0.8414709848078965  # sin(1): nobody writes that
-PARTS = [0.1, 0.2, 0.3, 0.6, 0.7, 0.9, 1.1, 1.2]  # none of which binary holds
+ODD = 0.8414709848078965  # sin(1): no author writes this decimal
+PARTS = [0.1, 0.2, 0.3, 0.6, 0.7, 0.9, 1.1, 1.2]  # not representable in binary
 
 
 def is_fraction(ball: flint.arb, numerator: int, denominator: int) -> bool:
@@ -40,46 +40,46 @@ def held(value: float) -> float:
     return float(torch.tensor(value, dtype=F32))
 
 
-def test_a_number_is_what_was_written_or_what_the_dtype_holds_of_it() -> None:
+def test_a_number_is_read_as_written_or_rounded_to_the_dtype() -> None:
     tenth = scalar_literal(0.1, F32)
-    (written,), (as_held,), (worked_out,) = map(tenth.read, (WRITTEN, HELD, COMPUTED))
+    (written,), (as_held,), (computed,) = map(tenth.read, (WRITTEN, HELD, COMPUTED))
     assert is_fraction(written, 1, 10)
-    assert is_fraction(worked_out, 1, 10)
+    assert is_fraction(computed, 1, 10)
     assert as_held == held(0.1)
     assert Fraction(held(0.1)) != Fraction(0.1)
-    (any_way,) = tenth.read(ANY)
-    assert all(any_way.contains(one) for one in (written, as_held, worked_out))
-    assert any_way.rad() < 1e-8
+    (any_mode,) = tenth.read(ANY)
+    assert all(any_mode.contains(one) for one in (written, as_held, computed))
+    assert any_mode.rad() < 1e-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_reckons_with_numbers_in_float32(dtype: torch.dtype) -> None:
-    """A kernel widens its tensor and not the number that it is given."""
+def test_half_precision_computes_with_numbers_in_float32(dtype: torch.dtype) -> None:
+    """A kernel widens its tensor to float32 and keeps the number in float32."""
     assert scalar_literal(0.1, dtype) == scalar_literal(0.1, F32)
     assert scalar_literal(0.1, dtype).read(HELD) == [held(0.1)]
     assert scalar_literal(0.1, F64).read(HELD) == [0.1]
 
 
-def test_the_numbers_of_a_tensor_have_been_rounded_to_its_own_dtype() -> None:
+def test_the_numbers_of_a_tensor_are_rounded_to_its_dtype() -> None:
     half = float(torch.tensor(0.1, dtype=torch.bfloat16))
     literal = Literal((half,), torch.bfloat16, tensor=True)
     assert literal.read(HELD) == [half]
     assert is_fraction(literal.read(WRITTEN)[0], 1, 10)
 
 
-def test_what_python_came_to_is_off_by_up_to_2_ulps() -> None:
+def test_a_number_that_python_computed_may_be_off_by_2_ulps() -> None:
     (ball,) = scalar_literal(ODD, F64).read(COMPUTED)
     ulp = 2.0**-53
     assert ball.mid() == ODD
     assert 2 * ulp <= ball.rad() <= 4 * ulp
     assert scalar_literal(ODD, F64).read(WRITTEN) == [ODD]
-    # not a tensor's, which was rounded to what it is
+    # the number of a tensor is read as it is
     assert Literal((ODD,), F64, tensor=True).read(COMPUTED) == [ODD]
 
 
 @pytest.mark.parametrize("off", [1e-10, -1e-9, 1e-12])
 def test_two_numbers_written_differently_stay_two(off: float) -> None:
-    """Float32 holds 1 of each."""
+    """float32 rounds both to 1."""
     assert held(1 + off) == 1
     for mode in (WRITTEN, HELD, COMPUTED, ANY):
         (ball,) = scalar_literal(1 + off, F32).read(mode)
@@ -87,7 +87,7 @@ def test_two_numbers_written_differently_stay_two(off: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("literal", "plain"),
+    ("literal", "unambiguous"),
     [
         (scalar_literal(0.5, F32), True), (scalar_literal(3.0, F64), True),
         (scalar_literal(0.1, F32), False), (scalar_literal(0.1, F64), False),
@@ -97,14 +97,16 @@ def test_two_numbers_written_differently_stay_two(off: float) -> None:
         (Literal((ODD,), F64, tensor=True), True),
     ],
 )  # fmt: skip
-def test_a_number_is_plain_that_is_the_same_in_every_reading(literal: Literal, plain: bool) -> None:
-    assert literal.unambiguous is plain
-    ways = [literal.read(mode) for mode in (WRITTEN, HELD, COMPUTED)]
-    assert (ways[0] == ways[1] == ways[2]) is plain
+def test_an_unambiguous_number_is_the_same_in_every_mode(
+    literal: Literal, unambiguous: bool
+) -> None:
+    assert literal.unambiguous is unambiguous
+    written, as_held, computed = (literal.read(mode) for mode in (WRITTEN, HELD, COMPUTED))
+    assert (written == as_held == computed) is unambiguous
 
 
 def test_the_numbers_of_one_tensor_are_one_literal() -> None:
-    """Who held one of them rounded held all."""
+    """Code that rounded one of them rounded them all."""
     n = Balls()
     n.tensor_constant(torch.tensor([0.1, 0.2, 0.3]))
     n.tensor_constant(torch.full((5,), 0.7))
@@ -118,7 +120,7 @@ def test_the_numbers_of_one_tensor_are_one_literal() -> None:
     ]
 
 
-def test_some_numbers_may_be_read_otherwise_than_the_rest() -> None:
+def test_some_numbers_may_be_read_differently_from_the_rest() -> None:
     tenth, fifth = scalar_literal(0.1, F32), scalar_literal(0.2, F32)
     reading = Reading(WRITTEN, frozenset({fifth}))
     assert is_fraction(reading.of(tenth)[0], 1, 10)
@@ -129,7 +131,7 @@ def _literals(count: int) -> Sequence[Literal]:
     return [scalar_literal(part, F32) for part in PARTS[:count]]
 
 
-def test_numbers_that_are_plain_have_one_reading() -> None:
+def test_unambiguous_numbers_have_one_reading() -> None:
     plain = [scalar_literal(0.5, F32), scalar_literal(2.0, F64)]
     assert readings(plain, tables=False) == ([AS_WRITTEN], True)
     assert readings([], tables=True)[0] == [Reading(tables=False), *(
@@ -137,8 +139,8 @@ def test_numbers_that_are_plain_have_one_reading() -> None:
     )][1:]  # fmt: skip
 
 
-def test_every_number_is_read_either_way_beside_every_other() -> None:
-    """The whole first; each choice of some of them once."""
+def test_every_combination_of_readings_is_tried() -> None:
+    """First all numbers alike, then each selection of some of them once."""
     for count in (1, 2, 3, 5):
         literals = _literals(count)
         found, complete = readings([*literals, scalar_literal(0.5, F32)], tables=False)
@@ -151,7 +153,7 @@ def test_every_number_is_read_either_way_beside_every_other() -> None:
         assert all(one.mode == WRITTEN for one in found[3:])
 
 
-def test_with_a_table_there_are_twice_as_many() -> None:
+def test_a_table_doubles_the_number_of_readings() -> None:
     plain, _ = readings(_literals(3), tables=False)
     both, complete = readings(_literals(3), tables=True)
     assert complete
@@ -159,13 +161,13 @@ def test_with_a_table_there_are_twice_as_many() -> None:
     assert len(both) == 2 * len(plain)
 
 
-def test_of_many_numbers_some_readings_are_tried_and_that_is_said() -> None:
+def test_for_many_numbers_the_list_of_readings_is_incomplete_and_says_so() -> None:
     found, complete = readings(_literals(8), tables=False)
-    assert len(found) == 3 + MAX_MIXED_READINGS  # three in which all are read alike
+    assert len(found) == 3 + MAX_MIXED_READINGS  # three readings without exceptions
     assert not complete
 
 
-def test_a_remark_says_how_the_numbers_were_read() -> None:
+def test_the_remark_of_a_reading() -> None:
     assert AS_WRITTEN.text == ""
     assert "a tensor that one side stores replaced by" in Reading(tables=True).text
     assert Reading(HELD).text == ", with the numbers in the code rounded to their dtype"
@@ -174,8 +176,8 @@ def test_a_remark_says_how_the_numbers_were_read() -> None:
     assert some.text.endswith("as written and some rounded to their dtype")
 
 
-def test_an_exponent_is_read_like_any_other_number() -> None:
-    """As held: pow in float32 has float32's exponent."""
+def test_an_exponent_is_read_as_any_other_number() -> None:
+    """In float32, pow rounds its exponent to float32."""
     held = float(torch.tensor(2.2))
     for reading, exponent in ((AS_WRITTEN, flint.arb(22) / 10), (Reading(HELD), flint.arb(held))):
         n = Balls(reading=reading)

@@ -1,4 +1,4 @@
-"""Other inputs of the kind of the given ones, and what an input is but for rounding."""
+"""Other inputs keep the structure of the user's; structures that an input has up to rounding."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -139,7 +139,7 @@ def test_a_product_is_symmetric_to_the_rounding_of_its_terms() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_rows_are_they_stay(kind: str, dtype: torch.dtype) -> None:
+def test_the_structure_of_rows_is_kept(kind: str, dtype: torch.dtype) -> None:
     values = KINDS[kind](drawn(6, 5)).to(dtype)
     moved = similar("p", values, leaf=True)
     assert find_normalised_lines(moved) == NormalisedLines(kind, 1)
@@ -159,7 +159,7 @@ def test_a_mixture_of_rows_keeps_range_and_empty_columns() -> None:
     assert bool((shares > 0).all())
 
 
-def test_how_much_of_another_row_is_taken() -> None:
+def test_the_share_of_another_row_in_a_mixture() -> None:
     x = torch.tensor([[0.5, -1.5], [8.5, 6.25], [2.25, 3.5]], dtype=torch.float64)
     for share in (1.0, 0.25):
         moved = similar("x", x, leaf=True, share=share)
@@ -187,13 +187,13 @@ def test_how_much_of_another_row_is_taken() -> None:
     ids=["counts", "causal", "causal added", "whole", "mask", "identity", "rotation", "toeplitz",
          "infinite", "empty"],
 )  # fmt: skip
-def test_what_stays(values: Tensor, leaf: bool) -> None:
+def test_inputs_that_are_not_moved(values: Tensor, leaf: bool) -> None:
     moved = similar("v", values, leaf=leaf)
     assert torch.equal(moved, values)
     assert moved.data_ptr() != values.data_ptr() or not values.numel()
 
 
-def test_whole_numbers_that_need_a_gradient_are_moved() -> None:
+def test_integers_that_need_a_gradient_are_moved() -> None:
     values = torch.tensor([[1.0, 2.0], [5.0, 3.0], [4.0, 9.0]])
     assert not torch.equal(similar("v", values, leaf=True), values)
 
@@ -209,14 +209,14 @@ def test_codes_are_shuffled_row_by_row() -> None:
     assert float(again.sum()) == 6
 
 
-def test_a_mask_of_infinities_is_shuffled_and_gains_none() -> None:
+def test_a_mask_of_infinities_is_shuffled_and_keeps_its_rows() -> None:
     mask = torch.tensor([[0.0, -math.inf, -math.inf], [-math.inf, 0.0, 0.0]])
     moved = similar("m", mask, leaf=False)
     assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, mask.tolist()))
     assert not torch.equal(moved, mask)
 
 
-def test_an_even_grid_is_one_to_rounding_too() -> None:
+def test_a_grid_that_is_even_up_to_rounding_is_not_moved() -> None:
     for grid in (torch.linspace(0, 1, 11), torch.arange(5.0) / 8):
         assert torch.equal(similar("t", grid, leaf=False), grid)
     assert not torch.equal(similar("t", torch.linspace(0, 1, 11) ** 2, leaf=False), grid)
@@ -231,7 +231,7 @@ def test_infinities_stay_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("number", [1.0, 0.0, 0.7, 2.0, -3.5])
-def test_one_number_everywhere_is_scaled_element_by_element(number: float) -> None:
+def test_equal_numbers_are_scaled_element_by_element(number: float) -> None:
     values = torch.full((3, 4), number, dtype=torch.float64)
     for moved in (similar("w", values, leaf=False), scaled("w", values)):
         sizes = moved if number == 0 else moved / number - 1
@@ -240,7 +240,7 @@ def test_one_number_everywhere_is_scaled_element_by_element(number: float) -> No
         assert len(moved.unique()) == 12
 
 
-def test_equal_shares_stay_shares() -> None:
+def test_equal_probabilities_stay_probabilities() -> None:
     moved = similar("p", torch.full((3, 4), 0.25), leaf=False)
     assert find_normalised_lines(moved) == NormalisedLines("sums of 1", 1)
     assert len(moved.unique()) > 1
@@ -259,7 +259,7 @@ def test_symmetric_matrices_stay_symmetric_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_what_is_sorted_stays_sorted(sign: int) -> None:
+def test_sorted_numbers_stay_sorted(sign: int) -> None:
     x = sign * drawn(7).sort().values
     moved = similar("x", x, leaf=True)
     assert bool((sign * moved.diff() > 0).all())
@@ -277,7 +277,7 @@ def test_a_single_row_keeps_its_sum() -> None:
         assert not torch.equal(moved, values)
 
 
-def test_rows_and_columns_that_both_have_their_sums() -> None:
+def test_sums_of_rows_and_of_columns_are_both_kept() -> None:
     orders = [torch.eye(5, dtype=torch.float64)[torch.randperm(5)] for _ in range(30)]
     p = sum(orders) / 30  # doubly stochastic
     moved = similar("p", torch.as_tensor(p), leaf=False)
@@ -289,7 +289,7 @@ def test_rows_and_columns_that_both_have_their_sums() -> None:
     assert not torch.equal(moved, centred)
 
 
-def test_unit_columns_stay_so() -> None:
+def test_unit_columns_stay_unit_columns() -> None:
     moved = similar("w", F.normalize(drawn(6, 5), dim=0), leaf=True)
     assert line_kind(moved, 0) == "unit lengths"
 
@@ -302,21 +302,21 @@ def test_pruned_weights_stay_pruned() -> None:
         assert not torch.equal(moved, w)
 
 
-def test_equal_rows_become_others() -> None:
+def test_equal_rows_become_different() -> None:
     x = drawn(1, 5).expand(6, 5).clone()
     moved = similar("x", x, leaf=True)
     assert len(moved.unique(dim=0)) == 6
     assert bool((moved.sign() == x.sign()).all())
 
 
-def test_sums_of_both_kinds_with_zeros_stay() -> None:
-    """Neither the zeros nor the sums can be kept by a mixture."""
+def test_a_matrix_with_both_sums_and_with_zeros_is_not_moved() -> None:
+    """A mixture could not keep both the zeros and the sums."""
     p = (torch.eye(4, dtype=torch.float64) * 3 + torch.eye(4)[[2, 0, 3, 1]]) / 4
     assert torch.equal(similar("p", p, leaf=False), p)
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (2, 5, 5)])
-def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> None:
+def test_a_causal_mask_stays_and_other_masks_are_shuffled(shape: tuple[int, ...]) -> None:
     mask = torch.ones(shape, dtype=torch.float64).tril()
     for draw in range(4):
         for values in (mask, 1 - mask, mask.mT.contiguous(), mask * 0.5 - 1):
@@ -325,7 +325,7 @@ def test_a_causal_mask_stays_and_another_does_not(shape: tuple[int, ...]) -> Non
     assert any(not torch.equal(similar("m", mask, leaf=False, draw=k), mask) for k in range(4))
 
 
-def test_columns_that_are_logarithms_of_shares_stay_so() -> None:
+def test_columns_of_log_probabilities_stay_log_probabilities() -> None:
     moved = similar("w", torch.log_softmax(drawn(6, 5), 0), leaf=True)
     assert line_kind(moved, 0) == "log probabilities"
 
@@ -337,7 +337,7 @@ def test_a_single_row_keeps_its_zeros_and_mixes_the_rest() -> None:
     assert float(moved.sum()) == pytest.approx(float(x.sum()), abs=1e-12)
 
 
-def test_logarithms_above_0_are_none_of_shares() -> None:
+def test_numbers_above_0_are_no_log_probabilities() -> None:
     x = torch.tensor([[1e-17, -40.0, -50.0], [-40.0, 1e-17, -60.0]], dtype=torch.float64)
     assert find_normalised_lines(x) is None
     assert find_normalised_lines(torch.log_softmax(x, -1)) == NormalisedLines(
@@ -345,13 +345,13 @@ def test_logarithms_above_0_are_none_of_shares() -> None:
     )
 
 
-def test_zeros_stay_where_sums_of_0_are_put_right() -> None:
+def test_zeros_stay_where_sums_of_0_are_restored() -> None:
     x = torch.tensor([[0.0, 0.1, -0.3, 0.2], [0.3, 0.0, -0.1, -0.2]])
-    found = find_normalised_lines(x)
-    assert found == NormalisedLines("sums of 0", 1)
-    exactly = found.made_exact(balls(x))
+    lines = find_normalised_lines(x)
+    assert lines == NormalisedLines("sums of 0", 1)
+    exactly = lines.made_exact(balls(x))
     assert off("sums of 0", exactly) < 1e-50
     assert exactly[0, 0] == 0
-    shifted = found.renormalise(x + 0.01 * (x != 0))
+    shifted = lines.renormalise(x + 0.01 * (x != 0))
     assert torch.equal(shifted == 0, x == 0)
     assert shifted.sum(1).abs().max() < 1e-6
