@@ -232,7 +232,7 @@ _TAKEN_APART = re.compile(
 @pytest.mark.parametrize("package", ["manual", "torch_ref", "compare"])
 def test_names_of_quantities_are_taken_apart_in_one_place(package: str) -> None:
     """A value and its gradient, or layer 2's update, are told apart by structure."""
-    homes = ("cases/cases.py", "proof/program.py")  # kind_of, and numbered_from of check's names
+    homes = ("cases/cases.py", "proof/program.py")  # kind_of, and base_name of check's names
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in sources(package)
