@@ -48,7 +48,7 @@ def look_for_no_remedies(patch: pytest.MonkeyPatch) -> None:
 
     for home in ("checking.check", "training.prover"):
         patch.setattr(f"compare.{home}.diagnose", as_they_are)
-        patch.setattr(f"compare.{home}.rewritten", as_they_are)
+        patch.setattr(f"compare.{home}.suggest_rewrites", as_they_are)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import torch_ref.losses
 import torch_ref.network
 from compare.cases import cases
 from compare.cli.main import main
-from compare.diagnosis.fix_tables import SLOPES
+from compare.diagnosis.fix_tables import DERIVATIVES
 from compare.proof import balls, bounds, operations
 from compare.training.harness import run
 from manual import activations, losses, network, optimizers
@@ -31,7 +31,7 @@ NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # of activations, from 8
 
 def tables() -> dict[str, dict[str, Collection[str]]]:
     """Return, for each kind of thing, the names that each of its tables has."""
-    sloped = {row.of for row in SLOPES if row.activation}
+    with_derivative = {row.function for row in DERIVATIVES if row.of_activation}
     tested = test_optimizers.ROWS.values()
     calls = {row for call in operation_cases.CALLS for row in call.rows}
     return {
@@ -39,8 +39,10 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
             "manual.activations.ACTIVATIONS": activations.ACTIVATIONS,
             "torch_ref.network.ACTIVATIONS": torch_ref.network.ACTIVATIONS,
             "compare.cases.cases.ACTIVATIONS": cases.ACTIVATIONS,
-            # sin and cos stand in other people's networks; the slope of the identity is no factor
-            "compare.diagnosis.fix_tables.SLOPES": sloped - {"sin", "cos"} | {"identity"},
+            # only users' networks have sin and cos; the derivative of the identity is 1, no factor
+            "compare.diagnosis.fix_tables.DERIVATIVES": (
+                with_derivative - {"sin", "cos"} | {"identity"}
+            ),
         },
         "rounding activation": {
             "compare.cases.cases.ACTIVATIONS": _rounding(cases.ACTIVATIONS),
@@ -118,10 +120,10 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
     [
         (activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta), "activation",
          ["torch_ref.network.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
-          "compare.diagnosis.fix_tables.SLOPES"]),
+          "compare.diagnosis.fix_tables.DERIVATIVES"]),
         (torch_ref.network.ACTIVATIONS, "mine", torch.nn.Mish, "activation",
          ["manual.activations.ACTIVATIONS", "compare.cases.cases.ACTIVATIONS",
-           "compare.diagnosis.fix_tables.SLOPES"]),
+           "compare.diagnosis.fix_tables.DERIVATIVES"]),
         (losses.LOSSES, "mine", losses.LOSSES["mse"], "loss",
          ["torch_ref.losses.LOSSES", "compare.cases.cases.LOSSES"]),
         (optimizers.MOMENTS, "mine", ("exp_avg",), "optimizer",

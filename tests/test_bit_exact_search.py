@@ -1,4 +1,4 @@
-"""What to write for autograd's very bits: found by trying, and told only where it holds."""
+"""Rewrites that match autograd bit for bit: found by trying, reported only where they hold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ from tests.test_diagnosis import _drawn
 X = _drawn(7, 9)
 W = _drawn(9, 5, seed=2)
 
-#: A right backward pass with other bits, and what gives it autograd's.
+#: A right backward pass with other bits, and a part of the rewrite that matches autograd's.
 FORMS: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
     "sigmoid's grouping": (
         lambda x: torch.sigmoid(x),
         lambda output, grad_output: (grad_output * (output * (1 - output)),),
-        {"x": X}, "x", "write grad_output * (1 - output) * output, left to right",
+        {"x": X}, "x", "write grad_output * (1 - output) * output, evaluated left to right",
     ),
     "tanh fused": (
         lambda x: torch.tanh(x),
@@ -53,24 +53,24 @@ FORMS: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_to_write_is_told(form: str) -> None:
-    forward, backward, inputs, label, told = FORMS[form]
+def test_a_rewrite_is_reported(form: str) -> None:
+    forward, backward, inputs, label, rewrite = FORMS[form]
     report = check(backward, forward, inputs)
     row = report.quantities[label]
     assert row.verdict == "ROUNDING", str(report)
     assert row.diagnosis is not None
-    assert told in row.diagnosis.found[0]
+    assert rewrite in row.diagnosis.found[0]
     count = inputs[label].numel()
-    assert f"(tried: {count} of {count} elements the same, and " in row.diagnosis.found[0]
-    assert str(report).count(f"for autograd's bits {row.diagnosis.found[0]}") == 1
+    assert f"(checked: {count} of {count} elements, and " in row.diagnosis.found[0]
+    assert str(report).count(f"to match autograd bit for bit, {row.diagnosis.found[0]}") == 1
 
 
-def test_what_is_told_has_autograds_bits() -> None:
-    """Written as told, each is EXACT."""
+def test_a_reported_rewrite_has_autograds_bits() -> None:
+    """Each backward pass is EXACT once it is rewritten."""
 
     def tanh(output: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-        slope = torch.addcmul(torch.ones_like(output), output, output, value=-1)
-        return (slope * grad_output,)
+        derivative = torch.addcmul(torch.ones_like(output), output, output, value=-1)
+        return (derivative * grad_output,)
 
     backwards: list[tuple[Callable[..., Any], Callable[..., Any], dict[str, Tensor]]] = [
         (lambda x: torch.sigmoid(x), lambda output, grad_output: (
@@ -91,23 +91,24 @@ def test_half_precision_is_rounded_once() -> None:
         return (grad_output * (1 - output) * output,)
 
     report = check(sigmoid, lambda x: torch.sigmoid(x), {"x": X.bfloat16()})
-    found = report.quantities["x"].diagnosis
+    diagnosis = report.quantities["x"].diagnosis
     assert report.verdict == "ROUNDING"
-    assert found is not None
-    assert "in float32, rounded once (tried: 63 of 63 " in found.found[0]
+    assert diagnosis is not None
+    assert "in float32, rounded once (checked: 63 of 63 " in diagnosis.found[0]
 
 
-def test_the_blogs_grouping_is_told_in_a_run() -> None:
+def test_the_rewrite_of_the_blogs_grouping_is_reported_in_a_run() -> None:
     report = harness.run(CASES["three_layer_blog_grouping"], steps=50)
     for n in (1, 2):
-        found = report.quantities[f"l{n}_delta"].diagnosis
-        assert found is not None
-        assert found.found[0].startswith(f"write l{n}_error * (1 - l{n}) * l{n}, left to right (")
+        diagnosis = report.quantities[f"l{n}_delta"].diagnosis
+        assert diagnosis is not None
+        rewrite = f"write l{n}_error * (1 - l{n}) * l{n}, evaluated left to right ("
+        assert diagnosis.found[0].startswith(rewrite)
     assert report.quantities["l1_error"].diagnosis is None
 
 
-def test_where_nothing_gives_the_bits_the_report_says_nothing() -> None:
-    """Softmax's kernel has an exp of its own."""
+def test_without_a_matching_rewrite_the_report_says_nothing() -> None:
+    """The softmax kernel computes its own exp, so no rewrite has its bits."""
 
     def softmax(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         e = (x - x.amax(1, keepdim=True)).exp()
@@ -115,21 +116,21 @@ def test_where_nothing_gives_the_bits_the_report_says_nothing() -> None:
         return (p * (grad_output - (p * grad_output).sum(1, keepdim=True)),)
 
     report = check(softmax, lambda x: torch.softmax(x, 1), {"x": X})
-    found = report.quantities["x"].diagnosis
+    diagnosis = report.quantities["x"].diagnosis
     assert report.verdict == "ROUNDING"
-    assert found is not None
-    assert found.found == ()
-    assert "ways to write it tried" in found.note
-    assert "autograd's bits" not in str(report)
-    assert report.to_dict()["quantities"][0]["diagnosis"] == {"found": [], "note": found.note}
+    assert diagnosis is not None
+    assert diagnosis.found == ()
+    assert "rewrites tried" in diagnosis.note
+    assert "autograd bit for bit" not in str(report)
+    assert report.to_dict()["quantities"][0]["diagnosis"] == {"found": [], "note": diagnosis.note}
 
 
-def test_bits_that_agree_by_chance_are_not_told() -> None:
-    """At one element many groupings have the same bits; at other inputs only autograd's."""
+def test_bits_that_agree_by_chance_are_not_reported() -> None:
+    """Of few elements many groupings have the same bits; at other inputs only autograd's has."""
     backward = lambda output, grad_output: (grad_output * (output * (1 - output)),)  # noqa: E731
     x = torch.tensor([0.3, -1.7], dtype=torch.float64)
     report = check(backward, lambda x: torch.sigmoid(x), {"x": x}, seed=3)
-    found = report.quantities["x"].diagnosis
+    diagnosis = report.quantities["x"].diagnosis
     if report.verdict == "ROUNDING":
-        assert found is not None
-        assert found.found[0].startswith("write grad_output * (1 - output) * output")
+        assert diagnosis is not None
+        assert diagnosis.found[0].startswith("write grad_output * (1 - output) * output")

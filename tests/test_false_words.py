@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import compare
-from compare.diagnosis.bit_exact_search import rewritten
+from compare.diagnosis.bit_exact_search import suggest_rewrites
 from compare.diagnosis.diagnosis import diagnose
 
 RIGHT, WRONG = "right", "WRONG"
@@ -284,40 +284,40 @@ def test_values_that_happen_to_be_equal_are_not_taken_for_one(row: Row) -> None:
 
 
 @pytest.fixture
-def remedies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for remedies, which other tests of this file do without."""
+def search_for_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search for fixes, which the other tests of this file do without."""
     monkeypatch.setattr("compare.checking.check.diagnose", diagnose)
-    monkeypatch.setattr("compare.checking.check.rewritten", rewritten)
+    monkeypatch.setattr("compare.checking.check.suggest_rewrites", suggest_rewrites)
 
 
 MOVED_ALIKE: list[tuple[str, Callable[..., Tensor], Callable[..., Tensor], str]] = [
-    ("a a 3/2 for a b", lambda a, b: a * b, lambda a, b: a * a * 1.5, "right times 2/3"),
-    ("a - b for a a / b", lambda a, b: a * a / b, lambda a, b: a - b, "right without b"),
-    ("a / b 6 for a b", lambda a, b: a * b, lambda a, b: 6 * (a / b), "right times 2/3"),
-    ("a for b, twice", lambda a, b: b + b, lambda a, b: 4 * a, "right times 1/2"),
-    ("b b / a for b, thrice", lambda a, b: b, lambda a, b: 3 * b * b / a, "right times 1/3"),
+    ("a a 3/2 for a b", lambda a, b: a * b, lambda a, b: a * a * 1.5, "multiply by 2/3"),
+    ("a - b for a a / b", lambda a, b: a * a / b, lambda a, b: a - b, "leave out b"),
+    ("a / b 6 for a b", lambda a, b: a * b, lambda a, b: 6 * (a / b), "multiply by 2/3"),
+    ("a for b, twice", lambda a, b: b + b, lambda a, b: 4 * a, "multiply by 1/2"),
+    ("b b / a for b, thrice", lambda a, b: b, lambda a, b: 3 * b * b / a, "multiply by 1/3"),
 ]
 
 
-@pytest.mark.usefixtures("remedies")
+@pytest.mark.usefixtures("search_for_fixes")
 @pytest.mark.parametrize(
-    ("scale", "mine", "false"),
+    ("scale", "manual_scale", "false_fix"),
     [row[1:] for row in MOVED_ALIKE],
     ids=[row[0] for row in MOVED_ALIKE],
 )
-def test_no_remedy_is_told_that_holds_where_two_inputs_move_alike(
-    scale: Callable[..., Tensor], mine: Callable[..., Tensor], false: str
+def test_no_fix_is_reported_that_needs_two_inputs_to_stay_equal(
+    scale: Callable[..., Tensor], manual_scale: Callable[..., Tensor], false_fix: str
 ) -> None:
-    """Two inputs of the same numbers, moved by the same noise, would stay the same numbers."""
+    """Two inputs with equal numbers would stay equal if they were moved by the same noise."""
     twos = torch.full((4,), 2.0)
     report = compare.check(
-        lambda grad_output, a, b: {"x": grad_output * mine(a, b)},
+        lambda grad_output, a, b: {"x": grad_output * manual_scale(a, b)},
         lambda x, a, b: x * scale(a, b),
         {"x": drawn(3, 4).requires_grad_(), "a": twos, "b": twos.clone()},
     )
     assert report.verdict == "WRONG"
-    told = " ".join(str(report).split())
-    assert false not in told, told
+    text = " ".join(str(report).split())
+    assert false_fix not in text, text
 
 
 def test_mutants_at_equal_inputs_are_as_many_functions_as_at_others() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from compare.checking.second_inputs import SecondInputs
 from compare.contract.contract import Contract
-from compare.diagnosis.bit_exact_search import rewritten
+from compare.diagnosis.bit_exact_search import suggest_rewrites
 from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import unknown
@@ -123,7 +123,7 @@ def _judged(passes: Passes) -> Report:
         autograd, pair = passes.compared(manual, passes.manual_program, bypasses)
         proofs = judge(pair, list(pair.manual))
     odd = [label for label in autograd if label in manual and label not in pair.manual]
-    proofs = rewritten(pair, diagnose(pair, proofs, odd))
+    proofs = suggest_rewrites(pair, diagnose(pair, proofs, odd))
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
     for label, value in autograd.items():
         row = report.quantities[label] = Quantity.of(label, manual.get(label), value)

@@ -1,4 +1,4 @@
-"""What would make a WRONG quantity right, and what gives a ROUNDING one autograd's bits.
+"""Candidate fixes: for a WRONG quantity, and for a ROUNDING one to match autograd bit for bit.
 
-Imports the engine alone.
+Imports only `compare.proof`.
 """

@@ -1,7 +1,7 @@
-"""How to write a ROUNDING quantity so that it gets autograd's very bits: a search that tries it.
+"""The search for a rewrite of a ROUNDING quantity that matches autograd bit for bit.
 
-Another way to write the quantity's operations is told only if it gave autograd's bits at every
-element of the inputs and of others beside them.
+A rewrite is reported only if it has autograd's bits in every element, at the user's inputs and at
+others near them.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression, floats
-from compare.diagnosis.known_values import names_in
-from compare.diagnosis.rewrites import writings
+from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression, float_op
+from compare.diagnosis.known_values import display_names
+from compare.diagnosis.rewrites import rewrites
 from compare.diagnosis.slice import Slice
 from compare.proof.bits import same_bits
 from compare.proof.interpreter import Cache, Floats, Lifted, lift
@@ -25,104 +25,120 @@ from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
 
-SECONDS = 0.5  # a search for one quantity goes no longer
-TOO_MANY = 200_000  # elements of the inputs, or on the way to a quantity
-ELEMENTS = 400  # of inputs, that are enough to try a writing on
-AGAIN = 3, 24  # other inputs: at least, and at most where there are few elements
-LONGEST = 160  # characters of a writing
+MAX_SECONDS = 0.5  # of the search for one quantity
+MAX_ELEMENTS = 200_000  # of the inputs, and of the values from which a quantity is computed
+ENOUGH_ELEMENTS = 400  # of inputs, at all points together, to test a rewrite on
+MIN_OTHERS, MAX_OTHERS = 3, 24  # other inputs to test at: the fewer elements, the more of them
+MAX_CHARACTERS = 160  # of a rewrite
 
 _Values = dict[fx.Node, Any]
 
 
-def rewritten(
-    pair: Pair, proofs: Mapping[str, Proof], known: Collection[str] = ()
+def suggest_rewrites(
+    pair: Pair, proofs: Mapping[str, Proof], skip: Collection[str] = ()
 ) -> dict[str, Proof]:
-    """Return the proofs, those of ROUNDING quantities with what to write for autograd's bits.
+    """Return the proofs, each ROUNDING one with a rewrite that matches autograd bit for bit.
 
-    Nothing is looked for of `known` ones.
+    Args:
+        pair: the two passes.
+        proofs: by quantity.
+        skip: quantities that are not searched.
     """
-    found = dict(proofs)
-    asked = [
-        n for n, p in proofs.items() if p.verdict == ROUNDING and not p.accepted and n not in known
+    results = dict(proofs)
+    names = [
+        name
+        for name, proof in proofs.items()
+        if proof.verdict == ROUNDING and not proof.accepted and name not in skip
     ]
     size = sum(value.numel() for value in pair.inputs.values())
-    if not asked or not isinstance(pair.manual_program, Program) or size > TOO_MANY:
-        return found
-    samples = [pair, *_others(pair)]
+    if not names or not isinstance(pair.manual_program, Program) or size > MAX_ELEMENTS:
+        return results
+    pairs = [pair, *_at_other_inputs(pair)]
     with torch.no_grad():
-        for name in asked:
-            told = Diagnosis.of(_search, pair, name, samples)
-            found[name] = replace(proofs[name], diagnosis=told)
-    return found
+        for name in names:
+            diagnosis = Diagnosis.of(_search, pair, name, pairs)
+            results[name] = replace(proofs[name], diagnosis=diagnosis)
+    return results
 
 
-def _others(pair: Pair) -> Iterator[Pair]:
-    """Yield both sides at other inputs."""
+def _at_other_inputs(pair: Pair) -> Iterator[Pair]:
+    """Yield both passes at other inputs, each drawn near the previous ones."""
     inputs = dict(pair.inputs)
-    few = ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
-    for _ in range(min(max(few, AGAIN[0]), AGAIN[1]) if pair.remake else 0):
+    count = ENOUGH_ELEMENTS // max(1, sum(value.numel() for value in inputs.values()))
+    for _ in range(min(max(count, MIN_OTHERS), MAX_OTHERS) if pair.remake else 0):
         inputs = {name: nearby_same_kind(name, value) for name, value in inputs.items()}
-        with contextlib.suppress(Exception):  # the user's own code, at inputs not their own
+        with contextlib.suppress(Exception):  # the user's code may fail at these inputs
             yield pair.at(inputs)
 
 
-def _search(pair: Pair, name: str, samples: list[Pair]) -> Diagnosis | None:
+def _search(pair: Pair, name: str, pairs: list[Pair]) -> Diagnosis | None:
     assert isinstance(pair.manual_program, Program)
-    way = Slice(pair.manual_program, name)
-    if elements(way.nodes) > TOO_MANY or not way.nodes or len(samples) < 2:
+    program_slice = Slice(pair.manual_program, name)
+    if elements(program_slice.nodes) > MAX_ELEMENTS or not program_slice.nodes or len(pairs) < 2:
         return None
-    until = time.process_time() + SECONDS
+    deadline = time.process_time() + MAX_SECONDS
     try:
-        values = [_read(pair.manual_program, name, sample) for sample in samples]
-    except Exception:  # other shapes at other inputs
+        values = [_evaluate(pair.manual_program, name, each) for each in pairs]
+    except Exception:  # shapes differ at other inputs
         return None
-    found: list[Expr] = []
-    names, tried = names_in(pair, pair.manual_program), 0
-    for one in writings(way, names):
-        if time.process_time() > until:
+    matches: list[Expr] = []
+    names, tried = display_names(pair, pair.manual_program), 0
+    targets = [each.autograd[name] for each in pairs]
+    for expr in rewrites(program_slice, names):
+        if time.process_time() > deadline:
             break
         tried += 1
-        if len(one.text) <= LONGEST and all(
-            _gives(one, v, s.autograd[name]) for v, s in zip(values, samples, strict=True)
+        if len(expr.text) <= MAX_CHARACTERS and all(
+            _has_bits(expr, *each) for each in zip(values, targets, strict=True)
         ):
-            found.append(one)
-    lead = _first_name(expression(way.end, names, inside=True).text)
-    found.sort(key=lambda one: (_first_name(one.text) != lead, len(one.text), -_from_left(one)))
-    sizes = [sample.autograd[name].numel() for sample in samples]
-    here, beside = f"{sizes[0]:,}", f"{sum(sizes[1:]):,}"
-    same = f"(tried: {here} of {here} elements the same, and {beside} of {beside} at other inputs)"
-    told = [f"write {one.text}{', left to right' * _from_left(one)} {same}" for one in found[:1]]
-    return Diagnosis(tuple(told), f"{tried:,} ways to write it tried")
+            matches.append(expr)
+    note = f"{tried:,} rewrites tried"
+    if not matches:
+        return Diagnosis((), note)
+    begins_with = _first_name(expression(program_slice.end, names, inside=True).text)
+    best = min(
+        matches,
+        key=lambda expr: (
+            _first_name(expr.text) != begins_with,
+            len(expr.text),
+            not _is_left_to_right(expr),
+        ),
+    )
+    first, *counts = (target.numel() for target in targets)
+    here, others = f"{first:,}", f"{sum(counts):,}"
+    checked = f"checked: {here} of {here} elements, and {others} of {others} at other inputs"
+    order = ", evaluated left to right" if _is_left_to_right(best) else ""
+    return Diagnosis((f"write {best.text}{order} ({checked})",), note)
 
 
-def _from_left(one: Any) -> bool:
-    """Whether it is a product that says so only if one reads it from left to right."""
-    if not isinstance(one, Expr) or one.op != "*":
+def _is_left_to_right(expr: Any) -> bool:
+    """Whether it is a product of names without brackets, whose order of evaluation matters."""
+    if not isinstance(expr, Expr) or expr.op != "*":
         return False
-    first, second = (arg.printed[1] if isinstance(arg, Expr) else ATOM for arg in one.args)
-    return second == SUM or (second == ATOM and (first == ATOM or _from_left(one.args[0])))
+    first, second = (arg.printed[1] if isinstance(arg, Expr) else ATOM for arg in expr.args)
+    return second == SUM or (second == ATOM and (first == ATOM or _is_left_to_right(expr.args[0])))
 
 
 def _first_name(text: str) -> str:
-    """Return the name that an expression begins with."""
+    """Return the name with which an expression begins."""
     name = re.search(r"[A-Za-z_]\w*", text)
     return name.group() if name else ""
 
 
-def _read(program: Program, name: str, sample: Pair) -> _Values:
-    """Return the value of every node on the way to a quantity, from the by-hand values above it."""
-    above = {k: Lifted(v, None) for k, v in sample.manual.items() if k != name}
+def _evaluate(program: Program, name: str, pair: Pair) -> _Values:
+    """Return the value of every node from the by-hand values to the quantity."""
+    above = {k: Lifted(v, None) for k, v in pair.manual.items() if k != name}
     cache: Cache = {}
-    lift(program, Floats(), sample.manual_floats, overrides=above, only=[name], cache=cache)
+    lift(program, Floats(), pair.manual_floats, overrides=above, only=[name], cache=cache)
     return {node: value.floats for node, value in cache.items()}
 
 
-def _gives(one: Expr, values: _Values, wanted: Tensor) -> bool:
-    """Whether a writing gives these bits."""
+def _has_bits(expr: Expr, values: _Values, target: Tensor) -> bool:
+    """Whether an expression has the bits of `target`."""
     try:
-        found = one.run(floats, values.__getitem__)
-    except Exception:  # shapes that do not fit
+        result = expr.run(float_op, values.__getitem__)
+    except Exception:  # shapes that do not match
         return False
-    if not isinstance(found, Tensor) or found.numel() != wanted.numel():
+    if not isinstance(result, Tensor) or result.numel() != target.numel():
         return False
-    return found.dtype == wanted.dtype and same_bits(found.reshape(wanted.shape), wanted)
+    return result.dtype == target.dtype and same_bits(result.reshape(target.shape), target)

@@ -1,7 +1,7 @@
-"""What would make a WRONG quantity right: a search, each find shown in ball arithmetic.
+"""The search for candidate fixes of WRONG quantities; each fix is shown to hold in ball arithmetic.
 
-What counts as found says `search`. What is looked for is in `fix_quantity` and `fix_operand`, and
-the tables of it in `fix_tables`.
+`search` defines when a candidate is kept, `fix_quantity` and `fix_operand` make the candidates, and
+`fix_tables` holds the tables behind them.
 """
 
 import re
@@ -14,7 +14,7 @@ import flint
 import torch
 
 from compare.diagnosis import fix_operand, fix_quantity
-from compare.diagnosis.evaluation_points import samples
+from compare.diagnosis.evaluation_points import evaluation_points
 from compare.diagnosis.expressions import elements
 from compare.diagnosis.search import OutOfTime, Search
 from compare.proof.balls import PRECISION
@@ -23,18 +23,21 @@ from compare.proof.pair import Pair
 from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Diagnosis, Proof
 
-SECONDS = 3.0  # a search goes no longer
-ALTOGETHER = 6.0  # nor do those of all quantities
-TOO_MANY = 200_000  # elements of both programs together
-MOST = 4  # candidates that are told
-NEAR = 0.8  # how much dearer than the cheapest one may be and still be told
-TRIED = "factor, transpose, other rows, sum, term, slope, other operand, constant or other function"
+MAX_SECONDS = 3.0  # of the search for one quantity
+MAX_SECONDS_IN_ALL = 6.0  # of the searches for all quantities
+MAX_ELEMENTS = 200_000  # of both programs together
+MAX_FIXES = 4  # in the report
+MAX_EXTRA_COST = 0.8  # by which a reported fix may cost more than the cheapest one
+TRIED = (
+    "factor, transpose, other rows, sum, term, derivative, other operand, constant or other "
+    "function"
+)
 
-#: What is tried, the simplest first.
+#: The simplest candidates first.
 _CANDIDATES: tuple[Callable[[Search], None], ...] = (
-    fix_quantity.times, fix_quantity.rows, fix_quantity.sums_of_others, fix_quantity.products,
-    fix_quantity.other_slopes, fix_quantity.terms, fix_operand.operands, fix_operand.signs,
-    fix_operand.constants, fix_operand.functions,
+    fix_quantity.scaling, fix_quantity.rearranging, fix_quantity.sums_of_others,
+    fix_quantity.products, fix_quantity.other_derivatives, fix_quantity.adding,
+    fix_operand.operands, fix_operand.signs, fix_operand.constants, fix_operand.functions,
 )  # fmt: skip
 
 
@@ -42,86 +45,94 @@ def diagnose(
     pair: Pair,
     proofs: Mapping[str, Proof],
     misshapen: Iterable[str] = (),
-    known: Collection[str] = (),
+    skip: Collection[str] = (),
 ) -> dict[str, Proof]:
-    """Return the proofs, those of WRONG quantities with their line and what would make them right.
+    """Return the proofs; those of WRONG quantities get the line of code and the fixes found.
 
-    `misshapen` quantities have no proof of their own, and get one that says only this; of `known`
-    ones nothing is looked for.
+    Args:
+        pair: the two passes.
+        proofs: by quantity.
+        misshapen: quantities with another shape than autograd's. They have no proof yet, and get
+            one that holds only the line and the fixes.
+        skip: quantities that get their line but no search.
     """
-    found = dict(proofs)
+    results = dict(proofs)
     if not isinstance(pair.manual_program, Program) or not isinstance(pair.reference, Program):
-        return found
+        return results
     wrong = {name for name, proof in proofs.items() if proof.verdict == WRONG}
     shapes = {name for name in misshapen if name in pair.manual_program.outputs}
-    odd = {name: Proof(WRONG, "") for name in shapes if not shapes & pair.injected_ancestors(name)}
-    bad = {name: proofs[name] for name in wrong} | odd
-    for name in bad.keys() & pair.manual_program.outputs.keys():
-        bad[name] = replace(bad[name], line=source_text(pair.manual_program.outputs[name]))
-    found |= {name: bad[name] for name in wrong}
-    until = time.process_time() + ALTOGETHER
+    first_misshapen = {name for name in shapes if not shapes & pair.injected_ancestors(name)}
+    to_fix = {name: proofs[name] for name in wrong}
+    to_fix |= {name: Proof(WRONG, "") for name in first_misshapen}
+    for name in to_fix.keys() & pair.manual_program.outputs.keys():
+        to_fix[name] = replace(to_fix[name], line=source_text(pair.manual_program.outputs[name]))
+    results |= {name: to_fix[name] for name in wrong}
+    deadline = time.process_time() + MAX_SECONDS_IN_ALL
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        for name, proof in bad.items():
-            both = name in pair.reference.outputs and (name in odd or proof.at is not None)
-            if both and name not in known:
-                told = Diagnosis.of(
-                    _search, pair, name, pair.injected_ancestors(name) & wrong, until
-                )
-                if told is not None:
-                    found[name] = replace(proof, diagnosis=told)
-    return found
+        for name, proof in to_fix.items():
+            formulas_differ = name in first_misshapen or proof.at is not None
+            if formulas_differ and name in pair.reference.outputs and name not in skip:
+                injected = pair.injected_ancestors(name) & wrong
+                diagnosis = Diagnosis.of(_search, pair, name, injected, deadline)
+                if diagnosis is not None:
+                    results[name] = replace(proof, diagnosis=diagnosis)
+    return results
 
 
-def _search(pair: Pair, name: str, wrong: Collection[str], until: float) -> Diagnosis | None:
-    if time.process_time() > until:
-        return Diagnosis((), f"not looked for: those above took {ALTOGETHER:g} s")
+def _search(pair: Pair, name: str, injected: Collection[str], deadline: float) -> Diagnosis | None:
+    if time.process_time() > deadline:
+        spent = f"the quantities above took all {MAX_SECONDS_IN_ALL:g} s"
+        return Diagnosis((), f"search skipped: {spent}")
     assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
     count = sum(elements(program.graph.nodes) for program in (pair.manual_program, pair.reference))
-    if count > TOO_MANY:
-        return Diagnosis((), f"not looked for: {count:,} elements to lift, more than {TOO_MANY:,}")
-    both = samples(pair, wrong)
-    end, target = pair.manual_program.outputs[name], pair.reference.outputs[name]
-    if not all(end in sample.manual_program and target in sample.reference for sample in both):
+    if count > MAX_ELEMENTS:
+        large = f"{count:,} elements to compute exactly, the limit is {MAX_ELEMENTS:,}"
+        return Diagnosis((), f"search skipped: {large}")
+    points = evaluation_points(pair, injected)
+    end, reference_end = pair.manual_program.outputs[name], pair.reference.outputs[name]
+    if not all(end in point.manual and reference_end in point.reference for point in points):
         return None
-    trial = Search(pair, name, both, min(until, time.process_time() + SECONDS))
-    if trial.at_a_kink():
+    search = Search(pair, name, points, min(deadline, time.process_time() + MAX_SECONDS))
+    if search.at_a_kink():
         return None
     note = f"tried: {TRIED}"
-    same_shape = trial.mine[0].near.shape == trial.theirs[0].near.shape
+    same_shape = search.manual[0].midpoints.shape == search.autograd[0].midpoints.shape
     try:
-        for candidates in _CANDIDATES if same_shape else (fix_quantity.shapes,):
-            candidates(trial)
+        for try_candidates in _CANDIDATES if same_shape else (fix_quantity.reshaping,):
+            try_candidates(search)
     except OutOfTime:
-        note += "; stopped before everything was tried, as the time was up"
-    return Diagnosis(_told(trial.found), note)
+        note += "; the search ran out of time before it had tried everything"
+    return Diagnosis(_simplest(search.fixes), note)
 
 
-def _told(found: Collection[tuple[float, str]]) -> tuple[str, ...]:
-    """Return the simplest of what was found.
+def _simplest(fixes: Collection[tuple[float, str]]) -> tuple[str, ...]:
+    """Return the texts of the simplest of several fixes, given with their costs.
 
-    What holds of several activations' slopes alike says nothing of a slope, a change of two
-    operations more than the simplest is a clumsy way to write it, and one factor is told once.
+    Left out are: a derivative, if several activations' derivatives would do as well; a fix with two
+    operations more than the simplest; and a factor that is already in another fix.
     """
-    alike = Counter(_SLOPE.sub("", text) for text in {text for _, text in found})
-    best = sorted(found, key=lambda one: (one[0], _operations(one[1]), len(one[1])))
-    best = [(cost, text) for cost, text in best if alike[_SLOPE.sub("", text)] == 1] or best
-    told = [
+    without_name = Counter(_DERIVATIVE.sub("", text) for text in {text for _, text in fixes})
+    ranked = sorted(fixes, key=lambda fix: (fix[0], _operations(fix[1]), len(fix[1])))
+    unambiguous = [fix for fix in ranked if without_name[_DERIVATIVE.sub("", fix[1])] == 1]
+    ranked = unambiguous or ranked
+    texts = [
         text
-        for cost, text in best
-        if cost <= best[0][0] + NEAR and _operations(text) <= _operations(best[0][1]) + 1
+        for cost, text in ranked
+        if cost <= ranked[0][0] + MAX_EXTRA_COST
+        and _operations(text) <= _operations(ranked[0][1]) + 1
     ]
-    kept: dict[str, str] = {}  # a factor of one value is one of whatever it is a factor of
-    for text in told:
+    distinct: dict[str, str] = {}  # 2 * a for a, and 2 * (a * b) for a * b, are the same fix
+    for text in texts:
         factor = _FACTOR.match(text)
-        kept.setdefault(factor[1] if factor else text, text)
-    return tuple(kept.values())[:MOST]
+        distinct.setdefault(factor[1] if factor else text, text)
+    return tuple(distinct.values())[:MAX_FIXES]
 
 
-_FACTOR = re.compile(r"with (\S+) \* \(?(.+?)\)? in place of \2( in .*)?$")
-_SLOPE = re.compile(r"the slope of \w+ at ")
+_FACTOR = re.compile(r"use (\S+) \* \(?(.+?)\)? in place of \2( in .*)?$")
+_DERIVATIVE = re.compile(r"the derivative of \w+ at ")
 
 
 def _operations(text: str) -> int:
-    """Return how many operations a remedy has one write."""
+    """Return the number of operations in the code that a fix proposes."""
     return len(re.findall(r" [-+*/@] ", text.partition(" in place of ")[0]))

@@ -1,7 +1,8 @@
-"""Both programs at two sets of inputs, value by value: where a diagnosis looks, and tries again.
+"""Every value of both programs at two sets of inputs: the evaluation points of a search for fixes.
 
-What holds at the inputs of the check may be an accident of them; at inputs drawn beside them it is
-not one any more. Their middles in float64 sort out most candidates before any ball is worked out.
+A candidate that holds at the user's inputs may hold by accident. So it must also hold at other
+inputs drawn near them. Comparing the balls' midpoints in float64 rejects most candidates cheaply,
+before any ball is computed.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,61 +24,66 @@ Nodes = dict[fx.Node, "Value"]
 
 
 class Value(Lifted):
-    """One value at one set of inputs: its float run, its numbers in balls."""
+    """One value at one evaluation point: its floats, and its numbers in balls."""
 
     @cached_property
-    def near(self) -> Tensor:
-        """The balls' middles in float64, NaN where nothing is known; what is no float as it is."""
-        return self.numbers if isinstance(self.numbers, Tensor) else near(self.numbers)
+    def midpoints(self) -> Tensor:
+        """The balls' midpoints in float64, NaN where unknown; integers and booleans unchanged."""
+        return self.numbers if isinstance(self.numbers, Tensor) else midpoints(self.numbers)
 
 
-def near(balls: Any) -> Tensor:
-    """Return the middles of an array of balls in float64."""
+def midpoints(balls: Any) -> Tensor:
+    """Return the midpoints of an array of balls in float64."""
     middles = np.frompyfunc(lambda ball: float(ball.mid()), 1, 1)(np.asarray(balls, dtype=object))
     return torch.from_numpy(np.array(middles, dtype=np.float64))
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Both programs at one set of inputs: every node of each."""
+class EvaluationPoint:
+    """The value of every node of both programs at one set of inputs."""
 
-    manual_program: Nodes
+    manual: Nodes
     reference: Nodes
 
 
-def samples(pair: Pair, wrong: Collection[str]) -> tuple[Sample, Sample]:
-    """Return both programs at the inputs and beside them.
+def evaluation_points(
+    pair: Pair, injected: Collection[str]
+) -> tuple[EvaluationPoint, EvaluationPoint]:
+    """Return both programs evaluated at the user's inputs, and at other inputs near them.
 
-    The reference goes on from the by-hand values of `wrong`. Both sides are programs.
+    Both sides of `pair` must be programs.
+
+    Args:
+        pair: the two passes.
+        injected: quantities from whose by-hand values the reference continues.
     """
-    moved = {name: nearby_same_kind(name, value) for name, value in pair.inputs.items()}
-    return _sample(pair, pair.inputs, wrong), _sample(pair, moved, wrong)
+    other_inputs = {name: nearby_same_kind(name, value) for name, value in pair.inputs.items()}
+    return _evaluate(pair, pair.inputs, injected), _evaluate(pair, other_inputs, injected)
 
 
-def _sample(pair: Pair, inputs: Mapping[str, Tensor], wrong: Collection[str]) -> Sample:
-    """Lift both programs; at other inputs the by-hand side is given the reference's own."""
+def _evaluate(
+    pair: Pair, inputs: Mapping[str, Tensor], injected: Collection[str]
+) -> EvaluationPoint:
+    """Lift both programs; at other inputs the by-hand pass takes the reference's intermediates."""
     manual_program, reference = pair.manual_program, pair.reference
     assert isinstance(manual_program, Program)
     assert isinstance(reference, Program)
-    n = Balls(pair.entries)
-    plain = lift(reference, n, inputs)
-    mine = _every(
-        manual_program,
-        n,
-        *pair.lifted_manual_inputs(plain, None if inputs is pair.inputs else inputs),
-    )
-    injected = {name: mine[manual_program.outputs[name]] for name in wrong}
-    return Sample(mine, _every(reference, n, inputs, overrides=injected))
+    balls = Balls(pair.entries)
+    outputs = lift(reference, balls, inputs)
+    manual_inputs = pair.lifted_manual_inputs(outputs, None if inputs is pair.inputs else inputs)
+    manual = _all_nodes(manual_program, balls, *manual_inputs)
+    overrides = {name: manual[manual_program.outputs[name]] for name in injected}
+    return EvaluationPoint(manual, _all_nodes(reference, balls, inputs, overrides=overrides))
 
 
-def _every(program: Program, *given: Any, **how: Any) -> Nodes:
-    """Return the value of every node, an override's own where one takes its place.
+def _all_nodes(program: Program, *args: Any, **kwargs: Any) -> Nodes:
+    """Return the value of every node, that of its override where it has one.
 
-    It is lifted from what is `given`. Nodes that could not be lifted, and those of no tensor, are
-    left out.
+    The arguments are those of `lift`. Left out are nodes that cannot be lifted, and nodes whose
+    value is not a tensor.
     """
     cache: Cache = {}
-    lift(program, *given, **how | {"cache": cache})
+    lift(program, *args, **kwargs | {"cache": cache})
     return {
         node: Value(value.floats, value.numbers)
         for node, value in cache.items()
@@ -85,41 +91,41 @@ def _every(program: Program, *given: Any, **how: Any) -> Nodes:
     }
 
 
-def ratio(one: Tensor, other: Tensor) -> float | None:
-    """Return the number that `other` is times `one` everywhere, None if it is none."""
-    if one.shape != other.shape or not one.is_floating_point():
+def constant_ratio(a: Tensor, b: Tensor) -> float | None:
+    """Return the number r with b = r * a in every element, None if there is none."""
+    if a.shape != b.shape or not a.is_floating_point():
         return None
-    at = int(one.abs().nan_to_num(0).argmax()) if one.numel() else -1
-    if at < 0 or not float(one.flatten()[at]):
+    at = int(a.abs().nan_to_num(0).argmax()) if a.numel() else -1
+    if at < 0 or not float(a.flatten()[at]):
         return None
-    found = float(other.flatten()[at] / one.flatten()[at])
-    return found if one.numel() > 1 and found and alike(one * found, other) else None
+    ratio = float(b.flatten()[at] / a.flatten()[at])
+    return ratio if a.numel() > 1 and ratio and nearly_equal(a * ratio, b) else None
 
 
-def alike(one: Any, other: Tensor) -> bool:
-    """Whether two float64 tensors are near each other wherever both are known: a first test."""
-    if not isinstance(one, Tensor) or one.shape != other.shape:
+def nearly_equal(a: Any, b: Tensor) -> bool:
+    """Whether two float64 tensors are close wherever neither is NaN: a cheap first test."""
+    if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
-    if not (one.is_floating_point() and other.is_floating_point()):
+    if not (a.is_floating_point() and b.is_floating_point()):
         return False
-    known = ~(one.isnan() | other.isnan())
+    known = ~(a.isnan() | b.isnan())
     if not known.any():
         return False
-    a, b = one[known], other[known]
+    a, b = a[known], b[known]
     return bool(((a - b).abs() <= 1e-8 * b.abs() + 1e-11 * b.abs().max()).all())
 
 
-def near_rows(rows: Tensor, wanted: Tensor) -> list[int]:
-    """Return the rows that are near `wanted`: the first test for many candidates at once."""
-    room = 1e-8 * wanted.abs() + 1e-11 * wanted.abs().nan_to_num(0).max()
-    far = (rows - wanted).abs() > room  # a NaN is unknown, not far
+def nearly_equal_rows(rows: Tensor, target: Tensor) -> list[int]:
+    """Return the indices of the rows close to `target`: the first test for many candidates."""
+    tolerance = 1e-8 * target.abs() + 1e-11 * target.abs().nan_to_num(0).max()
+    far = (rows - target).abs() > tolerance  # False for NaN: unknown, so not ruled out
     return [int(at) for at in (~far.any(1)).nonzero().flatten()]
 
 
-def broadcasts(part: Tensor, whole: Tensor) -> bool:
-    """Whether a tensor of floats fits into another's shape."""
+def broadcasts_to(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of floats can be broadcast to another's shape."""
     try:
-        both = torch.broadcast_shapes(part.shape, whole.shape)
+        shape = torch.broadcast_shapes(tensor.shape, target.shape)
     except RuntimeError:
         return False
-    return part.is_floating_point() and both == whole.shape
+    return tensor.is_floating_point() and shape == target.shape

@@ -1,6 +1,6 @@
-"""Candidate fixes inside the operations: other operands, another number, sign or function.
+"""Candidate fixes inside the operations: another operand, number, sign or function.
 
-An operand is replaced, moved, summed or scaled.
+An operand may be replaced by another value, rearranged, summed, scaled, or get a term added.
 """
 
 from dataclasses import dataclass
@@ -9,255 +9,278 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.evaluation_points import Value, alike, broadcasts, ratio
-from compare.diagnosis.expressions import ATOM, Expr, expression, leaf, reduced, short
-from compare.diagnosis.fix_tables import FUNCTIONS, SLOPES, USUAL, factor, other_numbers
-from compare.diagnosis.known_values import Known
+from compare.diagnosis.evaluation_points import Value, broadcasts_to, constant_ratio, nearly_equal
+from compare.diagnosis.expressions import ATOM, PRODUCT, Expr, expression, leaf, reduced, shortened
+from compare.diagnosis.fix_tables import (
+    DERIVATIVES,
+    FUNCTIONS,
+    USUAL_EPS,
+    factor,
+    other_numbers,
+)
+from compare.diagnosis.known_values import KnownValue
 from compare.diagnosis.search import Search
-from compare.diagnosis.slice import Substitution, another, elsewhere, moved
+from compare.diagnosis.slice import Substitution, changed_node, rearranged, rearrangements
 from compare.proof.program import operation
 
-_ROOTS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # where an eps is wont to be
-_MANY = 40  # values: of more only those with a name are tried as terms inside
+_EPS_OPERATIONS = {"sqrt", "rsqrt", "reciprocal", "div", "pow"}  # that usually need an eps
+_MANY = 40  # known values: with more than these, only named ones are tried as terms
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A value that is read on the way, and by whom: by all, or by one of several readers."""
+class _Operand:
+    """A value that the slice reads, and its readers: all of them, or one of several."""
 
     node: fx.Node
     values: tuple[Value, ...]
     readers: list[fx.Node]
-    expr: Expr  # a leaf whose key are the values
-    where: str  # " in ...", where only one of several readers is meant
-    part: float  # of the cost: less simple then
+    expr: Expr  # a leaf whose key is `values`
+    where: str  # " in <expression>" if only one of several readers is meant
+    extra_cost: float  # of naming that place
 
     @property
     def text(self) -> str:
-        """The value as one writes it."""
+        """The value as written in code."""
         return self.expr.text
 
-    def edit(self, new: tuple[Value, ...]) -> Substitution:
-        """Return the change that has other values read in its place."""
+    def replaced_by(self, new: tuple[Value, ...]) -> Substitution:
+        """Return the substitution that makes the readers read other values."""
         return Substitution(self.node, new, self.readers)
 
 
-def operands(t: Search) -> None:
-    """Try another value, or the same one changed, in the place of each that is read."""
-    for node, readers in t.way.operands():
-        if not all(node in sample.manual_program for sample in t.both):
+def operands(search: Search) -> None:
+    """Try other values, and changes of the same value, in place of each operand."""
+    for node, readers in search.slice.operands():
+        if not all(node in point.manual for point in search.points):
             continue
-        values = tuple(sample.manual_program[node] for sample in t.both)
-        if not values[0].near.is_floating_point() or not values[0].near.numel():
+        values = tuple(point.manual[node] for point in search.points)
+        if not values[0].midpoints.is_floating_point() or not values[0].midpoints.numel():
             continue
-        expr = leaf(short(expression(node, t.names)), values)
-        _operand(t, _Read(node, values, readers, expr, "", 0))
+        expr = leaf(shortened(expression(node, search.names)), values)
+        _try_operand(search, _Operand(node, values, readers, expr, "", 0))
         for reader in readers if len(readers) > 1 else ():
-            where = f" in {short(expression(reader, t.names, inside=True)).text}"
-            _operand(t, _Read(node, values, [reader], expr, where, 0.5))
+            where = f" in {shortened(expression(reader, search.names, inside=True)).text}"
+            _try_operand(search, _Operand(node, values, [reader], expr, where, 0.5))
 
 
-def _operand(t: Search, read: _Read) -> None:
-    like = read.values[0].near
-    for known in t.known:
-        near = known.at[0].near
-        if near.shape == like.shape and not alike(near, like):
-            _swap(t, read, known)
-    for how, put in elsewhere(tuple(like.shape)):
-        new = tuple(moved(value, put) for value in read.values)
-        _instead(t, 3, read, f"{read.expr.within(ATOM)}{how}", new)
-    for dim in range(like.ndim):
-        if like.shape[dim] > 1:
-            new = tuple(_summed(t, value, dim) for value in read.values)
-            _instead(t, 3, read, reduced("sum", read.expr, dim - like.ndim, True).text, new)
-    if any(operation(reader) in _ROOTS for reader in read.readers):
-        _eps(t, read)
-    if not t.whole and t.way.nodes and read.node is not t.way.end:
-        _terms(t, read)
+def _try_operand(search: Search, operand: _Operand) -> None:
+    old = operand.values[0].midpoints
+    for known in search.known:
+        numbers = known.values[0].midpoints
+        if numbers.shape == old.shape and not nearly_equal(numbers, old):
+            _swap(search, operand, known)
+    for call, move in rearrangements(tuple(old.shape)):
+        new = tuple(rearranged(value, move) for value in operand.values)
+        _replace(search, 3, operand, f"{operand.expr.within(ATOM)}{call}", new)
+    for dim in range(old.ndim):
+        if old.shape[dim] > 1:
+            new = tuple(_summed(search, value, dim) for value in operand.values)
+            text = reduced("sum", operand.expr, dim - old.ndim, True).text
+            _replace(search, 3, operand, text, new)
+    if any(operation(reader) in _EPS_OPERATIONS for reader in operand.readers):
+        _add_eps(search, operand)
+    if not search.factor_suffices and search.slice.nodes and operand.node is not search.slice.end:
+        _scale_and_add(search, operand)
 
 
-def _instead(t: Search, cost: float, read: _Read, text: str, new: tuple[Value, ...]) -> bool:
-    told = f"with {text} in place of {read.text}{read.where}"
-    return t.edit(cost + read.part, told, read.edit(new))
+def _replace(
+    search: Search, cost: float, operand: _Operand, new_text: str, new: tuple[Value, ...]
+) -> bool:
+    text = f"use {new_text} in place of {operand.text}{operand.where}"
+    return search.try_substitution(cost + operand.extra_cost, text, operand.replaced_by(new))
 
 
-def _summed(t: Search, value: Value, dim: int) -> Value:
+def _summed(search: Search, value: Value, dim: int) -> Value:
+    """Return the sum over a dimension, expanded to the value's shape."""
+    n = search.ball_arithmetic
     floats = value.floats.sum(dim, keepdim=True).expand_as(value.floats)
-    return Value(floats, t.n.broadcast_to(t.n.sum(value.numbers, [dim], True), floats.shape))
+    return Value(floats, n.broadcast_to(n.sum(value.numbers, [dim], True), floats.shape))
 
 
-def _eps(t: Search, read: _Read) -> None:
-    """Try an eps that was left out, before a root or a division."""
-    for eps in dict.fromkeys([*t.numbers_there(), *USUAL]):
+def _add_eps(search: Search, operand: _Operand) -> None:
+    """Try an eps added to the operand of a root or a division."""
+    for eps in dict.fromkeys([*search.reference_numbers(), *USUAL_EPS]):
         if 0 < eps <= 1e-2:
-            told = f"with {eps:g} added to {read.text}{read.where}"
-            t.edit(3 + read.part, told, read.edit(t.values(read.expr + eps)))
+            text = f"add {eps:g} to {operand.text}{operand.where}"
+            edit = operand.replaced_by(search.evaluate(operand.expr + eps))
+            search.try_substitution(3 + operand.extra_cost, text, edit)
 
 
 # -- another value
 
 
-def _swap(t: Search, read: _Read, known: Known) -> None:
-    """Try another value in the place of one that is read, if need be times a third."""
-    remark = t.before(read.values[0].near, known.at[0].near)
-    name, text = known.full, read.text
-    if text == f"{known.text} after its update":
-        name = f"{known.text} before its update"
-    elif known.text == f"{text} after its update":
-        text += " before its update"
-    told = f"with {name}{remark} in place of {text}{read.where}"
-    if t.edit(2 + known.rank + read.part, told, read.edit(known.at)):
+def _swap(search: Search, operand: _Operand, known: KnownValue) -> None:
+    """Try another value in place of an operand; where that does not suffice, times a third."""
+    remark = search.mask_remark(operand.values[0].midpoints, known.values[0].midpoints)
+    new_text, old_text = known.text_with_definition, operand.text
+    if old_text == f"{known.text} after its update":
+        new_text = f"{known.text} before its update"
+    elif known.text == f"{old_text} after its update":
+        old_text += " before its update"
+    text = f"use {new_text}{remark} in place of {old_text}{operand.where}"
+    edit = operand.replaced_by(known.values)
+    if search.try_substitution(2 + known.rank + operand.extra_cost, text, edit):
         return
-    if known.rank > 1 or any(cost <= 2.2 for cost, _ in t.found):
+    if known.rank > 1 or any(cost <= 2.2 for cost, _ in search.fixes):
         return
-    edit = read.edit(known.at)
-    first, theirs = t.way.near(t.both[0].manual_program, edit, 0), t.theirs[0].near
-    if first is None or first.shape != theirs.shape or not first.any():
+    changed = search.slice.midpoints(search.points[0].manual, edit, 0)
+    target = search.autograd[0].midpoints
+    if changed is None or changed.shape != target.shape or not changed.any():
         return
-    for third in t.known:
-        at = third.at[0].near
-        if third.rank <= 1 and broadcasts(at, theirs) and alike(first * at, theirs):
-            slope = _slope_told(t, read, known, first, remark)
-            cost = (2.3 if slope else 4) + (known.rank + third.rank + read.part) / 8
-            words = f"{slope or told}, and times {third.expr.within(ATOM)}"
-            _swap_times(t, cost, words, edit, third)
+    for third in search.known:
+        numbers = third.values[0].midpoints
+        if third.rank > 1 or not broadcasts_to(numbers, target):
+            continue
+        if nearly_equal(changed * numbers, target):
+            derivative = _derivative_text(search, operand, known, changed, remark)
+            ranks = known.rank + third.rank + operand.extra_cost
+            cost = (2.3 if derivative else 4) + ranks / 8
+            both = f"{derivative or text}, and multiply by {third.expr.within(PRODUCT)}"
+            _swap_and_multiply(search, cost, both, edit, third)
 
 
-def _swap_times(t: Search, cost: float, told: str, edit: Substitution, third: Known) -> None:
-    def near(k: int) -> Any:
-        found = t.way.near(t.both[k].manual_program, edit, k)
-        return None if found is None else found * third.at[k].near
+def _swap_and_multiply(
+    search: Search, cost: float, text: str, edit: Substitution, third: KnownValue
+) -> None:
+    nodes = [point.manual for point in search.points]
+
+    def midpoints(k: int) -> Any:
+        changed = search.slice.midpoints(nodes[k], edit, k)
+        return None if changed is None else changed * third.values[k].midpoints
 
     def balls(k: int) -> Any:
-        found = t.way.balls(t.both[k].manual_program, edit, k, t.n)
-        return None if found is None else found * third.at[k].numbers
+        changed = search.slice.balls(nodes[k], edit, k, search.ball_arithmetic)
+        return None if changed is None else changed * third.values[k].numbers
 
-    t.attempt(cost, told, near, balls)
+    search.try_fix(cost, text, midpoints, balls)
 
 
-def _slope_told(t: Search, read: _Read, known: Known, now: Tensor, remark: str) -> str:
-    """Return the words for a swap that only takes an activation's slope elsewhere."""
-    was, mine = read.values[0].near, t.mine[0].near
-    if was.shape != mine.shape:
+def _derivative_text(
+    search: Search, operand: _Operand, known: KnownValue, changed: Tensor, remark: str
+) -> str:
+    """Return the text for a swap that only takes an activation's derivative at another value."""
+    old, manual = operand.values[0].midpoints, search.manual[0].midpoints
+    if old.shape != manual.shape:
         return ""
-    for slope in SLOPES:
-        old, new = (slope.near(x) for x in (was, known.at[0].near))
-        if slope.activation and old.any() and alike(mine * new, now * old):
-            there = f"in place of at {read.text}"
-            return f"with the slope of {slope.of} at {known.full}{remark} {there}"
+    for row in DERIVATIVES:
+        before, after = (row.in_floats(x) for x in (old, known.values[0].midpoints))
+        if row.of_activation and before.any() and nearly_equal(manual * after, changed * before):
+            at = f"at {known.text_with_definition}{remark} in place of {operand.text}"
+            return f"take the derivative of {row.function} {at}"
     return ""
 
 
 # -- terms and factors
 
 
-def _terms(t: Search, read: _Read) -> None:
-    """Try a term beside a value that is read, and the value taken another number of times."""
-    like = read.values[0].near
-    if (times := _times(t, read, 2 * read.expr)) is not None:
-        _scaled(t, read, times + 1)
-    for known in t.known:
-        near = known.at[0].near
-        if (known.rank == 1 and len(t.known) > _MANY) or not broadcasts(near, like):
+def _scale_and_add(search: Search, operand: _Operand) -> None:
+    """Try to multiply the operand by a number, and to add a multiple of a known value to it."""
+    old = operand.values[0].midpoints
+    if (times := _multiple(search, operand, 2 * operand.expr)) is not None:
+        _scale(search, operand, times + 1)
+    for known in search.known:
+        numbers = known.values[0].midpoints
+        if (known.rank == 1 and len(search.known) > _MANY) or not broadcasts_to(numbers, old):
             continue
-        if alike(near.expand_as(like), like):
+        if nearly_equal(numbers.expand_as(old), old):
             continue
-        if (times := _times(t, read, read.expr + known.expr)) is not None:
-            _added(t, read, known, times)
+        if (times := _multiple(search, operand, operand.expr + known.expr)) is not None:
+            _add(search, operand, known, times)
 
 
-def _times(t: Search, read: _Read, more: Expr) -> float | None:
-    """Return how often a change is to be made, from what making it once does; None if never."""
-    t.in_time()
-    once = t.way.near(t.both[0].manual_program, read.edit(t.values(more)), 0)
-    mine = t.mine[0].near
-    if once is None or once.shape != mine.shape:
+def _multiple(search: Search, operand: _Operand, changed: Expr) -> float | None:
+    """Return how many times a change must be made, judging by one time; None if none fits."""
+    search.check_time()
+    edit = operand.replaced_by(search.evaluate(changed))
+    once = search.slice.midpoints(search.points[0].manual, edit, 0)
+    manual = search.manual[0].midpoints
+    if once is None or once.shape != manual.shape:
         return None
-    return ratio(once - mine, t.theirs[0].near - mine)
+    return constant_ratio(once - manual, search.autograd[0].midpoints - manual)
 
 
-def _scaled(t: Search, read: _Read, times: float) -> None:
+def _scale(search: Search, operand: _Operand, times: float) -> None:
     if abs(times) < 1e-9:
-        told = f"without {read.text}{read.where}"
-        t.edit(3.5 + read.part, told, read.edit(t.values(0 * read.expr)))
-    elif number := _nearest(t, times):
-        scaled = number * read.expr
-        _instead(t, 3.5, read, scaled.text, t.values(scaled))
+        text = f"leave out {operand.text}{operand.where}"
+        edit = operand.replaced_by(search.evaluate(0 * operand.expr))
+        search.try_substitution(3.5 + operand.extra_cost, text, edit)
+    elif number := _table_factor(search, times):
+        scaled = number * operand.expr
+        _replace(search, 3.5, operand, scaled.text, search.evaluate(scaled))
 
 
-def _added(t: Search, read: _Read, known: Known, times: float) -> None:
-    if number := _nearest(t, times):
-        plus, minus = read.expr + known.expr, read.expr - known.expr
-        one = {"1": plus, "-1": minus}.get(number.text, read.expr + number * known.expr)
-        _instead(t, 4 + known.rank, read, one.text, t.values(one))
+def _add(search: Search, operand: _Operand, known: KnownValue, times: float) -> None:
+    if number := _table_factor(search, times):
+        plus, minus = operand.expr + known.expr, operand.expr - known.expr
+        other = operand.expr + number * known.expr
+        changed = {"1": plus, "-1": minus}.get(number.text, other)
+        _replace(search, 4 + known.rank, operand, changed.text, search.evaluate(changed))
 
 
-def _nearest(t: Search, number: float) -> Expr | None:
-    """Return the factor of the table that a float can be."""
-    found = (one.expr for one in (factor(1), *t.factors)
-             if abs(float(one.ball.mid()) - number) <= 1e-8 * abs(number))  # fmt: skip
-    return next(found, None)
+def _table_factor(search: Search, number: float) -> Expr | None:
+    """Return the first factor of the table that is close to a float."""
+    close = (row.expr for row in (factor(1), *search.factors)
+             if abs(float(row.ball.mid()) - number) <= 1e-8 * abs(number))  # fmt: skip
+    return next(close, None)
 
 
 # -- another number, sign or function
 
 
-def constants(t: Search) -> None:
-    """Try other numbers where one is written."""
-    sizes = {s for value in t.e.inputs.values() for s in value.shape if s > 1}
-    there = t.numbers_there()
+def constants(search: Search) -> None:
+    """Try other numbers in place of those written in the code."""
+    sizes = {s for value in search.pair.inputs.values() for s in value.shape if s > 1}
+    reference_numbers = search.reference_numbers()
     written: dict[float, list[fx.Node]] = {}
-    for node in t.way.nodes:
+    for node in search.slice.nodes:
         if any(operation(source) == "arange" for source in node.all_input_nodes):
-            continue  # the places of a roll, not numbers
+            continue  # it computes indices of a roll
         if operation(node) in ("add", "sub", "mul", "div", "pow", "remainder", "rsub"):
             for number in {a for a in node.args if isinstance(a, int | float)}:
                 written.setdefault(float(number), []).append(node)
     for number, nodes in written.items():
         groups = [[node] for node in nodes] + ([nodes] if len(nodes) > 1 else [])
         for group in groups:
-            if t.whole and all(operation(node) in ("mul", "div") for node in group):
+            if search.factor_suffices and all(operation(n) in ("mul", "div") for n in group):
                 continue
-            where = short(expression(group[0], t.names, inside=True)).text
-            where = f"in {where}" if len(group) == 1 else "everywhere on the way to it"
-            for other in other_numbers(number, sorted(sizes), there):
-                told = f"with {other:.10g} in place of {number:.10g} {where}"
-                t.edit(
-                    2.5,
-                    told,
-                    Substitution(operations={n: _written(n, number, other) for n in group}),
-                )
+            where = f"in {shortened(expression(group[0], search.names, inside=True)).text}"
+            where = where if len(group) == 1 else "wherever it is used to compute this quantity"
+            for other in other_numbers(number, sorted(sizes), reference_numbers):
+                text = f"use {other:.10g} in place of {number:.10g} {where}"
+                nodes_with_other = {n: _with_number(n, number, other) for n in group}
+                search.try_substitution(2.5, text, Substitution(operations=nodes_with_other))
 
 
-def signs(t: Search) -> None:
-    """Try a difference where there is a sum, and a sum where there is a difference."""
-    for node in t.way.nodes:
+def signs(search: Search) -> None:
+    """Try a difference in place of each sum, and a sum in place of each difference."""
+    for node in search.slice.nodes:
         sign = {"add": "-", "sub": "+"}.get(operation(node))
         if sign and all(isinstance(value, fx.Node) for value in node.args[:2]):
             target = torch.ops.aten.sub.Tensor if sign == "-" else torch.ops.aten.add.Tensor
-            one, other = (short(expression(value, t.names)).text for value in node.args[:2])
-            told = f"with {sign} in place of {'+' if sign == '-' else '-'}: {one} {sign} {other}"
-            t.edit(2, told, Substitution(operations={node: another(node, target)}))
+            a, b = (shortened(expression(value, search.names)).text for value in node.args[:2])
+            text = f"use {sign} in place of {'+' if sign == '-' else '-'}: {a} {sign} {b}"
+            edit = Substitution(operations={node: changed_node(node, target)})
+            search.try_substitution(2, text, edit)
 
 
-def functions(t: Search) -> None:
-    """Try other elementwise functions where one is taken."""
-    for node in t.way.nodes:
-        taken = operation(node)
-        for name in FUNCTIONS if taken in FUNCTIONS else ():
-            if name != taken:
-                text = short(expression(node, t.names, inside=True)).text
-                new = another(node, getattr(torch.ops.aten, name).default)
-                told = f"with {name} in place of {taken} in {text}"
-                t.edit(3, told, Substitution(operations={node: new}))
+def functions(search: Search) -> None:
+    """Try other elementwise functions in place of those that the code calls."""
+    for node in search.slice.nodes:
+        old = operation(node)
+        for name in FUNCTIONS if old in FUNCTIONS else ():
+            if name != old:
+                where = shortened(expression(node, search.names, inside=True)).text
+                other = changed_node(node, getattr(torch.ops.aten, name).default)
+                text = f"use {name} in place of {old} in {where}"
+                search.try_substitution(3, text, Substitution(operations={node: other}))
 
 
-def _written(node: fx.Node, number: float, other: float) -> fx.Node:
-    """Return the node with another number written in it, a whole one where it was one."""
+def _with_number(node: fx.Node, number: float, other: float) -> fx.Node:
+    """Return the node with `other` in place of `number`; an int stays an int if it can."""
 
     def swapped(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != number:
             return value
         return int(other) if isinstance(value, int) and other.is_integer() else other
 
-    return another(node, args=tuple(swapped(value) for value in node.args))
+    return changed_node(node, args=tuple(swapped(value) for value in node.args))

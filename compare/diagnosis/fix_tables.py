@@ -1,6 +1,6 @@
-"""The tables of a diagnosis: factors, slopes and constants that a wrong formula may lack.
+"""The tables of candidate fixes: factors, derivatives and constants that a formula may lack.
 
-To have another remedy looked for, give it a row.
+A new row in a table adds a candidate to every search.
 """
 
 import itertools
@@ -10,94 +10,97 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from compare.diagnosis.expressions import ATOM, PRODUCT, Expr, balls, floats, leaf
+from compare.diagnosis.expressions import ATOM, PRODUCT, Expr, ball_op, float_op, leaf
 
 
-class Slope(NamedTuple):
-    """What a function's slope is at its value l, or at what goes in, z: a formula of a leaf.
+class Derivative(NamedTuple):
+    """The derivative of a function, as a formula of its output l or of its argument z.
 
-    `note` says what the names in it mean. `forward` turns z into l; None where the formula is in
-    l. One that is no activation's is not looked for in the place of another.
+    `forward` computes l from z where the formula is of z; it is None where the formula is of l.
+    `note` explains the abbreviations in the formula. Only the derivatives of activations are
+    candidates in place of one another.
     """
 
-    of: str
-    formula: Expr
+    function: str
+    formula: Expr  # of one leaf
     forward: str | None = None
-    activation: bool = True
+    of_activation: bool = True
     note: str = ""
 
     def at(self, value: Expr) -> Expr:
-        """Return the slope at a value."""
-        found: Expr = self.formula.run(Expr, lambda _: value)
-        return found
+        """Return the derivative at a value."""
+        derivative: Expr = self.formula.run(Expr, lambda _: value)
+        return derivative
 
-    def near(self, value: Tensor) -> Tensor:
-        """Return the slope at a value in floats."""
-        found: Tensor = self.formula.run(floats, lambda _: value)
-        return found
+    def in_floats(self, value: Tensor) -> Tensor:
+        """Return the derivative at a value in floats."""
+        derivative: Tensor = self.formula.run(float_op, lambda _: value)
+        return derivative
 
-    def told(self, value: Expr) -> str:
-        """Return the slope at a value as one writes it in a product."""
+    def text(self, value: Expr) -> str:
+        """Return the derivative at a value as it is written in a product, and its note."""
         return self.at(value).within(PRODUCT) + self.note.format(l=value.within(ATOM))
 
 
 _l = _z = leaf("l")
-_s = Expr("as", Expr("sigmoid", _z), "s")
-_P = Expr("as", (1 + Expr("erf", _z / Expr("sqrt", 2))) / 2, "P")
-_p = Expr("as", Expr("exp", -(_z**2) / 2) / Expr("sqrt", 2 * math.pi), "p")
+_s = Expr("printed as", Expr("sigmoid", _z), "s")
+_P = Expr("printed as", (1 + Expr("erf", _z / Expr("sqrt", 2))) / 2, "P")
+_p = Expr("printed as", Expr("exp", -(_z**2) / 2) / Expr("sqrt", 2 * math.pi), "p")
 
-SLOPES = (
-    Slope("sigmoid", _l * (1 - _l)),
-    Slope("tanh", 1 - _l * _l),
-    Slope("relu", _l > 0),
-    Slope("leaky_relu", Expr("where", _l > 0, 1, 0.01)),
-    Slope("softplus", 1 - Expr("exp", -_l)),
-    Slope("sigmoid", Expr("sigmoid", _z) * (1 - Expr("sigmoid", _z)), "sigmoid"),
-    Slope("tanh", 1 - Expr("tanh", _z) ** 2, "tanh"),
-    Slope("softplus", Expr("sigmoid", _z), "softplus"),
-    Slope("silu", _s * (1 + _z * (1 - _s)), "silu", note=", s = sigmoid({l})"),
-    Slope("gelu", _P + _z * _p, "gelu",
-          note=", P and p the normal distribution and density at {l}"),
-    Slope("sin", Expr("cos", _z), "sin"),
-    Slope("cos", -Expr("sin", _z), "cos"),
-    Slope("exp", Expr("exp", _z), "exp", activation=False),
-    Slope("a square", 2 * _z, activation=False),
-    Slope("a cube", 3 * _z**2, activation=False),
-    Slope("a reciprocal", -_l * _l, activation=False),
-    Slope("log", Expr("reciprocal", _z), activation=False),
-    Slope("sqrt", Expr("reciprocal", 2 * _l), activation=False),
+DERIVATIVES = (
+    Derivative("sigmoid", _l * (1 - _l)),
+    Derivative("tanh", 1 - _l * _l),
+    Derivative("relu", _l > 0),
+    Derivative("leaky_relu", Expr("where", _l > 0, 1, 0.01)),
+    Derivative("softplus", 1 - Expr("exp", -_l)),
+    Derivative("sigmoid", Expr("sigmoid", _z) * (1 - Expr("sigmoid", _z)), "sigmoid"),
+    Derivative("tanh", 1 - Expr("tanh", _z) ** 2, "tanh"),
+    Derivative("softplus", Expr("sigmoid", _z), "softplus"),
+    Derivative("silu", _s * (1 + _z * (1 - _s)), "silu", note=" with s = sigmoid({l})"),
+    Derivative("gelu", _P + _z * _p, "gelu",
+          note=" with P and p the normal distribution function and density at {l}"),
+    Derivative("sin", Expr("cos", _z), "sin"),
+    Derivative("cos", -Expr("sin", _z), "cos"),
+    Derivative("exp", Expr("exp", _z), "exp", of_activation=False),
+    Derivative("a square", 2 * _z, of_activation=False),
+    Derivative("a cube", 3 * _z**2, of_activation=False),
+    Derivative("a reciprocal", -_l * _l, of_activation=False),
+    Derivative("log", Expr("reciprocal", _z), of_activation=False),
+    Derivative("sqrt", Expr("reciprocal", 2 * _l), of_activation=False),
 )  # fmt: skip
 
 
 class Factor(NamedTuple):
-    """A number that a formula is to be multiplied by: as it is written, its ball, a remark."""
+    """A number that a formula may have to be multiplied by, in three forms."""
 
-    expr: Expr
+    expr: Expr  # how it is written
     ball: Any
-    remark: str = ""
+    remark: str = ""  # what it is, as in " (n = 6)"
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The number as it is written in a product, and the remark on it."""
         return self.expr.within(PRODUCT) + self.remark
 
 
 def factor(number: Any, remark: str = "") -> Factor:
     """Return a row of the table of factors."""
-    number = number if isinstance(number, Expr) else Expr("as", number, str(number))
-    return Factor(number, number.run(balls, float), remark)
+    number = number if isinstance(number, Expr) else Expr("printed as", number, str(number))
+    return Factor(number, number.run(ball_op, float), remark)
 
 
 def factors(shapes: Sequence[Sequence[int]], known: Mapping[str, float]) -> Iterator[Factor]:
-    """Yield numbers that are forgotten, doubled or turned round, simplest first.
+    """Yield the numbers that are often left out, doubled or inverted, simplest first.
 
-    `shapes` are those of the tensors about, whose sizes are n; `known` numbers have names.
+    Args:
+        shapes: of the tensors in the computation; their sizes and element counts serve as n.
+        known: numbers among the inputs, by name.
     """
-    yield factor(-1, ", the other sign")
-    named: list[tuple[Any, str]] = []  # a factor, what to say of it
+    yield factor(-1, " (sign error)")
+    named: list[tuple[Any, str]] = []  # a factor and its remark
     for name, number in known.items():
         if number and math.isfinite(number) and number != 1:
-            one, note = Expr("as", number, name), f" ({name} = {number:g})"
+            one, note = Expr("printed as", number, name), f" ({name} = {number:g})"
             named += [(one, f" ({number:g})"), (1 / one, note)]
             if 0 < number < 1:
                 named += [(1 - one, note), (1 / (1 - one), note)]
@@ -123,26 +126,28 @@ def _ratio(top: int, bottom: Any) -> Any:
 
 
 def _times(number: Any, other: Any) -> Expr:
-    """Return a product, of a quotient one that is read from left to right."""
+    """Return a product; of a quotient, one that needs no brackets: 2 * 1/n as (2 * 1)/n."""
     if isinstance(other, Expr) and other.op in ("/", "ratio"):
         return Expr(other.op, _times(number, other.args[0]), other.args[1])
     return Expr("*", number, other)
 
 
 def _sizes(shapes: Sequence[Sequence[int]]) -> list[int]:
-    """Return every size above 2 of the shapes, and their numbers of elements."""
+    """Return the sizes and the numbers of elements of the shapes, those above 2."""
     sizes = itertools.chain(*shapes, map(math.prod, shapes))
     return [n for n in dict.fromkeys(sizes) if n > 2]
 
 
-#: Numbers that stand in places where another is meant: eps.
-USUAL = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0)
+#: The values that an eps usually has; 0 is one that was left out.
+USUAL_EPS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10, 1e-12, 0.0)
 
 
-def other_numbers(number: float, sizes: Sequence[int], there: Sequence[float]) -> Iterator[float]:
-    """Yield numbers that may be meant where `number` is written."""
+def other_numbers(
+    number: float, sizes: Sequence[int], reference_numbers: Sequence[float]
+) -> Iterator[float]:
+    """Yield numbers that may be intended where `number` is written."""
     small = abs(number) <= 1e-2
-    others = [*there, *(USUAL if small else ()), -number, 2 * number, number / 2]
+    others = [*reference_numbers, *(USUAL_EPS if small else ()), -number, 2 * number, number / 2]
     if number and not small:
         others += [1 / number, 0.0, 1.0, 2.0, 3.0, number**0.5 if number > 0 else 1.0]
     if not small:
@@ -153,5 +158,5 @@ def other_numbers(number: float, sizes: Sequence[int], there: Sequence[float]) -
             yield other
 
 
-#: Elementwise functions of one number that are taken for each other.
+#: Elementwise functions of one argument that are easily confused.
 FUNCTIONS = ("sigmoid", "tanh", "relu", "exp", "sin", "cos", "log", "sqrt", "rsqrt", "reciprocal")

@@ -1,4 +1,4 @@
-"""The values that a remedy may speak of, by name or by the expression behind them."""
+"""The values that the text of a fix may mention, by name or by their expression."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,56 +8,56 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.evaluation_points import Nodes, Sample, Value
-from compare.diagnosis.expressions import SAME, Expr, expression, leaf
+from compare.diagnosis.evaluation_points import EvaluationPoint, Nodes, Value
+from compare.diagnosis.expressions import PASS_THROUGH, Expr, expression, leaf
 from compare.proof.balls import Balls
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Program, ValueOf, base_name, downstream, operation, upstream
 
-MOST = 80  # values
-_NAMELESS = re.compile(r"getitem|arg\d|native_|a constant")  # what nobody would write
-LONGEST = 72  # characters of an expression
+MAX_VALUES = 80
+MAX_CHARACTERS = 72  # of an expression
+_UNREADABLE = re.compile(r"getitem|arg\d|native_|a constant")  # no one writes these in code
 
 
 @dataclass(frozen=True)
-class Known:
-    """A value at each sample: its expression, where it stands, and how far-fetched it is."""
+class KnownValue:
+    """A value at each evaluation point, its expression, its node, and its rank (simplest first)."""
 
-    expr: Expr  # a leaf whose key are its values
-    at: tuple[Value, ...]
+    expr: Expr  # a leaf whose key is `values`
+    values: tuple[Value, ...]
     node: fx.Node | None  # of the by-hand program
-    rank: int  # 0 has a name, 1 is an expression by hand, 2 only on the autograd side
-    behind: str = ""  # the expression behind a name that the by-hand side does not have
+    rank: int  # 0: has a name; 1: a by-hand expression; 2: only autograd's pass computes it
+    definition: str = ""  # the by-hand expression behind a name that only autograd's pass uses
 
     @property
     def text(self) -> str:
-        """The value as one writes it."""
+        """The value as written in code."""
         return self.expr.text
+
+    @property
+    def text_with_definition(self) -> str:
+        """The text, followed by `= definition` where the by-hand pass has no such name."""
+        return f"{self.text} = {self.definition}" if self.definition else self.text
 
     @cached_property
     def is_mask(self) -> bool:
-        """Whether it is 0 and one other number."""
-        found = self.at[0].near.unique()
-        return len(found) == 2 and not bool(found.abs().min())
-
-    @property
-    def full(self) -> str:
-        """The text, and what it is where the by-hand side has no such name."""
-        return f"{self.text} = {self.behind}" if self.behind else self.text
+        """Whether the elements are 0 and one other number."""
+        numbers = self.values[0].midpoints.unique()
+        return len(numbers) == 2 and not bool(numbers.abs().min())
 
 
-def names_in(pair: Pair, program: Program) -> dict[fx.Node, str]:
-    """Return what the values of either side are called, as the by-hand side would call them."""
+def display_names(pair: Pair, program: Program) -> dict[fx.Node, str]:
+    """Return the name of each named node of either program, as the by-hand code would write it."""
     values = {source: key for key, (_, source) in pair.manual_inputs.items() if source is not None}
-    found: dict[fx.Node, str] = {}
+    names: dict[fx.Node, str] = {}
     for name, node in program.outputs.items():
-        found.setdefault(node, values.get(name) or called(pair, name))
+        names.setdefault(node, values.get(name) or display_name(pair, name))
     nodes = (node for node in program.graph.nodes if node.op == "placeholder")
-    return found | dict(zip(nodes, program.inputs, strict=True))
+    return names | dict(zip(nodes, program.inputs, strict=True))
 
 
-def called(pair: Pair, name: Key) -> str:
-    """Return what a quantity is called where its name may be an input's too."""
+def display_name(pair: Pair, name: Key) -> str:
+    """Return a quantity's name in texts, distinct from that of an input of the same name."""
     if isinstance(name, ValueOf):
         return name.name
     if pair.quantities_are_gradients:
@@ -65,76 +65,73 @@ def called(pair: Pair, name: Key) -> str:
     return f"{name} after its update" if name in pair.inputs else name
 
 
-def known_values(pair: Pair, both: tuple[Sample, ...], name: str) -> list[Known]:
-    """Return every value that does not come from the quantity, each only once, simplest first.
+def known_values(pair: Pair, points: tuple[EvaluationPoint, ...], name: str) -> list[KnownValue]:
+    """Return every distinct value that is not computed from the quantity, simplest first.
 
-    Of the reference only what leads to the quantity, or has a name, is of use.
+    Of the reference, only values that lead to the quantity or have a name are included.
     """
     assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
-    own = names_in(pair, pair.manual_program)
-    theirs = names_in(pair, pair.reference)
-    end = pair.reference.outputs[name]
-    away = downstream(end) | ({*pair.reference.graph.nodes} - upstream([end]) - theirs.keys())
-    found = [
-        *_side(
-            pair.manual_program,
-            [s.manual_program for s in both],
-            own,
-            downstream(pair.manual_program.outputs[name]),
-        )
-    ]
-    for one in _side(pair.reference, [s.reference for s in both], theirs, away):
-        found.append(replace(one, node=None, rank=2 * one.rank))
-    kept: dict[bytes, Known] = {}
-    for one in sorted(found, key=lambda k: (k.rank, len(k.text))):
-        key = b"".join(_digits(value.near) for value in one.at)
-        first = kept.setdefault(key, one)
-        if first.node is None and one.node is not None:  # a name only autograd's side has
-            kept[key] = replace(first, node=one.node, behind=one.text)
-    return list(kept.values())[:MOST]
+    manual_names = display_names(pair, pair.manual_program)
+    reference_names = display_names(pair, pair.reference)
+    manual_end, reference_end = pair.manual_program.outputs[name], pair.reference.outputs[name]
+    unrelated = {*pair.reference.graph.nodes} - upstream([reference_end]) - reference_names.keys()
+    nodes = [point.manual for point in points]
+    every = [*_values_in(pair.manual_program, nodes, manual_names, downstream(manual_end))]
+    nodes, excluded = [point.reference for point in points], downstream(reference_end) | unrelated
+    for value in _values_in(pair.reference, nodes, reference_names, excluded):
+        every.append(replace(value, node=None, rank=2 * value.rank))
+    distinct: dict[bytes, KnownValue] = {}
+    for value in sorted(every, key=lambda value: (value.rank, len(value.text))):
+        key = b"".join(_ten_digits(at_point.midpoints) for at_point in value.values)
+        first = distinct.setdefault(key, value)
+        if first.node is None and value.node is not None:  # only autograd's pass names it
+            distinct[key] = replace(first, node=value.node, definition=value.text)
+    return list(distinct.values())[:MAX_VALUES]
 
 
-def _side(
-    program: Program, values: list[Nodes], names: Mapping[fx.Node, str], away: set[fx.Node]
-) -> Iterator[Known]:
-    """Yield the values of a program but for those `away`."""
+def _values_in(
+    program: Program, points: list[Nodes], names: Mapping[fx.Node, str], excluded: set[fx.Node]
+) -> Iterator[KnownValue]:
+    """Yield the values of a program, except those of `excluded` nodes and of constants."""
     for node in program.graph.nodes:
-        passes = operation(node) in SAME and node not in names
-        if node in away or passes or not all(node in each for each in values):
+        same_numbers = operation(node) in PASS_THROUGH and node not in names
+        if node in excluded or same_numbers or not all(node in nodes for nodes in points):
             continue
-        at = tuple(_as_floats(each[node]) for each in values)
-        if not all(_tells(value.near) for value in at) or _fixed(at):
+        values = tuple(_as_floats(nodes[node]) for nodes in points)
+        if not all(_varies(value.midpoints) for value in values) or _is_constant(values):
             continue
         expr = expression(node, names)
         if node in names:
-            yield Known(leaf(expr, at), at, node, 0)
-        elif len(expr.text) <= LONGEST and not _NAMELESS.search(expr.text):
-            yield Known(leaf(expr, at), at, node, 1)
+            yield KnownValue(leaf(expr, values), values, node, 0)
+        elif len(expr.text) <= MAX_CHARACTERS and not _UNREADABLE.search(expr.text):
+            yield KnownValue(leaf(expr, values), values, node, 1)
 
 
 def _as_floats(value: Value) -> Value:
-    """Return a mask of booleans, or whole numbers, as numbers to reckon with."""
+    """Return a boolean mask, or integers, as floats to calculate with."""
     if value.floats.is_floating_point():
         return value
     floats = value.floats.double()
     return Value(floats, Balls().exact(floats))
 
 
-def _tells(values: Tensor) -> bool:
-    """Whether these are numbers, of which not all are the same."""
+def _varies(values: Tensor) -> bool:
+    """Whether these are known floats, not all the same unless there is only one."""
     if not values.is_floating_point() or not values.numel() or values.isnan().all():
         return False
     return values.numel() == 1 or bool((values != values.flatten()[0]).any())
 
 
-def _fixed(at: tuple[Value, ...]) -> bool:
-    """Whether it is one number, the same at each sample: a constant of the code."""
-    return at[0].near.numel() == 1 and len({float(value.near) for value in at}) == 1
+def _is_constant(values: tuple[Value, ...]) -> bool:
+    """Whether it is a single number, equal at every point: a constant of the code."""
+    if values[0].midpoints.numel() != 1:
+        return False
+    return len({float(value.midpoints) for value in values}) == 1
 
 
-def _digits(values: Tensor) -> bytes:
-    """Return a key of the values to ten digits."""
+def _ten_digits(values: Tensor) -> bytes:
+    """Return a key that values share when they agree to ten digits."""
     flat = values.flatten()
     fraction, exponent = torch.frexp(flat)
     kept = torch.round(fraction * 2**34) + 0.0

@@ -1,4 +1,4 @@
-"""One by-hand quantity worked out again with one change in the operations that lead to it."""
+"""The operations that compute one by-hand quantity, recomputed with one change in them."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,34 +11,34 @@ import torch
 from torch import Tensor, fx
 
 from compare.diagnosis.evaluation_points import Nodes, Value
-from compare.diagnosis.expressions import SAME
+from compare.diagnosis.expressions import PASS_THROUGH
 from compare.proof.balls import Balls
 from compare.proof.interpreter import Floats, Lifted, Unsupported, compute
 from compare.proof.program import Program, operation, upstream
 
-# Every dtype of floats is float64 here, so that nothing is rounded on the way.
-_NEAR = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype)
+# Runs every float dtype as float64, so that half precision does not hide a candidate.
+_FLOAT64 = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype)
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A change: what some nodes read in place of `old`, and other operations for some nodes."""
+    """A change to a slice: readers of `old` read `new` instead, and some operations differ."""
 
     old: fx.Node | None = None
-    new: tuple[Value, ...] = ()  # at each sample, in place of `old`
-    readers: Collection[fx.Node] = ()  # who reads it
-    operations: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    new: tuple[Value, ...] = ()  # at each evaluation point
+    readers: Collection[fx.Node] = ()
+    operations: Mapping[fx.Node, fx.Node] = field(default_factory=dict)  # node -> its replacement
 
 
-def another(node: fx.Node, target: Any = None, args: Any = None) -> fx.Node:
-    """Return a node like `node` with another target, or other arguments, in no program."""
+def changed_node(node: fx.Node, target: Any = None, args: Any = None) -> fx.Node:
+    """Return a copy of `node` in no program, with another target or other arguments."""
     target = node.target if target is None else target
     args = node.args if args is None else args
     return fx.Graph().create_node("call_function", target, args, dict(node.kwargs))
 
 
 class Slice:
-    """The operations from the named values to one quantity, to be run again with an edit."""
+    """The backward slice of a quantity: the operations between the named values and it."""
 
     def __init__(self, program: Program, name: str) -> None:
         self.end = program.outputs[name]
@@ -47,58 +47,58 @@ class Slice:
         self.nodes = [n for n in program.graph.nodes if n in needed and n.op == "call_function"]
 
     def operands(self) -> list[tuple[fx.Node, list[fx.Node]]]:
-        """Return what is read on the way, each with its readers; the same numbers only once."""
+        """Return each node that the slice reads, with its readers; copies and views left out."""
         readers: dict[fx.Node, list[fx.Node]] = {}
         for node in self.nodes:
             for source in node.all_input_nodes:
                 readers.setdefault(source, []).append(node)
-        same = {node for node in self.nodes if operation(node) in SAME}
-        return [(node, who) for node, who in readers.items() if node not in same]
+        copies = {node for node in self.nodes if operation(node) in PASS_THROUGH}
+        return [(node, by) for node, by in readers.items() if node not in copies]
 
-    def near(self, values: Nodes, edit: Substitution, sample: int) -> Tensor | None:
-        """Return the quantity with the edit in float64, None where it cannot be."""
-        found = self._again(values, edit, sample, _NEAR)
-        return found.floats if found and isinstance(found.floats, Tensor) else None
+    def midpoints(self, values: Nodes, edit: Substitution, point: int) -> Tensor | None:
+        """Return the quantity after the substitution in float64, None where it cannot run."""
+        value = self._recompute(values, edit, point, _FLOAT64)
+        return value.floats if value and isinstance(value.floats, Tensor) else None
 
-    def balls(self, values: Nodes, edit: Substitution, sample: int, n: Balls) -> Any:
-        """Return the quantity with the edit in balls, None where it cannot be."""
-        found = self._again(values, edit, sample, n)
-        return found.numbers if found and not isinstance(found.numbers, Unsupported) else None
+    def balls(self, values: Nodes, edit: Substitution, point: int, n: Balls) -> Any:
+        """Return the quantity after the substitution in balls, None where it cannot run."""
+        value = self._recompute(values, edit, point, n)
+        return value.numbers if value and not isinstance(value.numbers, Unsupported) else None
 
-    def _again(
-        self, values: Nodes, edit: Substitution, sample: int, n: Balls | Floats
+    def _recompute(
+        self, values: Nodes, edit: Substitution, point: int, n: Balls | Floats
     ) -> Lifted | None:
-        """Work out what the edit changes, and leave everything else as it is."""
+        """Recompute only the nodes that the substitution changes."""
         changed: dict[fx.Node, Lifted] = {}
 
-        def read(source: fx.Node, swaps: bool) -> Lifted:
-            swapped = swaps and source is edit.old
-            if source in changed and not swapped:
+        def read(source: fx.Node, substitutes: bool) -> Lifted:
+            substituted = substitutes and source is edit.old
+            if source in changed and not substituted:
                 return changed[source]
-            value = edit.new[sample] if swapped else values[source]
-            return Lifted(value.near, None) if n is _NEAR else value
+            value = edit.new[point] if substituted else values[source]
+            return Lifted(value.midpoints, None) if n is _FLOAT64 else value
 
-        with torch.no_grad(), contextlib.suppress(Exception):  # shapes that do not fit
+        with torch.no_grad(), contextlib.suppress(Exception):  # shapes that do not match
             for node in self.nodes:
-                swaps = node in edit.readers
+                substitutes = node in edit.readers
                 operation = edit.operations.get(node, node)
-                reads = swaps or any(source in changed for source in node.all_input_nodes)
+                reads = substitutes or any(source in changed for source in node.all_input_nodes)
                 if reads or operation is not node:
-                    sources = operation.all_input_nodes
-                    changed[node] = compute(n, operation, {s: read(s, swaps) for s in sources})
+                    operands = {s: read(s, substitutes) for s in operation.all_input_nodes}
+                    changed[node] = compute(n, operation, operands)
             return changed.get(self.end)
         return None
 
 
-def moved(value: Value, numbers: Callable[[Any], Any]) -> Value:
-    """Return a value whose numbers are put elsewhere, by a function of numpy arrays."""
+def rearranged(value: Value, move: Callable[[Any], Any]) -> Value:
+    """Return a value with its elements moved; `move` maps a numpy array to another."""
     floats = value.floats.detach().cpu()
-    wide = numbers(floats.double().numpy())
-    return Value(torch.tensor(wide.copy()).to(value.floats.dtype), numbers(value.numbers))
+    moved = move(floats.double().numpy())
+    return Value(torch.tensor(moved.copy()).to(value.floats.dtype), move(value.numbers))
 
 
-def elsewhere(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    """Yield ways to put the elements of a shape elsewhere in it, as one writes them in torch."""
+def rearrangements(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Yield torch calls that keep a shape but move its elements, each with its numpy function."""
     if len(shape) >= 2 and shape[-1] == shape[-2] > 1:
         yield ".mT", partial(np.swapaxes, axis1=-1, axis2=-2)
     for dim in range(len(shape)):

@@ -80,7 +80,7 @@ class Quantity:
 
     @property
     def diagnosis(self) -> Diagnosis | None:
-        """What a search found that would make it right, or exact; None where there was none."""
+        """The fixes that a search found, None if there was no search."""
         return self.proof.diagnosis if self.proof else None
 
     @property
@@ -133,7 +133,7 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
     """Yield the lines on one quantity."""
     if q.problem:
         yield q.name, q.problem
-        yield from _remedies(q)
+        yield from _fixes(q)
         return
     nans = f", {q.nans:,} of them NaN" if q.nans else ""
     differ = f"{q.compared - q.equal:,} of {q.compared:,} differ{nans}"
@@ -153,23 +153,23 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         if None not in of:
             lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""
             yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of) + lost
-    yield from _remedies(q)
+    yield from _fixes(q)
 
 
-def _remedies(q: Quantity) -> Iterator[tuple[str, str]]:
-    """Yield where a wrong quantity stands, and what would make it right, or that nothing would."""
+def _fixes(q: Quantity) -> Iterator[tuple[str, str]]:
+    """Yield the line of a wrong quantity and its fixes, or how to match autograd bit for bit."""
     if q.proof and q.proof.line:
-        yield "at", q.proof.line
+        yield "line", q.proof.line
     if q.diagnosis is None:
         return
     if q.verdict != WRONG:
         for text in q.diagnosis.found:
-            yield "", f"for autograd's bits {text}"
+            yield "", f"to match autograd bit for bit, {text}"
         return
     for k, text in enumerate(q.diagnosis.found):
-        yield "or" if k else "would be right", text
+        yield "or" if k else "fix", text
     if not q.diagnosis.found:
-        yield "", f"nothing found that would make it right ({q.diagnosis.note})"
+        yield "", f"no fix found ({q.diagnosis.note})"
 
 
 def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.diagnosis.bit_exact_search import rewritten
+from compare.diagnosis.bit_exact_search import suggest_rewrites
 from compare.diagnosis.diagnosis import diagnose
 from compare.proof.bounds import Bound
 from compare.proof.interpreter import Lifted, Unsupported, lift
@@ -62,8 +62,8 @@ class Prover(Stateful):
         proofs = judge(pair, list(manual))
         if not self.remedies:
             return proofs
-        proofs = diagnose(pair, proofs, known=self.diagnosed[WRONG])
-        proofs = rewritten(pair, proofs, self.diagnosed[ROUNDING])
+        proofs = diagnose(pair, proofs, skip=self.diagnosed[WRONG])
+        proofs = suggest_rewrites(pair, proofs, self.diagnosed[ROUNDING])
         for name, proof in proofs.items():
             if proof.verdict in self.diagnosed:
                 self.diagnosed[proof.verdict].add(name)
