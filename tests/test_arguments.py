@@ -69,7 +69,8 @@ WRONG: list[tuple[Callable[..., Any], str, tuple[Any, ...], str]] = [
     (run, "step", (lambda **_: None,), "step returns None: return a dict of named tensors"),
     (run, "step", (lambda **_: {"l1": 1},), "step returns a int as 'l1': return a tensor"),
     (run, "watchers", (1, None, [1], print), "watchers is {!r}: give a list of functions"),
-    (power, "watch", (1, "x"), "watch is {!r}: give a function of a count"),
+    (power, "watch", (1, "x"), "watch is {!r}: pass a function that takes the number of mutants "
+                               "judged"),
     (
         check, "lift", (None, object, float("inf"), float("nan"), 1.5, True, "x", "", 0, -1, [1]),
         "lift {!r}: choose all, none, auto or a number of entries",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.mutants.equivalence import Formulas
+from compare.mutants.equivalence import EquivalenceTest
 from compare.mutants.mutate import mutants
-from compare.mutants.subjects import OfCheck
+from compare.mutants.subjects import CheckSubject
 from compare.passes.passes import Passes
 from compare.proof.verdict import Proof
 
@@ -104,8 +104,8 @@ def test_a_mutant_that_is_equivalent_in_another_reading_is_not_wrong() -> None:
         lambda grad_output, w, one: {"x": grad_output * w * one},
         lambda x, w, one: x * 0.1 * one, inputs,
     )  # fmt: skip
-    subject = OfCheck(passes)
-    formulas = Formulas(subject, ["x"])
-    quotient = [m for m in mutants(subject.manual_program, subject.given) if "div" in m.what][-1]
-    same, _ = formulas.same(quotient)
+    subject = CheckSubject(passes)
+    every = mutants(subject.manual_program, subject.program_inputs)
+    quotient = [m for m in every if "div" in m.description][-1]
+    same, _ = EquivalenceTest(subject, ["x"]).test(quotient)
     assert same is not False

@@ -1,5 +1,6 @@
-"""Mutants: every one that is another function is caught and named, weak inputs are said to be."""
+"""Mutation tests: each wrong mutant is caught and located, and weak inputs are reported."""
 
+import doctest
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +17,12 @@ import compare
 from compare.cases.cases import CASES, Case, Network
 from compare.cli.main import main
 from compare.errors import BadInput
-from compare.mutants.equivalence import Formulas
-from compare.mutants.mutants import of_subject
+from compare.mutants.equivalence import EquivalenceTest
+from compare.mutants.mutants import run_mutation_test
 from compare.mutants.mutate import mutants
 from compare.mutants.other_checks import OtherChecks
 from compare.mutants.report import CHECKS, MutationReport
-from compare.mutants.subjects import OfCase, OfCheck
+from compare.mutants.subjects import CaseSubject, CheckSubject
 from compare.passes.passes import Passes
 from compare.proof.interpreter import evaluate
 from manual.activations import ACTIVATIONS
@@ -39,7 +40,7 @@ from tests.test_pieces import (
 from tests.test_wrong_pieces import X, Y
 from torch_ref import losses
 
-# -- the tool on itself: every row of manual/'s tables, and its cases
+# -- mutation tests of this project: every row of the tables in manual/, and every case
 
 EDGES = torch.tensor([0, 1e-5, 5e-5, 19.5, 20, 20.001, 20.5, 25, -25], dtype=torch.float64)
 
@@ -54,56 +55,56 @@ def _zeros_too(*shape: int) -> Tensor:
     return values
 
 
-def _of_check(*given: Any) -> OfCheck:
-    return OfCheck(Passes(*given))
+def _check_subject(*args: Any) -> CheckSubject:
+    return CheckSubject(Passes(*args))
 
 
-def _of_activation(name: str) -> OfCheck:
+def _activation_subject(name: str) -> CheckSubject:
     z = torch.cat([_normal(9, scale=2), EDGES])
-    return _of_check(_activation(name), lambda z: TORCHS[name](z), {"z": z})
+    return _check_subject(_activation(name), lambda z: TORCHS[name](z), {"z": z})
 
 
-def _of_loss(name: str) -> OfCheck:
+def _loss_subject(name: str) -> CheckSubject:
     l, y = _rows(name, torch.float64, 4, 3)
-    given = {"l": l.requires_grad_(), "y": y}
-    return _of_check(_loss(name), lambda l, y: losses.LOSSES[name](l, y), given)
+    inputs = {"l": l.requires_grad_(), "y": y}
+    return _check_subject(_loss(name), lambda l, y: losses.LOSSES[name](l, y), inputs)
 
 
-PIECES: dict[str, Callable[[], OfCheck]] = {
-    **{name: partial(_of_activation, name) for name in ACTIVATIONS},
-    **{name: partial(_of_loss, name) for name in LOSSES},
-    "batch norm": lambda: _of_check(
+PIECES: dict[str, Callable[[], CheckSubject]] = {
+    **{name: partial(_activation_subject, name) for name in ACTIVATIONS},
+    **{name: partial(_loss_subject, name) for name in LOSSES},
+    "batch norm": lambda: _check_subject(
         _BatchNorm, _torch_norm,
         {"z": _normal(5, 3), "gamma": _normal(1, 3, seed=4), "beta": _normal(1, 3, seed=5)},
     ),
-    "dropout": lambda: _of_check(
+    "dropout": lambda: _check_subject(
         _Drop, lambda a, mask: a * mask / 0.7,
         {"a": _normal(4, 5).requires_grad_(), "mask": (_normal(4, 5, seed=14) > 0).double()},
     ),
-    "penalty": lambda: _of_check(
+    "penalty": lambda: _check_subject(
         _Penalty, lambda syn: 0.15 * (syn**2).sum() + 0.2 * syn.abs().sum(),
         {"syn": _zeros_too(4, 5)},
     ),
 }  # fmt: skip
 
 
-def _assert_all_caught_and_named(found: MutationReport) -> None:
-    """At these inputs or at others drawn, and at these each at its own line."""
-    assert not [s for s in found.survivors if s.reason != "weak inputs"], str(found)
-    assert found.caught["check"] == found.named > 0.8 * found.wrong
+def _assert_all_caught_and_located(report: MutationReport) -> None:
+    """Each is caught at these inputs or others; at these, the first wrong quantity is its own."""
+    assert not [s for s in report.survivors if s.reason != "weak inputs"], str(report)
+    assert report.caught["check"] == report.localised > 0.8 * report.wrong
 
 
 @pytest.mark.parametrize("name", PIECES)
-def test_every_mutant_of_a_piece_by_hand_is_caught(name: str) -> None:
-    """Of each activation, loss and piece: all that are another function, at their own line."""
-    found = of_subject(PIECES[name](), alone=True)
+def test_every_mutant_of_a_piece_is_caught(name: str) -> None:
+    """Of each activation, loss and other piece of `manual/`, all that are not equivalent."""
+    report = run_mutation_test(PIECES[name](), only_check=True)
     if name == "identity":
-        assert not found.mutants  # it computes nothing
+        assert not report.mutants  # it has no operation
     else:
-        _assert_all_caught_and_named(found)
+        _assert_all_caught_and_located(report)
 
 
-# What no case asks for.
+# Options that no case has.
 NETWORKS: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": 0.9},
     "zeroed": {"trim": 0.01, "trimming": "zero"},
@@ -112,13 +113,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_mutant_of_a_networks_step_is_caught(name: str) -> None:
-    """Of what the cases leave out, in a small network: at these inputs, or at others drawn."""
+    """A small network with each option that no case has, at these inputs or at others."""
     network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | NETWORKS[name]))
-    _assert_all_caught_and_named(of_subject(OfCase(Case("mutated", "", network, X, Y)), alone=True))
+    _assert_all_caught_and_located(
+        run_mutation_test(CaseSubject(Case("mutated", "", network, X, Y)), only_check=True)
+    )
 
 
 def _smaller(case: Case) -> Case:
-    """Return the case, one that is large on 5 rows (4 in a batch of its own), 3-6-2 of a kind."""
+    """Return the case; a large one as a 3-6-2 network on 5 rows, in batches of 4."""
     if case.name == "alpha":
         return replace(case, network=case.sweep[10], sweep=())  # 32 hidden, alpha 1
     if case.name not in ("everything", "digits"):
@@ -129,15 +132,23 @@ def _smaller(case: Case) -> Case:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "dropout_as_published"])
 def test_every_mutant_of_a_cases_step_is_caught(name: str) -> None:
-    """At the case's own inputs, or at others drawn where its own hide it.
+    """At the case's own inputs, or at others where its own are too weak.
 
-    Of `everything` and `digits` the same network, with all that they ask for, of fewer and smaller
-    layers; rows, inputs, hidden and outputs are all of different sizes, so no transpose hides.
+    `everything` and `digits` keep their options, but have fewer and smaller layers. The numbers of
+    rows, inputs, hidden units and outputs all differ, so that no transpose is hidden.
     """
-    _assert_all_caught_and_named(of_subject(OfCase(_smaller(CASES[name])), alone=True))
+    _assert_all_caught_and_located(
+        run_mutation_test(CaseSubject(_smaller(CASES[name])), only_check=True)
+    )
 
 
 # -- power
+
+
+def test_the_example_of_power_holds() -> None:
+    (example,) = doctest.DocTestFinder().find(compare.power, "power", globs={})
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert example.examples
 
 
 def _forward(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -149,27 +160,27 @@ def _backward(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
     return {"x": dz @ w.mT, "w": x.mT @ dz, "b": grad_output.sum(0, keepdim=True)}
 
 
-def _given(rows: int) -> dict[str, Tensor]:
+def _inputs(rows: int) -> dict[str, Tensor]:
     return {"x": _normal(rows, 4), "w": _normal(4, 3, seed=4), "b": _normal(1, 3, seed=5)}
 
 
 def test_power_counts_what_each_check_catches() -> None:
-    """Exactly the six checks; a mutant is the same function, caught, or a survivor."""
-    found = compare.power(_backward, _forward, _given(5))
-    assert list(found.caught) == [
+    """There are six checks, and a mutant is equivalent, caught, or a survivor."""
+    report = compare.power(_backward, _forward, _inputs(5))
+    assert list(report.caught) == [
         "check", "allclose", "assert_close", "gradcheck", "gradcheck_fast", "twice_low_precision"
     ]  # fmt: skip
-    assert found.mutants == found.same_function + found.caught["check"] + len(found.survivors)
-    assert all(0 < count <= found.wrong for count in found.caught.values())
-    assert found.refuses == []
-    assert json.loads(found.to_json())["caught"] == found.caught
-    assert set(found.seconds) == set(CHECKS)
+    assert report.mutants == report.same_function + report.caught["check"] + len(report.survivors)
+    assert all(0 < count <= report.wrong for count in report.caught.values())
+    assert report.rejects_unmutated == []
+    assert json.loads(report.to_json())["caught"] == report.caught
+    assert set(report.seconds) == set(CHECKS)
 
 
-def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
-    """The line is named, the reason too, and the inputs that are offered show it."""
-    found = compare.power(_backward, _forward, _given(1))
-    hidden = [s for s in found.survivors if s.what == "sum: left out"]
+def test_the_report_says_that_a_batch_of_one_hides_a_sum() -> None:
+    """It has the line and the reason, and the suggested inputs catch the mutant."""
+    report = compare.power(_backward, _forward, _inputs(1))
+    hidden = [s for s in report.survivors if s.what == "sum: left out"]
     assert [(s.reason, s.text) for s in hidden] == [
         (
             "weak inputs",
@@ -177,11 +188,11 @@ def test_a_batch_of_one_is_said_to_hide_a_sum() -> None:
         )
     ]
     assert "a batch of one" in hidden[0].why
-    assert "not exercised  test_power.py:" in str(found)
-    assert "<dt>not exercised</dt>" in found._repr_html_()
-    assert found.better is not None
-    again = compare.power(_backward, _forward, found.better)
-    assert len(again.survivors) < len(found.survivors)
+    assert "not exercised  test_power.py:" in str(report)
+    assert "<dt>not exercised</dt>" in report._repr_html_()
+    assert report.better_inputs is not None
+    again = compare.power(_backward, _forward, report.better_inputs)
+    assert len(again.survivors) < len(report.survivors)
 
 
 def _of_product(w: Tensor, x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
@@ -207,7 +218,7 @@ def _of_centred(t: Tensor) -> dict[str, Tensor]:
 
 NORMALISED = torch.tensor([[1.0, 2, 3], [-1, 0.5, -3], [2, -2.5, 1], [-2, 0, -1]]).double()
 SYMMETRIC = _normal(3, 3) + _normal(3, 3).mT
-# The pass, its forward pass, inputs too weak, the line that they do not exercise, and why.
+# A backward pass, its forward pass, weak inputs, the line that they do not exercise, and why.
 WEAK: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
     "all zeros": (
         _of_product, lambda w, x: w * x * x, {"w": torch.zeros(4, 3).double(), "x": _normal(4, 3)},
@@ -215,7 +226,7 @@ WEAK: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
     ),
     "square": (
         _of_linear, lambda x, w: x @ w, {"x": _normal(4, 3), "w": SYMMETRIC},
-        "dx = grad_output @ w.mT", "w is of a square shape here, and symmetric",
+        "dx = grad_output @ w.mT", "w is square and symmetric here",
     ),
     "saturated": (
         _of_sigmoid, lambda x: torch.sigmoid(x).sum(), {"x": 200 + _normal(4, 3).abs()},
@@ -230,120 +241,124 @@ WEAK: dict[str, tuple[Any, Any, dict[str, Tensor], str, str]] = {
 
 
 @pytest.mark.parametrize("name", WEAK)
-def test_inputs_too_weak_to_see_are_said_to_be(name: str) -> None:
-    """The report names the line and the reason, and the inputs it offers show every mutant."""
+def test_weak_inputs_are_reported(name: str) -> None:
+    """The report names the line and the reason; the suggested inputs catch every mutant."""
     backward, forward, inputs, line, why = WEAK[name]
-    found = compare.power(backward, forward, inputs)
-    hidden = [s for s in found.survivors if s.text == line]
-    assert why in {s.why for s in hidden}, str(found)
+    report = compare.power(backward, forward, inputs)
+    hidden = [s for s in report.survivors if s.text == line]
+    assert why in {s.why for s in hidden}, str(report)
     assert {s.reason for s in hidden} == {"weak inputs"}
-    assert f": {why}\n" in str(found)
-    assert f"{line}\n" in str(found).partition("not exercised  test_power.py:")[2]
-    assert found.better is not None
-    assert compare.power(backward, forward, found.better).ok
+    assert f": {why}\n" in str(report)
+    assert f"{line}\n" in str(report).partition("not exercised  test_power.py:")[2]
+    assert report.better_inputs is not None
+    assert compare.power(backward, forward, report.better_inputs).ok
 
 
-def test_what_is_odd_where_the_mutant_is_seen_too_is_no_reason() -> None:
-    """Dead relus hide a change of z; zeros of a matrix of ones and zeros beside it do not."""
+def test_a_property_of_the_detecting_inputs_is_no_reason() -> None:
+    """Dead relus hide a change of z; the zeros of the mask do not, as both inputs have them."""
     mask = (_normal(4, 5) > 0).double()
     z = -_normal(4, 5, seed=3).abs()
-    found = compare.power(
+    report = compare.power(
         lambda z, mask, grad_output: {"z": torch.where(z > 0, mask * grad_output, 0.0)},
         lambda z, mask: torch.relu(z) * mask, {"z": z.requires_grad_(), "mask": mask},
     )  # fmt: skip
-    assert found.survivors
-    assert not any("mask" in s.why for s in found.survivors), str(found)
+    assert report.survivors
+    assert not any("mask" in s.why for s in report.survivors), str(report)
 
 
-def _all_by_check(subject: OfCheck | OfCase, patch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """Return what mutants show by the short way, and by a whole check of each."""
-    short = of_subject(subject, alone=True)
+def _all_by_check(
+    subject: CheckSubject | CaseSubject, patch: pytest.MonkeyPatch
+) -> tuple[Any, Any]:
+    """Return the reports of a mutation test with the equivalence test and with whole checks."""
+    short = run_mutation_test(subject, only_check=True)
     with patch.context() as whole:
-        whole.setattr("compare.mutants.equivalence.Formulas.same", lambda *_: (None, None))
-        full = of_subject(subject, alone=True)
-    told = [found.to_dict() | {"seconds": 0, "total_seconds": 0} for found in (short, full)]
-    return told[0], told[1]
+        whole.setattr("compare.mutants.equivalence.EquivalenceTest.test", lambda *_: (None, None))
+        full = run_mutation_test(subject, only_check=True)
+    reports = [report.to_dict() | {"seconds": 0, "total_seconds": 0} for report in (short, full)]
+    return reports[0], reports[1]
 
 
 def _of_softmax(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-    e = torch.exp(4 * x - (4 * x).amax(1, keepdim=True))  # overflows without what is taken off
+    e = torch.exp(4 * x - (4 * x).amax(1, keepdim=True))  # overflows without the shift
     p = e / e.sum(1, keepdim=True)
     return {"x": 4 * p * (grad_output - (grad_output * p).sum(1, keepdim=True))}
 
 
-def _of_unread(x: Tensor, t: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+def _of_unsupported(x: Tensor, t: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
     h = torch.tanh(x)
-    one = torch.special.bessel_j0(0 * x)  # no row in the table: t is judged by its numbers
+    one = torch.special.bessel_j0(0 * x)  # not supported: t is judged by its numbers alone
     return {"x": grad_output * t * (1 - h * h), "t": grad_output * h * one}
 
 
-SHORT = ("relu", "penalty", "batch norm", "batch of one", "case", "overflow", "unread")
+SHORT = ("relu", "penalty", "batch norm", "batch of one", "case", "overflow", "unsupported")
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_the_short_way_finds_what_a_whole_check_finds(
+def test_the_equivalence_test_agrees_with_a_whole_check(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a mutant only what differs is lifted: the same counts, the same survivors and reasons."""
+    """Lifting only what differs gives the same counts, survivors and reasons."""
     cases = {
-        "batch of one": lambda: _of_check(_backward, _forward, _given(1)),
-        "case": lambda: OfCase(CASES["two_layer"]),
-        "overflow": lambda: _of_check(
+        "batch of one": lambda: _check_subject(_backward, _forward, _inputs(1)),
+        "case": lambda: CaseSubject(CASES["two_layer"]),
+        "overflow": lambda: _check_subject(
             _of_softmax, lambda x: torch.softmax(4 * x, 1), {"x": _normal(4, 5).float()}
         ),
-        "unread": lambda: _of_check(
-            _of_unread, lambda x, t: torch.tanh(x) * t, {"x": _normal(4, 5), "t": _normal(4, 5)}
+        "unsupported": lambda: _check_subject(
+            _of_unsupported,
+            lambda x, t: torch.tanh(x) * t,
+            {"x": _normal(4, 5), "t": _normal(4, 5)},
         ),
     }
     short, full = _all_by_check((cases | PIECES)[name](), monkeypatch)
     assert short == full
 
 
-def test_the_first_wrong_quantity_is_that_of_check() -> None:
-    """A mutant as a backward pass of its own, given to `check`: WRONG, and at the same place."""
-    subject = _of_check(_backward, _forward, _given(5))
-    report = compare.check(_backward, _forward, _given(5))
-    formulas = Formulas(subject, list(report.quantities))
-    for mutant in list(mutants(subject.manual_program, subject.given))[::6]:
+def test_the_first_wrong_quantity_is_that_check_subject() -> None:
+    """`check` of a mutant as a backward pass is WRONG, and first in the same quantity."""
+    subject = _check_subject(_backward, _forward, _inputs(5))
+    report = compare.check(_backward, _forward, _inputs(5))
+    equivalence = EquivalenceTest(subject, list(report.quantities))
+    for mutant in list(mutants(subject.manual_program, subject.program_inputs))[::6]:
 
         def backward(x: Tensor, w: Tensor, grad_output: Tensor, m: Any = mutant) -> Any:
             return evaluate(m.program, {"x": x, "w": w, "grad_output": grad_output})
 
-        whole = compare.check(backward, _forward, _given(5))
-        assert formulas.same(mutant) == (False, whole.first_wrong), mutant.what
+        whole = compare.check(backward, _forward, _inputs(5))
+        assert equivalence.test(mutant) == (False, whole.first_wrong), mutant.description
 
 
 def test_gradcheck_is_left_out_where_it_would_take_minutes() -> None:
-    """It moves each element by itself; the report says so, and shows no count."""
-    given = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
-    found = OtherChecks(_of_check(_backward, _forward, given))
-    assert found.cannot["gradcheck"] == (
-        "3,640 elements of inputs and results, each of which it moves or asks for by itself, of "
-        "every mutant: more than 2,000"
+    """It perturbs one element at a time; the report says so, and shows no count."""
+    inputs = {"x": _normal(40, 30), "w": _normal(30, 20), "b": _normal(1, 20)}
+    other_checks = OtherChecks(_check_subject(_backward, _forward, inputs))
+    assert other_checks.cannot_run["gradcheck"] == (
+        "too slow: it would take 3,640 inputs and outputs one at a time for each mutant; the limit "
+        "is 2,000"
     )
-    power = MutationReport("", "EXACT", cannot=found.cannot)
-    assert str(power).splitlines()[1].split() == ["caught", "0", "0", "0", "0", "-", "0", "0"]
+    report = MutationReport("", "EXACT", cannot_run=other_checks.cannot_run)
+    assert str(report).splitlines()[1].split() == ["caught", "0", "0", "0", "0", "-", "0", "0"]
 
 
-def test_a_multiplication_by_one_is_the_same_function() -> None:
-    """Dropping it is no bug; lifting shows so, and it is counted apart."""
-    found = compare.power(
+def test_dropping_a_multiplication_by_one_is_an_equivalent_mutant() -> None:
+    """Lifting shows that it is no bug, so it is counted apart."""
+    report = compare.power(
         lambda x, grad_output: (grad_output * 2 * x * 1.0,), lambda x: x * x, (_normal(4),)
     )
-    assert found.same_function >= 2  # dropped, and divided by one
-    assert found.ok, str(found)
+    assert report.same_function >= 2  # dropped, and divided by one
+    assert report.ok, str(report)
 
 
-def test_what_has_no_mutants_is_refused_in_one_line() -> None:
-    """A pass that is wrong as it stands, and one that is no program."""
-    with pytest.raises(BadInput, match="backward is WRONG as it stands, first in x: "):
+def test_a_pass_that_cannot_be_mutated_is_refused_in_one_line() -> None:
+    """It is WRONG, cannot be traced, or has no elements or too many."""
+    with pytest.raises(BadInput, match="backward is WRONG even without a mutation, first in x: "):
         compare.power(lambda x, grad_output: (grad_output,), lambda x: x * x, (_normal(4),))
     with pytest.raises(BadInput, match=r"backward cannot be traced: .*write it"):
         compare.power(
             lambda x, grad_output: (torch.from_numpy(2 * x.numpy()) * grad_output,),
             lambda x: x * x, (_normal(4),),
         )  # fmt: skip
-    with pytest.raises(BadInput, match="backward is given no elements: there is nothing"):
+    with pytest.raises(BadInput, match="backward has no input with elements, so no mutant"):
         compare.power(
             lambda x, grad_output: (2 * x * grad_output,), lambda x: x * x, (torch.ones(0, 3),)
         )
@@ -351,16 +366,18 @@ def test_what_has_no_mutants_is_refused_in_one_line() -> None:
         compare.power(
             lambda x, grad_output: (2 * x * grad_output,), lambda x: x * x, (torch.ones(2_000_001),)
         )
-    with pytest.raises(BadInput, match="dropout_as_published is WRONG as it stands, first in l1"):
-        of_subject(OfCase(CASES["dropout_as_published"]))
+    with pytest.raises(
+        BadInput, match="dropout_as_published is WRONG even without a mutation, first in l1"
+    ):
+        run_mutation_test(CaseSubject(CASES["dropout_as_published"]))
 
 
-def test_each_mutant_is_there_once_and_runs() -> None:
-    """Of two ways to the same operations one is kept; each names its line."""
-    subject = _of_check(_backward, _forward, _given(5))
-    found = list(mutants(subject.manual_program, subject.given))
-    assert len({(m.kind, m.what, m.node) for m in found}) == len(found) > 20
-    assert all(m.line and m.line[0] == __file__ and m.leads_to for m in found)
+def test_each_mutant_is_yielded_once_and_has_its_line() -> None:
+    """Of two changes that lead to the same operations only the first is kept."""
+    subject = _check_subject(_backward, _forward, _inputs(5))
+    every = list(mutants(subject.manual_program, subject.program_inputs))
+    assert len({(m.kind, m.description, m.node) for m in every}) == len(every) > 20
+    assert all(m.line and m.line[0] == __file__ and m.affects for m in every)
 
 
 # -- the command
@@ -381,9 +398,9 @@ inputs = {"x": torch.tensor([[1.0, 2.0, -3.0]]), "b": torch.zeros(1, 3)}
 """
 
 
-def test_the_command_saves_inputs_that_show_more(tmp_path: Path, capsys: Any) -> None:
-    """What it saves is loaded safely, by itself and by check, and catches what survived."""
-    file, saved = tmp_path / "mine.py", tmp_path / "better.pt"
+def test_the_command_saves_inputs_that_catch_more(tmp_path: Path, capsys: Any) -> None:
+    """Both `mutants` and `check` load the file safely, and its inputs catch the survivors."""
+    file, saved = tmp_path / "my_pass.py", tmp_path / "better.pt"
     file.write_text(FILE)
     assert main(["mutants", str(file), "--save", str(saved)]) == 1
     out = capsys.readouterr().out
@@ -396,7 +413,7 @@ def test_the_command_saves_inputs_that_show_more(tmp_path: Path, capsys: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["three_laier"], "unknown file or case 'three_laier': did you mean three_layer"),
         (["three_layer", "--inputs", "nowhere.pt"], "nowhere.pt: No such file or directory"),
@@ -407,9 +424,9 @@ def test_the_command_saves_inputs_that_show_more(tmp_path: Path, capsys: Any) ->
         ),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], says: str, capsys: Any) -> None:
-    """It says what to change, and the exit code is 2."""
+def test_bad_input_is_one_line(words: list[str], message: str, capsys: Any) -> None:
+    """The line says what to change, and the exit code is 2."""
     assert main(["mutants", *words]) == 2
     err = capsys.readouterr().err
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1

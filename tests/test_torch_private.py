@@ -16,7 +16,7 @@ import compare
 from compare import torch_private
 from compare.environment import environment
 from compare.errors import BadInput
-from compare.mutants.operators import numbers_of
+from compare.mutants.operators import numeric_arguments
 from compare.passes.inputs import check_modes
 from compare.proof.trace import trace
 from compare.training.sides import ManualSide
@@ -190,9 +190,9 @@ def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
 def test_without_schemas_no_constant_is_changed(lacks: Lacks) -> None:
     graph = trace(lambda x: {"out": x + 3}, {"x": X}).graph
     (add,) = (node for node in graph.nodes if "add" in str(node.target))
-    assert [number for _, number in numbers_of(add)] == [3]
+    assert [number for _, number in numeric_arguments(add)] == [3]
     assert lacks("_schema").endswith("so no mutant has another constant")
-    assert list(numbers_of(add)) == []
+    assert list(numeric_arguments(add)) == []
 
 
 def test_without_its_task_autograds_choices_are_the_codes(lacks: Lacks) -> None:

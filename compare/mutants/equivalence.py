@@ -1,8 +1,8 @@
-"""A mutant's formulas, lifted only where they can differ from those of the pass it was made of.
+"""Tests whether a mutant computes the same formula as the pass, lifting only what can differ.
 
-What stands above the wrong operation gives what it gave, and the reference is the same for all
-mutants: both are lifted once. `check` calls the first quantity that is another formula WRONG, and
-those before it, which are the same formula still, not; so where there is one no more is asked.
+The operations that a mutation does not affect keep their values, and all mutants share one
+reference, so both are lifted once. `check` calls the first quantity with a different formula WRONG,
+and those before it have the same formula: once one quantity differs, no other has to be compared.
 """
 
 from collections.abc import Sequence
@@ -25,68 +25,71 @@ from compare.proof.rounding import largest_terms
 from compare.proof.same_formula import same_formula
 
 
-class Formulas:
-    """A pass with each of its operations lifted, to compare mutants of it with the reference."""
+class EquivalenceTest:
+    """A pass with every operation lifted, against which its mutants are tested."""
 
     def __init__(self, subject: Subject, order: Sequence[str]) -> None:
-        self.subject, self.order = subject, order  # of the quantities, as `check` has them
-        self.lifts: dict[Reading, tuple[Balls, Cache]] = {}
+        self.subject, self.order = subject, order  # order of the quantities, as in `check`
+        self._lifts: dict[Reading, tuple[Balls, Cache]] = {}
 
     @property
     def floats(self) -> dict[fx.Node, Any]:
-        """What each operation of the pass gives."""
-        _, every = self._pass(AS_WRITTEN)
-        return {node: value.floats for node, value in every.items()}
+        """The float value of each operation of the pass."""
+        _, values = self._lifted_pass(AS_WRITTEN)
+        return {node: value.floats for node, value in values.items()}
 
-    def same(self, mutant: Mutant) -> tuple[bool | None, str | None]:
-        """Return whether a mutant is shown to be the same formula, and if not where it is not.
+    def test(self, mutant: Mutant) -> tuple[bool | None, str | None]:
+        """Return whether a mutant is equivalent to the pass, and where the decision fell.
 
-        None: a quantity could not be told before any was seen to be another formula.
+        The first item is True if every quantity has the same formula, False if one has another,
+        and None if one could not be decided before any other was seen to differ. The second is
+        the quantity that differs or could not be decided, None if there is none.
         """
         for name in self.order:
-            own, node = self.subject.manual_program.outputs[name], mutant.program.outputs[name]
-            if mutant.unchanged.get(node) is own:
+            node = self.subject.manual_program.outputs[name]
+            mutated_node = mutant.program.outputs[name]
+            if mutant.unchanged.get(mutated_node) is node:
                 continue
-            same = self._same(name, mutant, AS_WRITTEN)
-            if same is False and self._same(name, mutant, IN_ANY_READING) is not False:
-                same = None  # it depends on how the numbers in the code are read
+            same = self._same_formula(name, mutant, AS_WRITTEN)
+            if same is False and self._same_formula(name, mutant, IN_ANY_READING) is not False:
+                same = None  # it depends on how literals in the code are read
             if not same:
                 return same, name
         return True, None
 
-    def _pass(self, reading: Reading) -> tuple[Balls, Cache]:
-        """Return the pass itself lifted, every operation of it."""
-        if reading not in self.lifts:
+    def _lifted_pass(self, reading: Reading) -> tuple[Balls, Cache]:
+        """Return the unmutated pass with every operation lifted."""
+        if reading not in self._lifts:
             cache: Cache = {}
             n = Balls(self.subject.pair.entries, reading)
-            self._lifted(self.subject.manual_program, n, cache)
-            self.lifts[reading] = n, cache
-        return self.lifts[reading]
+            self._lift(self.subject.manual_program, n, cache)
+            self._lifts[reading] = n, cache
+        return self._lifts[reading]
 
-    def _lifted(
+    def _lift(
         self, program: Program, n: Balls, cache: Cache, only: list[str] | None = None
     ) -> dict[Key, Lifted]:
         pair = self.subject.pair
         _, numbers = pair.lifted_manual_inputs(pair.lifted_reference(n.reading).outputs)
-        return lift(program, n, self.subject.given, numbers, only=only, cache=cache)
+        return lift(program, n, self.subject.program_inputs, numbers, only=only, cache=cache)
 
-    def _same(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:
-        """Compare one quantity as the judge does; None where it needs more than both formulas."""
-        n, every = self._pass(reading)
-        cache = {copy: every[node] for copy, node in mutant.unchanged.items()}
-        mine = self._lifted(mutant.program, n, cache, [name])[name]
-        before = every[self.subject.manual_program.outputs[name]].floats
-        if mismatch(mine.floats, before) is not None or bool(mine.floats.isnan().any()):
+    def _same_formula(self, name: str, mutant: Mutant, reading: Reading) -> bool | None:
+        """Compare one quantity as the judge does; None if the formulas alone do not decide."""
+        n, values = self._lifted_pass(reading)
+        cache = {copy: values[node] for copy, node in mutant.unchanged.items()}
+        mutated = self._lift(mutant.program, n, cache, [name])[name]
+        original = values[self.subject.manual_program.outputs[name]].floats
+        if mismatch(mutated.floats, original) is not None or bool(mutated.floats.isnan().any()):
             return False
-        theirs = self.subject.pair.lifted_reference(reading).outputs[name]
-        if isinstance(mine.numbers, Unsupported) or isinstance(theirs.numbers, Unsupported):
+        reference = self.subject.pair.lifted_reference(reading).outputs[name]
+        if isinstance(mutated.numbers, Unsupported) or isinstance(reference.numbers, Unsupported):
             return None
-        finite = all(ball.is_finite() for ball in np.asarray(mine.numbers, dtype=object).ravel())
-        if not finite and not n.skipped:
+        balls = np.asarray(mutated.numbers, dtype=object).ravel()
+        if not all(ball.is_finite() for ball in balls) and not n.skipped:
             return None
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
             return same_formula(
-                mine.numbers, theirs.numbers, mine.floats.dtype,
+                mutated.numbers, reference.numbers, mutated.floats.dtype,
                 terms=lambda: self._terms[name], sampled=self.subject.pair.entries is not None,
             ).same  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Other inputs for a pass, of the same shapes or of others; and what of the old ones hid a mutant.
+"""Other inputs for mutants that survive, and the property of the inputs that hides a mutant.
 
-A mutant that survives at someone's inputs may be the same function, or the inputs may be too weak
-to see it. Freshly drawn ones tell the two apart.
+A mutant that survives at the user's inputs may be equivalent to the pass, or these inputs may be
+too weak to show the difference. Newly drawn inputs, of the same shapes or others, decide.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,64 +12,69 @@ import torch
 from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
-from compare.mutants.operators import numbers_of
+from compare.mutants.operators import numeric_arguments
 from compare.proof.other_inputs import nearby_same_kind, normals, random_inputs, sampled_from, ties
 from compare.proof.program import Program, operation, skip_copies
 
 Named = dict[str, Tensor]
-_TRIES = 12  # at other shapes: most do not fit together
+_MAX_SHAPES = 12  # tried; the code rejects most of them
 
 
-def draws(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
-    """Yield other inputs of the same shapes for a pass, and what they are."""
-    yield (
-        "moved by a percent or so",
-        {name: nearby_same_kind(name, v) for name, v in inputs.items()},
-    )
-    for k, (words, size) in enumerate(
-        (("normals", 1), ("tiny normals", 1e-5), ("large normals", 30))
-    ):
-        yield words, random_inputs(inputs, partial(normals, size=size), seed + k)
-    for k, half in enumerate(("", ", drawn again")):
-        yield f"halves, with zeros and ties{half}", random_inputs(inputs, ties, seed + 3 + k)
-    edges = _edges(program)
-    for k, half in enumerate(("", ", drawn again") if len(edges) else ()):
-        words = f"numbers at and beside the edges of the code{half}"
-        yield words, random_inputs(inputs, partial(sampled_from, edges), seed + 5 + k)
+def other_inputs(inputs: Named, program: Program, seed: int) -> Iterator[tuple[str, Named]]:
+    """Yield other inputs of the same shapes, each with a description."""
+    yield "moved by about 1 %", {name: nearby_same_kind(name, v) for name, v in inputs.items()}
+    sizes = (("normal", 1), ("tiny normal", 1e-5), ("large normal", 30))
+    for k, (words, size) in enumerate(sizes):
+        yield (
+            f"{words} random numbers",
+            random_inputs(inputs, partial(normals, size=size), seed + k),
+        )
+    for k, draw in enumerate(("", ", second draw")):
+        yield (
+            f"multiples of 1/2, with zeros and ties{draw}",
+            random_inputs(inputs, ties, seed + 3 + k),
+        )
+    thresholds = _thresholds(program)
+    for k, draw in enumerate(("", ", second draw") if len(thresholds) else ()):
+        words = f"numbers at and near the thresholds in the code{draw}"
+        yield words, random_inputs(inputs, partial(sampled_from, thresholds), seed + 5 + k)
 
 
-def reshaped(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
-    """Yield normals in other shapes: no dimension of one, no two sizes the same by accident."""
+def reshaped_inputs(inputs: Named, seed: int) -> Iterator[tuple[str, Named]]:
+    """Yield inputs of other shapes, in which no size is 1 and no two are equal by accident."""
     shapes = {name: tuple(v.shape) for name, v in inputs.items()}
     sizes = [size for shape in shapes.values() for size in shape]
-    places = [(name, d) for name, shape in shapes.items() for d in range(len(shape))]
+    dims = [(name, d) for name, shape in shapes.items() for d in range(len(shape))]
 
-    def moves(size: int) -> Iterator[set[tuple[str, int]]]:
-        here = [(name, d) for name, d in places if shapes[name][d] == size]
-        if size > 1 and len(here) < 2:
+    def dims_to_enlarge(size: int) -> Iterator[set[tuple[str, int]]]:
+        same = [(name, d) for name, d in dims if shapes[name][d] == size]
+        if size > 1 and len(same) < 2:
             return
-        yield from ({p} for p in here if size > 1 or p[1] == 0)
-        yield {p for p in here if p[1] == 0}
-        yield {p for p in here if p[1] == len(shapes[p[0]]) - 1}
-        yield set(here)
+        yield from ({(name, d)} for name, d in same if size > 1 or d == 0)
+        yield {(name, d) for name, d in same if d == 0}
+        yield {(name, d) for name, d in same if d == len(shapes[name]) - 1}
+        yield set(same)
 
     tried: list[set[tuple[str, int]]] = []
     for size in sorted(set(sizes)):
-        for chosen in moves(size):
-            if not chosen or chosen in tried or len(tried) == _TRIES:
+        for chosen in dims_to_enlarge(size):
+            if not chosen or chosen in tried or len(tried) == _MAX_SHAPES:
                 continue
             tried.append(chosen)
-            made = {
-                name: _sized(v, [s + 2 * ((name, d) in chosen) for d, s in enumerate(shapes[name])])
+            resized = {
+                name: _resized(
+                    v, [s + 2 * ((name, d) in chosen) for d, s in enumerate(shapes[name])]
+                )
                 for name, v in inputs.items()
             }
-            changed = [name for name, v in made.items() if v.shape != shapes[name]]
-            other = ", ".join(f"{name} {tuple(made[name].shape)}" for name in changed)
-            yield f"normals of another shape, {other}", random_inputs(made, normals, seed + 3)
+            changed = [name for name, v in resized.items() if v.shape != shapes[name]]
+            text = ", ".join(f"{name} {tuple(resized[name].shape)}" for name in changed)
+            words = f"normal random numbers in other shapes, {text}"
+            yield words, random_inputs(resized, normals, seed + 3)
 
 
-def _sized(values: Tensor, shape: list[int]) -> Tensor:
-    """Return values in another shape, repeated from the start where it is larger."""
+def _resized(values: Tensor, shape: list[int]) -> Tensor:
+    """Return values in another shape, repeated from the start along enlarged dimensions."""
     for dim, size in enumerate(shape):
         if values.shape[dim]:
             index = torch.arange(size, device=values.device) % values.shape[dim]
@@ -77,57 +82,63 @@ def _sized(values: Tensor, shape: list[int]) -> Tensor:
     return values
 
 
-def _edges(program: Program) -> Tensor:
-    """Return the numbers at which the code chooses, and some close to them, of both signs."""
-    edges = {
+def _thresholds(program: Program) -> Tensor:
+    """Return the numbers that the code compares with, and some near them, of both signs."""
+    thresholds = {
         float(number)
         for node in program.graph.nodes
-        if operation(node) in _CHOOSING
-        for _where, number in numbers_of(node)
+        if operation(node) in _COMPARISONS
+        for _where, number in numeric_arguments(node)
     }
-    beside_them = [e + off for e in edges for off in (0, 5e-5 * (abs(e) or 1), 0.5, -0.5)]
-    return torch.tensor([s * e for e in beside_them for s in (1, -1)], dtype=torch.float64)
+    near = [t + offset for t in thresholds for offset in (0, 5e-5 * (abs(t) or 1), 0.5, -0.5)]
+    return torch.tensor([sign * t for t in near for sign in (1, -1)], dtype=torch.float64)
 
 
-_CHOOSING = {"gt", "lt", "ge", "le", "eq", "ne", "clamp", "clamp_min", "clamp_max", "threshold"}
+_COMPARISONS = {"gt", "lt", "ge", "le", "eq", "ne", "clamp", "clamp_min", "clamp_max", "threshold"}
 
 
-# -- why they hid it
+# -- why inputs hide a mutant
 
 
-def why(mutant: Mutant, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> str:
-    """Return what of these inputs hides a mutant, empty where that cannot be told.
+def reason_hidden(
+    mutant: Mutant, hiding: Mapping[fx.Node, Any], detecting: Mapping[fx.Node, Any]
+) -> str:
+    """Return the property of the inputs that hides a mutant, empty if none is known.
 
-    `here` and `there` is what each operation gives, there at inputs that show the mutant; what is
-    odd at both hides nothing. Of inputs of other shapes there is none of it.
+    Args:
+        mutant: one that survives at the inputs.
+        hiding: the value of each node there.
+        detecting: the value of each node at inputs that detect the mutant. A property that the
+            values have there too hides nothing. Empty if those inputs have other shapes.
     """
     node = mutant.node
-    sources = node.all_input_nodes
-    first = here.get(sources[0]) if sources else None
-    along = operation(node) in ("sum", "mean", "amax", "amin", "var")
-    if along and isinstance(first, Tensor) and 1 in first.shape:
-        return "a batch of one: a dimension that is summed over has one element"
+    operands = node.all_input_nodes
+    first = hiding.get(operands[0]) if operands else None
+    reduces = operation(node) in ("sum", "mean", "amax", "amin", "var")
+    if reduces and isinstance(first, Tensor) and 1 in first.shape:
+        return "a batch of one: the dimension that is summed over has one element"
     if operation(node) in ("gt", "lt", "ge", "le"):
-        return "no element lies at the edge itself"
+        return "no element equals the threshold"
     users = [user for user in node.users if operation(user) not in ("add", "sub")]
-    beside_it = [source for user in users for source in user.all_input_nodes]
-    own = [] if mutant.kind == "element" else sources
-    for at in dict.fromkeys(map(skip_copies, (*own, node, *beside_it))):
-        if (found := _odd(at, here.get(at))) and found != _odd(at, there.get(at)):
-            return f"{_words(at)} {found}"
+    other_operands = [source for user in users for source in user.all_input_nodes]
+    own_operands = [] if mutant.kind == "element" else operands
+    for at in dict.fromkeys(map(skip_copies, (*own_operands, node, *other_operands))):
+        hides = _special_property(at, hiding.get(at))
+        if hides and hides != _special_property(at, detecting.get(at)):
+            return f"{_display_name(at)} {hides}"
     return ""
 
 
-def _words(node: fx.Node) -> str:
-    """Return a value as a person knows it: by its name, or by the operation."""
+def _display_name(node: fx.Node) -> str:
+    """Return the name of a value in a message: its label, or the operation that computes it."""
     return str(node.meta.get("label") or f"the result of {operation(node) or node.name}")
 
 
 _SATURATE = {"sigmoid", "tanh", "erf", "clamp"}
 
 
-def _odd(node: fx.Node, value: Any) -> str:
-    """Return what is odd about an operation's result, empty if nothing is."""
+def _special_property(node: fx.Node, value: Any) -> str:
+    """Return a special property of a value that can hide a mutant, empty if it has none."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return ""
     if not bool(value.any()):
@@ -138,11 +149,11 @@ def _odd(node: fx.Node, value: Any) -> str:
         saturated = "saturated, " if operation(node) in _SATURATE else ""
         return f"is {saturated}{float(value.flatten()[0]):g} everywhere here"
     if value.ndim > 1 and value.shape[-1] == value.shape[-2] and torch.equal(value, value.mT):
-        one = torch.equal(value, torch.eye(value.shape[-1]).to(value).expand_as(value))
-        return f"is of a square shape here, and {'the identity' if one else 'symmetric'}"
+        identity = torch.equal(value, torch.eye(value.shape[-1]).to(value).expand_as(value))
+        return "is the identity matrix here" if identity else "is square and symmetric here"
     eps = torch.finfo(value.dtype).eps
     if bool(((value.abs() <= eps) | ((value.abs() - 1).abs() <= eps)).all()):
-        return "is saturated, 0, 1 or -1 everywhere here"
+        return "is saturated here: every element is 0, 1 or -1"
     tiny = 8 * eps * float(value.abs().max())
     for dim, count in enumerate(value.shape):
         if count > 1:

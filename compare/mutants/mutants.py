@@ -1,4 +1,4 @@
-"""How much a check sees: mutants of a backward pass, and how many of them each check catches."""
+"""Mutation tests: mutants of a backward pass, and how many of them each check catches."""
 
 import contextlib
 import re
@@ -21,12 +21,12 @@ from compare.environment import dtype_named, short
 from compare.errors import BadInput
 from compare.guard.child_process import Tell
 from compare.guard.terminal_text import rendered
-from compare.mutants.equivalence import Formulas
-from compare.mutants.inputs import draws, reshaped, why
+from compare.mutants.equivalence import EquivalenceTest
+from compare.mutants.inputs import other_inputs, reason_hidden, reshaped_inputs
 from compare.mutants.mutate import Mutant, mutants
 from compare.mutants.other_checks import OtherChecks
 from compare.mutants.report import MutationReport, Survivor
-from compare.mutants.subjects import OfCase, OfCheck, Subject
+from compare.mutants.subjects import CaseSubject, CheckSubject, Subject
 from compare.passes.backward import Backward
 from compare.passes.buffers import put_back
 from compare.passes.inputs import Forward, Inputs, check_modes, tensors
@@ -35,7 +35,7 @@ from compare.proof.program import Opaque
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report.report import Report
 
-Watch = Callable[[int], None]  # is told how many mutants are done
+Watch = Callable[[int], None]  # takes the number of mutants judged so far
 
 
 def power(
@@ -46,219 +46,278 @@ def power(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> MutationReport:
-    """Make mutants of `backward` and let `check` and the usual checks look for what is wrong.
+    """Run a mutation test: count the mutants of `backward` that `check` and other checks catch.
 
-    The arguments are those of `check`. Each operation of the pass, read as a program, is made
-    wrong in turn (see `mutate`). `.caught` says how many mutants each check refuses: a
-    verdict of WRONG by `check`; `torch.allclose` and `assert_close` with their defaults, shown
-    every quantity that the pass returns; gradcheck, slow and fast, with its defaults in float64,
-    which sees the gradients of inputs and no others; and the rule of flash-attention's tests,
-    twice the error of a low-precision reference. A mutant that gives the same real numbers at
-    these and at other inputs is counted in `.same_function` and by nothing else; what `check`
-    does not refuse is in `.survivors`, with the reason. `watch` is told how many are done.
+    Each operation of `backward` is changed in turn, as `compare.mutants.operators` lists. A mutant
+    that computes the same real numbers at these and at other inputs is equivalent to `backward`: no
+    check could catch it, and it is counted in `same_function` alone. Every other mutant should be
+    caught, by each of these checks:
 
-    Raises BadInput for what cannot be judged, cannot be read as a program, or is WRONG as it is.
+    - "check": `compare.check`, with the verdict WRONG.
+    - "allclose", "assert_close": `torch.allclose` and `torch.testing.assert_close` with their
+      default tolerances, on every quantity that `backward` returns.
+    - "gradcheck", "gradcheck_fast": `torch.autograd.gradcheck` with its defaults in float64, slow
+      and fast. It sees only the gradients of the inputs.
+    - "twice_low_precision": the rule of flash-attention's tests, which allows twice the error of a
+      low-precision reference.
+
+    Args:
+        backward: the backward pass under test, as in `check`.
+        forward: the forward pass, as in `check`.
+        inputs: the inputs, as in `check`.
+        seed: for the cotangents of `check`, and for other inputs at which survivors are tested.
+        watch: called after each mutant with the number of mutants judged so far.
+
+    Returns:
+        A `MutationReport`. `caught` maps each check to the number of mutants that it catches.
+        `survivors` lists the mutants that `check` does not catch, each with its line and the
+        reason. `ok` is True if there are none. `save_inputs` writes inputs that catch more.
+
+    Raises:
+        BadInput: if `check` cannot judge the arguments, `backward` or `forward` cannot be traced,
+            the inputs have no elements or too many, or `backward` is WRONG even unmutated.
+
+    Example:
+        >>> import compare, torch
+        >>> def forward(x, w):
+        ...     return x @ w
+        >>> def backward(x, w, grad_output):
+        ...     return {"x": grad_output @ w.mT, "w": x.mT @ grad_output}
+        >>> inputs = {"x": torch.ones(2, 3), "w": torch.arange(12.0).reshape(3, 4)}
+        >>> report = compare.power(backward, forward, inputs)
+        >>> report.ok
+        True
+        >>> report.caught["check"], report.wrong
+        (6, 6)
     """
     if watch is not None and not callable(watch):
-        raise BadInput(f"watch is {watch!r}: give a function of a count")
+        raise BadInput(
+            f"watch is {watch!r}: pass a function that takes the number of mutants judged"
+        )
     check_modes()
     with put_back(backward, forward):
-        return of_subject(OfCheck(Passes(backward, forward, inputs, seed)), seed=seed, watch=watch)
+        subject = CheckSubject(Passes(backward, forward, inputs, seed))
+        return run_mutation_test(subject, seed=seed, watch=watch)
 
 
 def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
-    """Return one step of a case by hand, or the pass of a file as `check` takes it."""
+    """Return the by-hand step of a case, or the backward pass of a file."""
     if target not in CASES:
         path = Path(target)
-        kind = None if dtype is None else dtype_named(dtype)
-        module, given = defining(path, kind, torch.device("cpu"), inputs)
+        wanted = None if dtype is None else dtype_named(dtype)
+        module, values = defining(path, wanted, torch.device("cpu"), inputs)
         with theirs(path):
-            return OfCheck(Passes(module.backward, module.forward, given))
+            return CheckSubject(Passes(module.backward, module.forward, values))
     case = CASES[target]
     if case.sweep:
         case = replace(case, network=case.sweep[0], sweep=())
-    subject = OfCase(case, dtype=dtype or "float64")
+    subject = CaseSubject(case, dtype=dtype or "float64")
     if inputs is None:
         return subject
-    return subject.at(_fitting(load_inputs(inputs), subject.given, inputs))
+    return subject.at(_matching(load_inputs(inputs), subject.inputs, inputs))
 
 
-def _fitting(found: dict[str, Any], given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return saved inputs for a step; raises BadInput where they are not what it takes."""
-    wanted, held = (
+def _matching(loaded: dict[str, Any], inputs: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return loaded inputs; raise BadInput unless they have the names, shapes and dtypes needed."""
+    needed, present = (
         {name: f"{tuple(v.shape)} {short(v.dtype)}" for name, v in tensors(values).items()}
-        for values in (given, found)
+        for values in (inputs, loaded)
     )
-    for name in sorted(wanted.keys() | held.keys()):
-        if wanted.get(name) != held.get(name):
+    for name in sorted(needed.keys() | present.keys()):
+        if needed.get(name) != present.get(name):
             raise BadInput(
-                f"{path}: the step takes {wanted.get(name, 'nothing')} as {name!r} and the file "
-                f"has {held.get(name, 'nothing')}: save its own inputs, with mutants CASE --save"
+                f"{path}: the step needs {needed.get(name, 'nothing')} as {name!r}, but the file "
+                f"has {present.get(name, 'nothing')}: write a file with mutants CASE --save FILE"
             )
-    return found
+    return loaded
 
 
-def of_subject(
-    subject: Subject, *, seed: int = 0, watch: Watch | None = None, alone: bool = False
+def run_mutation_test(
+    subject: Subject, *, seed: int = 0, watch: Watch | None = None, only_check: bool = False
 ) -> MutationReport:
-    """Make mutants of a subject's pass and judge them all; `alone` leaves the usual checks out."""
-    return _MutationTest(subject, seed, alone).run(watch or (lambda _count: None))
+    """Make all mutants of a subject's pass and judge them.
+
+    Args:
+        subject: the pass, its reference and the inputs.
+        seed: for other inputs at which survivors are tested.
+        watch: called after each mutant with the number of mutants judged so far.
+        only_check: leave out the other checks.
+
+    Raises:
+        BadInput: if there are no elements, or the pass is WRONG even unmutated.
+    """
+    return _MutationTest(subject, seed, only_check).run(watch or (lambda _count: None))
 
 
-# What code may raise that does not take the inputs that were drawn for it; then there are others.
-_NOT_FOR_SUCH = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
+# Code may raise these at newly drawn inputs that it does not take; those inputs are left out.
+_REJECTS_INPUTS = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
 
 
 class _MutationTest:
-    def __init__(self, subject: Subject, seed: int, alone: bool) -> None:
+    """One mutation test: its subject, the checks, and other inputs once a mutant survives."""
+
+    def __init__(self, subject: Subject, seed: int, only_check: bool) -> None:
         self.subject, self.seed = subject, seed
         if not any(value.numel() for value in subject.inputs.values()):
-            raise BadInput(f"{subject.name} is given no elements: there is nothing to do wrong")
+            raise BadInput(
+                f"{subject.name} has no input with elements, so no mutant could be caught: pass "
+                "inputs with elements"
+            )
         report = subject.judge(subject.manual_program)
         if report.verdict == WRONG:
             raise BadInput(
-                f"{subject.name} is WRONG as it stands, first in {report.first_wrong}: mutants of "
-                "a wrong pass show nothing, put it right first"
+                f"{subject.name} is WRONG even without a mutation, first in {report.first_wrong}: "
+                "fix it before you test its mutants"
             )
-        self.power = MutationReport(subject.name, report.verdict)
-        self.rivals = None if alone else OtherChecks(subject)
-        if self.rivals:
-            as_it_is = self.rivals.verdicts(subject.manual_program)
-            self.power.refuses = [name for name, caught in as_it_is.items() if caught]
-            self.power.cannot = self.rivals.cannot
-        self.formulas = Formulas(subject, list(report.quantities))
-        self.shown_by: Counter[str] = Counter()  # how many survivors die at each of the others
+        self.report = MutationReport(subject.name, report.verdict)
+        self.other_checks = None if only_check else OtherChecks(subject)
+        if self.other_checks:
+            rejections = self.other_checks.rejections(subject.manual_program)
+            self.report.rejects_unmutated = [
+                name for name, rejects in rejections.items() if rejects
+            ]
+            self.report.cannot_run = self.other_checks.cannot_run
+        self.equivalence = EquivalenceTest(subject, list(report.quantities))
+        self.detected_at: Counter[str] = Counter()  # survivors detected, by description of inputs
 
     def run(self, watch: Watch) -> MutationReport:
-        found, spent = self.power, 0.0
+        """Judge every mutant and return the report."""
+        report, check_seconds = self.report, 0.0
         started = time.perf_counter()
-        for mutant in mutants(self.subject.manual_program, self.subject.given):
+        for mutant in mutants(self.subject.manual_program, self.subject.program_inputs):
             before = time.perf_counter()
-            same, first = self.formulas.same(mutant)
+            same, first_wrong = self.equivalence.test(mutant)
             survivor = None
             if same is not False:
-                report = self.subject.judge(mutant.program)
-                first = report.first_wrong
-                survivor = self._survivor(mutant, report) if first is None else None
-            spent += time.perf_counter() - before
-            caught = first is not None
-            rivals = self.rivals.verdicts(mutant.program) if self.rivals else {}
-            found.add(mutant, not caught and survivor is None, {"check": caught, **rivals})
-            led_to = (name for name in self.formulas.order if name in mutant.leads_to)
-            found.named += caught and first == next(led_to, None)
+                judged = self.subject.judge(mutant.program)
+                first_wrong = judged.first_wrong
+                survivor = self._survivor(mutant, judged) if first_wrong is None else None
+            check_seconds += time.perf_counter() - before
+            caught = first_wrong is not None
+            others = self.other_checks.rejections(mutant.program) if self.other_checks else {}
+            equivalent = not caught and survivor is None
+            report.add(mutant, equivalent, {"check": caught, **others})
+            affected = (name for name in self.equivalence.order if name in mutant.affects)
+            report.localised += caught and first_wrong == next(affected, None)
             if survivor is not None:
-                found.survivors.append(survivor)
-            watch(found.mutants)
-        found.seconds["check"] = spent
-        found.seconds |= self.rivals.seconds if self.rivals else {}
-        found.total = time.perf_counter() - started
-        if self.shown_by:
-            self._offer()
-        return found
+                report.survivors.append(survivor)
+            watch(report.mutants)
+        report.seconds["check"] = check_seconds
+        report.seconds |= self.other_checks.seconds if self.other_checks else {}
+        report.total_seconds = time.perf_counter() - started
+        if self.detected_at:
+            self._suggest_inputs()
+        return report
 
-    # -- what check does not refuse
+    # -- mutants that check does not catch
 
     def _survivor(self, mutant: Mutant, report: Report) -> Survivor | None:
-        """Return the mutant as a survivor, None where it is shown to be the same function."""
-        there = {words: _same(mutant, formulas) for words, formulas in self.others.items()}
-        if dies_at := [words for words, same in there.items() if same is False]:
-            return self._weak(mutant, dies_at)
-        if report.verdict == UNDECIDED or not _lifted(report):
+        """Return the mutant as a survivor, None if it is shown to be equivalent to the pass."""
+        same = {words: _is_right(mutant, test) for words, test in self.at_other_inputs.items()}
+        if detected_at := [words for words, right in same.items() if right is False]:
+            return self._weak_inputs(mutant, detected_at)
+        if report.verdict == UNDECIDED or not _same_formulas(report):
             proofs = [q.proof for q in report.quantities.values() if q.proof]
             text = next((p.text for p in proofs if p.verdict == UNDECIDED or not p.lifted), "")
             return Survivor.of(mutant, "undecided", text)
-        if True not in there.values():
-            return Survivor.of(mutant, "undecided", "no other inputs were found to try it at")
-        for words, formulas, made in self.reshaped:
-            other = made.get(_way(mutant, self.subject))
-            if other and _same(other, formulas) is False:
-                dies_at.append(words)
-        return self._weak(mutant, dies_at) if dies_at else None
+        if True not in same.values():
+            text = "could not be tested at other inputs: the code takes none of those drawn"
+            return Survivor.of(mutant, "undecided", text)
+        for words, test, mutants_there in self.at_other_shapes:
+            counterpart = mutants_there.get(_counterpart_key(mutant, self.subject))
+            if counterpart and _is_right(counterpart, test) is False:
+                detected_at.append(words)
+        return self._weak_inputs(mutant, detected_at) if detected_at else None
 
-    def _weak(self, mutant: Mutant, dies_at: list[str]) -> Survivor:
-        self.shown_by.update(dies_at)
-        other = self.others.get(dies_at[0])
-        there = other.floats if other else {}  # of another shape: other operations
-        here = self.formulas.floats
-        return Survivor.of(mutant, "weak inputs", why(mutant, here, there), dies_at[0])
-
-    @cached_property
-    def others(self) -> dict[str, Formulas]:
-        """The same pass at other inputs, where it is right as it stands."""
-        return dict(
-            self._usable(draws(self.subject.inputs, self.subject.manual_program, self.seed))
-        )
+    def _weak_inputs(self, mutant: Mutant, detected_at: list[str]) -> Survivor:
+        self.detected_at.update(detected_at)
+        other = self.at_other_inputs.get(detected_at[0])
+        detecting = other.floats if other else {}  # at other shapes the program is another one
+        why = reason_hidden(mutant, self.equivalence.floats, detecting)
+        return Survivor.of(mutant, "weak inputs", why, detected_at[0])
 
     @cached_property
-    def reshaped(self) -> list[tuple[str, Formulas, dict[str, Mutant]]]:
-        """The pass at inputs of other shapes, with its mutants there."""
-        found = []
-        for words, formulas in self._usable(reshaped(self.subject.inputs, self.seed), anew=True):
-            there = formulas.subject
-            made = {
-                _way(mutant, there): mutant for mutant in mutants(there.manual_program, there.given)
+    def at_other_inputs(self) -> dict[str, EquivalenceTest]:
+        """The same pass at other inputs at which it is right unmutated, by their description."""
+        inputs = other_inputs(self.subject.inputs, self.subject.manual_program, self.seed)
+        return dict(self._usable(inputs, self.subject.at))
+
+    @cached_property
+    def at_other_shapes(self) -> list[tuple[str, EquivalenceTest, dict[str, Mutant]]]:
+        """The pass at inputs of other shapes, with its mutants there by `_counterpart_key`."""
+        tests = []
+        inputs = reshaped_inputs(self.subject.inputs, self.seed)
+        for words, test in self._usable(inputs, self.subject.retraced):
+            subject = test.subject
+            mutants_there = {
+                _counterpart_key(mutant, subject): mutant
+                for mutant in mutants(subject.manual_program, subject.program_inputs)
             }
-            found.append((words, formulas, made))
-        return found
+            tests.append((words, test, mutants_there))
+        return tests
 
     def _usable(
-        self, inputs: Iterator[tuple[str, dict[str, Any]]], *, anew: bool = False
-    ) -> Iterator[tuple[str, Formulas]]:
+        self, inputs: Iterator[tuple[str, dict[str, Any]]],
+        subject_at: Callable[[dict[str, Any]], Subject | None],
+    ) -> Iterator[tuple[str, EquivalenceTest]]:  # fmt: skip
+        """Yield the pass at those of the inputs at which it runs and is right."""
         for words, values in inputs:
-            with contextlib.suppress(*_NOT_FOR_SUCH), warnings.catch_warnings(action="ignore"):
-                subject = self.subject.anew(values) if anew else self.subject.at(values)
+            with contextlib.suppress(*_REJECTS_INPUTS), warnings.catch_warnings(action="ignore"):
+                subject = subject_at(values)
                 if subject is not None and (report := subject.judge(subject.manual_program)).ok:
-                    yield words, Formulas(subject, list(report.quantities))
+                    yield words, EquivalenceTest(subject, list(report.quantities))
 
-    def _offer(self) -> None:
-        """Keep the inputs that show the most of what survived."""
-        # of two that show as much the one of another shape hides less: no dimension of it is 1
-        shown = self.shown_by
-        words = max(shown, key=lambda words: (shown[words], words not in self.others))
-        other = (formulas for at, formulas, _ in self.reshaped if at == words)
-        self.power.better = (self.others.get(words) or next(other)).subject.everything
-        self.power.better_words = f"{words}: {self.shown_by[words]} of {len(self.power.survivors)}"
+    def _suggest_inputs(self) -> None:
+        """Put the inputs that detect the most survivors into the report."""
+        # of two that detect as many, those of other shapes hide less: no size is 1
+        counts = self.detected_at
+        words = max(counts, key=lambda words: (counts[words], words not in self.at_other_inputs))
+        reshaped = (test for at, test, _ in self.at_other_shapes if at == words)
+        test = self.at_other_inputs.get(words) or next(reshaped)
+        self.report.better_inputs = test.subject.all_inputs
+        survivors = len(self.report.survivors)
+        self.report.better_inputs_note = f"{words}: {counts[words]} of {survivors}"
 
 
-def _same(mutant: Mutant, formulas: Formulas) -> bool | None:
-    """Return whether a mutant is right at some inputs, lifted; None where it is not known."""
-    same, _ = formulas.same(mutant)
+def _is_right(mutant: Mutant, test: EquivalenceTest) -> bool | None:
+    """Return whether a mutant has the pass's formulas at some inputs, None if undecided."""
+    same, _ = test.test(mutant)
     if same is not None:
         return same
-    report = formulas.subject.judge(mutant.program)
-    return False if report.verdict == WRONG else True if _lifted(report) else None
+    report = test.subject.judge(mutant.program)
+    return False if report.verdict == WRONG else True if _same_formulas(report) else None
 
 
-def _lifted(report: Report) -> bool:
-    """Whether every quantity is shown to be the same real number."""
+def _same_formulas(report: Report) -> bool:
+    """Whether every quantity is shown to be the same real number as autograd's."""
     rows = report.quantities.values()
     return report.ok and all(q.proof is not None and q.proof.lifted for q in rows)
 
 
-def _way(mutant: Mutant, subject: Subject) -> str:
-    """Return what a mutant shares with the one made the same way at inputs of another shape."""
+def _counterpart_key(mutant: Mutant, subject: Subject) -> str:
+    """Return a key that a mutant shares with its counterpart at inputs of other shapes."""
     nodes = [n for n in subject.manual_program.graph.nodes if n.op == "call_function"]
-    words = re.sub(r"\d[\d.e+-]*", "#", mutant.what)
-    return f"{nodes.index(mutant.node)} {mutant.kind} {words}"
+    description = re.sub(r"\d[\d.e+-]*", "#", mutant.description)
+    return f"{nodes.index(mutant.node)} {mutant.kind} {description}"
 
 
 def judged(
     tell: Tell, *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
     quiet: bool, width: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Count what each check catches; return what there is to show of it, as `Judged` has it."""
+    """Run a mutation test in a guarded process; return the fields of `cli.guarded_file.Judged`."""
     subject = _subject(target, dtype, None if inputs is None else Path(inputs))
-    found = of_subject(subject, seed=seed, watch=lambda count: tell({"count": count}))
+    report = run_mutation_test(subject, seed=seed, watch=lambda count: tell({"count": count}))
     notes = []
-    if save is not None and found.better is not None:
-        found.save_inputs(save)
-        again = f"--inputs {shlex.quote(save)}"
-        found.again = f"python -m compare mutants {shlex.quote(target)} {again}"
+    if save is not None and report.better_inputs is not None:
+        report.save_inputs(save)
+        options = f"{shlex.quote(target)} --inputs {shlex.quote(save)}"
+        report.command = f"python -m compare mutants {options}"
     elif save is not None:
-        notes = [f"  --save {save}: nothing to save, no mutant survives at these inputs alone"]
+        notes = [f"  --save {save}: not written, since no other inputs catch more mutants"]
     return {
-        "code": 0 if found.ok else 1,
-        "text": rendered(width, found.headline() if quiet else found, *notes),
-        "json": found.to_dict(),
+        "code": 0 if report.ok else 1,
+        "text": rendered(width, report.headline() if quiet else report, *notes),
+        "json": report.to_dict(),
         "page": "",
     }

@@ -1,7 +1,7 @@
-"""The mutants of a program: each of its operations wrong in one way, one mutant at a time.
+"""The mutants of a program: each has one operation changed, by one of `operators.KINDS`.
 
-The ways are those of `KINDS` in `operators`. What no longer runs is no mutant, and of two with the
-same operations only the first is one.
+A change with which the program does not run is no mutant. Of mutants with the same operations only
+the first is kept.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from compare.mutants.operators import HAND_ON, KINDS, GraphEdit, Substitution, alike, is_operation
+from compare.mutants.operators import (
+    KINDS,
+    PASS_THROUGH,
+    GraphEdit,
+    Substitution,
+    is_operation,
+    same_shape_and_dtype,
+)
 from compare.proof.explanations import code_at
 from compare.proof.interpreter import Cache, evaluate
 from compare.proof.program import (
@@ -25,58 +32,61 @@ from compare.proof.program import (
 
 @dataclass(frozen=True)
 class Mutant:
-    """A program with one operation wrong: what was done, and where in the code that stands."""
+    """A program with one operation changed, and where that operation stands in the code."""
 
     program: Program
-    unchanged: Mapping[fx.Node, fx.Node]  # those of its operations that give what they gave before
+    unchanged: Mapping[fx.Node, fx.Node]  # its nodes with unchanged values -> the original nodes
     kind: str
-    what: str  # "mul: div in its place"
-    node: fx.Node  # the operation, in the program as it was
-    line: tuple[str, int] | None  # of the code that asked for it: file and line
-    leads_to: tuple[str, ...]  # the named outputs that are computed from it
+    description: str  # "mul: replaced by div"
+    node: fx.Node  # the operation, in the original program
+    line: tuple[str, int] | None  # file and line of the code that called the operation
+    affects: tuple[str, ...]  # the named outputs computed from it
 
     @property
     def text(self) -> str:
-        """The line of code itself, empty where it is not known."""
+        """The line of code itself, empty if it is unknown."""
         return code_at(self.line)
 
 
 def mutants(program: Program, inputs: Mapping[str, Tensor]) -> Iterator[Mutant]:
-    """Yield every mutant of `program` that still runs at `inputs`, each once."""
+    """Yield every distinct mutant of `program` that runs at `inputs`."""
     _label(program)
     cache: Cache = {}
     evaluate(program, inputs, cache=cache)
     floats = {node: value.floats for node, value in cache.items()}
-    known = {_key(program.graph)}
+    keys = {_key(program.graph)}
     for node in program.graph.nodes:
         if not is_operation(node):
             continue
-        led_to = downstream(node)
-        leads_to = tuple(name for name, at in program.outputs.items() if at in led_to)
-        for kind, ways in KINDS.items():
-            for words, edit in ways(node, floats):
-                draft = GraphEdit(program, node)
-                made = _made(program, draft, edit, inputs, cache)
-                if made is None or (key := _key(made.graph)) in known:
+        descendants = downstream(node)
+        affects = tuple(name for name, at in program.outputs.items() if at in descendants)
+        for kind, operator in KINDS.items():
+            for change, substitute in operator(node, floats):
+                edit = GraphEdit(program, node)
+                mutated = _mutated(program, edit, substitute, inputs, cache)
+                if mutated is None or (key := _key(mutated.graph)) in keys:
                     continue
-                known.add(key)
-                what = f"{operation(node)}: {words}"
-                yield Mutant(made, draft.unchanged(), kind, what, node, source_line(node), leads_to)
+                keys.add(key)
+                description = f"{operation(node)}: {change}"
+                unchanged = edit.unchanged()
+                yield Mutant(
+                    mutated, unchanged, kind, description, node, source_line(node), affects
+                )
 
 
-def plain(program: Program) -> Program:
-    """Return the program without operations that hand a tensor on in its own shape and dtype."""
-    draft = GraphEdit(program, next(iter(program.graph.nodes)))
-    for node in list(draft.graph.nodes):
-        if operation(node) in HAND_ON - PICKS and node.all_input_nodes:
+def without_copies(program: Program) -> Program:
+    """Return the program without operations that return a tensor in its own shape and dtype."""
+    edit = GraphEdit(program, next(iter(program.graph.nodes)))
+    for node in list(edit.graph.nodes):
+        if operation(node) in PASS_THROUGH - PICKS and node.all_input_nodes:
             source = node.all_input_nodes[0]
-            if alike(node, source):
-                draft.replace(source, of=node)
-    return _program(program, draft)
+            if same_shape_and_dtype(node, source):
+                edit.replace(source, of=node)
+    return _program(program, edit)
 
 
 def _label(program: Program) -> None:
-    """Give each node the name under which a person knows it: an input's, a named output's."""
+    """Label each named node for messages, with the name of the input or of the output."""
     for node, name in program.placeholders().items():
         node.meta["label"] = name
     for name, node in program.outputs.items():
@@ -84,39 +94,39 @@ def _label(program: Program) -> None:
         node.meta.setdefault("label", returned)
 
 
-def _made(
+def _mutated(
     program: Program,
-    draft: GraphEdit,
-    edit: Substitution,
+    edit: GraphEdit,
+    substitute: Substitution,
     inputs: Mapping[str, Tensor],
-    known: Cache,
+    cache: Cache,
 ) -> Program | None:
-    """Return the program with one operation changed, None where it does not run any more.
+    """Return the program with one operation changed, None if it does not run.
 
-    `known` is what the operations of the program as it was give at `inputs`.
+    `cache` holds the values of the original program's nodes at `inputs`.
     """
     try:
-        edit(draft)
-        made = _program(program, draft)
-        values = {copy: known[node] for copy, node in draft.unchanged().items()}
-        found = evaluate(made, inputs, cache=values)
+        substitute(edit)
+        mutated = _program(program, edit)
+        values = {copy: cache[node] for copy, node in edit.unchanged().items()}
+        outputs = evaluate(mutated, inputs, cache=values)
     except (RuntimeError, IndexError, TypeError, NotImplementedError):  # torch refuses the shapes
         return None
-    for at, value in values.items():
-        at.meta["val"] = value.floats  # shapes may be others now
-    return made if all(isinstance(value, Tensor) for value in found.values()) else None
+    for node, value in values.items():
+        node.meta["val"] = value.floats  # the mutation may have changed shapes
+    return mutated if all(isinstance(value, Tensor) for value in outputs.values()) else None
 
 
-def _program(program: Program, draft: GraphEdit) -> Program:
-    draft.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    (output,) = (n for n in draft.graph.nodes if n.op == "output")
+def _program(program: Program, edit: GraphEdit) -> Program:
+    edit.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    (output,) = (n for n in edit.graph.nodes if n.op == "output")
     roots = [skip_copies(n) for n in output.args[0]]
     outputs = dict(zip(program.outputs, roots, strict=True))
-    return Program(draft.graph, program.inputs, outputs, program.may_round_narrower)
+    return Program(edit.graph, program.inputs, outputs, program.may_round_narrower)
 
 
 def _key(graph: fx.Graph) -> str:
-    """Return a text that two programs share if they do the same operations."""
+    """Return a text that is the same for two programs with the same operations."""
     number = {node: k for k, node in enumerate(graph.nodes)}
     rows = []
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""What mutants showed: how many each check caught, what survived and why; as text and JSON."""
+"""The report of a mutation test: how many mutants each check caught, and which survived and why."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,9 @@ from compare.errors import BadInput
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import KINDS
 from compare.proof.verdict import EXACT, WRONG
-from compare.report.document import Document, Documented, plain_table
+from compare.report.document import Document, Documented, plain_table, plural
 
+#: Each check's key in JSON, and its column in the table.
 CHECKS = {
     "check": "check",
     "allclose": "allclose",
@@ -26,175 +27,184 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Survivor:
-    """A mutant that `check` does not refuse at these inputs."""
+    """A mutant that `check` does not catch at these inputs."""
 
     kind: str
     what: str
     file: str | None
     line: int | None
     text: str  # of that line
-    reason: str  # "weak inputs": it dies at others; "undecided": neither could be shown
+    reason: str  # "weak inputs": other inputs catch it; "undecided": right or wrong is not shown
     why: str
-    dies_at: str | None = None  # the inputs that show it
+    dies_at: str | None = None  # description of inputs that catch it
 
     @classmethod
     def of(cls, mutant: Mutant, reason: str, why: str, dies_at: str | None = None) -> "Survivor":
-        """Return the survivor that a mutant is."""
+        """Return a mutant as a survivor; the arguments are those of the class."""
         file, line = mutant.line or (None, None)
-        return cls(mutant.kind, mutant.what, file, line, mutant.text, reason, why, dies_at)
+        return cls(mutant.kind, mutant.description, file, line, mutant.text, reason, why, dies_at)
 
     @property
     def where(self) -> str:
-        """The file's name and the line's number, empty where unknown."""
+        """The file name and line number, empty if they are unknown."""
         return f"{Path(self.file).name}:{self.line}" if self.file else ""
 
 
 @dataclass
 class MutationReport(Documented):
-    """How many mutants there were, what each check caught, and what survived."""
+    """How many mutants there were, how many each check caught, and which survived."""
 
     name: str
-    verdict: str  # of the pass as it stands
+    verdict: str  # of the unmutated pass
     mutants: int = 0
-    same_function: int = 0
+    same_function: int = 0  # of them, those equivalent to the pass
     caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
-    named: int = 0  # of what check caught: its first wrong quantity is where the mutation is
+    localised: int = 0  # caught by check, and its first wrong quantity is the mutated operation's
     survivors: list[Survivor] = field(default_factory=list)
+    #: For each check, the number of equivalent mutants that it rejects.
     false_alarms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
-    kinds: dict[str, dict[str, int]] = field(default_factory=dict)  # "mutants", and caught by each
-    refuses: list[str] = field(default_factory=list)  # checks that refuse the pass as it stands
-    cannot: dict[str, str] = field(default_factory=dict)  # checks that do not run on it, and why
+    #: kind -> {"mutants": the number that are not equivalent, check: the number that it caught}
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    rejects_unmutated: list[str] = field(default_factory=list)  # checks that reject the pass itself
+    cannot_run: dict[str, str] = field(default_factory=dict)  # check -> why it does not run on it
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0.0))
-    total: float = 0.0
-    better: dict[str, Any] | None = None  # inputs that show the most of what survived
-    better_words: str = ""
-    saved: str | None = None  # the file that holds them, and what runs with it
-    again: str | None = None
+    total_seconds: float = 0.0
+    better_inputs: dict[str, Any] | None = None  # those that catch the most survivors
+    better_inputs_note: str = ""  # their description, and how many survivors they catch
+    saved: str | None = None  # the file that holds them
+    command: str | None = None  # that runs with this file
 
     @property
     def wrong(self) -> int:
-        """How many mutants are another function than the pass."""
+        """The number of mutants that are not equivalent to the pass."""
         return self.mutants - self.same_function
 
     @property
     def ok(self) -> bool:
-        """Whether `check` refused every mutant that is not the same function."""
+        """Whether `check` caught every mutant that is not equivalent to the pass."""
         return not self.survivors
 
-    def add(self, mutant: Mutant, same: bool, refused: Mapping[str, bool]) -> None:
-        """Count a mutant; `same` if it is the same function."""
+    def add(self, mutant: Mutant, equivalent: bool, rejections: Mapping[str, bool]) -> None:
+        """Count a mutant, and for each check whether it rejects the mutant."""
         self.mutants += 1
-        self.same_function += same
+        self.same_function += equivalent
         row = self.kinds.setdefault(mutant.kind, dict.fromkeys(("mutants", *CHECKS), 0))
-        row["mutants"] += not same
-        for name, caught in refused.items():
-            if same:
-                self.false_alarms[name] += caught
+        row["mutants"] += not equivalent
+        for name, rejects in rejections.items():
+            if equivalent:
+                self.false_alarms[name] += rejects
             else:
-                self.caught[name] += caught
-                row[name] += caught
+                self.caught[name] += rejects
+                row[name] += rejects
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold."""
+        """Return the report as a dict for JSON."""
         return {
             "name": self.name,
             "verdict": self.verdict,
             "mutants": self.mutants,
             "same_function": self.same_function,
             "caught": self.caught,
-            "named_where_it_is": self.named,
+            "named_where_it_is": self.localised,
             "survivors": [vars(survivor) for survivor in self.survivors],
             "false_alarms": self.false_alarms,
             "kinds": self.kinds,
-            "refuses_the_pass_itself": self.refuses,
-            "cannot_run": self.cannot,
+            "refuses_the_pass_itself": self.rejects_unmutated,
+            "cannot_run": self.cannot_run,
             "seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
-            "total_seconds": round(self.total, 3),
-            "better_inputs": self.better_words or None,
+            "total_seconds": round(self.total_seconds, 3),
+            "better_inputs": self.better_inputs_note or None,
             "saved": self.saved,
         }
 
     def save_inputs(self, path: str | Path) -> None:
-        """Save the inputs that show the most of what survived: `torch.load(path)` reads them.
+        """Save the inputs that catch the most survivors; `torch.load(path)` reads them.
 
-        Raises BadInput where there are none, or the file cannot be written.
+        Raises:
+            BadInput: if there are none, or the file cannot be written.
         """
         import torch
 
-        if self.better is None:
-            raise BadInput(f"{path}: nothing to save, no mutant survives at these inputs alone")
+        if self.better_inputs is None:
+            raise BadInput(f"{path}: not written, since no other inputs catch more mutants")
         try:
-            torch.save(self.better, path)
+            torch.save(self.better_inputs, path)
             torch.load(path, weights_only=True)
         except (OSError, RuntimeError) as error:
             raise BadInput(f"cannot write {path}: {str(error).splitlines()[0]}") from None
         except Exception:
-            kinds = {type(value).__name__ for value in self.better.values()}
+            types = {type(value).__name__ for value in self.better_inputs.values()}
             raise BadInput(
-                f"{path}: an input is no tensor or plain value ({', '.join(sorted(kinds))}), so it "
-                "cannot be loaded safely: pass it to forward in another way"
+                f"{path}: not written, since torch.load reads only tensors and plain values safely "
+                f"and the inputs have the types {', '.join(sorted(types))}: let forward make others"
             ) from None
         self.saved = str(path)
 
     def document(self) -> Document:
-        """Return what there is to show of it."""
+        """Return the report as a document."""
         if not self.mutants:
             word, colour = "NO MUTANTS", None
-            claim = f"{self.name} computes nothing that could be wrong"
+            claim = f"{self.name} has no operation that could be mutated"
         else:
             word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
             colour = EXACT if self.ok else WRONG
-            same = f", {self.same_function} more are the same function"
-            claim = f"check refuses {self.caught['check']} of {self.wrong} wrong mutants of "
-            claim += self.name + (same if self.same_function else "")
+            claim = (
+                f"check catches {self.caught['check']} of {plural(self.wrong, 'wrong mutant')} of "
+            )
+            claim += self.name
         return Document(
             f"mutants of {self.name}", word, colour, claim, self._table(),
             lines=list(self._notes()), wraps=False,
         )  # fmt: skip
 
     def _table(self) -> Table:
-        """Return a row for each kind of mutant, a column for each check."""
+        """Return the table: a row for each kind of mutant, a column for each check."""
         numbers = "mutants", *CHECKS.values()
         table = plain_table("mutation", *numbers, right=numbers)
         for kind in KINDS:
             if (row := self.kinds.get(kind)) and row["mutants"]:
-                parts = (self._part(name, row[name], row["mutants"]) for name in CHECKS)
-                table.add_row(_WORDS.get(kind, kind), str(row["mutants"]), *parts)
-        caught = (self._part(name, self.caught[name], None) for name in CHECKS)
+                cells = (self._cell(name, row[name], row["mutants"]) for name in CHECKS)
+                table.add_row(_KINDS.get(kind, kind), str(row["mutants"]), *cells)
+        caught = (self._cell(name, self.caught[name], None) for name in CHECKS)
         table.add_row("caught", str(self.wrong), *caught, style="bold")
-        table.add_row("seconds", f"{self.total:.1f}", *(f"{self.seconds[n]:.1f}" for n in CHECKS))
+        table.add_row(
+            "seconds", f"{self.total_seconds:.1f}", *(f"{self.seconds[n]:.1f}" for n in CHECKS)
+        )
         return table
 
-    def _part(self, name: str, caught: int, of: int | None) -> Text:
-        """Return how many a check caught, in red where some are left."""
-        if name in self.cannot:
+    def _cell(self, name: str, caught: int, of: int | None) -> Text:
+        """Return the number that a check caught, in red if it missed some; "-" if it cannot run."""
+        if name in self.cannot_run:
             return Text("-")
         return Text(str(caught), style="" if of in (None, caught) else WRONG.style)
 
     def _notes(self) -> Iterator[tuple[str, str]]:
         if count := self.caught["check"]:
-            yield "first wrong", f"named where the mutation is for {self.named} of {count}"
-        if same := self.same_function:
-            shown = "lifted, the same real numbers at these and at other inputs"
-            yield "same function", f"{same}: {shown}"
+            where = "the first quantity that the mutation affects"
+            yield "first wrong", f"{where}, for {self.localised} of {count}"
+        if count := self.same_function:
+            same = "computed exactly, the same numbers as the pass at these and at other inputs"
+            yield "equivalent", f"{plural(count, 'mutant')}, not counted above: {same}"
         for name, count in self.false_alarms.items():
-            if count and name not in self.refuses:
-                yield "false alarm", f"{name} refuses {count} of those"
-        for name in self.refuses:
-            yield "false alarm", f"{name} refuses the pass as it stands, unmutated"
-        for name, reason in self.cannot.items():
+            if count and name not in self.rejects_unmutated:
+                yield "false alarm", f"{name} rejects {plural(count, 'equivalent mutant')}"
+        for name in self.rejects_unmutated:
+            yield "false alarm", f"{name} rejects the unmutated pass"
+        for name, reason in self.cannot_run.items():
             yield "not run", f"{name}: {reason}"
         lines: dict[tuple[str, str, str], list[Survivor]] = {}
         for survivor in self.survivors:
             lines.setdefault((survivor.reason, survivor.where, survivor.text), []).append(survivor)
-        for (reason, where, text), found in lines.items():
+        for (reason, where, text), survivors in lines.items():
             yield "not exercised" if reason == "weak inputs" else reason, f"{where}  {text}".strip()
-            for survivor in found:
+            for survivor in survivors:
                 yield "", f"{survivor.what}: {survivor.why}" if survivor.why else survivor.what
-        if self.better_words:
-            yield "better inputs", f"{self.better_words} survivors die there"
-            again = f": {self.again}" if self.again else ""
-            yield "", f"saved as {self.saved}{again}" if self.saved else "--save FILE keeps them"
+        if self.better_inputs_note:
+            yield "better inputs", f"{self.better_inputs_note} survivors are caught"
+            command = f": {self.command}" if self.command else ""
+            saved = f"saved as {self.saved}{command}"
+            yield "", saved if self.saved else "--save FILE writes them to a file"
 
 
-_WORDS = {"count": "n - 1 for n", "stale": "other tensor", "element": "one element"}
+#: The table's words for some kinds.
+_KINDS = {"count": "n - 1 for n", "stale": "other tensor", "element": "one element"}
