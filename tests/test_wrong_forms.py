@@ -1,4 +1,4 @@
-"""No miss: a wrong backward pass is WRONG in any dtype, and one bug makes one red line."""
+"""A wrong backward pass is WRONG in any dtype, and each bug in one quantity only."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Y = torch.tensor([4, 0, 2])
 def wrong(
     bug: str, red: str, forward: Callable[..., Any], backward: Callable[..., Any], **inputs: Any
 ) -> None:
-    """Put a bug into the table; `red` names the quantities that it makes WRONG, and no others."""
+    """Put a bug into the table; `red` names all the quantities that it makes WRONG."""
     assert bug not in FORMS
     FORMS[bug] = Form(backward, forward, inputs), tuple(red.split())
 
@@ -83,9 +83,15 @@ ROOT = math.sqrt(2 / math.pi)
 wrong("0.044714 for 0.044715", "x", _gelu, _gelu_backward(0.044714, ROOT), **X)
 wrong("0.7978 for sqrt(2 / pi)", "x", _gelu, _gelu_backward(0.044715, 0.7978), **X)
 wrong("a power rule forgotten", "x", _gelu, _gelu_backward(0.044715, ROOT, 1), **X)
-wrong("the slope of the other gelu", "x", lambda x: F.gelu(x), _gelu_backward(0.044715, ROOT), **X)
+wrong(
+    "the derivative of the other gelu",
+    "x",
+    lambda x: F.gelu(x),
+    _gelu_backward(0.044715, ROOT),
+    **X,
+)
 
-# -- one place in many
+# -- one element or index of many
 
 
 def _one_sign(x: Tensor, grad_output: Tensor) -> Gradients:
@@ -170,15 +176,15 @@ wrong(
 
 
 wrong(
-    "the slope of sigmoid for tanh", "x", lambda x: torch.tanh(x),
+    "the derivative of sigmoid for tanh", "x", lambda x: torch.tanh(x),
     lambda output, grad_output: (grad_output * output * (1 - output),), **X,
 )  # fmt: skip
 wrong(
-    "the slope at the output", "x", lambda x: torch.sigmoid(x),
+    "the derivative at the output", "x", lambda x: torch.sigmoid(x),
     lambda output, grad_output: (grad_output * torch.sigmoid(output) * (1 - output),), **X,
 )  # fmt: skip
 wrong(
-    "the slope of leaky relu as 0.1", "x", lambda x: F.leaky_relu(x, 0.01),
+    "the derivative of leaky relu as 0.1", "x", lambda x: F.leaky_relu(x, 0.01),
     lambda x, grad_output: (torch.where(x > 0, grad_output, 0.1 * grad_output),), **X,
 )  # fmt: skip
 wrong(
@@ -190,7 +196,7 @@ wrong(
     lambda x, grad_output: (grad_output * (1 - torch.tanh(x) ** 2) / 0.6,), x=(3, 5), m=MASK,
 )  # fmt: skip
 wrong(
-    "the slope after dropout", "x", lambda x, m: torch.sigmoid(x) * m / 0.6,
+    "the derivative after dropout", "x", lambda x, m: torch.sigmoid(x) * m / 0.6,
     lambda m, output, grad_output: (grad_output * m / 0.6 * output * (1 - output),),
     x=(3, 5), m=MASK,
 )  # fmt: skip
@@ -222,11 +228,11 @@ wrong(
     x=torch.randn(2, 3, 4, 5).requires_grad_(), w=(2, 3, 3, 3),
 )  # fmt: skip
 
-# -- named steps: one bug, one red line
+# -- named intermediates: one bug, one WRONG quantity
 
 
 def _bugs(*bugs: tuple[str, Callable[[Named], Tensor]]) -> Callable[..., Named]:
-    """Return the three-layer backward pass with each bug in its line."""
+    """Return the three-layer backward pass with each bug in place of its line."""
     planted = dict(bugs)
 
     def backward(**v: Tensor) -> Named:
@@ -254,7 +260,7 @@ def _network(x: Tensor, y: Tensor, w0: Tensor, b: Tensor, w1: Tensor) -> Tensor:
 
 
 def network(bug: str, red: str, *bugs: tuple[str, Callable[[Named], Tensor]]) -> None:
-    """Put bugs of the three-layer network into the table."""
+    """Put one or more bugs of the three-layer network into the table."""
     wrong(
         bug, red, _network, _bugs(*bugs), x=torch.randn(4, 3), y=torch.rand(4, 2),
         w0=torch.randn(3, 5).requires_grad_(), b=torch.randn(5).requires_grad_(),
@@ -263,37 +269,39 @@ def network(bug: str, red: str, *bugs: tuple[str, Callable[[Named], Tensor]]) ->
 
 
 network("the error's sign", "l2", ("l2", lambda v: v["y"] - v["l2"]))
-network("a slope missing", "z2", ("z2", lambda v: v["dl2"]))
+network("a derivative missing", "z2", ("z2", lambda v: v["dl2"]))
 network("a stale delta", "w1", ("w1", lambda v: v["l1"].T @ v["dl2"]))
-network("a slope of z for one of l", "z1", ("z1", lambda v: v["dl1"] * (1 - v["z1"] ** 2)))
-network("a factor of 1 + 1e-7 deep down", "z2",
+network("a derivative at z in place of l", "z1", ("z1", lambda v: v["dl1"] * (1 - v["z1"] ** 2)))
+network("a factor of 1 + 1e-7 in a deep layer", "z2",
         ("z2", lambda v: v["dl2"] * v["l2"] * (1 - v["l2"]) * (1 + 1e-7)))  # fmt: skip
 network("a bias as a mean", "b", ("b", lambda v: v["dz1"].mean(0)))
-network("two bugs, one below the other", "z2 z1", ("z2", lambda v: v["dl2"] * v["l2"]),
+network("two bugs, the second computed from the first", "z2 z1",
+        ("z2", lambda v: v["dl2"] * v["l2"]),
         ("z1", lambda v: v["dl1"] * (1 - v["l1"])))  # fmt: skip
-network("two bugs, neither above the other", "w1 w0", ("w1", lambda v: 2 * (v["l1"].T @ v["dz2"])),
+network("two bugs, neither computed from the other", "w1 w0",
+        ("w1", lambda v: 2 * (v["l1"].T @ v["dz2"])),
         ("w0", lambda v: -(v["x"].T @ v["dz1"])))  # fmt: skip
-network("a bug undone further down", "z2 w1 l1",
+network("a bug undone in later lines", "z2 w1 l1",
         ("z2", lambda v: 2 * v["dl2"] * v["l2"] * (1 - v["l2"])),
         ("w1", lambda v: v["l1"].T @ v["dz2"] / 2), ("l1", lambda v: v["dz2"] @ v["w1"].T / 2))  # fmt: skip  # noqa: E501
 
 
-def _third_for_fifth(**given: Tensor) -> Named:
-    return _normed_backward(given, 1, 4)
+def _fourth_for_fifth(**inputs: Tensor) -> Named:
+    return _normed_backward(inputs, 1, 4)
 
 
 wrong("n-1 for n among named steps", "diff2", lambda x, w, b: _normed(x, w, b, 1, 5),
-      _third_for_fifth, x=(4, 5), w=(5,), b=(5,))  # fmt: skip
+      _fourth_for_fifth, x=(4, 5), w=(5,), b=(5,))  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bug", FORMS)
 def test_wrong_form(bug: str, dtype: torch.dtype) -> None:
-    """A bug is WRONG where it is, and what is computed from it is not."""
+    """The quantity with the bug is WRONG, and those computed from it are not."""
     case, red = FORMS[bug]
     report = check(case.backward, case.forward, case.at(dtype))
-    found = [q.name for q in report.quantities.values() if q.verdict == "WRONG"]
-    rest = {q.verdict for q in report.quantities.values() if q.name not in found}
-    assert sorted(found) == sorted(red), str(report)
+    wrong_names = [q.name for q in report.quantities.values() if q.verdict == "WRONG"]
+    rest = {q.verdict for q in report.quantities.values() if q.name not in wrong_names}
+    assert sorted(wrong_names) == sorted(red), str(report)
     assert report.first_wrong in red
     assert rest <= {"EXACT", "ROUNDING"}, str(report)

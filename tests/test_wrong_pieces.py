@@ -1,4 +1,4 @@
-"""A bug in any piece of the network by hand is WRONG at the line where it is, and there alone."""
+"""A bug in any piece of `manual/` makes the quantity of its line WRONG, and no other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1,
 Y = ((0.0, 1.0), (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0))
 HOME = Path(manual.__file__).parent
 
-# The module, what stands there, what is planted, the network, the first wrong quantity.
+# The module, its code, the code planted instead, the network, the first wrong quantity.
 PLANTS: tuple[tuple[str, str, str, dict[str, Any], str], ...] = (
     ("batch_norm", "(wide - along)", "(wide - along + beta_update / rows)", {"batch_norm": True}, "z1_delta"),
     ("batch_norm", "/ rows  ", "/ (rows - 1)  ", {"batch_norm": True}, "z1_delta"),
@@ -41,40 +41,41 @@ PLANTS: tuple[tuple[str, str, str, dict[str, Any], str], ...] = (
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
-    """Put other source in the place of a module's own for one test."""
+    """Replace a piece of a module's source for one test."""
 
     def planted(name: str, old: str, new: str) -> None:
         source = (HOME / f"{name}.py").read_text()
         assert source.count(old) >= 1, f"{name}.py has no {old!r}"
         module = __import__(f"manual.{name}", fromlist=[name])
-        fresh = ModuleType(module.__name__)
-        exec(compile(source.replace(old, new), f"{name}.py", "exec"), fresh.__dict__)
+        changed = ModuleType(module.__name__)
+        exec(compile(source.replace(old, new), f"{name}.py", "exec"), changed.__dict__)
         network = __import__("manual.network", fromlist=["network"])
         for key, value in list(vars(network).items()):
-            for own, was in vars(module).items():
-                if value is was and own in vars(fresh) and not own.startswith("__"):
-                    monkeypatch.setattr(network, key, vars(fresh)[own])
+            for attribute, original in vars(module).items():
+                replaces = attribute in vars(changed) and not attribute.startswith("__")
+                if value is original and replaces:
+                    monkeypatch.setattr(network, key, vars(changed)[attribute])
 
     return planted
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("module", "old", "new", "asked", "first"), PLANTS)
-def test_a_bug_is_wrong_where_it_is(
-    module: str, old: str, new: str, asked: dict[str, Any], first: str, dtype: str,
+@pytest.mark.parametrize(("module", "old", "new", "options", "first"), PLANTS)
+def test_a_bug_is_located(
+    module: str, old: str, new: str, options: dict[str, Any], first: str, dtype: str,
     plant: Callable[[str, str, str], None],
 ) -> None:  # fmt: skip
-    network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | asked))
+    network = Network(**({"sizes": (3, 4, 2), "alpha": 0.3} | options))
     case = Case("planted", "", network, X, Y)
     plant(module, old, new)
     report = run(case, steps=3, dtype=dtype)
     assert (report.verdict, report.first_wrong) == ("WRONG", first), str(report)
 
 
-def test_a_bug_that_ends_in_nan_is_named_and_not_the_nan(
+def test_a_bug_that_leads_to_nan_is_named_before_the_nan(
     plant: Callable[[str, str, str], None],
 ) -> None:
-    """l1 is NaN some steps later, on both sides: the first wrong line is the slope's."""
+    """l1 is NaN some steps later, on both sides; the first wrong line is the derivative's."""
     plant("activations", "addcmul(torch.ones_like(l), l, l", "addcmul(torch.ones_like(l), z, z")
     network = Network(sizes=(3, 4, 2), alpha=20.0, activation="tanh", output="identity")
     report = run(Case("planted", "", network, X, Y), steps=40)
@@ -83,10 +84,10 @@ def test_a_bug_that_ends_in_nan_is_named_and_not_the_nan(
     assert "l1_delta is the first wrong quantity, at step 0" in str(report)
 
 
-def test_one_bug_above_an_identity_makes_one_red_line(
+def test_a_bug_before_an_identity_makes_one_quantity_wrong(
     plant: Callable[[str, str, str], None],
 ) -> None:
-    """l2_delta hands l2_error on, under another name for the same tensor."""
+    """l2_delta is l2_error, under another name for the same tensor."""
     plant("losses", "-2 * _one_of", "-1 * _one_of")
     network = Network(sizes=(3, 4, 2), alpha=0.3, loss="mse", output="identity")
     report = run(Case("planted", "", network, X, Y), steps=3)

@@ -1,6 +1,6 @@
 """The search for candidate fixes of WRONG quantities; each fix is shown to hold in ball arithmetic.
 
-`search` defines when a candidate is kept, `fix_quantity` and `fix_operand` make the candidates, and
+`search` tests the candidates, `fix_quantity` and `fix_operand` make the candidates, and
 `fix_tables` holds the tables behind them.
 """
 

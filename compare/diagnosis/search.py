@@ -1,4 +1,4 @@
-"""The search for fixes of one WRONG quantity: what it tries with, and when a candidate is kept.
+"""The search for fixes of one WRONG quantity, and the test that a candidate must pass.
 
 A candidate is kept when it makes the by-hand quantity the same real number as autograd's. That is
 shown in ball arithmetic, at every lifted element, at the user's inputs and at others near them.

@@ -93,17 +93,7 @@ _SIBLINGS = {
 #: (sibling, overload of the operation) -> overload of the sibling, where the two differ.
 _OVERLOADS = {("mean", "dim_IntList"): "dim", ("sum", "dim"): "dim_IntList"}
 _NON_COMMUTATIVE = {"sub", "div", "mm", "bmm", "pow", "where", "gt", "lt", "ge", "le"}
-_OVER_DIMENSIONS = {
-    "sum",
-    "mean",
-    "amax",
-    "amin",
-    "var",
-    "cumsum",
-    "_softmax",
-    "_log_softmax",
-    "prod",
-}
+_ALONG_DIMS = {"sum", "mean", "amax", "amin", "var", "cumsum", "_softmax", "_log_softmax", "prod"}
 
 
 def same_shape_and_dtype(first: Any, second: Any) -> bool:
@@ -122,14 +112,14 @@ def is_operation(node: fx.Node) -> bool:
 
 def _dropped(node: fx.Node, _floats: Floats) -> Mutations:
     """Replace the operation by one of its operands; leave out a reduction or a transpose."""
-    over_dimensions = operation(node) in _OVER_DIMENSIONS
+    along_dims = operation(node) in _ALONG_DIMS
     for source in dict.fromkeys(
         node.all_input_nodes if float_meta_tensor(node) is not None else ()
     ):
-        leaves_out = over_dimensions and float_meta_tensor(source) is not None
+        leaves_out = along_dims and float_meta_tensor(source) is not None
         if same_shape_and_dtype(source, node) or leaves_out:
             description = f"replaced by its operand {_name_of(source)}"
-            yield "left out" if over_dimensions else description, partial(_use_operand, source)
+            yield "left out" if along_dims else description, partial(_use_operand, source)
     if operation(node) == "permute":
         yield "left out: not transposed", partial(_use_operand, node.all_input_nodes[0])
 
@@ -187,15 +177,16 @@ def _transpose(at: int, ndim: int, edit: GraphEdit) -> None:
 def _constant(node: fx.Node, _floats: Floats) -> Mutations:
     """Change a constant by a factor of 1 + 1e-4, by 1, to 0, and from n to n - 1."""
     for where, number in numeric_arguments(node):
+        slightly = "multiplied by 1 + 1e-4" if number else "set to 1e-4"
         changed: dict[str, float] = {
-            f"constant {number:g} multiplied by 1 + 1e-4": number * (1 + 1e-4) if number else 1e-4,
+            f"constant {number:g} {slightly}": number * (1 + 1e-4) if number else 1e-4,
             f"constant {number:g} increased by 1": number + 1,
             f"constant {number:g} set to zero": 0,
         }
         n = _integer_in(number)
         if n is not None:
             one_less = number - 1 if number == n else 1 / (n - 1)
-            changed[f"constant {number:.6g} computed with {n - 1} in place of {n}"] = one_less
+            changed[f"constant {number:.6g} computed with n = {n - 1} in place of {n}"] = one_less
         elif (n := _integer_in(number - 1)) is not None:  # (n + 1) / n
             changed[f"constant {number:.6g} set to 1: a variance divided by the other count"] = 1
         for description, value in changed.items():
@@ -243,7 +234,7 @@ def _set_argument(where: int | str, value: Any, edit: GraphEdit) -> None:
 def _dimension(node: fx.Node, _floats: Floats) -> Mutations:
     """Reduce, or take a softmax, over another dimension."""
     source = meta_tensor(node.args[0]) if node.args else None
-    if operation(node) not in _OVER_DIMENSIONS or source is None or len(node.args) < 2:
+    if operation(node) not in _ALONG_DIMS or source is None or len(node.args) < 2:
         return
     dims = node.args[1]
     if isinstance(dims, int):
@@ -277,15 +268,15 @@ def _sign(node: fx.Node, _floats: Floats) -> Mutations:
 
 
 def _stale(node: fx.Node, _floats: Floats) -> Mutations:
-    """Replace an operand by its value one operation earlier or later, or by another input."""
+    """Replace an operand by the value before or after it, or an input by another input."""
     later = downstream(node)
     for source in dict.fromkeys(node.all_input_nodes):
         if float_meta_tensor(source) is None:
             continue
         for before in dict.fromkeys(source.all_input_nodes if is_operation(source) else ()):
             if same_shape_and_dtype(before, source) and before not in node.all_input_nodes:
-                description = f"{_name_of(source)} replaced by its earlier value {_name_of(before)}"
-                yield description, partial(_swap, source, before)
+                names = f"{_name_of(source)} replaced by {_name_of(before)}"
+                yield f"{names}, from which it is computed", partial(_swap, source, before)
         for after in source.users:
             fits = (
                 is_operation(after)
@@ -293,8 +284,8 @@ def _stale(node: fx.Node, _floats: Floats) -> Mutations:
                 and same_shape_and_dtype(after, source)
             )
             if fits and after not in {*later, *node.all_input_nodes}:
-                description = f"{_name_of(source)} replaced by its later value {_name_of(after)}"
-                yield description, partial(_swap, source, after)
+                names = f"{_name_of(source)} replaced by {_name_of(after)}"
+                yield f"{names}, which is computed from it", partial(_swap, source, after)
         if source.op == "placeholder":
             inputs = [
                 n
