@@ -92,9 +92,9 @@ def test_a_rewrite_prints_what_it_computes(line: Any) -> None:
         values.setdefault(node, node.meta.get("val"))
     program_slice = Slice(program, "out")
     for expr in rewrites(program_slice, names):
-        kernel = "by the other of" in expr.text
-        text = expr.text.removesuffix(", by the other of mm and bmm")
-        printed = _evaluated(text.replace(", one after the other", ""), **inputs)
+        kernel = "by bmm in place of mm" in expr.text
+        text = expr.text.removesuffix(", by bmm in place of mm or the reverse")
+        printed = _evaluated(text.replace(", added one by one", ""), **inputs)
         computed = expr.run(float_op, values.__getitem__).reshape(printed.shape)
         assert kernel or torch.equal(computed, printed), expr.text
         torch.testing.assert_close(computed, printed)

@@ -183,8 +183,9 @@ OPERATORS: dict[str, tuple[str, int, tuple[int, ...], Any]] = {
     ".mT": ("{}.mT", ATOM, (ATOM,), lambda x: x.mT),
     "[]": ("{}[...]", ATOM, (ATOM,), None),
     "in float32": ("({}) in float32, rounded once", ATOM, (SUM, SUM), None),
-    "one by one": ("sum({}.unbind({})), one after the other", ATOM, (ATOM,) * 3, _one_by_one),
-    "other kernel": ("{} @ {}, by the other of mm and bmm", SUM, (ATOM, ATOM), _other_kernel),
+    "one by one": ("sum({}.unbind({})), added one by one", ATOM, (ATOM,) * 3, _one_by_one),
+    "other kernel": (
+        "{} @ {}, by bmm in place of mm or the reverse", SUM, (ATOM, ATOM), _other_kernel),
     "outer": ("({}[..., None] * {}[..., None, :, :]).sum(-2)", ATOM, (ATOM, ATOM),
               lambda a, b: (a[..., None] * b[..., None, :, :]).sum(-2)),
 }  # fmt: skip
