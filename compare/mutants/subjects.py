@@ -205,7 +205,7 @@ class CheckSubject(Subject):
         def back(program: Program, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
             values, outputs = arguments(leaves, grads)
             gradients = evaluate(program, values, Floats(double))
-            # a backward pass that takes the gradient of a scalar loss to be 1 is linear in it
+            # without grad_output it takes the gradient of a scalar loss to be 1: scale its result
             if self.passes.backward.ones and not returns_output and not outputs[0].ndim:
                 gradients = {name: value * grads[0] for name, value in gradients.items()}
             return [gradients.get(label) for label in forward.leaves]
