@@ -162,9 +162,7 @@ def test_a_variance_in_one_pass_loses_bits_far_from_0(
     assert proof.manual_bits is not None
     assert proof.autograd_bits is not None
     assert proof.manual_bits < proof.autograd_bits
-    assert f"right to {proof.manual_bits:.1f} bits by hand, {proof.autograd_bits:.1f}" in str(
-        report
-    )
+    assert f"{proof.manual_bits:.1f} correct bits by hand, {proof.autograd_bits:.1f}" in str(report)
     kept = f"{proof.manual_bits:.1f} of autograd's {proof.autograd_bits:.1f} correct bits"
     lost = proof.autograd_bits - proof.manual_bits > math.log2(LOSS_FACTOR)
     assert (kept in report.headline().plain) == lost
@@ -189,7 +187,7 @@ def test_an_exact_quantity_reports_its_correct_bits() -> None:
     proof = report.quantities["x"].proof
     assert proof is not None
     assert proof.manual_bits == proof.autograd_bits
-    assert f"x to {proof.manual_bits:.1f} bits, on both sides alike" in str(report)
+    assert f"x {proof.manual_bits:.1f} correct bits, the same on both sides" in str(report)
     assert "have lost" not in str(report)
 
 

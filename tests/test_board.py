@@ -122,7 +122,7 @@ def test_steps_npz_says_which_step_and_how_many(planted_run: Path) -> None:
 
 def test_the_text_has_the_verdict_and_what_is_wrong(planted_run: Path) -> None:
     found = text(read(planted_run / "compare"))
-    assert found.startswith("**ROUNDING** the same formulas at the steps lifted; l1")
+    assert found.startswith("**ROUNDING** same formulas at the sampled steps; l1")
     assert "| l1 | (4,4) | 48,000 | 47,999 | 1 | ROUNDING |" in found
     assert "worst at step 100, seed 1, [0, 0]" in found
     assert "| torch |" in found

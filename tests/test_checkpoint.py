@@ -81,7 +81,7 @@ def test_ctrl_c_then_resume(
     """The first press writes a checkpoint, however short the run; a second cuts a chunk short."""
     words = ["run", "mini_batches", "--steps", "18", "--lift", "none", "--log-dir"]
     assert main([*words, str(tmp_path / "whole")]) == 0
-    assert "go on:" not in capsys.readouterr().out
+    assert "resume:" not in capsys.readouterr().out
     advance = Run._advance
 
     def pressed(run: Run, watchers: object) -> None:
@@ -105,7 +105,7 @@ def test_ctrl_c_then_resume(
     kept = json.loads((stopped / "result.json").read_text())
     assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 9)
     where = f"--log-dir {tmp_path / 'stopped'}"
-    assert f"go on: python -m compare run --resume {stopped.name} {where}\n" in (
+    assert f"resume: python -m compare run --resume {stopped.name} {where}\n" in (
         capsys.readouterr().out
     )
     assert resume(stopped) == 0

@@ -105,7 +105,7 @@ def test_the_default_is_the_whole_three_layer_run() -> None:
     assert "syn0_update  (3,4)   720,000     720,000        0  EXACT" in out
     assert "EXACT  all 11 quantities have autograd's bits at each of 60,000 steps" in out
     assert "output after training  0.00260572  0.99672209  0.99701711  0.00386759" in out
-    assert "autograd on its own    the same, since each step is" in out
+    assert "autograd alone         ends at the same weights, since every step is equal" in out
     assert "\x1b" not in out  # a pipe gets no colour and no progress bar
     (folder,) = Path("runs").iterdir()
     assert folder.name in out
@@ -115,9 +115,11 @@ def test_exit_code_1_when_the_demand_is_not_met(capsys: pytest.CaptureFixture[st
     words = ["run", "three_layer_blog_grouping", "--steps", "9", "--demand", "exact", "--no-board"]
     assert main(words) == 1
     out = capsys.readouterr().out
-    claim = "the same formulas at the steps lifted; l2_delta, l1_delta: other bits, within rounding"
+    claim = (
+        "same formulas at the sampled steps; l2_delta, l1_delta: different bits, within rounding"
+    )
     assert f"ROUNDING  {claim} at every step" in out.replace("\n", " ")
-    assert "again          python -m compare run three_layer_blog_grouping --steps 9\n" in out
+    assert "run again      python -m compare run three_layer_blog_grouping --steps 9\n" in out
 
 
 def test_json_on_standard_output_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +222,7 @@ def test_ctrl_c_reports_what_was_checked() -> None:
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (130, "")
-    assert "(interrupted: the steps until then)" in out.replace("\n", " ")
+    assert "(interrupted: the steps run so far)" in out.replace("\n", " ")
     (folder,) = Path("runs").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert result["interrupted"] is True
@@ -280,7 +282,7 @@ def test_two_ctrl_c_keep_what_was_checked() -> None:
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (130, "")
-    assert "(interrupted: the steps until then)" in out.replace("\n", " ")
+    assert "(interrupted: the steps run so far)" in out.replace("\n", " ")
     (folder,) = Path("runs").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert {q["compared"] % result["steps"] for q in result["quantities"]} == {0}

@@ -64,10 +64,10 @@ def test_markdown_shows_a_bar_as_it_is() -> None:
 
 def test_every_form_says_that_a_run_was_interrupted() -> None:
     report = Report("two_layer", {}, interrupted=True)
-    until = "nothing was compared (interrupted: the steps until then)"
+    until = "no quantity was compared (interrupted: the steps run so far)"
     assert until in str(report)
     assert until in report.page()
-    assert "(interrupted: the steps until then)" in report.markdown()
+    assert "(interrupted: the steps run so far)" in report.markdown()
 
 
 def test_a_count_comes_with_its_noun() -> None:

@@ -153,8 +153,8 @@ def test_dropout_as_published_is_wrong_in_one_line() -> None:
     row = report.quantities["l1_delta"]
     assert row.first_unequal == 0
     assert "different formula" in str(report)
-    assert "follows        syn0_update, syn0" in str(report)
-    assert "again          python -m compare run dropout_as_published --steps 300" in str(report)
+    assert "affected       syn0_update, syn0 (computed from l1_delta)" in str(report)
+    assert "run again      python -m compare run dropout_as_published --steps 300" in str(report)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -44,7 +44,7 @@ def test_a_signal_leaves_a_report_and_a_checkpoint(
     words = "run two_layer --steps 60 --lift none --json s.json"
     assert main(words.split()) == code
     out, err = capsys.readouterr()
-    assert "(interrupted: the steps until then)" in " ".join(out.split())
+    assert "(interrupted: the steps run so far)" in " ".join(out.split())
     assert err == ""
     (folder,) = Path("runs").iterdir()
     for file in (folder / "result.json", Path("s.json")):

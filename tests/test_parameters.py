@@ -50,7 +50,7 @@ def test_parameters_whose_gradients_are_given_are_judged() -> None:
     report = compare.check(_by_hand(layer, 1.0, "weight", "bias"), layer, (_x(4, 3),))
     assert report.ok, str(report)
     assert set(report.quantities) == {"input", "weight", "bias"}
-    assert "not judged" not in str(report)
+    assert "not checked" not in str(report)
     wrong = compare.check(_by_hand(layer, 1.001, "weight", "bias"), layer, (_x(4, 3),))
     assert (wrong.verdict, wrong.first_wrong) == ("WRONG", "weight")
 
@@ -59,8 +59,8 @@ def test_parameters_without_are_named_in_the_verdict_line() -> None:
     layer = _linear()
     report = compare.check(_by_hand(layer, 1.0, "weight"), layer, (_x(4, 3),))
     assert report.ok, str(report)
-    assert report.headline().plain.endswith("; not judged: bias")
-    assert "; not judged: bias" in report.markdown()
+    assert report.headline().plain.endswith("; not checked: bias")
+    assert "; not checked: bias" in report.markdown()
     assert report.to_dict()["not_judged"] == ["bias"]
 
 
@@ -94,7 +94,7 @@ def test_names_are_the_modules_and_the_closures_own() -> None:
 def test_what_is_frozen_or_not_reached_is_no_parameter() -> None:
     layer = _linear().requires_grad_(False)
     report = compare.check(_by_hand(layer), layer, (_x(4, 3),))
-    assert "not judged" not in str(report)
+    assert "not checked" not in str(report)
 
 
 def test_parameters_are_moved_in_the_programs_alone() -> None:
@@ -119,7 +119,7 @@ def test_parameters_are_moved_in_the_programs_alone() -> None:
     assert compare.check(right, norm, (_x(4, 3),)).ok
     report = compare.check(wrong, norm, (_x(4, 3),))
     assert report.verdict == "WRONG", str(report)
-    assert "right at the inputs given" in str(report)
+    assert "right only at the given inputs" in str(report)
     for was, now in zip(before, norm.parameters(), strict=True):
         assert torch.equal(was, now)
         assert now.grad is None
@@ -160,7 +160,7 @@ def test_a_value_that_is_named_as_a_parameter_is_another() -> None:
 
     report = compare.check(backward, forward, (_x(4, 3),))
     assert report.ok, str(report)
-    assert "not judged: w'" in report.headline().plain
+    assert "not checked: w'" in report.headline().plain
 
 
 def test_remedies_are_looked_for_with_parameters_too() -> None:
@@ -207,7 +207,7 @@ def test_a_function_that_asks_by_identity_is_run_on_the_very_objects(strict: boo
     )
     assert right.ok, str(right)
     assert right.beside is not None
-    assert "asked for by identity" in right.beside.text
+    assert "differentiates its own input tensors" in right.beside.text
     assert {line.outcome for line in right.contract} == {"not asked"}
     wrong = compare.check(
         _recomputed(layer, 1.5, strict=strict), lambda x, w, b: F.linear(x, w, b), given

@@ -64,7 +64,7 @@ def test_digits_on_two_ranks(ranks: Started, tmp_path: Path) -> None:
     codes, out, err = ranks(2, words + "two.json")
     assert codes == [0, 0], out + err
     assert out.count("ROUNDING  the same formulas") == 1
-    assert "again          torchrun --nproc-per-node 2 -m compare run digits --steps 6" in out
+    assert "run again      torchrun --nproc-per-node 2 -m compare run digits --steps 6" in out
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert main([*words.split()[:-1], str(tmp_path / "one.json")]) == 0
     two, one = result(tmp_path / "two.json"), result(tmp_path / "one.json")
@@ -288,7 +288,7 @@ def test_lost_rows_are_not_rounding() -> None:
     assert report.ok
     report.one_process = found
     assert report.verdict == "WRONG"
-    assert "what the ranks add is not what one process finds" in str(report)
+    assert "the ranks' summed update disagrees with a single process" in str(report)
 
 
 def test_one_report_of_all() -> None:

@@ -132,7 +132,7 @@ def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path)
     codes, out, err = ranks(2, QUICK, ("interrupt", rank, 4), patches=rare)
     assert codes == [130, 130], out + err
     (whole,), (folder,) = (tmp_path / "whole").iterdir(), (tmp_path / "runs").iterdir()
-    assert f"  go on: torchrun --nproc-per-node 2 -m compare run --resume {folder.name}\n" in out
+    assert f"  resume: torchrun --nproc-per-node 2 -m compare run --resume {folder.name}\n" in out
     assert checksummed.read(folder / "checkpoint")["ranks"][1]["run"]["report"]["steps"] == 6
     codes, out, err = ranks(2, AGAIN.format(folder.name), patches=rare)
     assert codes == [0, 0], out + err

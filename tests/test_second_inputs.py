@@ -3138,22 +3138,22 @@ def test_what_is_saved_and_passed_beside(make: Make, dtype: torch.dtype) -> None
     """It is taken to follow x; or what to do is said: pass it from forward, or hold it."""
     report = judged(make(Draw(dtype)))
     if report.verdict not in PASSES:
-        assert "right at the inputs given" in flat(report), str(report)
-        assert "hold" in flat(report).split("right at the inputs given", 1)[1], str(report)
+        assert "right only at the given inputs" in flat(report), str(report)
+        assert "hold" in flat(report).split("right only at the given inputs", 1)[1], str(report)
 
 
 @pytest.mark.parametrize(("make", "dtype"), rows(WRONG_BESIDE))
 def test_wrong_beside(make: Make, dtype: torch.dtype) -> None:
     report = judged(make(Draw(dtype)))
     assert report.verdict == "WRONG", str(report)
-    assert "right at the inputs given" in flat(report), str(report)
+    assert "right only at the given inputs" in flat(report), str(report)
 
 
 @pytest.mark.parametrize(("make", "dtype"), rows(HARD_TO_MOVE))
 def test_wrong_beside_where_it_is_hard(make: Make, dtype: torch.dtype) -> None:
     report = judged(make(Draw(dtype)))
     assert report.verdict == "WRONG", str(report)
-    assert "right at the inputs given" in flat(report), str(report)
+    assert "right only at the given inputs" in flat(report), str(report)
 
 
 @pytest.mark.long
@@ -3180,7 +3180,7 @@ def test_the_wrong_are_wrong_at_inputs_of_another_kind(table: Table) -> None:
         passes = second if name in OWN else first
         report = judged(replace(passes, inputs=second.inputs))
         assert report.verdict == "WRONG", f"{name}\n{report}"
-        assert "right at the inputs given" not in flat(report), f"{name}\n{report}"
+        assert "right only at the given inputs" not in flat(report), f"{name}\n{report}"
 
 
 # -- hold
@@ -3205,7 +3205,7 @@ def test_what_is_held_is_not_moved(dtype: torch.dtype) -> None:
     held = compare.check(without_w, doubled, ones(dtype), hold=("w",))
     assert held.verdict in PASSES, str(held)
     compare.assert_same(without_w, doubled, ones(dtype), hold=("w",))
-    with pytest.raises(AssertionError, match="right at the inputs given"):
+    with pytest.raises(AssertionError, match="right only at the given inputs"):
         compare.assert_same(without_w, doubled, ones(dtype))
 
 
@@ -3219,7 +3219,7 @@ def test_what_is_held_is_named_as_forward_has_it() -> None:
 def test_another_that_is_held_hides_nothing() -> None:
     report = compare.check(without_w, doubled, ones(), hold=("x",))
     assert report.verdict == "WRONG", str(report)
-    assert "right at the inputs given" in flat(report)
+    assert "right only at the given inputs" in flat(report)
 
 
 def test_all_may_be_held() -> None:
@@ -3247,7 +3247,7 @@ def test_a_pass_wrong_at_the_inputs_given_is_wrong_whatever_is_held() -> None:
     for hold in ((), ("w",), ("x", "w")):
         report = compare.check(thrice, doubled, ones(), hold=hold)
         assert report.verdict == "WRONG", str(report)
-        assert "right at the inputs given" not in flat(report), str(report)
+        assert "right only at the given inputs" not in flat(report), str(report)
 
 
 # -- what is told
@@ -3255,7 +3255,7 @@ def test_a_pass_wrong_at_the_inputs_given_is_wrong_whatever_is_held() -> None:
 
 def test_what_is_wrong_beside_names_the_input() -> None:
     report = compare.check(without_w, doubled, ones())
-    rest = flat(report).split("right at the inputs given", 1)[1]
+    rest = flat(report).split("right only at the given inputs", 1)[1]
     assert report.first_wrong == "x"
     assert re.search(r"\bw\b", rest), str(report)
 
@@ -3277,7 +3277,7 @@ def test_what_should_follow_another_names_both() -> None:
     x = Draw(DOUBLE).put(Draw(DOUBLE).whole(-40, 41, 6, 5)) / 16
     report = compare.check(backward, forward, {"x": x.requires_grad_(), "square": x.detach() ** 2})
     assert report.verdict == "WRONG", str(report)
-    rest = flat(report).split("right at the inputs given", 1)[1]
+    rest = flat(report).split("right only at the given inputs", 1)[1]
     assert re.search(r"\bsquare\b", rest), str(report)
     assert "hold" in rest, str(report)
 
@@ -3287,8 +3287,8 @@ def test_a_right_pass_is_not_told_to_be_right_only_here() -> None:
         lambda x, w, grad_output: {"x": 2 * x * w * grad_output}, doubled, ones()
     )
     assert report.verdict in PASSES
-    assert "right at the inputs given" not in flat(report)
-    assert "not tried beside" not in flat(report)
+    assert "right only at the given inputs" not in flat(report)
+    assert "not checked at other inputs" not in flat(report)
 
 
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
@@ -3352,7 +3352,7 @@ def test_a_forward_pass_that_raises_beside_is_not_tried_there() -> None:
     x = Draw(DOUBLE).normal()
     report = compare.check(cube_back, only_at(x, 1e-4), {"x": x})
     assert report.verdict in PASSES, str(report)
-    assert "not tried beside" in flat(report), str(report)
+    assert "not checked at other inputs" in flat(report), str(report)
     assert "of these inputs alone" in flat(report), str(report)
 
 
@@ -3364,7 +3364,7 @@ def test_a_forward_pass_that_is_newly_not_finite_is_not_tried_there() -> None:
 
     report = compare.check(cube_back, forward, {"x": given.clone()})
     assert report.verdict in PASSES, str(report)
-    assert "not tried beside" in flat(report), str(report)
+    assert "not checked at other inputs" in flat(report), str(report)
 
 
 def test_a_wrong_pass_that_cannot_be_tried_beside_is_said_not_to_be() -> None:
@@ -3373,7 +3373,7 @@ def test_a_wrong_pass_that_cannot_be_tried_beside_is_said_not_to_be() -> None:
     report = compare.check(
         lambda grad_output: {"x": 3 * kept * kept * grad_output}, only_at(x, 1e-4), {"x": x}
     )
-    assert "not tried beside" in flat(report), str(report)
+    assert "not checked at other inputs" in flat(report), str(report)
 
 
 def test_where_it_raises_it_is_tried_nearer() -> None:
@@ -3383,12 +3383,12 @@ def test_where_it_raises_it_is_tried_nearer() -> None:
     kept = x.clone()
     report = compare.check(cube_back, forward, {"x": x})
     assert report.verdict in PASSES, str(report)
-    assert "not tried beside" not in flat(report), str(report)
+    assert "not checked at other inputs" not in flat(report), str(report)
     stale = compare.check(
         lambda grad_output: {"x": 3 * kept * kept * grad_output}, forward, {"x": x}
     )
     assert stale.verdict == "WRONG", str(stale)
-    assert "right at the inputs given" in flat(stale), str(stale)
+    assert "right only at the given inputs" in flat(stale), str(stale)
 
 
 def test_a_pass_that_cannot_be_read_gets_no_alarm() -> None:
@@ -3403,7 +3403,7 @@ def test_a_pass_that_cannot_be_read_gets_no_alarm() -> None:
 
 def test_without_lifting_nothing_is_said_to_be_wrong_beside() -> None:
     report = compare.check(cube_back, lambda x: x**3, {"x": Draw(DOUBLE).normal()}, lift="none")
-    assert "right at the inputs given" not in flat(report), str(report)
+    assert "right only at the given inputs" not in flat(report), str(report)
 
 
 # -- parameters

@@ -61,7 +61,7 @@ def test_wrong_in_one_draw_alone_is_said_and_is_not_wrong(monkeypatch: pytest.Mo
     assert seen[:2] == [0, 1]
     assert report.verdict in PASSES
     assert beside(report) == (
-        "x: another formula in one of two draws beside the inputs (right where w is 0 or 1)"
+        "x: different formula at one of two draws of other inputs (right where w is 0 or 1)"
     )
 
 
@@ -92,7 +92,7 @@ def test_where_the_second_draw_cannot_be_tried_a_third_one_is() -> None:
     given = {"x": drawn(4, 3).requires_grad_(), "w": torch.ones(3, dtype=torch.float64)}
     report = compare.check(without, forward, given)
     assert report.verdict == WRONG
-    assert "right at the inputs given" in told(report)
+    assert "right only at the given inputs" in told(report)
 
 
 # -- what is named
@@ -101,8 +101,11 @@ def test_where_the_second_draw_cannot_be_tried_a_third_one_is() -> None:
 def test_the_input_that_it_hangs_on_is_named() -> None:
     given = {"x": drawn(4, 3).requires_grad_(), "w": torch.ones(3, dtype=torch.float64)}
     report = compare.check(without, scaled, given)
-    assert "right beside them only while w stays as it is" in told(report)
-    assert "hold=('w',)" in told(report)
+    assert (
+        "right only at the given inputs or at others with the same w (if w depends on x, "
+        in told(report)
+    )
+    assert "pass hold=('w',)" in told(report)
 
 
 def test_where_no_single_input_will_do_all_are_named() -> None:
@@ -113,7 +116,7 @@ def test_where_no_single_input_will_do_all_are_named() -> None:
 
     report = compare.check(backward, lambda x, y: x / y, {"x": twos, "y": twos.clone()})
     assert report.verdict == WRONG
-    assert "right at the inputs given and not beside them, with x and y moved" in told(report)
+    assert "right only at the given inputs, not with other values of x and y (" in told(report)
 
 
 def test_a_parameter_that_it_hangs_on_is_named() -> None:
@@ -125,7 +128,7 @@ def test_a_parameter_that_it_hangs_on_is_named() -> None:
 
     report = compare.check(backward, layer, (drawn(4, 5),))
     assert report.verdict == WRONG
-    assert "only while weight stays as it is" in str(report)
+    assert "or at others with the same weight (" in str(report)
     assert compare.check(backward, layer, (drawn(4, 5),), hold=("weight",)).verdict in PASSES
 
 
@@ -133,8 +136,8 @@ def test_what_has_no_other_of_its_kind_is_named() -> None:
     given = {"x": drawn(3, 3).requires_grad_(), "w": torch.eye(3, dtype=torch.float64)}
     report = compare.check(lambda grad_output: {"x": grad_output}, lambda x, w: x @ w, given)
     assert report.verdict in PASSES
-    assert beside(report) == "w: the same beside the inputs given"
-    assert "and beside them" not in str(report.headline())
+    assert beside(report) == "w: kept fixed, because no other value of its kind is known"
+    assert "and at other inputs" not in str(report.headline())
     held = compare.check(
         lambda grad_output: {"x": grad_output}, lambda x, w: x @ w, given, hold=("w",)
     )
@@ -149,7 +152,7 @@ def test_nothing_to_move() -> None:
     report = compare.check(lambda grad_output, x: {"x": 2 * x * grad_output}, lambda x: x * x, (x,))
     assert report.beside is not None
     assert not report.beside.tried
-    assert beside(report) == ("not tried beside the inputs given: they are whole numbers, or held")
+    assert beside(report) == "not checked at other inputs: every input is held, or of whole numbers"
 
 
 def only_near(given: Tensor, far: float) -> Callable[[Tensor], Tensor]:
@@ -171,7 +174,7 @@ def test_the_largest_move_that_works_is_taken_and_else_the_first_reason_is_told(
     assert near.beside is not None
     assert near.beside.tried
     never = compare.check(backward, only_near(x, 1e-5), (x,))
-    assert beside(never) == "not tried beside the inputs given: ValueError: further than 1e-05"
+    assert beside(never) == "not checked at other inputs: ValueError: further than 1e-05"
     assert never.verdict in PASSES
 
 
@@ -189,7 +192,7 @@ def test_the_first_reason_is_told() -> None:
 
     given = x.clone()
     report = compare.check(lambda grad_output, x: {"x": 3 * x * x * grad_output}, forward, (x,))
-    assert beside(report) == "not tried beside the inputs given: ValueError: far"
+    assert beside(report) == "not checked at other inputs: ValueError: far"
 
 
 def test_parameters_are_moved_where_all_inputs_are_held() -> None:
@@ -198,7 +201,7 @@ def test_parameters_are_moved_where_all_inputs_are_held() -> None:
         lambda grad_output: {"x": grad_output}, lambda x: x * a, (drawn(3, 4),), hold=("x",)
     )
     assert report.verdict == WRONG
-    assert "only while" in told(report) or "with a moved" in told(report)
+    assert "not with other values of a (" in told(report)
 
 
 def test_whole_numbers_stay_where_nothing_else_leads_to_numbers() -> None:
@@ -220,7 +223,7 @@ def test_an_output_that_is_newly_infinite_is_not_tried() -> None:
         return x * x + torch.where((y - x.detach()).abs() > 0, torch.inf, 0.0)
 
     report = compare.check(without, forward, {"x": x.requires_grad_(), "y": x.detach().clone()})
-    assert beside(report) == "not tried beside the inputs given: output is not finite there"
+    assert beside(report) == "not checked at other inputs: output is not finite there"
 
 
 def test_a_quantity_that_is_not_shown_there_is_said() -> None:
@@ -234,7 +237,7 @@ def test_a_quantity_that_is_not_shown_there_is_said() -> None:
 
     given = x.clone()
     report = compare.check(backward, lambda x: x * x, (x,))
-    assert beside(report).startswith("x: not shown beside the inputs given: "), str(report)
+    assert beside(report).startswith("x: undecided at other inputs: "), str(report)
 
 
 # -- what by hand is read and by forward is not
@@ -250,7 +253,7 @@ def test_a_statistic_that_forward_computes_follows_x(dtype: torch.dtype) -> None
     given = {"x": x.clone().requires_grad_(), "p": torch.softmax(x, -1)}
     report = compare.check(_softmax_of, lambda x, p: torch.softmax(x, -1), given)
     assert report.verdict in PASSES, str(report)
-    assert "not tried" not in beside(report)
+    assert "not checked" not in beside(report)
 
 
 def test_flat_statistics_and_one_with_another_eps() -> None:
@@ -286,14 +289,14 @@ def test_one_that_is_held_or_that_forward_does_not_compute_is_named() -> None:
     report = compare.check(backward, lambda x, s: x * x, given)
     assert report.verdict in PASSES
     assert beside(report).startswith(
-        "x: not tried beside the inputs given: s, read by hand alone, may follow"
+        "x: not checked at other inputs: s, which only the by-hand side reads, may depend"
     )
     p = torch.softmax(x.detach(), -1)
     held = compare.check(
         _softmax_of, lambda x, p: torch.softmax(x, -1), {"x": x, "p": p}, hold=("p",)
     )
     assert held.verdict in PASSES, str(held)
-    assert "not tried" in beside(held)
+    assert "not checked" in beside(held)
 
 
 @pytest.mark.parametrize("kind", ["mask", "order"])
@@ -320,7 +323,7 @@ def test_an_input_of_the_same_numbers_does_not_follow() -> None:
         lambda x, a, b: x * b,
         {"x": drawn(3, 4).float().requires_grad_(), "a": twos, "b": twos.clone()},
     )
-    assert "a, read by hand alone, may follow" in beside(report)
+    assert "a, which only the by-hand side reads, may depend on" in beside(report)
 
 
 # -- what by hand is read from outside
@@ -334,7 +337,9 @@ def test_an_input_in_a_closure_stays() -> None:
         {"X": X, "w": drawn(3, 2).requires_grad_()},
     )
     assert report.verdict in PASSES
-    assert beside(report) == "X: kept beside the inputs given: by hand it is read from outside"
+    assert beside(report) == (
+        "X: kept fixed, because the by-hand side reads it from outside its arguments"
+    )
     copied = X.clone()
     report = compare.check(
         lambda grad_output: {"w": copied.mT @ grad_output},
@@ -382,7 +387,7 @@ def test_a_tensor_of_ones_beside_a_fresh_parameter_is_no_parameter() -> None:
         (drawn(3, 4),),
     )
     assert report.verdict in PASSES, str(report)
-    assert "a: the same beside the inputs given" in beside(report)
+    assert "a: kept fixed, because no other value of its kind is known" in beside(report)
 
 
 def test_a_table_that_forward_has_too_hides_no_parameter() -> None:

@@ -63,11 +63,11 @@ class SecondInputs:
         try:
             draw, there = self._first(right)
         except NotTried as why:
-            return dict(proofs), OtherInputs(False, f"not tried beside the inputs given: {why}")
+            return dict(proofs), OtherInputs(False, f"not checked at other inputs: {why}")
         odd = {name: proof for name, proof in there.items() if proof.verdict == WRONG}
         found, wrong = dict(proofs), self._again(draw, odd)
         for name, proof in wrong.items():
-            text = f"right at the inputs given{self._while(name, draw)}: {proof.text}"
+            text = f"right only at the given inputs{self._while(name, draw)}: {proof.text}"
             found[name] = replace(
                 proof, text=text, share=None, diagnosis=None, lifted=proofs[name].lifted
             )
@@ -94,22 +94,26 @@ class SecondInputs:
         said = []
         if left := [name for name in right if name not in there]:
             said.append(
-                f"{', '.join(left)}: not tried beside the inputs given: "
-                f"{', '.join(self.unread)}, read by hand alone, may follow them (pass it from "
-                "forward by compare.name, or hold it)"
+                f"{', '.join(left)}: not checked at other inputs: {', '.join(self.unread)}, "
+                "which only the by-hand side reads, may depend on other inputs (compute it in "
+                "forward and name it with compare.name, or hold it)"
             )
         if self.outside:
             names = ", ".join(self.outside)
-            said.append(f"{names}: kept beside the inputs given: by hand it is read from outside")
+            said.append(
+                f"{names}: kept fixed, because the by-hand side reads it from outside its arguments"
+            )
         if same := self._same(draw):
-            said.append(f"{', '.join(same)}: the same beside the inputs given")
+            said.append(
+                f"{', '.join(same)}: kept fixed, because no other value of its kind is known"
+            )
         for name in once:
             classes = self._classes
             only = f" (right where {' and '.join(classes)} is 0 or 1)" if classes else ""
-            said.append(f"{name}: another formula in one of two draws beside the inputs{only}")
+            said.append(f"{name}: different formula at one of two draws of other inputs{only}")
         for name, proof in there.items():
             if proof.verdict == UNDECIDED:
-                said.append(f"{name}: not shown beside the inputs given: {proof.text}")
+                said.append(f"{name}: undecided at other inputs: {proof.text}")
         return "; ".join(said)
 
     def _while(self, name: str, draw: _Draw) -> str:
@@ -125,21 +129,23 @@ class SecondInputs:
                 keeps.append(label)
         if not keeps:
             return (
-                f" and not beside them, with {' and '.join(moved)} moved (pass what follows "
-                "another from forward by compare.name; hold what never changes)"
+                f", not with other values of {' and '.join(moved)} (an input that depends on "
+                "another: compute it in forward and name it with compare.name; one that never "
+                "changes: hold it)"
             )
         one, rest = keeps[0], [label for label in moved if label != keeps[0]]
         return (
-            f"; right beside them only while {' or '.join(keeps)} stays as it is (if {one} follows "
-            f"{' and '.join(rest)}, pass it from forward by compare.name; if it never changes, "
-            f"hold=({one!r},))"
+            f" or at others with the same {' or '.join(keeps)} (if {one} depends on "
+            f"{' and '.join(rest)}, compute it in forward and name it with compare.name; if it "
+            f"never changes, pass hold=({one!r},))"
         )
 
     def _first(self, right: Collection[str]) -> tuple[_Draw, dict[str, Proof]]:
         """Judge at the largest move that leads to numbers; then with whole numbers as they are."""
         if self.check.backward.by_identity:
             raise NotTried(
-                "by hand they are asked for by identity, and no others can stand for them"
+                "the by-hand side differentiates its own input tensors, so copies cannot replace "
+                "them"
             )
         draws = [_Draw(share) for share in SHARES]
         whole = frozenset(k for k, v in tensors(self.forward.inputs).items() if _whole(v))
@@ -171,7 +177,7 @@ class SecondInputs:
         """Judge what is `right` at other inputs; raises NotTried."""
         moved = self._inputs(draw)
         if not self._changed(moved) and not self.parameters:
-            raise NotTried("they are whole numbers, or held")
+            raise NotTried("every input is held, or of whole numbers")
         try:
             again = self.check.anew(moved)
             _, pair = again.compared(again.manual, again.manual_program)

@@ -231,12 +231,12 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         console.say(f"  output after training  {rows}")
     if report.steps > 1:
         if all(q.equal == q.compared for q in report.quantities.values()):
-            free = "the same, since each step is"
+            free = "ends at the same weights, since every step is equal"
         elif report.free_gap is None:
-            free = "not followed, with this many weights"
+            free = "not run, because there are too many weights"
         else:
-            free = f"weights up to {report.free_gap:.3g} apart"
-        console.say(f"  autograd on its own    {free}")
+            free = f"ends at weights that differ by at most {report.free_gap:.3g}"
+        console.say(f"  autograd alone         {free}")
     if report.accuracy is not None:
         console.say(f"  rows kept back         {report.accuracy:.2%} right, by hand")
     speed = f", {report.steps / report.seconds:,.0f} checked steps a second"
@@ -247,4 +247,4 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         where = options.elsewhere(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / CHECKPOINT).exists():
-            console.say(f"  go on: {folder.run.ranks.command(options.resuming(folder.path))}")
+            console.say(f"  resume: {folder.run.ranks.command(options.resuming(folder.path))}")

@@ -27,7 +27,7 @@ from compare.proof.trace import trace, try_trace
 from compare.proof.verdict import UNDECIDED, WRONG, Verdict
 from compare.report.contract_line import BROKEN, NOT_SHOWN
 
-_FORWARD = "{} by hand, {} for forward"
+_FORWARD = "{} by hand, {} by forward"
 
 
 class NotKept(Exception):
@@ -91,7 +91,7 @@ class Settled:
             verdicts = decided(pair, odd, passes.forward, as_read=not nans)
             decide(verdicts, mine, theirs, none=none)
         alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
-        return f"NaN on both sides and not judged: {', '.join(alike_)}" if nans else ""
+        return f"NaN on both sides, not checked: {', '.join(alike_)}" if nans else ""
 
     def _round_apart(self, passes: Passes, found: Values, equal: Values) -> bool:
         """Whether two calls on equal numbers are no further apart than both can round.
@@ -171,7 +171,7 @@ def _errors(pair: Pair, program: Program | Opaque, takes: Values) -> dict[Key, T
 
 def decide(
     verdicts: Mapping[str, Verdict], mine: Values, theirs: Values,
-    both: str = "{} by hand, {} for autograd", none: Collection[str] = (),
+    both: str = "{} by hand, {} by autograd", none: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Raise Broken for what is WRONG, NotShown for what is UNDECIDED."""
     for name, verdict in verdicts.items():
@@ -181,7 +181,7 @@ def decide(
     for name, verdict in verdicts.items():
         if verdict == UNDECIDED:
             told = apart(name, mine[name], theirs[name], both)
-            raise NotShown(f"{told}, and it is not shown to be rounding")
+            raise NotShown(f"{told}, and this could not be shown to be rounding")
 
 
 def apart(name: str, mine: Tensor, theirs: Tensor, both: str) -> str:
@@ -197,7 +197,7 @@ def apart(name: str, mine: Tensor, theirs: Tensor, both: str) -> str:
     if digits[0] == digits[1]:
         digits = repr(one), repr(other)
     place = f" at {list(index)}" if index else ""
-    return f"{name} is another value{place} ({both.format(*digits)})"
+    return f"{name} differs{place} ({both.format(*digits)})"
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
@@ -226,7 +226,7 @@ def settle_others(passes: Passes, graph: Graph) -> str | None:
     theirs = _others_of(forward.function, forward.fresh(forward.inputs))
     if len(theirs) != len(mine):
         how = f"returns {len(theirs)} such" if theirs else "does not return it"
-        raise NotShown(f"{', '.join(mine)} not judged: forward {how}")
+        raise NotShown(f"{', '.join(mine)} not checked: forward {how}")
     ones: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
     for (name, one), other in zip(mine.items(), theirs, strict=True):

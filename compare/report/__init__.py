@@ -1,1 +1,1 @@
-"""What was found, and how it is shown: text, HTML, JSON."""
+"""Reports on a check or a run, as text, HTML and JSON."""

@@ -1,4 +1,4 @@
-"""What a run tells its watchers after each chunk of steps."""
+"""A chunk of steps of a run, as the board and the progress bar receive it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,51 +12,59 @@ from compare.proof.bits import StepDifferences
 
 @dataclass
 class Bucket:
-    """Steps start to stop - 1 in brief: at most a thousand of these make a run."""
+    """A summary of the steps start to stop - 1; a run has at most 1,000 buckets."""
 
     start: int
     stop: int
-    values: dict[str, dict[str, float]]  # of each side at the first step, by what it is
-    largest_ulp: float = 0.0
-    share_of_bound: dict[str, float] = field(default_factory=dict)  # the largest, by quantity
-    unequal: int = 0  # elements so far
-    max_ulp: float = 0.0  # so far
-    exact: dict[str, float] = field(default_factory=dict)  # share of elements so far, by quantity
-    free_gap: float | None = 0.0  # so far; None: autograd was not let go on its own
+    values: dict[str, dict[str, float]]  # metrics at the first step: side -> name -> value
+    largest_ulp: float = 0.0  # within the bucket
+    # quantity -> largest difference within the bucket, as a fraction of the rounding bound
+    share_of_bound: dict[str, float] = field(default_factory=dict)
+    unequal: int = 0  # elements that differ, from step 0 on
+    max_ulp: float = 0.0  # largest difference, from step 0 on
+    # quantity -> fraction of the elements that are equal, from step 0 on
+    exact: dict[str, float] = field(default_factory=dict)
+    # largest weight difference to autograd trained alone, from step 0 on; None: not trained
+    free_gap: float | None = 0.0
 
 
 @dataclass
 class Chunk:
-    """Steps start to start + steps - 1 in full."""
+    """The steps start to start + steps - 1 in full; "side" is "manual" or "autograd"."""
 
     start: int
     steps: int
-    loss: dict[str, Tensor]  # of each side, (steps,), the mean over the population
-    error: dict[str, Tensor]  # mean absolute error of the prediction, likewise
-    accuracy: dict[str, Tensor]  # share of rows whose class is right, likewise; empty: no classes
-    compared: dict[str, int]  # elements of each quantity at each step
-    differences: dict[str, StepDifferences]  # of the quantities that differ at any of the steps
-    shares: dict[str, np.ndarray]  # of the bound on rounding, the largest at each step, of those
-    values: dict[str, dict[str, Tensor]]  # of each side, (steps, networks, ...)
-    free_gap: float | None  # so far
+    loss: dict[str, Tensor]  # side -> (steps,), the mean over the population
+    error: dict[str, Tensor]  # side -> (steps,), mean absolute error of the prediction
+    # side -> (steps,), fraction of the rows classified correctly; empty if there are no classes
+    accuracy: dict[str, Tensor]
+    compared: dict[str, int]  # quantity -> number of elements at each step
+    differences: dict[str, StepDifferences]  # of each quantity that differs at any of the steps
+    # quantity that differs -> (steps,), largest difference as a fraction of the rounding bound
+    shares: dict[str, np.ndarray]
+    values: dict[str, dict[str, Tensor]]  # side -> quantity -> (steps, networks, ...)
+    free_gap: float | None  # as in Bucket
     networks: int = 1
-    buckets: list[Bucket] = field(default_factory=list)  # that end within the chunk
+    buckets: list[Bucket] = field(default_factory=list)  # those that end within the chunk
 
 
 def furthest(gaps: Iterable[float]) -> float:
-    """Return the largest gap, a NaN before any number."""
+    """Return the largest gap; NaN counts as larger than any number."""
     return max(gaps, key=lambda gap: (gap != gap, gap))
 
 
 def merged(parts: Sequence[Chunk]) -> Chunk:
-    """Return the same steps of several parts of a population as one chunk; values: the first's."""
+    """Return one chunk for the whole population, from chunks of the same steps of its parts.
+
+    Losses, errors and accuracies are means over all networks; `values` are those of the first part.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first
     networks = sum(part.networks for part in parts)
 
-    def mean(what: str) -> dict[str, Tensor]:
-        columns: list[dict[str, Tensor]] = [getattr(part, what) for part in parts]
+    def mean(attribute: str) -> dict[str, Tensor]:
+        columns: list[dict[str, Tensor]] = [getattr(part, attribute) for part in parts]
         weights = torch.tensor([part.networks / networks for part in parts]).double()
         return {
             side: torch.stack([c[side].double() for c in columns], -1) @ weights.to(column.device)
@@ -66,8 +74,8 @@ def merged(parts: Sequence[Chunk]) -> Chunk:
     differences: dict[str, StepDifferences] = {}
     shares: dict[str, np.ndarray] = {}
     for part in parts:
-        for name, found in part.differences.items():
-            differences[name] = found + differences[name] if name in differences else found
+        for name, steps in part.differences.items():
+            differences[name] = steps + differences[name] if name in differences else steps
         for name, share in part.shares.items():
             shares[name] = np.fmax(share, shares.get(name, share))
     return replace(

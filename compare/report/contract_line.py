@@ -1,4 +1,4 @@
-"""One line of the contract: what was asked of a backward pass, and what came of it; in words."""
+"""The lines of a report on the contract: one for each other way to call a backward pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from compare.errors import BadInput, unknown
 KEPT, BROKEN, REFUSED = "kept", "broken", "refused"
 NOT_SHOWN, NOT_ASKED = "not shown", "not asked"
 
-#: Each line's name, and what it is about in a sentence.
+#: The name of each line, and its subject as a sentence needs it.
 LINES = {
     "stride 0": "cotangents of stride 0",
     "transposed": "transposed cotangents",
@@ -24,59 +24,61 @@ LINES = {
 
 @dataclass(frozen=True)
 class Line:
-    """What was asked, and what came of it."""
+    """One property of the contract and the outcome of its calls."""
 
-    name: str  # of LINES
+    name: str  # a key of LINES
     outcome: str  # "kept", "broken", "refused", "not shown" or "not asked"
-    text: str = ""  # what was seen
+    text: str = ""  # details of the outcome
 
     @property
-    def told(self) -> str:
-        """Its name, and what was seen."""
+    def summary(self) -> str:
+        """The name of the line and the details of its outcome."""
         return f"{self.name}: {self.text}" if self.text else self.name
 
 
 def left_out(contract: Mapping[str, bool] | None) -> set[str]:
-    """Return the names of the lines that are not to be asked.
+    """Return the names of the lines to leave out: those whose value in `contract` is False.
 
-    Raises BadInput for a name that is none, or a value other than True and False.
+    Raises:
+        BadInput: `contract` is not a mapping, has an unknown name, or a value that is not a bool.
     """
     if contract is None:
         return set()
     if not isinstance(contract, Mapping):
         raise BadInput(f"contract is {contract!r}: give a dict such as {{'twice': False}}")
-    for name, asked in contract.items():
+    for name, wanted in contract.items():
         if name not in LINES:
             raise unknown("line of the contract", str(name), LINES)
-        if not isinstance(asked, bool):
-            raise BadInput(f"contract[{name!r}] is {asked!r}: give True or False")
-    return {name for name, asked in contract.items() if not asked}
+        if not isinstance(wanted, bool):
+            raise BadInput(f"contract[{name!r}] is {wanted!r}: give True or False")
+    return {name for name, wanted in contract.items() if not wanted}
 
 
 def broken(lines: Sequence[Line]) -> str:
-    """Return what is broken as the verdict line has it, "" where nothing is."""
-    found = [line for line in lines if line.outcome == BROKEN]
-    if not found:
+    """Return the part of the verdict line on broken lines, "" if none is broken."""
+    failures = [line for line in lines if line.outcome == BROKEN]
+    if not failures:
         return ""
-    more = f" (and {', '.join(LINES[line.name] for line in found[1:])})" if found[1:] else ""
-    return f"the contract is broken: {LINES[found[0].name]}: {found[0].text}{more}"
+    first, *others = failures
+    more = f" (and {', '.join(LINES[line.name] for line in others)})" if others else ""
+    return f"the contract is broken: {LINES[first.name]}: {first.text}{more}"
 
 
 def refusals(lines: Sequence[Line]) -> str:
-    """Return what is refused as the verdict line ends with it, "" where nothing is."""
-    whys: dict[str, list[str]] = {}
+    """Return the end of the verdict line on refused calls, "" if none was refused."""
+    reasons: dict[str, list[str]] = {}
     for line in lines:
         if line.outcome == REFUSED:
-            whys.setdefault(line.text, []).append(LINES[line.name])
-    found = [f"{', '.join(names)} ({why})" for why, names in whys.items()]
-    return f"; refuses {', '.join(found)}" if found else ""
+            reasons.setdefault(line.text, []).append(LINES[line.name])
+    texts = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return f"; refuses {', '.join(texts)}" if texts else ""
 
 
-def told(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
-    """Yield labelled lines by the lines' own names: all that was kept in one, then each other."""
-    if kept := [line.told for line in lines if line.outcome == KEPT]:
+def labelled(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+    """Yield (label, text) for a report: all kept lines as one, then each of the others."""
+    if kept := [line.summary for line in lines if line.outcome == KEPT]:
         yield "contract", f"kept: {'; '.join(kept) if ':' in ''.join(kept) else ', '.join(kept)}"
     for outcome in (BROKEN, REFUSED, NOT_SHOWN, NOT_ASKED):
         for line in lines:
             if line.outcome == outcome:
-                yield outcome, line.told
+                yield outcome, line.summary

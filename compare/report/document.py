@@ -1,6 +1,6 @@
-"""What any command has to say: a verdict, a table, labelled lines; for a terminal or a notebook.
+"""A verdict, a table and labelled lines, rendered for a terminal, a notebook, HTML or markdown.
 
-Whoever judges something makes a Document of what was found; how that looks is written here.
+Every command that reaches a verdict makes a Document; its appearance is decided here alone.
 """
 
 import json
@@ -18,28 +18,28 @@ from compare.errors import printable
 from compare.proof.verdict import Verdict
 from compare.report.html import STYLE, Curve, plot
 
-LABEL = 14  # columns for a line's label
+LABEL = 14  # width of the column of labels, in characters
 _PLAIN: Any = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
 @dataclass(frozen=True)
 class Document:
-    """What was found, in the order in which it is shown."""
+    """The contents of a report, in the order in which they are shown."""
 
     title: str
-    word: str  # that sums it up
-    colour: Verdict | None  # the one whose colour the word has
-    claim: str = ""  # what the word rests on
+    word: str  # the verdict, or another word that sums the report up
+    colour: Verdict | None  # the verdict whose colour `word` has
+    claim: str = ""  # the finding that the word rests on, in one line
     table: Table | None = None
-    droppable: tuple[str, ...] = ()  # columns that go first where the table does not fit
-    lines: Sequence[tuple[str, str]] = ()  # an empty label goes on with the one above
-    plots: Sequence[tuple[str, list[Curve]]] = ()
-    about: Sequence[tuple[str, str]] = ()
-    before: str = ""  # the word, in the first line of a text
-    wraps: bool = True  # the first line; no other line ever does, so that it can be copied
+    droppable: tuple[str, ...] = ()  # columns to leave out, in this order, until the table fits
+    lines: Sequence[tuple[str, str]] = ()  # (label, text); an empty label continues the one above
+    plots: Sequence[tuple[str, list[Curve]]] = ()  # (title, curves)
+    about: Sequence[tuple[str, str]] = ()  # (name, value) of the environment
+    before: str = ""  # text before the word in the headline
+    wraps: bool = True  # whether the headline wraps; no other line does, so that it can be copied
 
     def headline(self) -> Text:
-        """Return the word and what it rests on, in one line."""
+        """Return the word and its claim, in one line."""
         line = Text(self.before)
         line.append(self.word, self.colour and self.colour.style)
         if not self.wraps:
@@ -61,14 +61,14 @@ class Document:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
     def html(self) -> str:
-        """Return it as HTML with its own style."""
+        """Return the document as HTML, with its style sheet."""
         parts = [f"<style>{STYLE}</style><div class='dc'>", f"<h1>{escape(self.title)}</h1>"]
         parts.append(f"<p>{_strong(self.word, self.colour)} {escape(self.claim)}</p>")
         parts += [_html_table(self.table)] if self.table else []
         if self.lines:
             titled = ((f"<dt>{escape(k)}</dt>" * bool(k), escape(v)) for k, v in self.lines)
             text = "".join(f"{label}<dd>{text}</dd>" for label, text in titled)
-            parts.append(f"<h2>What stands behind it</h2><dl>{text}</dl>")
+            parts.append(f"<h2>Evidence</h2><dl>{text}</dl>")
         parts += [f"<h2>{escape(name)}</h2>{plot(curves)}" for name, curves in self.plots]
         if self.about:
             pairs = ((escape(k), escape(v)) for k, v in self.about)
@@ -77,27 +77,27 @@ class Document:
         return "\n".join(parts) + "</div>"
 
     def markdown(self) -> str:
-        """Return it as markdown, without the plots."""
+        """Return the document as markdown, without the plots."""
         parts = [f"**{self.word}** {_as_markdown(self.claim)}"]
         if self.table:
             titles, *rows = zip(*([c.header, *c.cells] for c in self.table.columns), strict=True)
             parts.append(_markdown_table([titles, ("---",) * len(titles), *rows]))
-        # an indented line is shown as it is
-        if behind := [f"  {_labelled(label, text)}" for label, text in self.lines]:
-            parts += ["### What stands behind it", "\n".join(behind)]
+        # markdown shows a line indented by four columns as it is
+        if evidence := [f"  {_labelled(label, text)}" for label, text in self.lines]:
+            parts += ["### Evidence", "\n".join(evidence)]
         about = f"| | |\n|---|---|\n{_markdown_table(self.about)}"
         return "\n\n".join([*parts, "### Environment", about])
 
 
 class Documented:
-    """What shows itself as a document: printed, in a notebook; and as JSON."""
+    """A base class of results that print themselves as a Document and have a JSON form."""
 
     def document(self) -> Document:
-        """Return what there is to show."""
+        """Return the document to show."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold."""
+        """Return the result as plain values for JSON."""
         raise NotImplementedError
 
     def to_json(self) -> str:
@@ -105,7 +105,7 @@ class Documented:
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
     def headline(self) -> Text:
-        """Return the verdict and what it rests on, in one line."""
+        """Return the verdict and the finding that it rests on, in one line."""
         return self.document().headline()
 
     def __rich__(self) -> Document:
@@ -115,14 +115,21 @@ class Documented:
         return str(self.document())
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML that a notebook shows."""
         return self.document().html()
 
 
 def plain_table(
     *titles: str, right: Container[str] = (), wrap: Container[str] = (), **look: Any
 ) -> Table:
-    """Return a table without lines; columns stand to the `right`, or `wrap`, by their titles."""
+    """Return an empty table without rules.
+
+    Args:
+        *titles: The titles of its columns.
+        right: Titles of columns that are aligned right.
+        wrap: Titles of columns whose long cells wrap; others are cut with an ellipsis.
+        **look: Further arguments of `rich.table.Table`.
+    """
     columns = [Column(title, no_wrap=title not in wrap) for title in titles]
     for column in columns:
         column.justify = "right" if column.header in right else "left"
@@ -131,13 +138,13 @@ def plain_table(
 
 
 def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
+    """Return a count with its noun: "1 step", "2 steps", "3 entries"."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _narrowed(table: Table, droppable: Iterable[str], width: int) -> Table:
-    """Return the table with columns left out until it fits."""
+    """Return the table without as many `droppable` columns as it takes to fit the width."""
     columns = table.columns
     for title in droppable:
         texts = ([column.header, *column.cells] for column in columns)
@@ -158,7 +165,7 @@ def _markdown_table(rows: Iterable[Iterable[object]]) -> str:
 
 
 def _as_markdown(text: str) -> str:
-    """Return a text that markdown shows as it is: a name may hold a table's bar, or HTML."""
+    """Return a text escaped for markdown: a name may contain a bar or HTML."""
     return re.sub(r"[\\`*\[\]<>|#!&]", r"\\\g<0>", printable(text))
 
 
@@ -168,17 +175,18 @@ def _strong(word: str, colour: Verdict | None) -> str:
 
 
 def _html_table(table: Table) -> str:
-    """Return the table with the verdicts moved to the second column, where a phone shows them."""
+    """Return the table with the verdicts in the second column, where a phone shows them."""
     first, *others = table.columns
     columns = [first, *sorted(others, key=lambda column: column.header != "verdict")]
 
     def row(tag: str, cells: Iterable[object]) -> str:
-        found = []
+        parts = []
         for column, cell in zip(columns, map(str, cells), strict=True):
-            known = Verdict.__members__.get(cell) if column.header == "verdict" else None
-            kind = " class='n'" if column.justify == "right" else ""
-            found.append(f"<{tag}{kind}>{_strong(cell, known) if known else escape(cell)}</{tag}>")
-        return f"<tr>{''.join(found)}</tr>"
+            verdict = Verdict.__members__.get(cell) if column.header == "verdict" else None
+            style = " class='n'" if column.justify == "right" else ""
+            text = _strong(cell, verdict) if verdict else escape(cell)
+            parts.append(f"<{tag}{style}>{text}</{tag}>")
+        return f"<tr>{''.join(parts)}</tr>"
 
     body = "".join(row("td", cells) for cells in zip(*(c.cells for c in columns), strict=True))
     head = row("th", (c.header for c in columns))

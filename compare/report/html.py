@@ -1,4 +1,4 @@
-"""What a report needs as HTML: a page with no outside links, its style, its plots as SVG."""
+"""HTML of a report: a page without external links, its style sheet, and plots as SVG."""
 
 from collections.abc import Sequence
 from html import escape
@@ -21,11 +21,11 @@ STYLE = """
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 700, 260, 90, 40
 _LINES = ("#0a6c8a", "#e36209")
 
-Curve = tuple[str, Sequence[tuple[float, float]]]  # its label, its points
+Curve = tuple[str, Sequence[tuple[float, float]]]  # label, points (x, y)
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole page around a `body`."""
+    """Return a complete HTML page with this body."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -34,17 +34,18 @@ def page(title: str, body: str) -> str:
 
 
 def plot(curves: Sequence[Curve]) -> str:
-    """Return curves over one pair of axes; the first lies wide under the second."""
+    """Return the curves as one SVG; the first is wide and lies under the others."""
     xs = [x for _, points in curves for x, _ in points]
     ys = [y for _, points in curves for _, y in points if y == y and abs(y) < float("inf")]
     if not ys:
         return "<p>no finite values</p>"
     x0, x1, y0, y1 = min(xs), max(xs), min(0.0, *ys), max(ys)
-    wide, high = (x1 - x0) or 1.0, (y1 - y0) or 1.0
+    width_of_data, height_of_data = (x1 - x0) or 1.0, (y1 - y0) or 1.0
 
     def place(x: float, y: float) -> str:
-        across = _LEFT + (x - x0) / wide * (_WIDTH - _LEFT - 10)
-        return f"{across:.1f},{10 + (1 - (y - y0) / high) * (_HEIGHT - _BOTTOM - 10):.1f}"
+        across = _LEFT + (x - x0) / width_of_data * (_WIDTH - _LEFT - 10)
+        down = 10 + (1 - (y - y0) / height_of_data) * (_HEIGHT - _BOTTOM - 10)
+        return f"{across:.1f},{down:.1f}"
 
     bottom = _HEIGHT - _BOTTOM
     parts = [

@@ -1,7 +1,4 @@
-"""One named quantity: how many of its bits are equal, where they are not, and what was shown.
-
-Also how it is told: a row of the table, and what stands behind it, in words.
-"""
+"""One named quantity of a report: its comparison, its proof, and their lines in the report."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,53 +22,53 @@ class Quantity:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    compared: int = 0
-    equal: int = 0
-    nans: int = 0
+    compared: int = 0  # elements
+    equal: int = 0  # elements with equal bits
+    nans: int = 0  # elements that are NaN on a side
     max_ulp: int = 0
-    first_unequal: int | None = None  # the step
-    worst: WorstElement | None = None
-    problem: str | None = None  # why it could not be compared at all
+    first_unequal: int | None = None  # first step at which an element differs
+    worst: WorstElement | None = None  # the element with the largest difference
+    problem: str | None = None  # reason for which it could not be compared
     proof: Proof | None = None
 
     @classmethod
     def of(cls, name: str, manual: Tensor | None, autograd: Tensor) -> "Quantity":
-        """Return one quantity with its bits compared; `manual` is None where it is missing."""
+        """Return the quantity with its bits compared; `manual` is None if it is missing."""
         row = cls(name, tuple(autograd.shape), str(autograd.dtype).removeprefix("torch."))
         if manual is None:
             row.problem = (
-                "missing by hand: return its gradient (None for zero), or say which inputs need "
-                "one with requires_grad=True"
+                "missing by hand: return its gradient (None for zero), or mark only the inputs "
+                "that need one with requires_grad=True"
             )
         elif problem := mismatch(manual, autograd):
             row.problem = problem
         else:
-            found = compare_bits(manual, autograd)
-            row.add(found, found.worst)
+            difference = compare_bits(manual, autograd)
+            row.add(difference, difference.worst)
         return row
 
-    def add(self, found: Difference, worst: WorstElement | None) -> None:
-        """Add what was found for some of its elements, at `worst` the furthest apart."""
-        self.compared += found.total
-        self.equal += found.equal
+    def add(self, difference: Difference, worst: WorstElement | None) -> None:
+        """Add the comparison of further elements, of which `worst` differs most."""
+        self.compared += difference.total
+        self.equal += difference.equal
         if worst and worst.outranks(self.max_ulp, nan=self.nans > 0):
             self.worst = worst
-        self.nans += found.nans
-        self.max_ulp = max(self.max_ulp, found.max_ulp)
+        self.nans += difference.nans
+        self.max_ulp = max(self.max_ulp, difference.max_ulp)
 
     @property
     def since(self) -> int | None:
-        """The step of a run that first showed its verdict, None where there are no steps.
+        """The first step of a run that showed the verdict, None if there are no steps.
 
-        Its bits may differ before that: rounding may come first, and a bug later.
+        Bits may differ at earlier steps: first by rounding, later by a bug.
         """
-        nan = self.worst.step if self.nans and self.worst else None  # the first NaN's
+        nan = self.worst.step if self.nans and self.worst else None  # that of the first NaN
         shown = self.proof.step if self.proof else None
         return min((k for k in (nan, shown) if k is not None), default=self.first_unequal)
 
     @property
     def verdict(self) -> Verdict:
-        """The proof's; without one EXACT for equal bits, WRONG for a NaN, else UNDECIDED."""
+        """The proof's verdict; without one EXACT for equal bits, WRONG for NaN, else UNDECIDED."""
         if self.problem or self.nans:
             return WRONG
         if self.proof:
@@ -80,31 +77,31 @@ class Quantity:
 
     @property
     def diagnosis(self) -> Diagnosis | None:
-        """The fixes that a search found, None if there was no search."""
+        """The fixes that a search found for a quantity that is not EXACT; None: no search."""
         return self.proof.diagnosis if self.proof else None
 
     @property
     def total(self) -> int:
-        """How many elements were compared."""
+        """The number of elements compared."""
         return self.compared
 
     @property
     def worst_index(self) -> tuple[int, ...] | None:
-        """Where the two are furthest apart, None where they are nowhere."""
+        """The index of the element with the largest difference, None if none differs."""
         return self.worst.index if self.worst else None
 
     @property
     def manual(self) -> float | None:
-        """The by-hand value there."""
+        """The by-hand value at `worst_index`."""
         return self.worst.manual if self.worst else None
 
     @property
     def autograd(self) -> float | None:
-        """Autograd's value there."""
+        """The value by autograd at `worst_index`."""
         return self.worst.autograd if self.worst else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contract's fields of result.json."""
+        """Return the quantity as it stands in result.json."""
         return {
             **plain(self),
             "worst": self.worst and self.worst.to_dict(),
@@ -114,23 +111,23 @@ class Quantity:
         }
 
 
-# The verdict is never left out.
+# Columns to leave out of a narrow table, in this order; the verdict always stays.
 DROPPABLE = "compared", "shape", "equal bits", "max ulp"
 
 
 def table(quantities: Iterable[Quantity]) -> Table:
-    """Return a row for each quantity."""
+    """Return a table with a row for each quantity."""
     numbers = "compared", "equal bits", "max ulp"
-    made = plain_table("quantity", "shape", *numbers, "verdict", right=numbers)
+    result = plain_table("quantity", "shape", *numbers, "verdict", right=numbers)
     for q in quantities:
         ulp = "NaN" if q.nans else f"{q.max_ulp:,}" if q.max_ulp < 10**7 else f"{q.max_ulp:.1e}"
         shape, verdict = str(q.shape).replace(" ", ""), Text(q.verdict, style=q.verdict.style)
-        made.add_row(printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, verdict)
-    return made
+        result.add_row(printable(q.name), shape, f"{q.compared:,}", f"{q.equal:,}", ulp, verdict)
+    return result
 
 
 def lines(q: Quantity) -> Iterator[tuple[str, str]]:
-    """Yield the lines on one quantity."""
+    """Yield (label, text) for each line of the report on one quantity."""
     if q.problem:
         yield q.name, q.problem
         yield from _fixes(q)
@@ -142,17 +139,17 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
         step += "" if w.rank is None else f"rank {w.rank}, "
         yield "", f"worst at {step}{list(w.index)}"
-        zeros = "   (the sign of a zero)" if w.manual == w.autograd == 0 else ""
+        zeros = "   (zeros of opposite sign)" if w.manual == w.autograd == 0 else ""
         yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}{zeros}"
     if q.proof:
         yield "", q.proof.text
-        of = q.proof.manual_error, q.proof.autograd_error
-        if None not in of:
-            yield "", "off the exact value by {:.2g} ulp by hand, {:.2g} by autograd".format(*of)
-        of = q.proof.manual_bits, q.proof.autograd_bits
-        if None not in of:
+        errors = q.proof.manual_error, q.proof.autograd_error
+        if None not in errors:
+            yield "", "rounding error {:.2g} ulp by hand, {:.2g} ulp by autograd".format(*errors)
+        bits = q.proof.manual_bits, q.proof.autograd_bits
+        if None not in bits:
             lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""
-            yield "", "right to {:.1f} bits by hand, {:.1f} by autograd".format(*of) + lost
+            yield "", "{:.1f} correct bits by hand, {:.1f} by autograd".format(*bits) + lost
     yield from _fixes(q)
 
 
@@ -173,16 +170,18 @@ def _fixes(q: Quantity) -> Iterator[tuple[str, str]]:
 
 
 def right_bits(rows: Iterable[Quantity]) -> Iterator[tuple[str, str]]:
-    """Yield to how many bits quantities are right that have autograd's own."""
+    """Yield lines on the correct bits of quantities that have autograd's bits."""
     known = {q.name: q.proof for q in rows if q.proof and q.proof.manual_bits is not None}
     bits = {name: proof.manual_bits or 0.0 for name, proof in known.items()}
+    if not bits:
+        return
     if len(bits) > 3:
-        least = min(bits, key=bits.__getitem__)
-        told = f"each to {bits[least]:.1f} bits or more ({least})"
+        lowest = min(bits, key=bits.__getitem__)
+        text = f"at least {bits[lowest]:.1f} correct bits (lowest: {lowest})"
     else:
-        told = ", ".join(f"{name} to {count:.1f} bits" for name, count in bits.items())
-    if told:
-        yield "right", f"{told}, on both sides alike"
+        first, *others = (f"{name} {count:.1f}" for name, count in bits.items())
+        text = ", ".join([f"{first} correct bits", *others])
+    yield "accuracy", f"{text}, the same on both sides"
     for name, proof in known.items():
         if proof.both_lost:
             yield "", f"{name}: {proof.both_lost}"

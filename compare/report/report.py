@@ -1,4 +1,4 @@
-"""What a run found: one verdict for each quantity and one for all; as text, rich table and JSON."""
+"""The report of a check or a run: a verdict for each quantity, and one for all of them."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,19 +12,23 @@ from compare.errors import BadInput, unknown
 from compare.files import save
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, OtherInputs, Verdict
 from compare.report.chunk import Bucket
-from compare.report.contract_line import Line, broken, refusals, told
+from compare.report.contract_line import Line, broken, labelled, refusals
 from compare.report.document import Document, Documented, plural
 from compare.report.html import Curve, page
 from compare.report.quantity import DROPPABLE, Quantity, lines, right_bits, table
 from compare.report.single_process import SingleProcessResult
 from compare.state_dict import Count, Stateful, Types, plain, require
 
-_DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # the gravest verdict that meets each
+_DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # demand -> gravest verdict that meets it
 
 
 @dataclass
 class Report(Documented, Stateful):
-    """What was found: of a run at every step, of `check` at its inputs."""
+    """The verdicts of `compare.check` at its inputs, or of `compare.run` at every step.
+
+    `str(report)` is the text that the command line prints; a notebook shows the report as HTML.
+    `verdict`, `first_wrong`, `ok` and `quantities` are the findings, `to_dict` has all of them.
+    """
 
     STATE = Types(
         steps=Count, seconds=Annotated[float, Meta(ge=0)], free_gap=float | None,
@@ -33,67 +37,75 @@ class Report(Documented, Stateful):
 
     case: str
     settings: dict[str, Any]  # dtype, device, seed, population, as the command line names them
-    unnamed: tuple[str, ...] = ()  # quantities that the by-hand side has no name or value for
-    not_judged: tuple[str, ...] = ()  # parameters that forward reaches and by hand has none for
-    beside: OtherInputs | None = (
-        None  # of a check: at other inputs; None where nothing was asked there
-    )
-    conditions: tuple[str, ...] = ()  # for which alone the verdict holds: "grad_output = 1"
+    unnamed: tuple[str, ...] = ()  # quantities for which the by-hand side has no name or value
+    not_judged: tuple[str, ...] = ()  # parameters of forward without a gradient by hand
+    beside: OtherInputs | None = None  # the check at other inputs; None: there was none
+    conditions: tuple[str, ...] = ()  # under which the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
-    follows: dict[str, list[str]] = field(default_factory=dict)  # what is computed from each
-    free_gap: float | None = 0.0  # None: autograd was not let go on its own
-    accuracy: float | None = None  # share of the rows kept back whose class is right, by hand
+    # quantity -> those computed from it by hand
+    follows: dict[str, list[str]] = field(default_factory=dict)
+    # largest weight difference to autograd trained alone; None: not trained
+    free_gap: float | None = 0.0
+    accuracy: float | None = None  # fraction of held-out rows classified correctly, by hand
     classes: tuple[str, ...] = ()
-    # rows kept back: of each class, taken for which; of very many classes, some to a row and column
+    # held-out rows by class (row) and predicted class (column); each row and column stands for
+    # `classes_each` classes
     confusion: list[list[int]] | None = None
-    output: list[list[float]] = field(default_factory=list)  # the first network's last lN
+    output: list[list[float]] = field(default_factory=list)  # last layer of the first network
     environment: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
-    curves: list[Bucket] = field(default_factory=list)  # of a run, not in its JSON
-    command: str | None = None  # what shows the same again, where a command does
-    contract: tuple[Line, ...] = ()  # of check: what other calls of the by-hand side gave
-    one_process: SingleProcessResult | None = None  # beside it, where several ranks share the rows
+    curves: list[Bucket] = field(default_factory=list)  # of a run; not in the JSON
+    command: str | None = None  # the command that repeats this, if one does
+    contract: tuple[Line, ...] = ()  # of a check: the outcomes of other calls of the by-hand side
+    one_process: SingleProcessResult | None = None  # of a run whose rows several ranks share
 
-    def check_state(self, found: Any) -> None:
-        """Raise ValueError for rows under other names, or another process that was not asked."""
-        names = [row.name for row in found.quantities.values()]
-        require(names == [*found.quantities], "quantities", "under other names")
-        asked = (found.one_process is None) == (self.one_process is None)
-        require(asked, "one_process", "unasked")
+    def check_state(self, state: Any) -> None:
+        """Raise ValueError for a state with misnamed rows, or of a run with other comparisons."""
+        names = [row.name for row in state.quantities.values()]
+        require(names == [*state.quantities], "quantities", "under other names")
+        expected = (state.one_process is None) == (self.one_process is None)
+        require(expected, "one_process", "unasked")
 
     @property
     def verdict(self) -> Verdict:
-        """The gravest verdict of any quantity; UNDECIDED where nothing was compared."""
+        """The gravest verdict of any quantity; UNDECIDED if no quantity was compared."""
         if broken(self.contract) or (self.one_process and self.one_process.verdict == WRONG):
             return WRONG
         return max((q.verdict for q in self.quantities.values()), default=UNDECIDED)
 
     @property
     def first_wrong(self) -> str | None:
-        """The first quantity shown to be WRONG: by the step, then in the order of computation."""
+        """The name of the first WRONG quantity, by step, then by order of computation, or None."""
         wrong = [q for q in self.quantities.values() if q.verdict == WRONG]
         return min(wrong, key=lambda q: q.since or 0).name if wrong else None
 
     @property
     def ok(self) -> bool:
-        """Whether every quantity is EXACT or ROUNDING."""
+        """Whether every quantity is EXACT or ROUNDING, and the contract is kept."""
         return self.meets("rounding")
 
     def meets(self, demand: str) -> bool:
-        """Whether the verdict is at least as good as `demand`, "exact" or "rounding"."""
+        """Return whether the verdict meets `demand`.
+
+        Args:
+            demand: "exact" accepts EXACT; "rounding" accepts EXACT and ROUNDING.
+
+        Raises:
+            BadInput: `demand` is another word.
+        """
         if demand not in _DEMANDS:
             raise unknown("demand", demand, _DEMANDS)
         return self.verdict <= _DEMANDS[demand]
 
     @property
     def classes_each(self) -> int:
-        """How many neighbouring classes stand in one row, and one column, of `confusion`."""
+        """The number of neighbouring classes in each row and column of `confusion`."""
         return -(-len(self.classes) // len(self.confusion)) if self.confusion else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold."""
+        """Return the report as plain values for JSON; these are the keys of result.json."""
         return {
             "case": self.case,
             "verdict": self.verdict,
@@ -119,19 +131,24 @@ class Report(Documented, Stateful):
         }
 
     def about(self) -> list[tuple[str, str]]:
-        """Return what is known of the run: settings, time, machine and versions."""
-        known = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
-        again = {"again": self.command} if self.command and self.verdict == EXACT else {}
-        return [(key, str(value)) for key, value in {**known, **again}.items()]
+        """Return (name, value) of the settings, the time, the machine and the versions."""
+        about = {**self.settings, "seconds": f"{self.seconds:.1f}", **self.environment}
+        if self.command and self.verdict == EXACT:
+            about["run again"] = self.command
+        return [(key, str(value)) for key, value in about.items()]
 
     def markdown(self) -> str:
-        """Return the report as markdown: the verdict and its table, what is wrong, the machine."""
+        """Return the report as markdown: verdict, table, evidence, environment."""
         return self.document().markdown()
 
     def save(self, path: str | Path) -> None:
-        """Write the report to a file: .html a page with plots, .json, .txt the text.
+        """Write the report to a file.
 
-        Raises BadInput for another ending, or where it cannot be written.
+        Args:
+            path: A name that ends in .html (a page with plots), .json, or .txt (the text).
+
+        Raises:
+            BadInput: The name has another ending, or the file cannot be written.
         """
         try:
             path = Path(path)
@@ -145,11 +162,11 @@ class Report(Documented, Stateful):
         save(path, forms[path.suffix]())
 
     def page(self) -> str:
-        """Return the report as a page with plots."""
+        """Return the report as an HTML page with plots."""
         return page(f"{self.case}: {self.verdict}", self._repr_html_())
 
     def document(self) -> Document:
-        """Return what there is to show of it."""
+        """Return the report as a document."""
         plots: list[tuple[str, list[Curve]]] = []
         if self.curves:
             losses: list[Curve] = [
@@ -165,38 +182,44 @@ class Report(Documented, Stateful):
         )  # fmt: skip
 
     def _only_for(self) -> str:
-        """Return what the claim holds for alone, and what is not judged or refused."""
+        """Return the limits of the claim: conditions, parameters not checked, refused calls."""
         only = f", for {', '.join(self.conditions)}" if self.conditions else ""
-        only += f"; not judged: {', '.join(self.not_judged)}" if self.not_judged else ""
-        until = " (interrupted: the steps until then)" if self.interrupted else ""
-        return only + refusals(self.contract) + until
+        only += f"; not checked: {', '.join(self.not_judged)}" if self.not_judged else ""
+        partial = " (interrupted: the steps run so far)" if self.interrupted else ""
+        return only + refusals(self.contract) + partial
 
     def _claim(self) -> str:
-        """Return what the verdict rests on, in one line."""
+        """Return the finding that the verdict rests on, in one line."""
         rows = list(self.quantities.values())
         if not rows:
-            return "nothing was compared"
+            return "no quantity was compared"
         where = "" if self.case == "check" else f" at each of {plural(self.steps, 'step')}"
         if self.verdict == EXACT:
             if not any(q.compared for q in rows):
-                return "nothing to compare: no quantity has any elements"
-            whose = f"all {len(rows)} quantities have" if rows[1:] else f"{rows[0].name} has"
-            return f"{whose} autograd's bits{where}"
+                return "nothing to compare: every quantity is empty"
+            subject = f"all {len(rows)} quantities have" if rows[1:] else f"{rows[0].name} has"
+            return f"{subject} autograd's bits{where}"
         odd = [q for q in rows if q.verdict == self.verdict]
         names = ", ".join(q.name for q in odd)
         if self.verdict == ROUNDING:
-            shown = "at these inputs" if self.case == "check" else "at the steps lifted"
-            shown += " and beside them" if self.beside and self.beside == OtherInputs(True) else ""
+            shown = "at these inputs" if self.case == "check" else "at the sampled steps"
+            shown += (
+                " and at other inputs" if self.beside and self.beside == OtherInputs(True) else ""
+            )
             at_all = "" if self.case == "check" else " at every step"
             accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
             names = ", ".join(q.name for q in odd if q.name not in accepted)
-            claim = [f"the same formulas {shown}"]
-            claim += [f"{names}: other bits, within rounding{at_all}"] if names else []
-            claim += [f"{name}: but for {gap}, as accepted" for name, gap in accepted.items()]
+            claim = [f"same formulas {shown}"]
+            claim += [f"{names}: different bits, within rounding{at_all}"] if names else []
+            claim += [
+                f"{name}: formulas differ by {gap}, as accepted" for name, gap in accepted.items()
+            ]
             claim += [f"{q.name} {q.proof.shortfall}" for q in odd if q.proof and q.proof.shortfall]
             return "; ".join(claim)
         if not odd:
-            return broken(self.contract) or "what the ranks add is not what one process finds"
+            return (
+                broken(self.contract) or "the ranks' summed update disagrees with a single process"
+            )
         first = min(odd, key=lambda q: q.since or 0)
         at = f", at step {first.since}" if first.since is not None else ""
         lost = first.proof.shortfall if first.proof else ""
@@ -204,34 +227,37 @@ class Report(Documented, Stateful):
         return f"{first.name} is the first {word} quantity{at}{lost and f': it {lost}'}"
 
     def _explanation(self) -> Iterator[tuple[str, str]]:
-        """Yield labelled lines on what is not EXACT, the first wrong quantity first."""
+        """Yield (label, text) for the lines below the verdict, the worst quantities first."""
         rows = list(self.quantities.values())
         if self.first_wrong:
             above = itertools.takewhile(lambda q: q.name != self.first_wrong, rows)
-            if before := [q.name for q in above if q.verdict != WRONG]:
-                yield "right so far", ", ".join(before)
+            if right := [q.name for q in above if q.verdict != WRONG]:
+                yield "right so far", ", ".join(right)
         for q in sorted(rows, key=lambda q: q.verdict, reverse=True):
             if q.verdict != EXACT:
                 yield from lines(q)
-        if self.first_wrong and (after := self.follows.get(self.first_wrong)):
-            yield "follows", ", ".join(after)
+        if self.first_wrong and (affected := self.follows.get(self.first_wrong)):
+            yield "affected", f"{', '.join(affected)} (computed from {self.first_wrong})"
         yield from right_bits(q for q in rows if q.verdict == EXACT)
-        unread: dict[str, list[str]] = {}
+        bits_only: dict[str, list[str]] = {}
         for q in rows:
             if q.verdict == EXACT and q.proof and not q.proof.lifted:
-                unread.setdefault(q.proof.text.removeprefix("formula not checked: "), []).append(
+                bits_only.setdefault(q.proof.text.removeprefix("formula not checked: "), []).append(
                     q.name
                 )
-        for why, names in unread.items():
-            yield "the bits alone", f"{', '.join(names)}: the formula was not lifted ({why})"
+        for why, names in bits_only.items():
+            yield "bits only", f"{', '.join(names)}: the formula was not checked ({why})"
         if self.beside and self.beside.text:
-            yield "beside", self.beside.text
-        yield from told(self.contract)
+            yield "other inputs", self.beside.text
+        yield from labelled(self.contract)
         if self.one_process:
-            yield "one process", self.one_process.text
+            yield "single process", self.one_process.text
         if self.unnamed:
-            yield "not judged", f"{', '.join(self.unnamed)} (the by-hand side gives none)"
+            yield (
+                "not checked",
+                f"{', '.join(self.unnamed)} (the by-hand side returns no value)",
+            )
         if "note" in self.environment:
             yield "note", self.environment["note"]
         if self.command and self.verdict != EXACT:
-            yield "again", self.command
+            yield "run again", self.command

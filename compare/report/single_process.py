@@ -1,4 +1,4 @@
-"""What the updates of several ranks are, beside those of one process."""
+"""The comparison of the updates that several ranks sum with those of a single process."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,28 +8,29 @@ from compare.proof.verdict import EXACT, UNDECIDED, Verdict
 
 @dataclass
 class SingleProcessResult:
-    """What was found so far."""
+    """The result of the comparisons so far."""
 
-    steps: list[int] = field(default_factory=list)
-    share: float = 0.0  # of the bound, the largest
+    steps: list[int] = field(default_factory=list)  # at which the two were compared
+    share: float = 0.0  # largest difference, as a fraction of the rounding bound
     verdict: Verdict = EXACT
-    name: str = ""  # of the update that decided it
-    why: str = ""  # there is no bound
-    chunks: int = 0  # so far
+    name: str = ""  # the update that decided the verdict
+    why: str = ""  # reason for which there is no bound
+    chunks: int = 0  # compared so far
 
     @property
     def text(self) -> str:
-        """Return the verdict and what it rests on, in one line."""
+        """The verdict and the finding that it rests on, in one line."""
         at = ", ".join(map(str, self.steps[:8])) + (", ..." if self.steps[8:] else "")
         if self.verdict == EXACT:
-            return f"EXACT: its updates have the same bits, at steps {at}"
+            return f"EXACT: its updates have the same bits at steps {at}"
         if self.verdict == UNDECIDED:
-            return f"UNDECIDED: no bound on {self.name} ({self.why})"
-        far = f"{self.name} is apart by {self.share:.2g} of what another order of sums can round"
-        return f"{self.verdict}: at most, {far}; at steps {at}"
+            return f"UNDECIDED: no rounding bound for {self.name} ({self.why})"
+        bound = "the rounding bound for another order of summation"
+        largest = f"largest difference: {self.name}, {self.share:.2g} of {bound}"
+        return f"{self.verdict}: {largest}; compared at steps {at}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result as plain values for JSON."""
         return {
             "verdict": self.verdict,
             "steps": self.steps,
@@ -39,6 +40,6 @@ class SingleProcessResult:
         }
 
     def decide(self, verdict: Verdict, name: str, share: float, why: str) -> None:
-        """Keep the gravest verdict, of several the one that comes nearest to its bound."""
+        """Keep the gravest verdict; among equal ones, that with the largest share of its bound."""
         if (verdict, share) > (self.verdict, self.share):
             self.verdict, self.share, self.name, self.why = verdict, share, name, why

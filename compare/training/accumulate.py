@@ -147,7 +147,7 @@ class Tally(Stateful):
                     return replace(proof, text=f"at step {step}: {proof.text}", step=step, **errors)
         sampled = ", ".join(str(step) for step, _ in proofs[:8]) + (", ..." if proofs[8:] else "")
         unread = next(((step, p) for step, p in proofs if not p.lifted), None)
-        lifted = proofs[0][1].text.replace("at these inputs", f"at the steps lifted ({sampled})")
+        lifted = proofs[0][1].text.replace("at these inputs", f"at the sampled steps ({sampled})")
         if row.equal == row.compared:
             text = lifted if unread is None else unread[1].text
             return Proof(EXACT, text, unread is None, **errors)
@@ -155,12 +155,16 @@ class Tally(Stateful):
             return Proof(UNDECIDED, f"at step {unread[0]}: {unread[1].text}", **errors)
         share, step = self.bounds.get(row.name, (None, proofs[0][0]))
         if share is None or not math.isfinite(share):
-            text = f"{lifted}; no bound on its rounding at step {step}"
+            text = f"{lifted}; no rounding bound could be computed at step {step}"
             return Proof(UNDECIDED, text, True, **errors)
         if not share <= 1:
-            text = f"{lifted}; at step {step} apart {share:.3g} times what both may round"
+            text = (
+                f"{lifted}; at step {step} the sides differ by {share:.3g} times the rounding bound"
+            )
             return Proof(UNDECIDED, text, True, **errors, share=share)
-        text = f"{lifted}; at every step apart at most {share:.2g} of what both may round"
+        text = (
+            f"{lifted}; at every step the sides differ by at most {share:.2g} of the rounding bound"
+        )
         told = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
         return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=told)
 
