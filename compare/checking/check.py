@@ -35,41 +35,74 @@ def check(
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
 ) -> Report:
-    """Judge `backward`, written by hand, by autograd through `forward` at `inputs`.
+    """Check a hand-written `backward` against autograd through `forward`, at `inputs`.
 
-    `forward(...)` is differentiable torch code; `inputs` holds its arguments, by name or in order.
-    `backward(...)` is given, by parameter name, whatever it asks for: `grad_output`, any input,
-    any intermediate named with `compare.name`, `output`. It returns a dict name -> gradient, or a
-    tuple in the order of the differentiable inputs: those with `requires_grad`, or every tensor of
-    floats where none has it. It may be a `torch.autograd.Function`: its `apply` then runs both
-    passes, and its output is judged as well. What stands above each output is drawn with `seed`;
-    above a scalar it is 1 where `backward` does not ask for `grad_output`, and the report says so.
+    Every gradient that `backward` returns is a quantity of the report, with a verdict and its
+    proof. What is not WRONG is checked again at other inputs (`report.beside`) and by other calls
+    of `backward`, such as one with zero cotangents (`report.contract`).
 
-    `lift` says how much of a large matrix product is lifted: "all", a number of entries, "none" to
-    lift nothing, or "auto": SAMPLE entries of those that would take seconds, and nothing of inputs
-    with more than TOO_MANY elements.
+    Args:
+        backward: The pass under test, a function or a `torch.autograd.Function`. A function
+            declares by parameter name which values it needs: `grad_output` (the cotangent, of the
+            output's shape), `output`, any input, any intermediate named with `compare.name`; of
+            several outputs `grad_output` and `output` are tuples. It returns a dict
+            name -> gradient, or a tuple in the order of the differentiable inputs; each gradient
+            has the shape and dtype of its tensor, and None stands for zero. Of a Function, `apply`
+            runs both passes, and its outputs are checked as well.
+        forward: Differentiable torch code, a function or an `nn.Module`, that returns a tensor or
+            a tuple of tensors. It has to give the same result each time it is called.
+        inputs: The arguments of `forward`, tensors of any shape and other values: a dict by
+            parameter name, a tuple in order, or one tensor. Differentiable inputs are those with
+            `requires_grad=True`, or every floating-point tensor if none has it.
+        seed: Seed of the cotangents, one for each output and of its shape. The cotangent of a
+            scalar output is 1 if `backward` does not take `grad_output`; the report then says
+            `for grad_output = 1`.
+        lift: How many entries of a large matrix product are computed exactly: "all", a number,
+            "none" (compare bits only), or "auto": SAMPLE entries of a product that would take
+            seconds, and none for inputs with more than TOO_MANY elements in all.
+        hold: Names of inputs and parameters that keep their values in the check at other inputs.
+        contract: `{"twice": False}` leaves out the line "twice" of the contract. The lines are
+            stride 0, transposed, zero, missing, twice, strides, subsets, inputs untouched and
+            other outputs.
+        formula_ulps: By how many ulps of their dtype the exact values of two different formulas
+            may differ and still be accepted, for a stabilising eps or a converged iteration. An
+            accepted quantity is ROUNDING, and the report says so.
 
-    What is right is judged once more at inputs beside these, where the code is run and read again:
-    some five more calls of each pass; where something is WRONG there as many again, and for each
-    such quantity and each input that was moved, of 8 at most. Those in `hold` stay what they are.
+    Returns:
+        The report. `report.verdict` is that of the worst quantity, `report.first_wrong` the name
+        of the first WRONG one, and `report.ok` tells whether all are EXACT or ROUNDING.
 
-    What is not WRONG is called in other ways, a line of the report each (`report.contract`):
-    cotangents of stride 0, transposed, cut out of a larger tensor, zero and missing, twice on one
-    graph, the inputs' own strides, some inputs alone, inputs and other outputs looked at.
-    `contract={"twice": False}` names lines that are not asked. A Function's forward pass is called
-    10 times for it and its backward pass 11 times, both once more for each of several outputs and
-    each subset of up to 3 inputs (of more inputs for each), and once and twice more where backward
-    gives other bits the second time; another function 8 times at most. Nothing is lifted where the
-    numbers are those of an equal call.
+    Raises:
+        BadInput: An argument cannot be used; one line names it and the cure. Exceptions of
+            `forward` and `backward` pass through, except in the calls for the contract, whose
+            lines report them.
 
-    A formula of the user's own that is not autograd's, for a stabilising eps or an iteration that
-    has converged, is accepted where the exact values are `formula_ulps` of their dtype apart at
-    most; such a quantity is ROUNDING and the report says so.
+    The code under test is called often. At other inputs: about five more calls of each pass; if a
+    quantity is WRONG there, as many again, and as many for each such quantity and each input that
+    was changed, for 8 inputs at most. For the contract: 10 calls of a Function's forward pass and
+    11 of its backward pass; one more of both for each of several outputs and for each subset of up
+    to 3 inputs (of more inputs, for each input); and one forward and two backward calls more if
+    the second backward pass on one graph gives different bits. A plain function: 8 calls at most.
+    A call of the contract whose numbers equal those of an equivalent call is not computed exactly
+    again.
 
-    Buffers of modules that the passes hold, such as running statistics, are put back afterwards.
+    Buffers of modules that the passes use, such as running statistics, are restored afterwards.
 
-    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through, but
-    for those in the calls for the contract, which are told in its lines.
+    Example:
+        >>> import torch
+        >>> import compare
+        >>> def forward(x, w):
+        ...     return torch.sigmoid(compare.name(x @ w, "z"))
+        >>> def backward(grad_output, output, x, w):
+        ...     dz = grad_output * output  # the derivative is output * (1 - output)
+        ...     return {"z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
+        >>> x = torch.tensor([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]])
+        >>> w = torch.tensor([[1.0], [-0.5]])
+        >>> report = compare.check(backward, forward, {"x": x, "w": w})
+        >>> report.verdict, report.first_wrong
+        ('WRONG', 'z')
+        >>> report.quantities["z"].proof.line.split("  ")[1]
+        'dz = grad_output * output'
     """
     check_modes()
     with put_back(backward, forward):
@@ -79,7 +112,7 @@ def check(
         not_asked = left_out(contract)
         report = _judged(passes)
         if passes.backward.by_identity:
-            why = "by hand the inputs are asked for by identity"
+            why = "the by-hand side differentiates its own input tensors"
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
         elif report.verdict != WRONG:
             report.contract = Contract(passes).lines(not_asked)
@@ -98,9 +131,41 @@ def assert_same(
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
 ) -> None:
-    """Raise AssertionError with the report unless `check` finds EXACT or ROUNDING.
+    """Raise AssertionError with the report unless `check` gives a verdict that meets `demand`.
 
-    `demand="exact"` insists on autograd's bits; the rest is as `check` has it.
+    The message begins with the verdict and what it rests on; the report follows.
+
+    Args:
+        backward: The pass under test, as for `check`.
+        forward: Differentiable torch code, as for `check`.
+        inputs: The arguments of `forward`, tensors of any shape, as for `check`.
+        demand: "rounding" accepts EXACT and ROUNDING; "exact" accepts EXACT alone, the bits of
+            autograd.
+        seed: Seed of the cotangents.
+        lift: How many entries of a large matrix product are computed exactly, as for `check`.
+        hold: Names of inputs and parameters that keep their values in the check at other inputs.
+        contract: Lines of the contract to leave out, as for `check`.
+        formula_ulps: Difference of two formulas that is accepted, in ulps, as for `check`.
+
+    Returns:
+        None: the demand is met.
+
+    Raises:
+        AssertionError: The verdict does not meet `demand`.
+        BadInput: An argument cannot be used; one line names it and the cure.
+
+    Example:
+        >>> import torch
+        >>> import compare
+        >>> x = torch.tensor([0.5, -1.0, 2.0])
+        >>> def square(x):
+        ...     return x * x
+        >>> compare.assert_same(lambda grad_output, x: (2 * x * grad_output,), square, (x,))
+        >>> compare.assert_same(lambda grad_output, x: (x * grad_output,), square, (x,))
+        Traceback (most recent call last):
+        ...
+        AssertionError: WRONG: x is the first wrong quantity (demand 'rounding')
+        ...
     """
     __tracebackhide__ = True
     if demand not in ("exact", "rounding"):
@@ -110,7 +175,9 @@ def assert_same(
         formula_ulps=formula_ulps,
     )  # fmt: skip
     if not report.meets(demand):
-        raise AssertionError(f"demand {demand!r} is not met\n{report}") from None
+        finding = report.document()
+        message = f"{finding.word}: {finding.claim} (demand {demand!r})"
+        raise AssertionError(f"{message}\n{report}") from None
 
 
 def _judged(passes: Passes) -> Report:
