@@ -1,7 +1,7 @@
-"""State in torch's habit: `state_dict` gives plain values, `load_state_dict` takes them back.
+"""State as in torch: `state_dict` returns plain values, `load_state_dict` takes them back.
 
-Whoever has state names its attributes and their types once, in `STATE`. What is taken may be of
-anybody's file: it has to be of those types, and in order as the owner's `check_state` says.
+A class with state lists its attributes and their types once, in `STATE`. A state that is loaded may
+come from an untrusted file: its types are checked, and `check_state` checks its values.
 """
 
 from dataclasses import fields, is_dataclass, make_dataclass
@@ -15,52 +15,52 @@ from torch import Tensor
 from compare.untrusted import fitted
 
 Count = Annotated[int, Meta(ge=0)]
-Types = dict[str, Any]  # the type of each attribute that a state is made of
+Types = dict[str, Any]  # attribute -> type
 
 
 class Stateful:
-    """Has a state: the attributes that `STATE` names."""
+    """A base class of objects whose state is the attributes that `STATE` lists."""
 
     STATE: ClassVar[Types]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain values, and tensors of its own on the CPU."""
+        """Return the state as plain values, tensors as copies on the CPU."""
         return {name: plain(getattr(self, name)) for name in self.STATE}
 
     def load_state_dict(self, state: object) -> None:
-        """Take over a state; raises ValueError for one that this cannot come to."""
-        found = typed(state, self.STATE)
-        self.check_state(found)
-        for name, value in vars(found).items():
+        """Set the attributes from a state; raises ValueError for one that is not valid here."""
+        checked = typed(state, self.STATE)
+        self.check_state(checked)
+        for name, value in vars(checked).items():
             setattr(self, name, value)
 
-    def check_state(self, found: Any) -> None:
-        """Raise ValueError where values of the right types are no state of this."""
+    def check_state(self, state: Any) -> None:
+        """Raise ValueError for values of the right types that are not a state of this object."""
 
 
 def typed(state: object, types: Types) -> Any:
-    """Return plain values as what they were, as attributes; raises ValueError for other types."""
+    """Return an object with the state's values as attributes; raises ValueError for other types."""
     return fitted(state, make_dataclass("State", types.items()))
 
 
 def plain(value: Any) -> Any:
-    """Return a value with dataclasses as dictionaries, sets sorted, tensors copied to the CPU."""
+    """Return a value with dataclasses as dicts, sets as sorted lists, tensors copied to the CPU."""
     if isinstance(value, Tensor):
-        return value.to("cpu", copy=True)  # a view would bring all that it is a view of
+        return value.to("cpu", copy=True)  # a copy: a view would save its whole storage
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {plain(name): plain(one) for name, one in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, set):
         return sorted(value)
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return value
 
 
-def require(so: bool, what: str, odd: str) -> None:
-    """Raise ValueError for a state whose item `what` is `odd`, where it is not `so`."""
-    if not so:
-        raise ValueError(f"{odd} - at `$.{what}`")
+def require(condition: bool, item: str, problem: str) -> None:
+    """Raise ValueError, naming the problem and the item of the state, if the condition is False."""
+    if not condition:
+        raise ValueError(f"{problem} - at `$.{item}`")
