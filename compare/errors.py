@@ -1,4 +1,4 @@
-"""The one exception for input that a person can put right; the command line prints it, exit 2."""
+"""Exceptions for input that the user can correct; the command line prints them, exit code 2."""
 
 import difflib
 import operator
@@ -9,47 +9,54 @@ from typing import Any
 
 
 class BadInput(ValueError):
-    """What was given cannot be used; the message names it, its value and what to change."""
+    """Input that cannot be used; the message names it, its value and the correction."""
 
 
 class UserError(BadInput):
-    """An exception in the user's own code: the message holds their part of the traceback."""
+    """An exception in the user's own code; the message holds its part of the traceback."""
 
 
-def unknown(what: str, value: Any, known: Iterable[str]) -> BadInput:
-    """Return the error for a name that is none of `known`, with the nearest ones."""
+def unknown(kind: str, value: Any, known: Iterable[str]) -> BadInput:
+    """Return the error for a name that is not known; it suggests similar ones.
+
+    Args:
+        kind: The kind of name, for the message: "case", "dtype".
+        value: The unknown name.
+        known: The names to choose from.
+    """
     names = list(known)
-    text = isinstance(value, str)
-    near = difflib.get_close_matches(value, names, n=3, cutoff=0.4) if text else []
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}"
-    return BadInput(f"unknown {what} {value!r}: {hint}")
+    is_text = isinstance(value, str)
+    similar = difflib.get_close_matches(value, names, n=3, cutoff=0.4) if is_text else []
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"choose from {', '.join(names)}"
+    return BadInput(f"unknown {kind} {value!r}: {hint}")
 
 
-def whole(what: str, value: Any) -> int:
-    """Return a whole number, numpy's too; raises BadInput for anything else."""
+def whole_number(name: str, value: Any) -> int:
+    """Return an int or a numpy integer as an int; raise BadInput, which has `name`, for others."""
     try:
         if not isinstance(value, bool):
             return operator.index(value)
     except TypeError:
         pass
-    raise BadInput(f"{what} is {value!r}: give a whole number")
+    raise BadInput(f"{name} is {value!r}: give a whole number")
 
 
-def first_line(error: BaseException, most: int = 160) -> str:
-    """Return an exception's name and the first line of what it says, of that so many characters."""
-    first = (str(error).strip().splitlines() or [""])[0][:most]
+def first_line(error: BaseException, width: int = 160) -> str:
+    """Return an exception's type and the first line of its message, cut to `width` characters."""
+    first = (str(error).strip().splitlines() or [""])[0][:width]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return a text with what no terminal should be sent written out: escapes, line ends, ..."""
+    """Return a text with control characters, such as escapes and line ends, as backslash codes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def is_ours(error: Exception) -> bool:
-    """Whether an exception out of someone's code is a fault of this program: raised in it.
+def is_internal(error: Exception) -> bool:
+    """Return whether an exception from a call of user code is a fault of this program.
 
-    Of kinds that wrong code raises; what torch refuses of theirs may be raised in a line of ours.
+    It is if a line of this program raised it, and its type is one that faulty code raises. Other
+    types do not count: torch may refuse a tensor of the user's in a line of this program.
     """
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(os.path.dirname(__file__) + os.sep)

@@ -342,10 +342,10 @@ def test_an_underflow_in_autograd_does_not_make_correct_code_wrong(size: float) 
 
 def test_where_a_norm_is_0_its_exact_gradient_is_0() -> None:
     passed = ForwardPass(lambda x: x.norm(dim=0), (torch.tensor([[0.0, 3.0]]),), 0)
-    program = trace(passed.reference, passed.given)
-    gradient = lift(program, Balls(), passed.given)["x"].numbers
-    assert gradient[0, 0] == 0
-    assert gradient[0, 1].is_finite()
+    program = trace(passed.reference, passed.arguments)
+    slope = lift(program, Balls(), passed.arguments)["x"].numbers
+    assert slope[0, 0] == 0
+    assert slope[0, 1].is_finite()
 
 
 def test_a_mask_that_the_code_computes_is_that_of_its_floats() -> None:

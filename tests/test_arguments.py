@@ -1,4 +1,4 @@
-"""Wrong arguments from Python: each is refused in one line that says what to give."""
+"""Wrong arguments from Python are refused in one line that says what to pass instead."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,7 +46,7 @@ def named(label: Any, value: Any = X) -> Any:
 
 
 class Half(torch.autograd.Function):
-    """It has no forward."""
+    """A Function without a forward."""
 
 
 NOT_WHOLE = ("1", 1.5, None, True, [1], torch.ones(()))
@@ -67,7 +67,7 @@ WRONG: list[tuple[Callable[..., Any], str, tuple[Any, ...], str]] = [
     (run, "case", (None, "three_layer", 1, compare.Case), "case {!r}: give one of compare.CASES"),
     (run, "step", (1, "x"), "step is {!r}: give a function of named tensors"),
     (run, "step", (lambda **_: None,), "step returns None: return a dict of named tensors"),
-    (run, "step", (lambda **_: {"l1": 1},), "step returns a int as 'l1': return a tensor"),
+    (run, "step", (lambda **_: {"l1": 1},), "step returns an int as 'l1': return a tensor"),
     (run, "watchers", (1, None, [1], print), "watchers is {!r}: give a list of functions"),
     (power, "watch", (1, "x"), "watch is {!r}: pass a function that takes the number of mutants "
                                "judged"),
@@ -86,20 +86,20 @@ WRONG: list[tuple[Callable[..., Any], str, tuple[Any, ...], str]] = [
     (check, "inputs", ((1,), {"x": [1.0]}, {"x": None}), "no differentiable input"),
     (check, "inputs", ({"x": X.to("meta")},), "input 'x' is on the meta device"),
     (check, "inputs", ({"x": X.to_sparse()}, (X.to_mkldnn(),)), "'x' is sparse: give a dense"),
-    (check, "inputs", ({"x": FLOAT8},), "float8_e4m3fn, whose gradients are not judged"),
+    (check, "inputs", ({"x": FLOAT8},), "float8_e4m3fn, whose gradients cannot be checked"),
     (check, "forward", (None, 1, "x"), "give a function"),
     (check, "forward", (lambda x: x.to_sparse(),), "forward returns a sparse tensor"),
     (check, "forward", (lambda x: x.to("meta"),), "forward returns a meta tensor"),
-    (check, "forward", (lambda x: x.to(FLOAT8.dtype),), "a tensor of float8_e4m3fn, which is not"),
+    (check, "forward", (lambda x: x.to(FLOAT8.dtype),), "a tensor of float8_e4m3fn, which cannot"),
     (check, "forward", (lambda x: x.mul_(2) * x,), "forward writes into an input or a parameter"),
     (check, "backward", (None, 1, "x"), "give a function or an autograd.Function"),
     (check, "backward", (Half, torch.autograd.Function), "without a forward: write one"),
     (check, "backward", (lambda x: {"x": x.to_sparse()},), "a sparse gradient for 'x': return"),
     (check, "backward", (lambda x: {"x": x.to("meta")},), "a meta gradient for 'x': return"),
-    (check, "forward", tuple(map(named, ("", " ", "a\nb", "\x1b[2J"))), "a word that can be"),
+    (check, "forward", tuple(map(named, ("", " ", "a\nb", "\x1b[2J"))), "a printable word, such"),
     (check, "forward", (named(3), named(None)), "a name is a string"),
-    (check, "forward", (named("z", 3),), "was given a int: name a tensor"),
-    (check, "forward", (named("output"),), "what check offers has that name, choose another"),
+    (check, "forward", (named("z", 3),), "was given an int: name a tensor"),
+    (check, "forward", (named("output"),), "check reserves that name, choose another"),
     (check, "forward", (named("x"),), "an input has that name, choose another"),
 ]  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_a_wrong_argument_is_refused_in_one_line(
 
 @pytest.mark.parametrize("path", [3, None, b"x.html", [], "", "x", ".html", "/nowhere/x.html"])
 def test_a_report_says_where_it_cannot_be_saved(path: Any) -> None:
-    with pytest.raises(BadInput, match=r"give the name of a file|name a file|name another place"):
+    with pytest.raises(BadInput, match=r"give the name of a file|name a file|choose another path"):
         check().save(path)
 
 
@@ -137,8 +137,8 @@ def test_a_report_meets_one_of_the_demands() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_torchs_and_numpys_own_words_are_taken(settings: dict[str, Any]) -> None:
-    """And stand in the report as the command line names them."""
+def test_dtypes_devices_and_numpy_integers_are_accepted(settings: dict[str, Any]) -> None:
+    """The report has them as the command line names them."""
     usual = {"dtype": "float64", "device": "cpu", "seed": 1, "population": 1}
     report = run(**settings)
     assert report.verdict == "EXACT"
@@ -148,7 +148,7 @@ def test_torchs_and_numpys_own_words_are_taken(settings: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_run_works_where_gradients_are_off(mode: Callable[[], Any]) -> None:
+def test_a_run_works_under_no_grad(mode: Callable[[], Any]) -> None:
     usual = run().to_dict() | {"seconds": 0}
     with mode():
         assert run().to_dict() | {"seconds": 0} == usual
@@ -159,17 +159,19 @@ def test_a_run_works_where_gradients_are_off(mode: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("call", [check, power, run])
 @pytest.mark.parametrize("mode", [lambda: torch.device("meta"), FakeTensorMode])
-def test_a_mode_without_numbers_is_named(
+def test_a_mode_without_values_is_named(
     call: Callable[[], Any], mode: Callable[[], AbstractContextManager[Any]]
 ) -> None:
-    with mode(), pytest.raises(BadInput, match=r"FakeTensorMode is on\): leave that first"):
+    with mode(), pytest.raises(BadInput, match=r"FakeTensorMode is on\): leave that mode first"):
         call()
 
 
 @pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad])
 @pytest.mark.parametrize("call", [check, power])
-def test_inside_a_transform_it_is_said_to_be(
+def test_a_check_inside_a_transform_is_refused(
     call: Callable[..., Any], transform: Callable[..., Any]
 ) -> None:
-    with pytest.raises(BadInput, match=r"inside torch\.vmap, torch\.func\.grad or their like"):
+    with pytest.raises(
+        BadInput, match=r"inside torch\.vmap, torch\.func\.grad or a similar transform"
+    ):
         transform(lambda x: call(inputs={"x": x}))(torch.ones(2, 3))

@@ -1,4 +1,4 @@
-"""What a check moves in a module of the user's is put back."""
+"""Buffers of the user's modules that a check changes are restored."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ GLOBAL = nn.BatchNorm1d(3)
 
 
 class Layer:
-    """Something of the user's own that holds a module."""
+    """A user's object that refers to a module."""
 
     def __init__(self, norm: nn.Module) -> None:
         self.parts = {"norm": [norm]}
@@ -25,7 +25,7 @@ class Layer:
 
 
 class Counts(nn.Module):
-    """It replaces its buffer, and writes into another beside autograd."""
+    """A module that replaces one buffer and writes into another outside of autograd."""
 
     mean: Tensor
     calls: Tensor
@@ -102,7 +102,7 @@ def test_buffers_are_as_they_were(
     assert same(before, state(module))
 
 
-def test_power_puts_them_back_too() -> None:
+def test_power_restores_them_too() -> None:
     norm = Counts()
     before = state(norm)
 

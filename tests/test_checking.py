@@ -1,4 +1,4 @@
-"""`compare.check` and `compare.assert_same` as their users meet them."""
+"""`compare.check` and `compare.assert_same` as a user sees them."""
 
 import math
 import re
@@ -64,8 +64,8 @@ def test_a_right_pass(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_first_wrong_line_is_named_and_only_it(dtype: torch.dtype) -> None:
-    """What is computed from it is judged on the by-hand value; the fields of the contract."""
+def test_only_the_first_wrong_line_is_named(dtype: torch.dtype) -> None:
+    """Later quantities are judged from the by-hand value; the report has its public fields."""
     report = compare.check(wrong, forward, inputs(dtype))
     assert (report.verdict, report.ok, report.first_wrong) == ("WRONG", False, "z1")
     assert [q.name for q in report.quantities.values() if q.verdict == "WRONG"] == ["z1"]
@@ -84,8 +84,8 @@ def test_the_first_wrong_line_is_named_and_only_it(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_autograd_goes_on_from_the_value_by_hand(dtype: torch.dtype) -> None:
-    """From a wrong gradient on it is given that one, so what follows has its very bits."""
+def test_autograd_continues_from_the_by_hand_gradient(dtype: torch.dtype) -> None:
+    """It continues from a wrong gradient, so later quantities have the same bits."""
     found = compare.check(wrong, forward, inputs(dtype)).quantities
     assert found["z1"].equal < found["z1"].total
     for label in ("X", "w1"):
@@ -93,7 +93,7 @@ def test_autograd_goes_on_from_the_value_by_hand(dtype: torch.dtype) -> None:
         assert found[label].verdict == "EXACT"
 
 
-def test_a_failing_assert_shows_the_report_and_none_of_our_frames(tmp_path: Path) -> None:
+def test_a_failing_assert_shows_the_report_and_no_frame_of_this_package(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import compare\nfrom tests.test_checking import forward, inputs, wrong\n\n"
         "def test_it():\n    compare.assert_same(wrong, forward, inputs())\n"
@@ -121,7 +121,7 @@ def test_exact_insists_on_bits() -> None:
         compare.assert_same(rounded, lambda x: torch.sigmoid(x), x, demand="close")
 
 
-def test_every_quantity_says_how_far_each_side_is_from_the_truth() -> None:
+def test_every_quantity_has_the_rounding_error_of_both_sides() -> None:
     def tanh(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         e = torch.exp(2 * x)
         return (grad_output * (1 - ((e - 1) / (e + 1)) ** 2),)
@@ -151,7 +151,7 @@ def _item(X: Tensor, grad_output: Tensor) -> tuple[Tensor]:
 
 @pytest.mark.parametrize("opaque", [_numpy, _item])
 def test_opaque_code_is_judged_by_its_numbers(opaque: Callable[..., Any]) -> None:
-    """Its error and autograd's, in ulps; never a pass unless the bits are autograd's."""
+    """The report has both errors in ulps; it passes only with autograd's bits."""
     given = {"X": inputs(torch.float32)["X"]}
     report = compare.check(opaque, lambda X: torch.sin(X), given)
     row = report.quantities["X"]
@@ -175,7 +175,7 @@ def test_opaque_code_that_is_wrong_is_wrong() -> None:
     assert "outside 64 times autograd's rounding bound" in str(report)
 
 
-def test_what_goes_round_autograd_by_data_is_read_like_the_rest() -> None:
+def test_code_that_uses_data_is_traced_too() -> None:
     report = compare.check(_data, lambda X: torch.sin(X), {"X": inputs()["X"]})
     assert report.verdict == "EXACT"
     proof = report.quantities["X"].proof
@@ -193,8 +193,8 @@ def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
     assert "add a row to compare/proof/operations.py" in str(report)
 
 
-def test_complex_numbers_in_between_are_not_taken_for_real_ones() -> None:
-    """|3 + 0.0008i| is not 3, though lifting its real part alone would say so."""
+def test_complex_intermediates_are_not_taken_for_real_numbers() -> None:
+    """|3 + 0.0008i| is not 3, which the real part alone would give."""
 
     def near(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         c = torch.complex(torch.full_like(x, 3), torch.full_like(x, 0.0008))
@@ -228,7 +228,7 @@ def test_a_module_is_a_forward_and_a_function_may_write_into_its_input() -> None
     compare.assert_same(lambda grad_output: (grad_output @ weight,), layer, (X,))
 
 
-def test_nothing_to_compare_is_said() -> None:
+def test_empty_quantities_are_reported() -> None:
     report = compare.check(lambda x: (x * 7,), lambda x: x.sum(), (torch.zeros(0),))
     assert "nothing to compare" in str(report)
 
@@ -246,7 +246,7 @@ def _at_zero(step: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor]]:
         (torch.abs, lambda x: torch.where(x >= 0, 1.0, -1.0), False),
     ],
 )
-def test_kinks_follow_autograd_and_another_subgradient_is_said(
+def test_another_subgradient_at_a_kink_is_reported(
     function: Callable[..., Tensor], slope: Callable[[Tensor], Tensor], same: bool
 ) -> None:
     x = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64)
@@ -257,7 +257,7 @@ def test_kinks_follow_autograd_and_another_subgradient_is_said(
 
 @pytest.mark.parametrize("size", [200.0, 1e-4, 2e-3])
 def test_float16_overflow_and_underflow(size: float) -> None:
-    """3 x x is infinite at 200, subnormal or zero near 1e-4: rounding all the same, not a bug."""
+    """3 x x is infinite at 200, subnormal or zero near 1e-4: that is rounding, not a bug."""
     x = torch.tensor([1.0, -0.7, 0.3], dtype=torch.float16) * size
     report = compare.check(lambda x: (3 * x * x,), lambda x: (x**3).sum() * 1.0, {"x": x})
     assert report.verdict in ("EXACT", "ROUNDING"), str(report)
@@ -278,7 +278,7 @@ def test_several_outputs_and_an_input_used_twice() -> None:
     compare.assert_same(by_hand, two, given)
 
 
-def test_none_is_zero_and_what_needs_no_gradient_is_left_out() -> None:
+def test_none_is_zero_and_inputs_without_a_gradient_are_left_out() -> None:
     def shifted(x: Tensor, b: Tensor, n: int) -> Tensor:
         return (x * n).sum() + (b - b.detach()).sum() * 0
 
@@ -295,11 +295,11 @@ X = inputs()["X"]
 BAD: list[tuple[str, Any, Any, Any, str]] = [
     ("unknown name", lambda X: {"Y": X}, lambda X: X.sum(), {"X": X}, "unknown gradient 'Y': "),
     ("count", lambda X: (X, X), lambda X: X.sum(), {"X": X}, "2 gradients for 1 inputs"),
-    ("kind", lambda X: 3, lambda X: X.sum(), {"X": X}, "backward returns a int"),
+    ("kind", lambda X: 3, lambda X: X.sum(), {"X": X}, "backward returns an int"),
     ("item", lambda X: {"X": 3.0}, lambda X: X.sum(), {"X": X}, "returns a float for 'X'"),
     ("asks", lambda Z: (Z,), lambda X: X.sum(), {"X": X}, "unknown parameter of backward 'Z'"),
     ("inputs", lambda X: (X,), lambda X: X.sum(), {"Y": X}, "inputs do not fit forward(X)"),
-    ("no inputs", lambda X: (X,), lambda X: X.sum(), 3, "inputs is a int"),
+    ("no inputs", lambda X: (X,), lambda X: X.sum(), 3, "inputs is an int"),
     ("ints", lambda X: (X,), lambda X: X.sum(), {"X": torch.arange(3)}, "no differentiable input"),
     ("detached", lambda X: (X,), lambda X: X.detach().sum(), {"X": X}, "nothing to judge"),
     ("random", lambda X: (X,), lambda X: (X * torch.rand(1)).sum(), {"X": X}, "the second time"),
@@ -309,18 +309,18 @@ BAD: list[tuple[str, Any, Any, Any, str]] = [
      {"X": X}, "'a') is called twice"),
     ("clash", lambda X: (X,), lambda X: compare.name(X * 2, "X").sum(), {"X": X}, "has that name"),
     ("clash of numbers", lambda X: (X, X),
-     lambda X: (compare.name(X * 2, "output[0]").sum(), X.sum()), {"X": X}, "has that name"),
-    ("no tensor", lambda X: (X,), lambda X: compare.name(3, "a") * X.sum(), {"X": X}, "a int"),
+     lambda X: (compare.name(X * 2, "output[0]").sum(), X.sum()), {"X": X}, "reserves that"),
+    ("no tensor", lambda X: (X,), lambda X: compare.name(3, "a") * X.sum(), {"X": X}, "an int"),
     ("builtin", lambda x: (x,), torch.log, {"x": X}, "forward has no signature to read"),
     ("positional", lambda *args: args, lambda X: X.sum(), {"X": X}, "as the class itself"),
     ("label", lambda X: (X,), lambda X: compare.name(X * 2, 3).sum(), {"X": X}, "is a string"),
     ("sparse", lambda X: (X,), lambda X: X.sum(), {"X": torch.eye(3).to_sparse()}, "is sparse"),
     ("through", lambda X: {"X": X, "u": X},
-     lambda X: (compare.name(X.detach() * 2, "u") * X).sum(), {"X": X}, "none flows through it"),
+     lambda X: (compare.name(X.detach() * 2, "u") * X).sum(), {"X": X}, "no gradient flows"),
     ("needs none", lambda X, w: {"X": X, "w": w}, lambda X, w: (X * w).sum(),
      {"X": X, "w": X.clone().requires_grad_()}, "which needs none"),
     ("complex", lambda X: (X,), lambda X: X.abs().sum(), {"X": X + 1j}, "X is a tensor of complex"),
-    ("not callable", 3, lambda X: X.sum(), {"X": X}, "backward is a int"),
+    ("not callable", 3, lambda X: X.sum(), {"X": X}, "backward is an int"),
 ]  # fmt: skip
 
 
@@ -348,7 +348,7 @@ def test_a_misshapen_or_missing_gradient_is_wrong(gradient: Any, problem: str) -
     assert problem in str(report)
 
 
-def test_an_exception_in_the_users_code_is_theirs() -> None:
+def test_an_exception_of_the_users_code_passes_through() -> None:
     def broken(X: Tensor) -> tuple[Tensor]:
         raise ZeroDivisionError("mine")
 
@@ -391,12 +391,12 @@ def test_check_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert '"first_wrong": "w"' in capsys.readouterr().out
 
 
-def test_check_file_whose_own_code_raises(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Their traceback, from their own line on, and exit code 2."""
+def test_check_file_whose_code_raises(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The traceback begins at the user's own line, and the exit code is 2."""
     file.write_text(MINE.replace("dz = 1 -", "dz = nothing -"))
     assert main(["check", str(file)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"compare: {file} raised an exception of its own:\n")
+    assert err.startswith(f"compare: {file} raised an exception:\n")
     assert "dz = nothing - torch.tanh(z) ** 2" in err
     assert err.endswith("NameError: name 'nothing' is not defined\n")
     assert "checking.py" not in err
@@ -405,7 +405,7 @@ def test_check_file_whose_own_code_raises(file: Path, capsys: pytest.CaptureFixt
     assert "SyntaxError" in capsys.readouterr().err
 
 
-def test_large_products_are_sampled_and_said_to_be() -> None:
+def test_large_products_are_sampled_and_the_report_says_so() -> None:
     given = {
         "a": torch.randn(20, 30, dtype=torch.float64),
         "b": torch.randn(30, 10, dtype=torch.float64),
@@ -445,8 +445,8 @@ def test_a_name_outside_a_check_is_the_tensor_itself() -> None:
     assert callable(compare.check)  # the function, whatever was imported first
 
 
-def test_gradients_of_two_inputs_that_are_one_value_are_each_judged_by_themselves() -> None:
-    """Autograd never goes on from the by-hand gradient of an input."""
+def test_gradients_of_two_inputs_with_one_value_are_judged_separately() -> None:
+    """Autograd never continues from the by-hand gradient of an input."""
     x, y = (torch.randn(3, 5, dtype=torch.float64) for _ in range(2))
 
     def backward(x: Tensor, y: Tensor, grad_output: Tensor, one: float = 1.0) -> Any:
@@ -464,7 +464,7 @@ def test_gradients_of_two_inputs_that_are_one_value_are_each_judged_by_themselve
     assert [q.verdict for q in report.quantities.values()] == ["WRONG", "WRONG"], str(report)
 
 
-def test_memory_that_nobody_wrote_is_wrong_though_it_held_the_right_bits() -> None:
+def test_uninitialised_memory_is_wrong_even_with_the_right_bits() -> None:
     """Fresh memory is full of zeros, and so are many gradients."""
 
     def backward(x: Tensor, grad_output: Tensor) -> Any:
@@ -473,7 +473,7 @@ def test_memory_that_nobody_wrote_is_wrong_though_it_held_the_right_bits() -> No
         return (found,)
 
     class Zeroed(TorchDispatchMode):
-        """Memory as the system gives it."""
+        """Memory that the system has filled with zeros."""
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -488,7 +488,7 @@ def test_memory_that_nobody_wrote_is_wrong_though_it_held_the_right_bits() -> No
     assert "uses uninitialised memory" in str(report)
 
 
-def test_what_was_not_lifted_is_said_of_exact_quantities_too() -> None:
+def test_an_unchecked_formula_is_reported_for_exact_quantities_too() -> None:
     report = compare.check(
         lambda x, grad_output: (grad_output * torch.special.bessel_j0(x),),
         lambda x: x * torch.special.bessel_j0(x.detach()), (torch.rand(4),),
@@ -499,8 +499,8 @@ def test_what_was_not_lifted_is_said_of_exact_quantities_too() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_numbers_in_a_tensor_are_those_that_were_written(dtype: torch.dtype) -> None:
-    """`torch.tensor([0.1, 0.2])` and 0.1, 0.2 are one thing; 0.1 and 0.101 are two."""
+def test_numbers_in_a_tensor_are_read_as_written(dtype: torch.dtype) -> None:
+    """`torch.tensor([0.1, 0.2])` holds the numbers 0.1 and 0.2; 0.1 and 0.101 differ."""
 
     def backward(x: Tensor, grad_output: Tensor, second: float = 0.2) -> Any:
         return (torch.stack([grad_output[0] * 0.1, grad_output[1] * second]),)
@@ -515,8 +515,8 @@ def test_numbers_in_a_tensor_are_those_that_were_written(dtype: torch.dtype) -> 
     assert wrong.verdict == "WRONG", str(wrong)
 
 
-def test_numbers_in_a_tensor_may_be_half_an_ulp_from_what_was_written() -> None:
-    """So may what is made of them, besides its own rounding."""
+def test_numbers_in_a_tensor_may_be_half_an_ulp_from_the_literals() -> None:
+    """So may values computed from them, in addition to their own rounding."""
     tenths = torch.tensor([k / 10 for k in range(1, 500)], dtype=torch.float64)
     report = compare.check(
         lambda x, grad_output: (grad_output * 3 * tenths / 3,), lambda x: x * tenths,
@@ -525,8 +525,8 @@ def test_numbers_in_a_tensor_may_be_half_an_ulp_from_what_was_written() -> None:
     assert report.verdict == "ROUNDING", str(report)
 
 
-def test_numbers_in_a_tensor_are_also_what_they_are() -> None:
-    """By hand from the data themselves, which hold 0.1 as a float has it."""
+def test_numbers_in_a_tensor_may_also_be_read_as_stored() -> None:
+    """The by-hand side uses the stored data, which hold 0.1 as a float does."""
     X = torch.tensor([[0.1, 0.2], [0.7, 3.14]], dtype=torch.float64)
     report = compare.check(
         lambda w, grad_output: (X.mT @ grad_output,), lambda X, w: X @ w,
@@ -535,14 +535,14 @@ def test_numbers_in_a_tensor_are_also_what_they_are() -> None:
     assert report.verdict == "EXACT", str(report)
 
 
-def test_the_sign_of_a_zero_is_told_as_such() -> None:
+def test_zeros_of_opposite_sign_are_reported_as_such() -> None:
     x = torch.tensor([-1.0, 2.0])
     report = compare.check(lambda x: (-1.0 * (x > 0),), lambda x: -F.relu(x).sum(), (x,))
     assert "by hand -0.0   autograd 0.0   (zeros of opposite sign)" in str(report)
 
 
-def test_a_bound_that_is_not_finite_is_said_not_to_be() -> None:
-    """Of the elements that lack one, where the first is and how many."""
+def test_an_infinite_bound_is_reported() -> None:
+    """The report has the place of the first element without a bound, and their number."""
     most = torch.finfo(torch.float32).max
 
     def forward(x: Tensor) -> Tensor:
@@ -560,7 +560,7 @@ def test_a_bound_that_is_not_finite_is_said_not_to_be() -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "mutants"])
-def test_a_file_that_is_no_text_is_refused_in_one_line(
+def test_a_binary_file_is_refused_in_one_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "binary.py"
@@ -569,8 +569,8 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(
     assert capsys.readouterr().err == f"compare: {file} is no Python file: it holds bytes of 0\n"
 
 
-def test_a_pass_for_a_gradient_of_1_says_so_wherever_it_is_told() -> None:
-    """It takes everything and reads no grad_output; what the code reads, numpy too, is drawn."""
+def test_a_pass_for_a_cotangent_of_1_is_reported_in_every_format() -> None:
+    """It takes all values and ignores grad_output; code that reads it gets a random one."""
 
     def square(x: Tensor) -> Tensor:
         return (x * x).sum()
@@ -590,8 +590,8 @@ def test_a_pass_for_a_gradient_of_1_says_so_wherever_it_is_told() -> None:
         assert (report.verdict, report.conditions) == ("EXACT", ())
 
 
-def test_a_pass_that_forgets_the_gradient_above_many_outputs_is_wrong() -> None:
-    """1 stands above scalars alone, where nobody asks."""
+def test_a_pass_that_forgets_the_cotangents_of_several_outputs_is_wrong() -> None:
+    """Only a scalar has the cotangent 1, and only if backward takes no grad_output."""
     report = compare.check(lambda x: {"x": 2 * x}, lambda x: x * x, {"x": torch.ones(3)})
     assert (report.verdict, report.conditions) == ("WRONG", ())
 
@@ -606,7 +606,7 @@ def _root(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_another_formula_may_be_accepted_by_its_writer(dtype: torch.dtype) -> None:
-    """In ulps of the dtype: 1e-9 is 0.01 of float32's and some millions of float64's."""
+    """In ulps of the dtype: 1e-9 is 0.01 ulp of float32 and some millions of ulps of float64."""
     x = torch.linspace(-2, 2, 7, dtype=dtype) + 0.1
     strict = compare.check(_stabilised, _root, (x,))
     assert strict.verdict == "WRONG"
@@ -629,7 +629,7 @@ def test_formula_ulps_is_a_number_of_ulps(ulps: Any) -> None:
         compare.check(_stabilised, _root, (torch.ones(2),), formula_ulps=ulps)
 
 
-def test_equal_bits_of_an_accepted_formula_are_no_exact_ones() -> None:
+def test_equal_bits_of_an_accepted_formula_are_not_exact() -> None:
     x = torch.tensor([0.5, -1.25, 2.0])
     backward = lambda grad_output: (grad_output * 3.0000000000001,)  # noqa: E731
     report = compare.check(backward, lambda x: x * 3, (x,), formula_ulps=0.01)
@@ -638,8 +638,8 @@ def test_equal_bits_of_an_accepted_formula_are_no_exact_ones() -> None:
     assert not report.meets("exact")
 
 
-def test_no_writing_is_advised_for_an_accepted_formula() -> None:
-    """Its writer wants another one than autograd's."""
+def test_no_bit_exact_form_is_suggested_for_an_accepted_formula() -> None:
+    """The user wants another formula than autograd's."""
 
     def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
         return (grad_output / (2 * torch.sqrt(x * x + 1) + 1e-9) * 2 * x,)
@@ -650,7 +650,7 @@ def test_no_writing_is_advised_for_an_accepted_formula() -> None:
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.02])
-def test_what_goes_on_from_an_accepted_gradient_has_no_gap_of_its_own(gap: float) -> None:
+def test_quantities_after_an_accepted_gradient_have_no_gap(gap: float) -> None:
     def forward(x: Tensor) -> Tensor:
         z = compare.name(x * 1.7, "z")
         return torch.sqrt(z * z + 1)

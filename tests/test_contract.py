@@ -1,4 +1,4 @@
-"""The contract of a Function beyond the one call: what breaks it, what refuses, what keeps it."""
+"""The contract of a Function: passes that break it, refuse it and keep it."""
 
 import itertools
 import json
@@ -15,7 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 import compare
 from compare.contract import outcome
-from compare.contract.calls import as_it_lies, keeps_layout, spread, transposed
+from compare.contract.calls import (
+    clone_keeps_layout,
+    copy_with_strides,
+    stride_zero,
+    transposed,
+)
 from compare.errors import BadInput
 from compare.proof.pair import Pair
 from compare.proof.verdict import Verdict
@@ -88,19 +93,19 @@ def as_dense(ctx: Any, g: Tensor) -> Tensor:
 
 
 def by_memory(ctx: Any, g: Tensor) -> Tensor:
-    """Opaque code that takes its gradient for dense, as a kernel with a bare pointer does."""
+    """Opaque code that reads its gradient as dense, as a kernel with a bare pointer does."""
     (x,) = ctx.saved_tensors
     dense = np.lib.stride_tricks.as_strided(g.numpy(), g.shape, (4 * g.shape[1], 4))
     return torch.from_numpy(2 * x.numpy() * dense)
 
 
 def one_value(ctx: Any, g: Tensor) -> Tensor:
-    """Take a gradient of stride 0 for one number, as that of a sum is."""
+    """Read a gradient of stride 0 as one number, which it is below a sum."""
     return 2 * ctx.saved_tensors[0] * (g.flatten()[0] if 0 in g.stride() else g)
 
 
 def wrong_way(ctx: Any, g: Tensor) -> Tensor:
-    """Read rows where columns lie."""
+    """Read columns as rows."""
     (x,) = ctx.saved_tensors
     return 2 * x * (g.mT.reshape(g.shape) if g.stride(-1) > 1 else g)
 
@@ -143,7 +148,7 @@ def first_decides(ctx: Any, g: Tensor) -> Any:
 
 
 def swapped(ctx: Any, g: Tensor) -> Any:
-    """Scale one where the other needs nothing."""
+    """Scale the gradient of one input if the other needs none."""
     x, w = ctx.saved_tensors
     alone = 1 if all(ctx.needs_input_grad) else 2
     return alone * (g @ w.T), x.T @ g
@@ -180,7 +185,7 @@ BROKEN: list[tuple[str, Any, Forward, Any, set[str], str]] = [
     ("0/0", function(squared, normalized), square, (X,), {"zero"}, "(nan by hand, 0 by autograd)"),
     ("not 0", function(squared, unless_zero), square, (X,), {"zero"}, "0 by autograd)"),
     ("missing", function(both, needs_both), two, (X,), {"missing"},
-     "with none above output[0]: x is None, autograd's is not 0"),
+     "without a cotangent for output[0]: x is None, but autograd's is not 0"),
     ("twice", function(kept_slope, lambda ctx, g: ctx.slope.mul_(g)), square, (X,), {"twice"},
      ", then "),
     ("strides", function(cubed, dense_slope), lambda x: x**3, (drawn(3, 8)[:, ::2],), {"strides"},
@@ -188,7 +193,7 @@ BROKEN: list[tuple[str, Any, Forward, Any, set[str], str]] = [
     ("expanded", function(cubed, dense_slope), lambda x: x**3, (drawn(3, 1).expand(3, 4),),
      {"strides"}, "x differs"),
     ("a subset", function(product, first_decides), torch.Tensor.__matmul__, None, {"subsets"},
-     "for w alone: w is None, autograd's is not 0"),
+     "for w alone: w is None, but autograd's is not 0"),
     ("another subset", function(product, swapped), torch.Tensor.__matmul__, None, {"subsets"},
      "for x alone: x differs"),
     ("not marked", function(overwrites, times_saved), torch.exp, (X,), {"inputs untouched"},
@@ -207,7 +212,7 @@ BROKEN: list[tuple[str, Any, Forward, Any, set[str], str]] = [
 def test_what_breaks_the_contract_is_wrong_by_its_line_alone(
     broken: Any, forward: Forward, given: Any, names: set[str], words: str
 ) -> None:
-    """And nothing else: its one call at dense numbers has autograd's bits, or rounds."""
+    """No other line breaks: the main call, with dense cotangents, is EXACT or ROUNDING."""
     if forward is torch.exp:
         report = compare.check(broken, lambda x: torch.exp(x), given)
     elif given is None:
@@ -225,7 +230,7 @@ def test_what_breaks_the_contract_is_wrong_by_its_line_alone(
         assert f"broken {name}: {text(report, name)}" in told(report)
 
 
-def test_assert_same_fails_by_a_broken_contract_unless_it_is_not_asked() -> None:
+def test_assert_same_fails_by_a_broken_contract_unless_it_is_left_out() -> None:
     made = function(kept_slope, lambda ctx, g: ctx.slope.mul_(g))
     with pytest.raises(AssertionError, match="broken: a second backward on one graph: x differs"):
         compare.assert_same(made, square, (X,))
@@ -280,7 +285,7 @@ REFUSED: list[tuple[str, Any, Forward, Any, set[str], str]] = [
     ("let go", function(kept_slope, lets_go), square, (X,), {"twice"},
      "refuses a second backward on one graph (AttributeError: "),
     ("no None", function(both, takes_no_none), two, (X,), {"missing"},
-     "refuses missing cotangents (with none above output[0]: TypeError: unsupported operand"),
+     "refuses missing cotangents (without a cotangent for output[0]: TypeError: unsupported "),
     ("all inputs", function(product, all_or_nothing), lambda x, w: x @ w, (X, W), {"subsets"},
      "(for x alone: NotImplementedError; for w alone: NotImplemented"),
     ("in place of what repeats", function(doubles, lambda ctx, g: 2 * g), lambda x: 2 * x,
@@ -470,7 +475,7 @@ KEPT: list[tuple[str, Any, Forward, Any, set[str]]] = [
 def test_right_forms_keep_every_line_that_applies(
     right: Any, forward: Forward, given: Any, names: set[str]
 ) -> None:
-    """No more lines than apply, so that "kept" means something."""
+    """The report has no lines that do not apply, so that "kept" means something."""
     report = compare.check(right, forward, given)
     assert report.ok, str(report)
     assert outcomes(report) == dict.fromkeys(names | ALWAYS, "kept"), str(report)
@@ -483,10 +488,10 @@ def test_right_forms_keep_every_line_that_applies(
 
 @pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("opaque", [False, True])
-def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound: bool) -> None:
-    """Another way to add: other bits than the dense call's, and none of them broken.
+def test_different_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound: bool) -> None:
+    """Another order of summation gives different bits than the dense call, and is not broken.
 
-    The bound alone shows it, and nothing is lifted; without it they are judged like a gradient.
+    The rounding bound alone decides; without a bound the values are judged like a gradient.
     """
 
     def backward(ctx: Any, g: Tensor) -> Tensor:
@@ -508,14 +513,14 @@ def test_other_bits_in_another_layout_are_judged_as_rounding(opaque: bool, bound
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.contract.outcome.verdicts_on", verdicts_on)
         if not bound:
-            patch.setattr(outcome.Settled, "_round_apart", lambda *_: False)
+            patch.setattr(outcome.CallComparison, "_within_rounding", lambda *_: False)
         report = compare.check(function(soft, backward), lambda x: x.softmax(-1), (drawn(6, 9),))
     assert ({"ROUNDING"} in judged) == (not bound)
     assert outcomes(report) == dict.fromkeys(COTANGENTS | ALWAYS, "kept"), str(report)
 
 
-def test_numbers_that_nothing_decides_are_not_shown() -> None:
-    """Less off than 64 times what may round, by operations that were not read."""
+def test_undecided_values_are_not_shown() -> None:
+    """The difference is below 64 times the rounding bound, by operations that were not traced."""
 
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return doubled(ctx, g) * (1 if g.is_contiguous() else 1 + 2**-20)
@@ -527,7 +532,7 @@ def test_numbers_that_nothing_decides_are_not_shown() -> None:
     assert "not shown transposed: x differs" in told(report)
 
 
-def test_a_misread_layout_is_wrong_though_the_code_has_an_operation_without_a_row() -> None:
+def test_a_misread_layout_is_wrong_despite_an_unsupported_operation() -> None:
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return as_dense(ctx, g) + 0 * torch.special.bessel_j0(g)
 
@@ -537,12 +542,12 @@ def test_a_misread_layout_is_wrong_though_the_code_has_an_operation_without_a_ro
 
 
 @pytest.mark.parametrize("lift", ["none", "all"])
-def test_a_nan_is_wrong_though_nothing_is_lifted(lift: str) -> None:
+def test_a_nan_is_wrong_without_exact_computation(lift: str) -> None:
     report = compare.check(function(squared, normalized), square, (X,), lift=lift)
     assert outcomes(report)["zero"] == "broken"
 
 
-def test_a_nan_is_wrong_though_the_reference_cannot_be_read() -> None:
+def test_a_nan_is_wrong_if_the_reference_cannot_be_traced() -> None:
     reference = function(
         squared, lambda ctx, g: torch.tensor((2 * ctx.saved_tensors[0] * g).tolist())
     )
@@ -551,7 +556,7 @@ def test_a_nan_is_wrong_though_the_reference_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("lift", ["none", "all"])
-def test_a_misread_layout_is_wrong_though_nothing_is_lifted(lift: str) -> None:
+def test_a_misread_layout_is_wrong_without_exact_computation(lift: str) -> None:
     report = compare.check(function(squared, as_dense), square, (X,), lift=lift)
     assert outcomes(report)["transposed"] == "broken"
     report = compare.check(function(squared, doubled), square, (X,), lift=lift)
@@ -562,15 +567,15 @@ OTHER = drawn(7)
 
 
 def summed(ctx: Any, x: Tensor) -> Tensor:
-    """Add up otherwise than forward: the output has other bits than its, in every call alike."""
+    """Sum in another order than forward: the output has different bits, the same in every call."""
     return (x * 3).flip(0).cumsum(0)[-1] * 1
 
 
-def test_nothing_is_judged_where_the_numbers_are_those_of_an_equal_call(
+def test_nothing_is_judged_if_an_equal_call_has_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def judge(*_: Any, **__: Any) -> Any:
-        raise AssertionError("lifted for nothing")
+        raise AssertionError("judged without need")
 
     monkeypatch.setattr("compare.contract.outcome.judge", judge)
     for made, forward, given in (
@@ -582,8 +587,8 @@ def test_nothing_is_judged_where_the_numbers_are_those_of_an_equal_call(
         assert set(outcomes(compare.check(made, forward, given)).values()) == {"kept"}
 
 
-def test_user_code_is_called_as_often_as_is_said() -> None:
-    """10 and 11 times beyond the check itself, and once for each output and subset."""
+def test_user_code_is_called_as_often_as_documented() -> None:
+    """10 and 11 times in addition to the check itself, and once for each output and subset."""
     calls = {"forward": 0, "backward": 0}
 
     def counted(name: str, of: Forward) -> Forward:
@@ -613,7 +618,7 @@ def test_user_code_is_called_as_often_as_is_said() -> None:
 
 @pytest.mark.parametrize("last_but", [0, 1])
 def test_code_that_is_not_deterministic_is_not_called_broken(last_but: int) -> None:
-    """Neither where the first call on a graph has other bits by chance, nor where the second."""
+    """Neither if the first call on a graph has different bits by chance, nor if the second has."""
     contract = dict.fromkeys(LINES.keys() - {"twice"}, False)
 
     def moved(at: int) -> tuple[compare.Report, int]:
@@ -629,12 +634,15 @@ def test_code_that_is_not_deterministic_is_not_called_broken(last_but: int) -> N
     report, count = moved(-1)
     assert outcomes(report)["twice"] == "kept"
     report, _ = moved(count - 1 - last_but)
-    assert text(report, "twice") == "two equal calls give other bits: the code is not deterministic"
+    assert (
+        text(report, "twice")
+        == "two equal calls give different bits: the code is not deterministic"
+    )
     assert outcomes(report)["twice"] == "not shown"
     assert report.ok
 
 
-def test_chance_in_a_forward_pass_is_told_though_one_graph_keeps_its_bits() -> None:
+def test_a_random_forward_pass_is_reported_although_one_graph_keeps_its_bits() -> None:
     def moved(first: float, *asked: str) -> tuple[compare.Report, int]:
         calls = itertools.count()
 
@@ -650,7 +658,10 @@ def test_chance_in_a_forward_pass_is_told_though_one_graph_keeps_its_bits() -> N
 
     _, count = moved(math.inf)
     report, _ = moved(count, "twice")
-    assert text(report, "twice") == "two equal calls give other bits: the code is not deterministic"
+    assert (
+        text(report, "twice")
+        == "two equal calls give different bits: the code is not deterministic"
+    )
 
 
 @pytest.mark.parametrize(("count", "asked"), [(2, 2), (3, 6), (4, 4)])
@@ -658,7 +669,7 @@ def test_chance_in_a_forward_pass_is_told_though_one_graph_keeps_its_bits() -> N
 def test_every_subset_of_three_inputs_and_each_of_more_alone(
     count: int, asked: int, right: bool
 ) -> None:
-    """Gradients wrong by 3 where two of three need one are seen; those of two of four are not."""
+    """A gradient that is wrong for two of three inputs is found, one for two of four is not."""
     needs: list[tuple[bool, ...]] = []
 
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
@@ -685,8 +696,8 @@ def test_every_subset_of_three_inputs_and_each_of_more_alone(
         assert text(report, "subsets").startswith("for a and b alone: a differs at [")
 
 
-def test_a_nan_on_both_sides_alike_is_not_judged_and_said() -> None:
-    """0/0 below a gradient of 0, by hand and in the reference; the rest is judged all the same."""
+def test_a_nan_on_both_sides_is_reported_and_not_checked() -> None:
+    """Both sides compute 0/0 for a zero cotangent; the other elements are judged."""
 
     def normed(ctx: Any, g: Tensor, last: float = 0.0) -> Tensor:
         found = 2 * ctx.saved_tensors[0] * (g / g.norm()) * g.norm()
@@ -709,8 +720,8 @@ def test_a_nan_on_both_sides_alike_is_not_judged_and_said() -> None:
     assert report.verdict == "WRONG"
 
 
-def test_what_a_float_cannot_hold_on_both_sides_is_not_judged() -> None:
-    """Infinity less itself below a gradient of 0, where exactly 1 stands; beside it rounding."""
+def test_an_overflow_on_both_sides_is_not_checked() -> None:
+    """Infinity minus infinity for a zero cotangent, exactly 1; other elements round."""
 
     def overflowing(last: Callable[[Tensor], Tensor]) -> type[torch.autograd.Function]:
         def backward(ctx: Any, g: Tensor) -> Tensor:
@@ -731,7 +742,7 @@ def test_what_a_float_cannot_hold_on_both_sides_is_not_judged() -> None:
         assert "x differs at [2] (" in text(report, "zero")
 
 
-def test_a_reference_that_raises_shows_nothing() -> None:
+def test_a_reference_that_raises_decides_nothing() -> None:
     def no_zero(ctx: Any, g: Tensor) -> Tensor:
         if not g.any():
             raise ValueError("zero\nor so")
@@ -768,7 +779,7 @@ def test_outputs_that_need_no_gradient_are_compared_by_value() -> None:
         assert words in text(report, "other outputs")
 
 
-def test_a_fault_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_this_program_is_not_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("ours")
 
@@ -777,7 +788,7 @@ def test_a_fault_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) 
         compare.check(function(squared, as_dense), square, (X,))
 
 
-def test_other_outputs_may_round_otherwise() -> None:
+def test_other_outputs_may_round_differently() -> None:
     def forward(ctx: Any, x: Tensor, mean: Tensor) -> Any:
         moved = mean - 0.1 * mean + x.mean(0) / 10
         ctx.mark_non_differentiable(moved)
@@ -812,7 +823,7 @@ def test_outputs_that_forward_does_not_return_are_named() -> None:
 # -- a function that asks for grad_output, and what asks nothing
 
 
-def test_a_plain_function_is_asked_what_makes_sense() -> None:
+def test_a_plain_function_gets_the_lines_that_apply() -> None:
     def backward(x: Tensor, w: Tensor, grad_output: Tensor, z: Tensor) -> dict[str, Tensor]:
         dz = grad_output * z.cos()
         return {"z": dz, "x": dz @ w.mT, "w": x.mT @ dz}
@@ -839,20 +850,20 @@ def test_a_plain_function_is_asked_what_makes_sense() -> None:
     assert [k for k, v in outcomes(report).items() if v == "broken"] == ["strides"]
 
 
-def test_a_pass_for_a_gradient_of_1_is_not_given_another() -> None:
+def test_a_pass_for_a_cotangent_of_1_gets_no_other() -> None:
     for backward in (lambda x: {"x": 2 * x}, lambda **given: {"x": 2 * given["x"]}):
         report = compare.check(backward, lambda x: (x * x).sum(), {"x": X})
         assert (report.verdict, report.contract) == ("EXACT", ())
 
 
-def test_what_is_wrong_already_is_asked_nothing() -> None:
+def test_a_wrong_pass_gets_no_contract_calls() -> None:
     report = compare.check(function(squared, lambda ctx, g: g), square, (X,))
     assert (report.verdict, report.first_wrong, report.contract) == ("WRONG", "x", ())
 
 
 @pytest.mark.parametrize("writes", [doubles, overwrites, squared])
-def test_nobodys_tensors_change(writes: Forward) -> None:
-    """Neither the inputs nor what lies between their elements, whoever writes into them."""
+def test_the_users_tensors_do_not_change(writes: Forward) -> None:
+    """Neither the inputs nor the memory between their elements change if code writes there."""
     memory = drawn(3, 8)
     before = memory.clone()
     forward = torch.exp if writes is overwrites else square
@@ -884,7 +895,7 @@ def test_unknown_names_are_refused_at_once() -> None:
         compare.assert_same(made, square, (X,), contract=False)
 
 
-def test_the_contract_is_told_everywhere() -> None:
+def test_the_contract_is_in_every_format() -> None:
     report = compare.check(function(squared, as_dense), square, (X,), contract={"twice": False})
     found = {line["name"]: line for line in json.loads(report.to_json())["contract"]}
     assert found["zero"] == {"name": "zero", "outcome": "kept", "text": ""}
@@ -905,16 +916,16 @@ def test_the_contract_is_told_everywhere() -> None:
 # -- layouts
 
 
-def test_layouts_have_the_numbers_and_not_the_strides() -> None:
+def test_other_layouts_have_the_same_numbers() -> None:
     x = drawn(2, 3, 4)
     assert torch.equal(transposed(x), x)
     assert transposed(x).stride() == (12, 1, 3)
-    assert (spread(x).shape, spread(x).stride()) == (x.shape, (12, 4, 0))
-    assert torch.equal(spread(x), x[:, :, :1].expand(2, 3, 4))
-    assert len(spread(drawn(3)).unique()) == 1
+    assert (stride_zero(x).shape, stride_zero(x).stride()) == (x.shape, (12, 4, 0))
+    assert torch.equal(stride_zero(x), x[:, :, :1].expand(2, 3, 4))
+    assert len(stride_zero(drawn(3)).unique()) == 1
     for same in (torch.tensor(1.5), torch.zeros(0, 3), drawn(1, 1)):
-        assert torch.equal(spread(same), same)
-        assert 0 not in spread(same).stride()
+        assert torch.equal(stride_zero(same), same)
+        assert 0 not in stride_zero(same).stride()
         assert transposed(same).is_contiguous()
 
 
@@ -931,10 +942,10 @@ def test_layouts_have_the_numbers_and_not_the_strides() -> None:
         (drawn(2, 9)[:1, :5], True),
     ],
 )
-def test_a_copy_in_its_own_strides(value: Tensor, kept: bool) -> None:
-    copied = as_it_lies(value)
+def test_a_copy_with_the_same_strides(value: Tensor, kept: bool) -> None:
+    copied = copy_with_strides(value)
     assert torch.equal(copied, value)
-    assert keeps_layout(value) == kept
+    assert clone_keeps_layout(value) == kept
     assert not copied._is_view()
     if value.numel() > 1:
         wide = [k for k, size in enumerate(value.shape) if size > 1]
@@ -943,7 +954,7 @@ def test_a_copy_in_its_own_strides(value: Tensor, kept: bool) -> None:
         assert copied.untyped_storage().data_ptr() != value.untyped_storage().data_ptr()
 
 
-def test_a_function_that_cannot_be_read_keeps_its_contract_too() -> None:
+def test_a_function_that_cannot_be_traced_keeps_its_contract_too() -> None:
     made = function(squared, lambda ctx, g: torch.tensor((2 * ctx.saved_tensors[0] * g).tolist()))
     report = compare.check(made, square, (X,))
     assert set(outcomes(report).values()) == {"kept"}
@@ -957,7 +968,7 @@ def twice(ctx: Any, x: Tensor) -> Tensor:
 
 
 def test_a_cotangent_of_stride_0_along_the_first_dimension() -> None:
-    """It looks at the two inner strides alone."""
+    """The code looks only at the two inner strides."""
 
     def backward(ctx: Any, g: Tensor) -> Tensor:
         if g.stride(-1) != 1 or g.stride(-2) != g.shape[-1]:
@@ -970,7 +981,7 @@ def test_a_cotangent_of_stride_0_along_the_first_dimension() -> None:
 
 
 def test_a_cotangent_cut_out_of_a_larger_tensor() -> None:
-    """It reads from where memory begins."""
+    """The code reads from the beginning of the storage."""
     made = function(twice, lambda ctx, g: g.as_strided(g.shape, g.stride(), 0) * 2)
     report = compare.check(made, lambda x: x * 2, (drawn(3, 4),))
     assert report.verdict == "WRONG"
@@ -988,7 +999,7 @@ def test_the_inputs_own_offset() -> None:
 
 
 def test_a_column_cut_out_of_a_larger_tensor() -> None:
-    """Nothing can be transposed there."""
+    """A column cannot be transposed."""
 
     def backward(ctx: Any, g: Tensor) -> Tensor:
         if 0 in g.stride():
@@ -1012,7 +1023,7 @@ def test_a_function_that_is_wrong_at_every_fifth_call(start: int) -> None:
     assert compare.check(function(squared, backward), square, (drawn(3, 4),)).verdict == "WRONG"
 
 
-def test_a_function_that_adds_to_what_it_gave_before() -> None:
+def test_a_function_that_adds_to_its_previous_result() -> None:
     x = drawn(3, 4)
     total = torch.zeros_like(x)
     made = function(squared, lambda ctx, g: total.add_(doubled(ctx, g)).clone())
@@ -1029,10 +1040,12 @@ def test_a_gradient_of_another_dtype_in_another_layout() -> None:
     assert "dtype" in str(report)
 
 
-def test_a_fault_in_a_line_of_this_program_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor a reason for which nothing can be tried beside the inputs."""
+def test_a_fault_in_a_line_of_this_program_is_not_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is it a reason to skip the check at other inputs."""
     for where in (
-        "compare.contract.calls.Graph.differentiable",
+        "compare.contract.calls.Graph.differentiable_outputs",
         "compare.passes.passes.Passes.anew",
     ):
         with monkeypatch.context() as patch:
@@ -1041,7 +1054,7 @@ def test_a_fault_in_a_line_of_this_program_is_no_refusal(monkeypatch: pytest.Mon
                 compare.check(function(squared, doubled), square, (X,))
 
 
-def test_an_error_of_theirs_of_the_same_kind_is_one() -> None:
+def test_the_same_error_of_the_users_code_is_a_refusal() -> None:
     def backward(ctx: Any, g: Tensor) -> Tensor:
         if not g.is_contiguous():
             raise KeyError("no such layout")

@@ -1,4 +1,4 @@
-"""Parameters that forward reaches, judged or named; and what cannot be used at all."""
+"""Parameters of forward, checked or named in the report; and input that cannot be used."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def _by_hand(layer: nn.Linear, times: float = 1.0, *names: str) -> Callable[...,
 # -- judged, or named
 
 
-def test_parameters_whose_gradients_are_given_are_judged() -> None:
+def test_parameters_with_a_by_hand_gradient_are_checked() -> None:
     layer = _linear()
     report = compare.check(_by_hand(layer, 1.0, "weight", "bias"), layer, (_x(4, 3),))
     assert report.ok, str(report)
@@ -55,7 +55,7 @@ def test_parameters_whose_gradients_are_given_are_judged() -> None:
     assert (wrong.verdict, wrong.first_wrong) == ("WRONG", "weight")
 
 
-def test_parameters_without_are_named_in_the_verdict_line() -> None:
+def test_parameters_without_one_are_named_in_the_verdict_line() -> None:
     layer = _linear()
     report = compare.check(_by_hand(layer, 1.0, "weight"), layer, (_x(4, 3),))
     assert report.ok, str(report)
@@ -64,7 +64,7 @@ def test_parameters_without_are_named_in_the_verdict_line() -> None:
     assert report.to_dict()["not_judged"] == ["bias"]
 
 
-def test_a_name_that_nobody_has_is_refused() -> None:
+def test_an_unknown_name_is_refused() -> None:
     layer = _linear()
 
     def backward(grad_output: Tensor) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def test_a_name_that_nobody_has_is_refused() -> None:
         compare.check(backward, layer, (_x(4, 3),))
 
 
-def test_names_are_the_modules_and_the_closures_own() -> None:
+def test_names_are_those_of_the_module_and_the_closure() -> None:
     layer, scale = _linear(), _x(3).requires_grad_()
     held = [_x(3).requires_grad_()]
     x = _x(4, 3).requires_grad_()
@@ -91,14 +91,14 @@ def test_names_are_the_modules_and_the_closures_own() -> None:
     assert "scale'" in parameters(forward, [forward(x)], {"x": x}, {"scale": x})
 
 
-def test_what_is_frozen_or_not_reached_is_no_parameter() -> None:
+def test_frozen_or_unused_tensors_are_not_parameters() -> None:
     layer = _linear().requires_grad_(False)
     report = compare.check(_by_hand(layer), layer, (_x(4, 3),))
     assert "not checked" not in str(report)
 
 
-def test_parameters_are_moved_in_the_programs_alone() -> None:
-    """A weight of 1 is left out; the module is what it was."""
+def test_parameters_are_changed_in_the_programs_only() -> None:
+    """A forgotten weight of 1 is found, and the module does not change."""
     norm = nn.LayerNorm(3, dtype=torch.float64)
     before = [p.detach().clone() for p in norm.parameters()]
 
@@ -126,8 +126,8 @@ def test_parameters_are_moved_in_the_programs_alone() -> None:
     assert compare.check(wrong, norm, (_x(4, 3),), hold=("weight",)).ok
 
 
-def test_weights_by_hand_that_were_made_of_parameters_are_no_alarm() -> None:
-    """Turned or flat they are the parameter; beside another tensor no parameter is moved."""
+def test_by_hand_weights_computed_from_parameters_raise_no_alarm() -> None:
+    """Transposed or flat copies count as the parameter; with other tensors none is changed."""
     layer = _linear()
     turned, flat = layer.weight.detach().mT.contiguous(), layer.weight.detach().reshape(-1).clone()
     whole = layer.weight.detach().round()
@@ -149,7 +149,7 @@ def test_weights_by_hand_that_were_made_of_parameters_are_no_alarm() -> None:
     assert report.ok, str(report)
 
 
-def test_a_value_that_is_named_as_a_parameter_is_another() -> None:
+def test_an_intermediate_may_have_the_name_of_a_parameter() -> None:
     w = _x(4, 3).exp().requires_grad_()
 
     def forward(x: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ def test_a_value_that_is_named_as_a_parameter_is_another() -> None:
     assert "not checked: w'" in report.headline().plain
 
 
-def test_remedies_are_looked_for_with_parameters_too() -> None:
-    """A gradient of a parameter in another order of its operations."""
+def test_fixes_are_searched_with_parameters_too() -> None:
+    """The gradient of a parameter with its operations in another order."""
     g = _x(3).requires_grad_()
 
     def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -175,11 +175,11 @@ def test_remedies_are_looked_for_with_parameters_too() -> None:
     assert "the search failed" not in str(report)
 
 
-# -- by identity
+# -- a backward pass that differentiates its own input tensors
 
 
 def _recomputed(layer: nn.Linear, times: float = 1.0, *, strict: bool) -> Any:
-    """Return a Function whose backward pass asks for the gradients of a module's own weights."""
+    """Return a Function whose backward pass differentiates the module's own weights."""
 
     class Recomputed(torch.autograd.Function):
         @staticmethod
@@ -199,7 +199,7 @@ def _recomputed(layer: nn.Linear, times: float = 1.0, *, strict: bool) -> Any:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_function_that_asks_by_identity_is_run_on_the_very_objects(strict: bool) -> None:
+def test_a_function_that_differentiates_its_inputs_gets_the_same_objects(strict: bool) -> None:
     layer = _linear()
     given = (_x(4, 3).requires_grad_(), layer.weight, layer.bias)
     right = compare.check(
@@ -253,8 +253,8 @@ def _on_meta() -> nn.Linear:
         ),
         (
             lambda: compare.check(function(_twice, _ones_alone), _twice, (_x(3),)),
-            "Made takes a grad_output of ones and refuses other numbers (RuntimeError: the "
-            "loss comes last): autograd may hand it any",
+            "Made accepts a grad_output of ones but not other values (RuntimeError: the "
+            "loss comes last): autograd may pass any",
         ),
         (
             lambda: compare.check(function(lambda x: None, _ones_alone), _twice, (_x(3),)),
@@ -262,7 +262,7 @@ def _on_meta() -> nn.Linear:
         ),
         (
             lambda: compare.check(_twice_back, _twice, {"x": torch.empty(3, device="meta")}),
-            "input 'x' is on the meta device and has no numbers: give some",
+            "input 'x' is on the meta device and has no values: give a tensor with values",
         ),
         (
             lambda: compare.check(_twice_back, _twice, {"x": _x(3, 3).to_sparse()}),
@@ -278,7 +278,7 @@ def _on_meta() -> nn.Linear:
             lambda: compare.check(
                 lambda grad_output: {"input": grad_output}, _on_meta(), (_x(2, 3).float(),)
             ),
-            "forward's weight is on the meta device: give it numbers",
+            "forward's weight is on the meta device: give it values",
         ),
         (
             lambda: compare.check(
@@ -288,13 +288,13 @@ def _on_meta() -> nn.Linear:
         ),
         (
             lambda: compare.check(_twice_back, torch.no_grad()(_twice), {"x": _x(3)}),
-            "no output of forward depends on a differentiable input: nothing to judge (does it run "
-            "under torch.no_grad or inference_mode, or detach?)",
+            "no output of forward depends on a differentiable input: nothing to check (does it use "
+            "torch.no_grad, inference_mode or detach?)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_it_is_said_in_one_line(ask: Callable[[], object], line: str) -> None:
+def test_unusable_input_is_refused_in_one_line(ask: Callable[[], object], line: str) -> None:
     with pytest.raises(BadInput, match=f"^{re.escape(line)}$"):
         ask()
 
@@ -304,7 +304,7 @@ def test_inference_mode_is_named() -> None:
         compare.check(_twice_back, _twice, {"x": _x(3)})
 
 
-def test_a_function_that_fails_whatever_stands_above_raises_its_own_error() -> None:
+def test_a_function_that_fails_for_any_cotangent_raises_its_own_error() -> None:
     def broken(_saved: Any, _grads: Any) -> Tensor:
         raise ZeroDivisionError("mine")
 
@@ -312,7 +312,7 @@ def test_a_function_that_fails_whatever_stands_above_raises_its_own_error() -> N
         compare.check(function(_twice, broken), _twice, (_x(3),))
 
 
-def test_autocast_around_a_check_is_said() -> None:
+def test_autocast_around_a_check_is_reported() -> None:
     def backward(grad_output: Tensor, x: Tensor, w: Tensor) -> dict[str, Tensor]:
         return {"x": grad_output @ w.mT, "w": x.mT @ grad_output}
 
@@ -323,7 +323,7 @@ def test_autocast_around_a_check_is_said() -> None:
     assert "autocast" not in str(compare.check(backward, lambda x, w: x @ w, given))
 
 
-def test_a_file_may_say_what_is_held_and_not_asked(tmp_path: Path) -> None:
+def test_a_file_may_define_hold_and_contract(tmp_path: Path) -> None:
     path = tmp_path / "ones.py"
     lines = [
         "import torch",

@@ -1,9 +1,9 @@
-"""Formulas judged once more at inputs beside those given: what must not alarm, and what must.
+"""The check at other inputs: right passes that must pass there, and wrong ones that must not.
 
-RIGHT holds right passes whose inputs have a structure that a careless move would destroy: labels,
+RIGHT holds right passes whose inputs have a structure that a careless change would destroy: labels,
 masks, sorted grids, unit rows, matrices with a symmetry. WRONG_BESIDE holds passes that are right
-only at the inputs given: a weight of 1 left out, a stale cache. The tables themselves are tested
-too, without any second inputs: by other draws of the same structure.
+only at the given inputs: a weight of 1 left out, a stale cache. The tables themselves are tested
+too, without second inputs: by other draws of the same structure.
 """
 
 import json
@@ -31,7 +31,7 @@ INF = torch.inf
 
 @dataclass(frozen=True)
 class Case:
-    """Two passes and the inputs they are judged at."""
+    """Two passes and their inputs."""
 
     forward: Callable[..., Any]
     backward: Any
@@ -40,7 +40,7 @@ class Case:
 
 
 class Draw:
-    """Tensors of a dtype, each of a structure of its own; where `elsewhere`, of less of it."""
+    """Random tensors of a dtype, each with its structure; with less of it if `elsewhere`."""
 
     def __init__(self, dtype: torch.dtype, seed: int = 0, *, elsewhere: bool = False) -> None:
         self.dtype, self.elsewhere = dtype, elsewhere
@@ -54,11 +54,11 @@ class Draw:
         return torch.randn(*shape, generator=self.chance, dtype=DOUBLE)
 
     def normal(self, *shape: int) -> Tensor:
-        """Return normal numbers, 6 x 5 where no shape is given."""
+        """Return normal numbers, by default 6 x 5."""
         return self.put(self._normal(*(shape or (6, 5))))
 
     def x(self, *shape: int) -> Tensor:
-        """Return what a gradient is asked of."""
+        """Return an input that needs a gradient."""
         return self.normal(*shape).requires_grad_()
 
     def within(self, low: float, high: float, *shape: int) -> Tensor:
@@ -99,7 +99,7 @@ class Draw:
         return self.put(parts / 64)
 
     def mask(self, off: float = 0.0, on: float = 1.0, *shape: int) -> Tensor:
-        """Return two values, both in each row."""
+        """Return a mask of two values, both in each row."""
         rows = torch.rand(*(shape or (6, 5)), generator=self.chance) > 0.4
         rows[..., 0], rows[..., 1] = True, False
         rows = rows[..., self.order(rows.shape[-1])]
@@ -111,7 +111,7 @@ class Draw:
         return found + found.triu(1).mT
 
     def nearly_symmetric(self, count: int = 5) -> Tensor:
-        """Return a product that is symmetric, but for its rounding."""
+        """Return a product that is symmetric up to rounding."""
         root, scale = self.normal(count, count), self.within(0.5, 1.5, count)
         found = (root * scale) @ root.mT
         found[0, 1] = found[1, 0].clone()
@@ -240,7 +240,7 @@ def soft_labels_of_one_row(d: Draw) -> Case:
 
 @right(lifted=True)
 def soft_labels_for_all_rows(d: Draw) -> Case:
-    """One vector of probabilities, as a prior is."""
+    """One vector of probabilities, such as a prior."""
     return Case(
         entropy_with,
         lambda x, y, grad_output: {"x": (torch.softmax(x, -1) - y) / len(x) * grad_output},
@@ -334,7 +334,7 @@ def targets_between_0_and_1(d: Draw) -> Case:
 
 @right()
 def two_codes_for_labels(d: Draw) -> Case:
-    """The forward pass asks which of the two a label is, the backward pass reckons with it."""
+    """The forward pass compares the labels, the backward pass computes with them."""
     return Case(
         lambda x, y: torch.where(y == 1, F.softplus(-x), F.softplus(x)).sum(),
         lambda x, y, grad_output: {"x": (torch.sigmoid(x) - y) * grad_output},
@@ -458,7 +458,7 @@ def spread(x: Tensor, w: Tensor) -> Tensor:
 
 
 def spread_back(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-    """What comes by way of the mean is 0 where the weights sum to 1."""
+    """The gradient through the mean is 0 because the weights sum to 1."""
     return {"x": 2 * w * (x - (w * x).sum(-1, keepdim=True)) * grad_output}
 
 
@@ -510,7 +510,7 @@ def a_shift_under_means_of_neighbours(d: Draw) -> Case:
 
 @right(lifted=True)
 def probabilities_of_the_best_two(d: Draw) -> Case:
-    """A teacher's distribution that is 0 but for its two largest."""
+    """A teacher's distribution that is 0 except for its two largest values."""
     p = d._normal(6, 5)
     p = torch.softmax(p.masked_fill(p < p.topk(2, -1).values[:, -1:], -INF), -1)
     return Case(entropy_with, p_minus_y, {"x": d.x(), "y": d.put(p)})
@@ -535,7 +535,7 @@ def policy_gradient(d: Draw) -> Case:
 
 @hard_to_keep(lifted=True)
 def log_probabilities_given_as_logits(d: Draw) -> Case:
-    """What is normalised already has itself as its log softmax."""
+    """Log probabilities are their own log softmax."""
     return Case(
         entropy_with,
         lambda x, y, grad_output: {"x": (x.exp() - y) / 6 * grad_output},
@@ -698,7 +698,7 @@ def rows_of_a_laplacian_sum_to_0(d: Draw) -> Case:
 
 @right(half=True)
 def adjacency(d: Draw) -> Case:
-    """Two codes, and symmetric: whole rows shuffled would not be."""
+    """Two values and symmetric, which shuffled rows would not be."""
     a = d.put(d.whole(0, 2, 6, 6)).triu(1)
     a[0, 1] = 1
     return Case(
@@ -761,7 +761,7 @@ def signed_permutation(d: Draw) -> Case:
 
 @right()
 def hadamard_matrix(d: Draw) -> Case:
-    """Two codes; orthogonal, whatever the order of its rows."""
+    """Two values; orthogonal for any order of its rows."""
     q = torch.tensor([[1, 1], [1, -1]])
     q = torch.kron(q, q)[[1, 2, 3, 0]] * torch.tensor([[1], [1], [-1], [1]])
     return Case(
@@ -886,7 +886,7 @@ def skew_symmetric(d: Draw) -> Case:
 
 @hard_to_keep()
 def toeplitz(d: Draw) -> Case:
-    """A convolution as a matrix: its first row says it all."""
+    """A convolution as a matrix, which its first row determines."""
     row = d.normal(5)
     places = (torch.arange(5)[None, :] - torch.arange(5)[:, None]) % 5
     return Case(
@@ -1207,7 +1207,7 @@ def dropout_with_a_saved_mask(d: Draw) -> Case:
 
 @right()
 def dropout_by_asking_the_mask(d: Draw) -> Case:
-    """The mask holds 0 and 2 and nothing else."""
+    """The mask holds only 0 and 2."""
     return Case(
         lambda x, m: x * m,
         lambda m, grad_output: {"x": torch.where(m > 0, 2 * grad_output, 0)},
@@ -1276,7 +1276,7 @@ def softmax_with_a_mask_of_1e9(d: Draw) -> Case:
 
 @right()
 def softmax_zero_where_the_mask_is_inf(d: Draw) -> Case:
-    """The backward pass asks for -inf itself."""
+    """The backward pass compares the mask with -inf."""
     return Case(
         masked_softmax,
         lambda x, m, output, grad_output: {
@@ -1359,7 +1359,7 @@ def causal_attention_by_a_bool(d: Draw) -> Case:
 
 @right()
 def attention_to_itself(d: Draw) -> Case:
-    """Queries, keys and values start as equal."""
+    """Queries, keys and values are equal at first."""
     x = d.normal(4, 4)
     given = {name: x.clone().requires_grad_() for name in "qkv"}
     return Case(attention, attention_back, {**given, "m": d.put(torch.zeros(4, 4))})
@@ -1394,7 +1394,7 @@ def lengths_as_floats(d: Draw) -> Case:
 
 @right(half=True)
 def padding_rows(d: Draw) -> Case:
-    """The rows that hold anything are counted."""
+    """The rows that are not zero are counted."""
     x = d.normal()
     x[4:] = 0
     return Case(
@@ -1406,7 +1406,7 @@ def padding_rows(d: Draw) -> Case:
 
 @right()
 def padding_rows_are_4_and_5(d: Draw) -> Case:
-    """What is padding is known, and the weights get nothing from it."""
+    """The padding is known, and contributes nothing to the weights."""
     x = d.normal()
     x[4:] = 0
     return Case(
@@ -1459,7 +1459,7 @@ def sparse_weights_by_place(d: Draw) -> Case:
 
 @right()
 def a_column_of_zeros(d: Draw) -> Case:
-    """Standardised, but for the column that has no spread."""
+    """Standardised, except for the column that has no spread."""
     x = d.normal()
     x[:, 2] = 0
 
@@ -1557,7 +1557,7 @@ def log_weights_with_minus_inf(d: Draw) -> Case:
 
 @right()
 def counts(d: Draw) -> Case:
-    """A mean over groups; the counts are an input of their own."""
+    """A mean over groups; the counts are a separate input."""
     i = torch.tensor([0, 2, 1, 2, 0, 2])
     return Case(
         lambda x, i, n: torch.zeros(3, 5, dtype=d.dtype).index_add(0, i, x) / n[:, None],
@@ -1609,7 +1609,7 @@ def contrast(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
 
 
 def contrast_back(x: Tensor, c: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-    """What is added to all is lost where the rows sum to 0."""
+    """A constant that is added to all elements cancels, because the rows sum to 0."""
     return {"w": x * grad_output[:, None], "c": torch.zeros_like(c)}
 
 
@@ -1628,7 +1628,7 @@ def whole_contrasts(d: Draw) -> Case:
 
 @hard_to_keep()
 def rows_with_zeros_that_sum_to_0(d: Draw) -> Case:
-    """Either the zeros stay or the sums, unless rows are mixed that have zeros at one place."""
+    """Only a mixture of rows with zeros at the same places keeps both zeros and sums."""
     x = d.put(2 * d.whole(-20, 20, 4, 4) + 1) / 16
     x[0, 1] = x[1, 2] = x[2, 0] = x[3, 0] = 0
     x[:, -1] = -x[:, :-1].sum(-1)
@@ -1745,7 +1745,7 @@ def clamped_within(d: Draw) -> Case:
 
 @right()
 def pixels(d: Draw) -> Case:
-    """An image of values between 0 and 255, as floats that are whole."""
+    """An image of whole numbers between 0 and 255, stored as floats."""
     x = d.put(d.whole(0, 256, 1, 2, 4, 4))
     return Case(
         lambda x, w: ((x / 255 - 0.5) * w).sum((2, 3)),
@@ -1903,7 +1903,7 @@ def running_inputs(d: Draw) -> dict[str, Tensor]:
 
 @right()
 def batch_norm_in_evaluation(d: Draw) -> Case:
-    """As a fresh module has them: running mean 0, running variance 1."""
+    """The statistics of a fresh module: running mean 0, running variance 1."""
 
     def backward(
         x: Tensor, m: Tensor, v: Tensor, w: Tensor, grad_output: Tensor
@@ -2042,7 +2042,7 @@ def quotient_of_equals(d: Draw) -> Case:
 
 @right(half=True)
 def the_larger_of_equals(d: Draw) -> Case:
-    """Each gets half where they are equal."""
+    """Equal values get half of the gradient each."""
     x = d.normal()
     return Case(
         lambda x, y: torch.maximum(x, y),
@@ -2249,7 +2249,7 @@ def named_values(d: Draw) -> Case:
 
 @right()
 def probabilities_passed_on_by_name(d: Draw) -> Case:
-    """What is saved comes from forward, and follows wherever x goes."""
+    """The saved value comes from forward, and changes with x."""
 
     def forward(x: Tensor, y: Tensor) -> Tensor:
         p = compare.name(torch.softmax(x, -1), "p")
@@ -2285,7 +2285,7 @@ def a_plain_number(d: Draw) -> Case:
 
 @right()
 def softmax_given_and_not_read(d: Draw) -> Case:
-    """What was saved is passed beside x, and forward reads none of it."""
+    """The saved value is an input next to x, and forward does not read it."""
     x = d.normal()
     return Case(
         lambda x, p: torch.logsumexp(x, -1),
@@ -2326,7 +2326,7 @@ def softmax_given_as_what_forward_works_out(d: Draw) -> Case:
 
 @saved(lifted=True)
 def statistics_of_a_norm_given(d: Draw) -> Case:
-    """As a kernel has them that saves the mean and one over the deviation of each row."""
+    """As saved by a kernel: the mean and the reciprocal deviation of each row."""
     x = d.normal()
     mean = x.mean(-1, keepdim=True)
     rstd = ((x - mean).square().mean(-1, keepdim=True) + 1e-5).rsqrt()
@@ -2718,7 +2718,7 @@ def mask_of_zeros_added(d: Draw) -> Case:
 
 @wrong()
 def state_of_zeros(d: Draw) -> Case:
-    """The slope is worked out again without the state."""
+    """The derivative is computed again without the state."""
 
     def backward(x: Tensor, w: Tensor, u: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
         dz = grad_output * (1 - torch.tanh(x @ w) ** 2)
@@ -2862,7 +2862,7 @@ def equal_vectors(d: Draw) -> Case:
 
 @hard_to_move()
 def equal_rows_of_one(d: Draw) -> Case:
-    """A single row has no other row to be mixed with."""
+    """A single row has no other row to mix with."""
     return Case(
         lambda x, y: x * y, lambda x, grad_output: {"x": grad_output * x, "y": grad_output * x},
         twins(d, 1, 5),
@@ -2879,7 +2879,7 @@ def equal_elements_of_one(d: Draw) -> Case:
 
 @hard_to_move()
 def every_row_the_same(d: Draw) -> Case:
-    """A shuffle of equal rows is what it was."""
+    """A shuffle of equal rows changes nothing."""
     x = d.normal() if d.elsewhere else d.normal(1, 5).repeat(6, 1)
     return Case(
         lambda x, w: (x * w) ** 2,
@@ -2933,7 +2933,7 @@ def a_stale_cache_by_shape_in_a_function(d: Draw) -> Case:
 
 @wrong()
 def a_stale_slope_by_shape(d: Draw) -> Case:
-    """What is kept is a value worked out of the first input, without rounding."""
+    """The cache holds a value computed from the first input without rounding."""
     cache: dict[Any, Tensor] = {}
 
     def backward(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
@@ -2946,7 +2946,7 @@ def a_stale_slope_by_shape(d: Draw) -> Case:
 
 @wrong()
 def a_stale_mask_by_shape(d: Draw) -> Case:
-    """Where x is above 0 is asked once."""
+    """The mask x > 0 is computed once."""
     cache: dict[Any, Tensor] = {}
 
     class Relu(torch.autograd.Function):
@@ -2982,7 +2982,7 @@ def a_global_buffer(d: Draw) -> Case:
 
 @wrong()
 def a_number_baked(d: Draw) -> Case:
-    """The scale is a number that was taken when the pass was written."""
+    """The scale is a number from the time when the pass was written."""
     s = d.constant(0.5)
     kept = s.item()
     return Case(
@@ -3013,7 +3013,7 @@ def a_tensor_baked(d: Draw) -> Case:
 
 @wrong()
 def weights_baked(d: Draw) -> Case:
-    """The gradient of x is by weights of some time ago."""
+    """The gradient of x uses old weights."""
     w = d.normal(5, 3)
     kept = w.clone()
     return Case(
@@ -3025,7 +3025,7 @@ def weights_baked(d: Draw) -> Case:
 
 @wrong()
 def the_largest_by_place(d: Draw) -> Case:
-    """Which is the largest was looked up once, and two are almost as large."""
+    """The position of the largest value is cached, and two are almost as large."""
     x = d.normal()
     if not d.elsewhere:
         for column, (a, b) in enumerate([(1, 3), (3, 1), (0, 4), (4, 0), (2, 5)]):
@@ -3103,7 +3103,7 @@ def flat(report: Report) -> str:
 
 
 def told(report: Report) -> str:
-    """Return what is said from the verdict on, below the table."""
+    """Return the text of a report from the verdict on, without the table."""
     lines = str(report).splitlines()
     return " ".join(lines[next(k for k, l in enumerate(lines) if l.startswith(report.verdict)) :])
 
@@ -3128,14 +3128,14 @@ def test_no_alarm(make: Make, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("make", "dtype"), rows(HARD_TO_KEEP))
 def test_no_alarm_where_it_is_hard(make: Make, dtype: torch.dtype) -> None:
-    """What holds of the inputs given is kept, or read as meant, or not moved."""
+    """A property of the given inputs is kept, or read as intended, or the input is not changed."""
     report = judged(make(Draw(dtype)))
     assert report.verdict in PASSES, str(report)
 
 
 @pytest.mark.parametrize(("make", "dtype"), rows(SAVED))
 def test_what_is_saved_and_passed_beside(make: Make, dtype: torch.dtype) -> None:
-    """It is taken to follow x; or what to do is said: pass it from forward, or hold it."""
+    """It is derived from x, or the report suggests to compute it in forward, or to hold it."""
     report = judged(make(Draw(dtype)))
     if report.verdict not in PASSES:
         assert "right only at the given inputs" in flat(report), str(report)
@@ -3172,8 +3172,8 @@ OWN = {  # forward has values of its own, so that the passes go with the draw
 
 @pytest.mark.long
 @pytest.mark.parametrize("table", [WRONG_BESIDE, HARD_TO_MOVE], ids=["beside", "hard"])
-def test_the_wrong_are_wrong_at_inputs_of_another_kind(table: Table) -> None:
-    """A claim about the table: no second inputs are needed where the first show it."""
+def test_wrong_passes_are_wrong_at_inputs_of_another_kind(table: Table) -> None:
+    """A claim about the table: these inputs show the fault without second inputs."""
     for name, make in table.items():
         first, second = make(Draw(DOUBLE)), make(Draw(DOUBLE, 1, elsewhere=True))
         judged(first)  # what is kept by shape is kept of these
@@ -3199,8 +3199,8 @@ def ones(dtype: torch.dtype = DOUBLE) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE, HALF], ids=short)
-def test_what_is_held_is_not_moved(dtype: torch.dtype) -> None:
-    """A pass that is right only for that value is right where it is held."""
+def test_a_held_input_is_not_changed(dtype: torch.dtype) -> None:
+    """A pass that is right only for one value of an input passes if that input is held."""
     assert compare.check(without_w, doubled, ones(dtype)).verdict == "WRONG"
     held = compare.check(without_w, doubled, ones(dtype), hold=("w",))
     assert held.verdict in PASSES, str(held)
@@ -3209,20 +3209,20 @@ def test_what_is_held_is_not_moved(dtype: torch.dtype) -> None:
         compare.assert_same(without_w, doubled, ones(dtype))
 
 
-def test_what_is_held_is_named_as_forward_has_it() -> None:
-    """Also where the inputs are in order."""
+def test_a_held_input_has_its_name_in_forward() -> None:
+    """Also if the inputs are a tuple."""
     given = tuple(ones().values())
     assert compare.check(without_w, doubled, given).verdict == "WRONG"
     assert compare.check(without_w, doubled, given, hold=("w",)).verdict in PASSES
 
 
-def test_another_that_is_held_hides_nothing() -> None:
+def test_holding_another_input_hides_nothing() -> None:
     report = compare.check(without_w, doubled, ones(), hold=("x",))
     assert report.verdict == "WRONG", str(report)
     assert "right only at the given inputs" in flat(report)
 
 
-def test_all_may_be_held() -> None:
+def test_all_inputs_may_be_held() -> None:
     report = compare.check(without_w, doubled, ones(), hold=("x", "w"))
     assert report.verdict in PASSES, str(report)
 
@@ -3234,13 +3234,13 @@ def test_an_unknown_name_is_not_held() -> None:
 
 
 def test_holding_a_statistic_is_enough() -> None:
-    """What follows x is passed beside it; x is then not moved away from it."""
+    """A statistic of x is an input next to x; holding it keeps x fixed too."""
     for make, name in ((square_given, "s"), (mean_given, "m")):
         report = judged(replace(make(Draw(DOUBLE)), hold=(name,)))
         assert report.verdict in PASSES, str(report)
 
 
-def test_a_pass_wrong_at_the_inputs_given_is_wrong_whatever_is_held() -> None:
+def test_a_pass_that_is_wrong_at_the_given_inputs_is_wrong_with_any_hold() -> None:
     def thrice(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
         return {"x": 3 * x * grad_output}
 
@@ -3250,24 +3250,24 @@ def test_a_pass_wrong_at_the_inputs_given_is_wrong_whatever_is_held() -> None:
         assert "right only at the given inputs" not in flat(report), str(report)
 
 
-# -- what is told
+# -- the text of the report
 
 
-def test_what_is_wrong_beside_names_the_input() -> None:
+def test_the_report_names_the_input_that_it_depends_on() -> None:
     report = compare.check(without_w, doubled, ones())
     rest = flat(report).split("right only at the given inputs", 1)[1]
     assert report.first_wrong == "x"
     assert re.search(r"\bw\b", rest), str(report)
 
 
-def test_the_first_that_is_wrong_beside_is_named() -> None:
+def test_the_first_wrong_quantity_at_other_inputs_is_named() -> None:
     report = judged(a_named_value_with_a_weight_of_1(Draw(DOUBLE)))
     assert report.verdict == "WRONG", str(report)
     assert report.first_wrong == "h", str(report)
     assert [q.name for q in report.quantities.values() if q.verdict == "WRONG"] == ["h"]
 
 
-def test_what_should_follow_another_names_both() -> None:
+def test_an_input_that_should_depend_on_another_is_named_with_it() -> None:
     def forward(x: Tensor, square: Tensor) -> Tensor:
         return x * square
 
@@ -3282,7 +3282,7 @@ def test_what_should_follow_another_names_both() -> None:
     assert "hold" in rest, str(report)
 
 
-def test_a_right_pass_is_not_told_to_be_right_only_here() -> None:
+def test_a_right_pass_is_not_called_right_only_here() -> None:
     report = compare.check(
         lambda x, w, grad_output: {"x": 2 * x * w * grad_output}, doubled, ones()
     )
@@ -3292,7 +3292,7 @@ def test_a_right_pass_is_not_told_to_be_right_only_here() -> None:
 
 
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
-def test_the_json_has_what_was_found_beside(right: bool) -> None:
+def test_the_json_has_the_check_at_other_inputs(right: bool) -> None:
     def backward(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
         return {"x": 2 * x * (w if right else 1) * grad_output}
 
@@ -3301,8 +3301,8 @@ def test_the_json_has_what_was_found_beside(right: bool) -> None:
     json.dumps(found)
 
 
-def test_the_same_is_told_each_time() -> None:
-    """The second inputs are drawn from seeds of their own."""
+def test_the_report_is_the_same_each_time() -> None:
+    """The second inputs have seeds of their own."""
 
     def without_the_time() -> dict[str, Any]:
         found = compare.check(without_w, doubled, ones()).to_dict()
@@ -3311,8 +3311,8 @@ def test_the_same_is_told_each_time() -> None:
     assert without_the_time() == without_the_time()
 
 
-def test_nothing_of_the_callers_is_changed() -> None:
-    """Neither the inputs, nor a module, nor torch's own chance."""
+def test_nothing_of_the_caller_is_changed() -> None:
+    """Neither the inputs, nor a module, nor torch's random state change."""
     module = nn.LayerNorm(5, dtype=DOUBLE)
     given = ones()
     kept = {name: value.clone() for name, value in given.items()}
@@ -3330,11 +3330,11 @@ def test_nothing_of_the_callers_is_changed() -> None:
         assert parameter.requires_grad
 
 
-# -- where nothing can be tried
+# -- other inputs that cannot be used
 
 
 def only_at(given: Tensor, far: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """Return a cube that refuses what is farther away than `far`."""
+    """Return a cube that refuses inputs farther away than `far`."""
 
     def forward(x: Tensor) -> Tensor:
         if (x.detach() - given).abs().max() > far:
@@ -3348,7 +3348,7 @@ def cube_back(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
     return {"x": 3 * x * x * grad_output}
 
 
-def test_a_forward_pass_that_raises_beside_is_not_tried_there() -> None:
+def test_other_inputs_at_which_forward_raises_are_not_used() -> None:
     x = Draw(DOUBLE).normal()
     report = compare.check(cube_back, only_at(x, 1e-4), {"x": x})
     assert report.verdict in PASSES, str(report)
@@ -3356,7 +3356,7 @@ def test_a_forward_pass_that_raises_beside_is_not_tried_there() -> None:
     assert "of these inputs alone" in flat(report), str(report)
 
 
-def test_a_forward_pass_that_is_newly_not_finite_is_not_tried_there() -> None:
+def test_other_inputs_at_which_forward_is_not_finite_are_not_used() -> None:
     given = Draw(DOUBLE).normal()
 
     def forward(x: Tensor) -> Tensor:
@@ -3367,7 +3367,7 @@ def test_a_forward_pass_that_is_newly_not_finite_is_not_tried_there() -> None:
     assert "not checked at other inputs" in flat(report), str(report)
 
 
-def test_a_wrong_pass_that_cannot_be_tried_beside_is_said_not_to_be() -> None:
+def test_a_pass_without_usable_other_inputs_is_reported() -> None:
     x = Draw(DOUBLE).normal()
     kept = x.clone()
     report = compare.check(
@@ -3376,8 +3376,8 @@ def test_a_wrong_pass_that_cannot_be_tried_beside_is_said_not_to_be() -> None:
     assert "not checked at other inputs" in flat(report), str(report)
 
 
-def test_where_it_raises_it_is_tried_nearer() -> None:
-    """A step of at most 1/128 of the way to another row is the last to be tried."""
+def test_nearer_inputs_are_tried_if_forward_raises() -> None:
+    """The last change to be tried goes at most 1/128 of the way to another row."""
     x = Draw(DOUBLE).normal()
     forward = only_at(x, float(x.max() - x.min()) / 100)
     kept = x.clone()
@@ -3391,7 +3391,7 @@ def test_where_it_raises_it_is_tried_nearer() -> None:
     assert "right only at the given inputs" in flat(stale), str(stale)
 
 
-def test_a_pass_that_cannot_be_read_gets_no_alarm() -> None:
+def test_a_pass_that_cannot_be_traced_raises_no_alarm() -> None:
     """It is judged by its numbers alone."""
 
     def by_numpy(x: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
@@ -3401,7 +3401,7 @@ def test_a_pass_that_cannot_be_read_gets_no_alarm() -> None:
     assert report.verdict in PASSES, str(report)
 
 
-def test_without_lifting_nothing_is_said_to_be_wrong_beside() -> None:
+def test_without_exact_computation_there_are_no_other_inputs() -> None:
     report = compare.check(cube_back, lambda x: x**3, {"x": Draw(DOUBLE).normal()}, lift="none")
     assert "right only at the given inputs" not in flat(report), str(report)
 
@@ -3410,14 +3410,14 @@ def test_without_lifting_nothing_is_said_to_be_wrong_beside() -> None:
 
 
 def names_them(report: Report, *names: str) -> bool:
-    """Say whether each is judged, or named below the table."""
+    """Return whether each name is a quantity, or stands below the table."""
     return all(
         any(name in label for label in report.quantities) or re.search(rf"\b{name}\b", told(report))
         for name in names
     )
 
 
-def test_parameters_of_a_module_that_are_not_judged_are_named() -> None:
+def test_parameters_of_a_module_that_are_not_checked_are_named() -> None:
     d = Draw(DOUBLE)
     module = nn.Linear(5, 3, dtype=DOUBLE)
 
@@ -3452,7 +3452,7 @@ def test_a_tensor_of_a_closure_that_needs_a_gradient_is_named() -> None:
     assert names_them(compare.check(backward, forward, {"x": d.normal()}), "scale")
 
 
-def test_frozen_parameters_and_those_not_reached_are_not_named() -> None:
+def test_frozen_or_unused_parameters_are_not_named() -> None:
     d = Draw(DOUBLE)
     module = nn.Sequential(nn.Linear(5, 3, dtype=DOUBLE), nn.Linear(3, 2, dtype=DOUBLE))
     module[0].requires_grad_(False)

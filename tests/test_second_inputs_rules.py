@@ -1,4 +1,4 @@
-"""What is judged beside the inputs, what is not, and what is said of it: one case for each rule."""
+"""The check at other inputs, and its remarks in the report: one test for each rule."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,9 +44,11 @@ def without(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
 # -- two draws
 
 
-def test_wrong_in_one_draw_alone_is_said_and_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_in_one_of_two_draws_is_reported_but_not_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen = []
-    at = SecondInputs._at
+    at = SecondInputs._judged_at
 
     def once(self: SecondInputs, draw: Any, right: Any) -> Any:
         seen.append(draw.number)
@@ -55,7 +57,7 @@ def test_wrong_in_one_draw_alone_is_said_and_is_not_wrong(monkeypatch: pytest.Mo
             found = {name: replace(proof, verdict=EXACT) for name, proof in found.items()}
         return found
 
-    monkeypatch.setattr(SecondInputs, "_at", once)
+    monkeypatch.setattr(SecondInputs, "_judged_at", once)
     given = {"x": drawn(4, 3).requires_grad_(), "w": torch.ones(3, dtype=torch.float64)}
     report = compare.check(without, scaled, given)
     assert seen[:2] == [0, 1]
@@ -66,7 +68,7 @@ def test_wrong_in_one_draw_alone_is_said_and_is_not_wrong(monkeypatch: pytest.Mo
 
 
 def test_one_class_is_a_class_and_a_number() -> None:
-    """Labels of one class are right where the code asks for it; a weight of 1 is forgotten."""
+    """Labels of one class pass for code that compares them; a forgotten weight of 1 is WRONG."""
 
     def by_class(grad_output: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         s = torch.sigmoid(x)
@@ -83,8 +85,8 @@ def test_one_class_is_a_class_and_a_number() -> None:
     assert compare.check(without, scaled, given).verdict == WRONG
 
 
-def test_where_the_second_draw_cannot_be_tried_a_third_one_is() -> None:
-    """Divided by 0 where a weight of 1 becomes a class of 0."""
+def test_a_third_draw_is_tried_if_the_second_cannot_be_used() -> None:
+    """A weight of 1 that becomes the class 0 leads to a division by 0."""
 
     def forward(x: Tensor, w: Tensor) -> Tensor:
         return x * x / w
@@ -95,10 +97,10 @@ def test_where_the_second_draw_cannot_be_tried_a_third_one_is() -> None:
     assert "right only at the given inputs" in told(report)
 
 
-# -- what is named
+# -- inputs that the report names
 
 
-def test_the_input_that_it_hangs_on_is_named() -> None:
+def test_the_input_that_it_depends_on_is_named() -> None:
     given = {"x": drawn(4, 3).requires_grad_(), "w": torch.ones(3, dtype=torch.float64)}
     report = compare.check(without, scaled, given)
     assert (
@@ -108,7 +110,7 @@ def test_the_input_that_it_hangs_on_is_named() -> None:
     assert "pass hold=('w',)" in told(report)
 
 
-def test_where_no_single_input_will_do_all_are_named() -> None:
+def test_all_inputs_are_named_if_no_single_one_is_the_cause() -> None:
     twos = torch.full((4,), 2.0, dtype=torch.float64)
 
     def backward(grad_output: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -119,8 +121,8 @@ def test_where_no_single_input_will_do_all_are_named() -> None:
     assert "right only at the given inputs, not with other values of x and y (" in told(report)
 
 
-def test_a_parameter_that_it_hangs_on_is_named() -> None:
-    """A number read out of it is not seen to follow."""
+def test_a_parameter_that_it_depends_on_is_named() -> None:
+    """A number that item() reads from it stays what it was."""
     layer = nn.PReLU(dtype=torch.float64)
 
     def backward(grad_output: Tensor, input: Tensor) -> dict[str, Tensor]:
@@ -132,7 +134,7 @@ def test_a_parameter_that_it_hangs_on_is_named() -> None:
     assert compare.check(backward, layer, (drawn(4, 5),), hold=("weight",)).verdict in PASSES
 
 
-def test_what_has_no_other_of_its_kind_is_named() -> None:
+def test_an_input_without_another_value_of_its_kind_is_named() -> None:
     given = {"x": drawn(3, 3).requires_grad_(), "w": torch.eye(3, dtype=torch.float64)}
     report = compare.check(lambda grad_output: {"x": grad_output}, lambda x, w: x @ w, given)
     assert report.verdict in PASSES
@@ -144,10 +146,10 @@ def test_what_has_no_other_of_its_kind_is_named() -> None:
     assert beside(held) == ""
 
 
-# -- what cannot be tried
+# -- other inputs that cannot be used
 
 
-def test_nothing_to_move() -> None:
+def test_nothing_to_change() -> None:
     x = torch.eye(3, dtype=torch.float64)
     report = compare.check(lambda grad_output, x: {"x": 2 * x * grad_output}, lambda x: x * x, (x,))
     assert report.beside is not None
@@ -164,7 +166,7 @@ def only_near(given: Tensor, far: float) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def test_the_largest_move_that_works_is_taken_and_else_the_first_reason_is_told() -> None:
+def test_the_largest_usable_change_is_taken() -> None:
     x = drawn(6, 5)
 
     def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -178,8 +180,8 @@ def test_the_largest_move_that_works_is_taken_and_else_the_first_reason_is_told(
     assert never.verdict in PASSES
 
 
-def test_the_first_reason_is_told() -> None:
-    """That of the largest move."""
+def test_the_first_reason_is_reported() -> None:
+    """It is that of the largest change."""
     x = drawn(6, 5)
 
     def forward(x: Tensor) -> Tensor:
@@ -195,7 +197,7 @@ def test_the_first_reason_is_told() -> None:
     assert beside(report) == "not checked at other inputs: ValueError: far"
 
 
-def test_parameters_are_moved_where_all_inputs_are_held() -> None:
+def test_parameters_are_changed_if_all_inputs_are_held() -> None:
     a = nn.Parameter(torch.ones(4, dtype=torch.float64))
     report = compare.check(
         lambda grad_output: {"x": grad_output}, lambda x: x * a, (drawn(3, 4),), hold=("x",)
@@ -204,8 +206,8 @@ def test_parameters_are_moved_where_all_inputs_are_held() -> None:
     assert "not with other values of a (" in told(report)
 
 
-def test_whole_numbers_stay_where_nothing_else_leads_to_numbers() -> None:
-    """A negative number to a power that is not whole is none."""
+def test_whole_numbers_are_kept_if_changing_them_gives_nan() -> None:
+    """A negative number to a fractional power is NaN."""
 
     def backward(grad_output: Tensor, x: Tensor, n: Tensor) -> dict[str, Tensor]:
         return {"x": n * x ** (n - 1) * grad_output}
@@ -216,7 +218,7 @@ def test_whole_numbers_stay_where_nothing_else_leads_to_numbers() -> None:
     assert report.beside.tried, str(report)
 
 
-def test_an_output_that_is_newly_infinite_is_not_tried() -> None:
+def test_other_inputs_with_a_new_infinity_are_not_used() -> None:
     x = drawn(4, 3)
 
     def forward(x: Tensor, y: Tensor) -> Tensor:
@@ -226,8 +228,8 @@ def test_an_output_that_is_newly_infinite_is_not_tried() -> None:
     assert beside(report) == "not checked at other inputs: output is not finite there"
 
 
-def test_a_quantity_that_is_not_shown_there_is_said() -> None:
-    """By hand it is numpy there, and torch at the inputs given."""
+def test_a_quantity_that_is_undecided_there_is_reported() -> None:
+    """The by-hand side uses numpy there, and torch at the given inputs."""
     x = drawn(4, 3)
 
     def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -240,7 +242,7 @@ def test_a_quantity_that_is_not_shown_there_is_said() -> None:
     assert beside(report).startswith("x: undecided at other inputs: "), str(report)
 
 
-# -- what by hand is read and by forward is not
+# -- inputs that the by-hand side reads and forward does not
 
 
 def _softmax_of(p: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
@@ -257,7 +259,7 @@ def test_a_statistic_that_forward_computes_follows_x(dtype: torch.dtype) -> None
 
 
 def test_flat_statistics_and_one_with_another_eps() -> None:
-    """As kernels save them, without the dimension of 1."""
+    """The statistics have no dimension of size 1, as kernels save them."""
 
     def forward(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:])
@@ -300,7 +302,7 @@ def test_one_that_is_held_or_that_forward_does_not_compute_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mask", "order"])
-def test_whole_numbers_and_masks_may_follow_too(kind: str) -> None:
+def test_whole_numbers_and_masks_may_depend_on_inputs_too(kind: str) -> None:
     x = drawn(6, 4)
     if kind == "mask":
         forward: Callable[..., Tensor] = lambda x, m: torch.relu(x)  # noqa: E731
@@ -316,7 +318,7 @@ def test_whole_numbers_and_masks_may_follow_too(kind: str) -> None:
     assert report.verdict in PASSES, str(report)
 
 
-def test_an_input_of_the_same_numbers_does_not_follow() -> None:
+def test_an_input_with_the_same_numbers_is_not_taken_as_derived() -> None:
     twos = torch.full((4,), 2.0)
     report = compare.check(
         lambda grad_output, a: {"x": grad_output * a},
@@ -326,10 +328,10 @@ def test_an_input_of_the_same_numbers_does_not_follow() -> None:
     assert "a, which only the by-hand side reads, may depend on" in beside(report)
 
 
-# -- what by hand is read from outside
+# -- inputs that the by-hand side reads from a closure
 
 
-def test_an_input_in_a_closure_stays() -> None:
+def test_an_input_in_a_closure_is_kept_fixed() -> None:
     X = drawn(4, 3)
     report = compare.check(
         lambda grad_output: {"w": X.mT @ grad_output},
@@ -349,7 +351,7 @@ def test_an_input_in_a_closure_stays() -> None:
     assert report.verdict == WRONG
 
 
-def test_code_that_cannot_be_read_is_no_alarm_for_what_may_follow() -> None:
+def test_code_that_cannot_be_traced_raises_no_alarm() -> None:
     x = drawn(4, 3)
 
     def backward(grad_output: Tensor, s: Tensor) -> dict[str, Tensor]:
@@ -379,7 +381,7 @@ def test_two_fresh_parameters_are_two() -> None:
     assert compare.check(backward(a), forward, (drawn(3, 4),)).verdict == WRONG
 
 
-def test_a_tensor_of_ones_beside_a_fresh_parameter_is_no_parameter() -> None:
+def test_a_tensor_of_ones_is_not_taken_for_a_fresh_parameter() -> None:
     a, one = nn.Parameter(torch.ones(4, dtype=torch.float64)), torch.ones(4, dtype=torch.float64)
     report = compare.check(
         lambda grad_output, x: {"x": grad_output * (one - torch.tanh(x) ** 2) * a},
@@ -401,7 +403,7 @@ def test_a_table_that_forward_has_too_hides_no_parameter() -> None:
         assert (report.verdict in PASSES) == right, str(report)
 
 
-def test_named_values_come_from_the_moved_parameters() -> None:
+def test_named_values_come_from_the_changed_parameters() -> None:
     w = nn.Parameter(drawn(4, 4))
 
     def forward(x: Tensor) -> Tensor:
@@ -491,7 +493,7 @@ def test_float8_is_kept() -> None:
 
 @pytest.mark.parametrize("loss", [F.mse_loss, F.huber_loss, F.smooth_l1_loss])
 def test_losses_in_float16(loss: Callable[..., Tensor]) -> None:
-    """Their kernels round to float16 what their decompositions hold in float32: to subnormals."""
+    """Their kernels round to subnormal float16 values that their decompositions hold in float32."""
     x, y = (drawn(5, 40, seed=seed, dtype=torch.float16) / 512 for seed in (3, 4))
 
     def backward(grad_output: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`compare.check` and `assert_same`: a verdict for anyone's backward pass.
+"""`compare.check` and `compare.assert_same`: the verdict on a user's own backward pass.
 
-The folder is not `check`: Python would bind it in place of the function `compare.check`.
+This folder is not named `check`, because Python would bind it over the function `compare.check`.
 """

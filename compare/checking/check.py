@@ -1,4 +1,4 @@
-"""`compare.check`: the verdict on anyone's own backward pass."""
+"""`compare.check` and `compare.assert_same`: the verdict on a user's own backward pass."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from compare.diagnosis.diagnosis import diagnose
 from compare.environment import environment
 from compare.errors import unknown
 from compare.passes.backward import Backward
-from compare.passes.buffers import put_back
+from compare.passes.buffers import restored_buffers
 from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
 from compare.proof.judge import judge
@@ -105,17 +105,17 @@ def check(
         'dz = grad_output * output'
     """
     check_modes()
-    with put_back(backward, forward):
+    with restored_buffers(backward, forward):
         passes = Passes(
             backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps, lift=lift
         )
-        not_asked = left_out(contract)
+        excluded = left_out(contract)
         report = _judged(passes)
-        if passes.backward.by_identity:
+        if passes.backward.differentiates_inputs:
             why = "the by-hand side differentiates its own input tensors"
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
         elif report.verdict != WRONG:
-            report.contract = Contract(passes).lines(not_asked)
+            report.contract = Contract(passes).lines(excluded)
         return report
 
 
@@ -181,30 +181,30 @@ def assert_same(
 
 
 def _judged(passes: Passes) -> Report:
-    """Judge both passes at their inputs, and what is right beside them too."""
-    forward, off = passes.forward, passes.off
-    manual = passes.manual
-    autograd, pair = passes.compared(manual, passes.manual_program)
+    """Return the report on both passes at their inputs, and at other inputs unless WRONG."""
+    forward, manual = passes.forward, passes.manual
+    autograd, pair = passes.with_autograd(manual, passes.manual_program)
     proofs = judge(pair, list(pair.manual))
     if bypasses := _without_recomputations(pair, proofs):
-        autograd, pair = passes.compared(manual, passes.manual_program, bypasses)
+        autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
         proofs = judge(pair, list(pair.manual))
-    odd = [label for label in autograd if label in manual and label not in pair.manual]
-    proofs = suggest_rewrites(pair, diagnose(pair, proofs, odd))
+    misshapen = [name for name in autograd if name in manual and name not in pair.manual]
+    proofs = suggest_rewrites(pair, diagnose(pair, proofs, misshapen))
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
-    for label, value in autograd.items():
-        row = report.quantities[label] = Quantity.of(label, manual.get(label), value)
-        row.proof = proofs.get(label)
-    report.conditions = tuple(f"{label} = 1" for label in passes.backward.ones) + autocast()
-    report.not_judged = tuple(k for k in forward.parameters if k not in forward.judged)
-    report.unnamed = tuple(label for label in forward.values if label not in manual)
+    for name, value in autograd.items():
+        row = report.quantities[name] = Quantity.of(name, manual.get(name), value)
+        row.proof = proofs.get(name)
+    report.conditions = tuple(f"{name} = 1" for name in passes.backward.unit_cotangents)
+    report.conditions += autocast()
+    report.not_judged = tuple(k for k in forward.parameters if k not in forward.checked_parameters)
+    report.unnamed = tuple(name for name in forward.intermediates if name not in manual)
     report.follows = (
         passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
     )
-    if not off and report.verdict != WRONG:
+    if not passes.not_lifted and report.verdict != WRONG:
         proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
-        for label, proof in proofs.items():
-            report.quantities[label].proof = proof
+        for name, proof in proofs.items():
+            report.quantities[name].proof = proof
     return report
 
 
@@ -233,7 +233,7 @@ def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses
 
 
 def autocast() -> tuple[str, ...]:
-    """Return the dtype that torch.autocast rounds to where it is on, for the report."""
+    """Return the conditions that torch.autocast adds to a report: the dtypes that it rounds to."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     dtypes = [str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in kinds]
     return tuple(f"torch.autocast to {dtype}" for dtype in dict.fromkeys(dtypes))

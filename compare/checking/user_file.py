@@ -1,4 +1,4 @@
-"""A person's own file for `python -m compare check FILE`: read, moved to a dtype and device."""
+"""The user's file of `python -m compare check FILE`: loading it, and checking its passes."""
 
 import linecache
 import os
@@ -20,23 +20,24 @@ from compare.guard.child_process import Tell
 from compare.guard.terminal_text import rendered
 
 
-def judged(
+def check_file(
     _tell: Tell, *, file: str, dtype: str | None, device: str, lift: str | int,
     inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Check a file that `defining` reads; return what there is to show of it, as `Judged` has it.
+    """Check the passes of a file; return the exit code, the text, the JSON and the HTML page.
 
-    It may also define `hold`, `contract` and `formula_ulps`, as `check` has them.
+    Besides forward, backward and inputs the file may define `hold`, `contract` and `formula_ulps`,
+    which are arguments of `compare.check`. The options are those of the command line.
     """
     path = Path(file)
-    module, given = defining(
+    module, arguments = load_checked_file(
         path, None if dtype is None else dtype_named(dtype), device_named(device),
         None if inputs is None else Path(inputs),
     )  # fmt: skip
-    own = ("hold", "contract", "formula_ulps")
-    options = {name: getattr(module, name) for name in own if name in vars(module)}
-    with theirs(path):
-        report = check(module.backward, module.forward, given, lift=lift, **options)
+    names = ("hold", "contract", "formula_ulps")
+    options = {name: getattr(module, name) for name in names if name in vars(module)}
+    with user_errors(path):
+        report = check(module.backward, module.forward, arguments, lift=lift, **options)
     return {
         "code": 0 if report.meets(demand) else 1,
         "text": rendered(width, report.headline() if quiet else report),
@@ -45,45 +46,53 @@ def judged(
     }
 
 
-def defining(
+def load_checked_file(
     path: Path, dtype: torch.dtype | None, device: torch.device, inputs: Path | None
 ) -> tuple[ModuleType, Any]:
-    """Return the file as a module that has `backward` and `forward`, and what these are given.
+    """Return the file as a module with `backward` and `forward`, and their inputs.
 
-    That is its own `inputs`, a dict, a tuple, or a function without parameters that returns one;
-    or a file of `inputs` that `load_inputs` reads.
-    Raises BadInput for a file that has not all three, UserError where its own code raises.
+    Args:
+        path: A Python file that defines forward, backward and inputs: a dict, a tuple, or a
+            function without parameters that returns one.
+        dtype: The dtype to which floating-point inputs are converted, None to keep theirs.
+        device: The device to which inputs are moved.
+        inputs: A file of inputs for `load_inputs`, which replace those of the module, or None.
+
+    Raises:
+        BadInput: The file is missing, or does not define all three names.
+        UserError: Its code raises an exception.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name one that defines forward, backward and inputs")
-    with theirs(path):
+    with user_errors(path):
         module = _load(path)
     for name in ("forward", "backward", "inputs"):
         if not hasattr(module, name):
             raise BadInput(f"{path} defines no {name!r}: it needs forward, backward and inputs")
-    with theirs(path):
-        own = module.inputs() if callable(module.inputs) else module.inputs
-    return module, _moved(own if inputs is None else load_inputs(inputs), dtype, device)
+    with user_errors(path):
+        defined = module.inputs() if callable(module.inputs) else module.inputs
+    return module, _moved(defined if inputs is None else load_inputs(inputs), dtype, device)
 
 
 def load_inputs(path: Path) -> dict[str, Any]:
-    """Return inputs that `--save` wrote: a dict of tensors and plain values, by torch.save.
+    """Return inputs that `mutants --save` wrote: a dict of tensors and plain values.
 
-    Raises BadInput for anything else.
+    Raises:
+        BadInput: The file cannot be read, or is not such a dict as torch.save writes it.
     """
     try:
-        found = torch.load(path, weights_only=True)
+        inputs = torch.load(path, weights_only=True)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; name a file of inputs") from None
-    except Exception:  # torch.load has many of its own for what it did not write
-        found = None
-    if not isinstance(found, dict):
+    except Exception:  # torch.load raises many types for files that torch.save did not write
+        inputs = None
+    if not isinstance(inputs, dict):
         raise BadInput(f"{path} holds no inputs: save a dict of tensors with torch.save")
-    return found
+    return inputs
 
 
 def _load(path: Path) -> ModuleType:
-    """Run the file as a module of its own, with its folder first on the import path."""
+    """Import the file as a module, with its folder first on the import path."""
     if b"\0" in path.read_bytes():
         raise BadInput(f"{path} is no Python file: it holds bytes of 0")
     loader = SourceFileLoader("_checked_file", str(path))
@@ -96,13 +105,13 @@ def _load(path: Path) -> ModuleType:
 
 
 def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
-    """Return the inputs on the device, tensors of floats in the dtype if one is asked for."""
+    """Return the inputs on the device, floating-point tensors in the dtype if there is one."""
 
     def move(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        kind = dtype if dtype and value.is_floating_point() else value.dtype
-        return value.detach().to(device, kind).requires_grad_(value.requires_grad)
+        target = dtype if dtype and value.is_floating_point() else value.dtype
+        return value.detach().to(device, target).requires_grad_(value.requires_grad)
 
     if isinstance(inputs, Mapping):
         return {name: move(value) for name, value in inputs.items()}
@@ -112,13 +121,13 @@ def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
 
 
 def _library(filename: str) -> bool:
-    """Whether a frame is in Python itself or an installed library."""
+    """Return whether a frame is in Python itself or in an installed library."""
     return "site-packages" in filename or filename.startswith(("<", os.path.dirname(os.__file__)))
 
 
 @contextmanager
-def theirs(path: Path) -> Iterator[None]:
-    """Within, an exception from the user's file becomes a UserError with their lines of it."""
+def user_errors(path: Path) -> Iterator[None]:
+    """Turn an exception of the user's file into a UserError with its part of the traceback."""
     try:
         yield
     except (BadInput, KeyboardInterrupt):
@@ -128,14 +137,15 @@ def theirs(path: Path) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.filename == file:
             lines = traceback.format_exception_only(error)
         else:
-            frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this
-            ours = str(Path(__file__).parents[1])
-            last = max((k for k, f in enumerate(frames) if f.filename.startswith(ours)), default=-1)
-            theirs = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
-            if not theirs and not isinstance(error, SystemExit):
-                raise  # not in their code: a fault of this program
+            frames = traceback.extract_tb(error.__traceback__)[1:]  # without this frame
+            package = str(Path(__file__).parents[1])
+            inside = (k for k, f in enumerate(frames) if f.filename.startswith(package))
+            last = max(inside, default=-1)  # frame of this program
+            in_file = [k for k, f in enumerate(frames) if k > last and not _library(f.filename)]
+            if not in_file and not isinstance(error, SystemExit):
+                raise  # a fault of this program
             linecache.checkcache(file)
-            lines = traceback.format_list(frames[theirs[0] if theirs else 0 :])
+            lines = traceback.format_list(frames[in_file[0] if in_file else 0 :])
             lines += traceback.format_exception_only(error)
-        told = "".join(lines).rstrip()
-        raise UserError(f"{path} raised an exception of its own:\n{told}") from error
+        text = "".join(lines).rstrip()
+        raise UserError(f"{path} raised an exception:\n{text}") from error

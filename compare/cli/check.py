@@ -31,5 +31,5 @@ def check(args: argparse.Namespace) -> int:
         "file": str(args.file), "device": args.device, "lift": args.lift, "demand": args.demand,
         "page": args.html is not None,
     }  # fmt: skip
-    found = judged("compare.checking.user_file:judged", args.file, args, words, console)
+    found = judged("compare.checking.user_file:check_file", args.file, args, words, console)
     return found.told(args, console)

@@ -1,4 +1,4 @@
-"""The contract of a backward pass beyond the one call that is judged: other calls, and a line each.
+"""The contract of a backward pass: properties that calls other than the judged one have to keep.
 
-Knows the two passes and `proof`; `check` asks it, and a report tells its lines.
+Each property is a line of the report. This folder knows `passes` and `proof`; `check` uses it.
 """

@@ -1,9 +1,9 @@
-"""Which calls are made for each line of the contract, and what they are compared with.
+"""The calls that are made for each line of the contract, and the values they are compared with.
 
-Any backward pass is called with the inputs' own strides; a Function, or a function that asks for
-`grad_output`, also with cotangents of other layouts and of zero; a Function also with missing ones,
-twice on one graph, and with fewer inputs that need a gradient. Its inputs and its other outputs are
-looked at. Whatever it raises is a refusal.
+Every backward pass is called with the inputs' own strides. A Function, or a function that takes
+`grad_output`, is also called with cotangents of other layouts and of zero. A Function is also
+called with missing cotangents, twice on one graph, and with fewer inputs that need a gradient; its
+inputs and its outputs without a gradient are checked. An exception of the code is a refusal.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,228 +16,267 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from compare.contract.calls import Graph, called, cut, keeps_layout, spread, transposed
-from compare.contract.outcome import Broken, NotKept, NotShown, Settled, apart, settle_others
-from compare.errors import first_line, is_ours
+from compare.contract.calls import (
+    Graph,
+    call,
+    clone_keeps_layout,
+    cut_out,
+    stride_zero,
+    transposed,
+)
+from compare.contract.outcome import (
+    Broken,
+    CallComparison,
+    NotKept,
+    NotShown,
+    compare_other_outputs,
+    difference,
+)
+from compare.errors import first_line, is_internal
 from compare.passes.inputs import Values
 from compare.proof.bits import same_bits
 from compare.report.contract_line import KEPT, LINES, NOT_ASKED, REFUSED, Line
 
 T = TypeVar("T")
-EACH = 3  # inputs, of which every subset is asked; of more each alone
-_CHANCE = "two equal calls give other bits: the code is not deterministic"
+ALL_SUBSETS_UP_TO = 3  # leaves; of more leaves, only the subsets of one are called
+_NOT_DETERMINISTIC = "two equal calls give different bits: the code is not deterministic"
 
 
 class _Refused(NotKept):
-    """Their code raised something; the message says what."""
+    """The code under test raised an exception; the message quotes it."""
 
     outcome = REFUSED
 
 
 @contextmanager
-def _theirs() -> Iterator[None]:
-    """Take what their own code raises for a refusal; a fault of this program passes through."""
+def _user_code() -> Iterator[None]:
+    """Turn an exception of the user's code into _Refused; faults of this program pass through."""
     try:
         yield
     except Exception as error:
-        if is_ours(error):
+        if is_internal(error):
             raise
         raise _Refused(first_line(error)) from error
 
 
 @dataclass(frozen=True)
-class Contract(Settled):
-    """A check that is not WRONG, and what can be asked of it."""
+class Contract(CallComparison):
+    """The lines of the contract for a check that is not WRONG."""
 
     def lines(self, left_out: Collection[str] = ()) -> tuple[Line, ...]:
-        """Ask every line that applies, but for what is `left_out`, and say what came of it."""
+        """Check every line that applies, except those `left_out`, and return their outcomes."""
         backward = self.passes.backward
-        asks: dict[str, Callable[[], str | None]] = {"strides": self._strides}
-        if backward.is_function or ("grad_output" in backward.asked and not backward.ones):
-            asks |= {"stride 0": self._spread, "transposed": self._transposed, "zero": self._zero}
+        checks: dict[str, Callable[[], str | None]] = {"strides": self._strides}
+        if backward.is_function or (
+            "grad_output" in backward.argument_names and not backward.unit_cotangents
+        ):
+            checks |= {
+                "stride 0": self._stride_zero,
+                "transposed": self._transposed,
+                "zero": self._zero,
+            }
         if backward.is_function:
-            asks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
-            asks["inputs untouched"] = self._untouched
-            asks["other outputs"] = lambda: settle_others(self.passes, self._called)
-        found: list[Line] = []
+            checks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
+            checks["inputs untouched"] = self._inputs_untouched
+            checks["other outputs"] = lambda: compare_other_outputs(self.passes, self._extra_call)
+        lines: list[Line] = []
         for name in LINES:
             if name in left_out:
-                found.append(Line(name, NOT_ASKED))
-            elif name in asks and (line := _line(name, asks[name])):
-                found.append(line)
-        return tuple(found)
+                lines.append(Line(name, NOT_ASKED))
+            elif name in checks and (line := _line(name, checks[name])):
+                lines.append(line)
+        return tuple(lines)
 
     @property
-    def _grads(self) -> list[Tensor]:
-        """What stands above the outputs, copies: the code may write into what it is given."""
-        return [grad.clone() for grad in self.passes.forward.grads]
+    def _cotangents(self) -> list[Tensor]:
+        """The cotangents of the outputs, copies: the code may write into its arguments."""
+        return [value.clone() for value in self.passes.forward.cotangents]
 
     def _call(
-        self, grads: Iterable[Tensor | None], **how: Any
+        self, cotangents: Iterable[Tensor | None], **options: Any
     ) -> tuple[dict[str, Tensor], list[str]]:
-        with _theirs():
-            found, none = called(self.passes.backward, list(grads), **how)
+        with _user_code():
+            values, none = call(self.passes.backward, list(cotangents), **options)
         if not self.passes.backward.is_function:
             before = self.passes.manual.keys()
-            if lost := before - found.keys():
-                raise Broken(f"no gradient for {', '.join(sorted(lost))}")
-            if more := found.keys() - before:
-                raise Broken(f"a gradient for {', '.join(sorted(more))}, which had none before")
-        return found, none
+            if missing := before - values.keys():
+                raise Broken(f"no gradient for {', '.join(sorted(missing))}")
+            if extra := values.keys() - before:
+                raise Broken(f"a gradient for {', '.join(sorted(extra))}, which had none before")
+        return values, none
 
-    # -- other gradients above the outputs
+    # -- other cotangents
 
-    def _spread(self) -> str | None:
-        first, last = ([spread(grad, which) for grad in self._grads] for which in (0, -1))
-        if all(0 not in grad.stride() for grad in last):
+    def _stride_zero(self) -> str | None:
+        first, last = (
+            [stride_zero(value, which) for value in self._cotangents] for which in (0, -1)
+        )
+        if all(0 not in value.stride() for value in last):
             return None
-        ways = [("", last), ("along the first dimension", first)]
+        variants = [("", last), ("along the first dimension", first)]
         if all(a.stride() == b.stride() for a, b in zip(first, last, strict=True)):
-            ways.pop()  # of one dimension the first is the last
+            variants.pop()  # the first dimension is the last one
 
-        def along(grads: list[Tensor]) -> str:
-            dense = [grad.contiguous() for grad in grads]
-            equal, _ = self._call(grad.clone() for grad in dense)
-            found, _ = self._call(grads)
-            return self.settle(found, equal, dense)
+        def check(cotangents: list[Tensor]) -> str:
+            dense = [value.contiguous() for value in cotangents]
+            equivalent, _ = self._call(value.clone() for value in dense)
+            values, _ = self._call(cotangents)
+            return self.compare_call(values, equivalent, dense)
 
-        return _each(ways, along)
+        return _each(variants, check)
 
     def _transposed(self) -> str | None:
-        ways = [
-            ("", [transposed(grad) for grad in self._grads]),
-            ("cut out of a larger tensor", [cut(grad) for grad in self._grads]),  # as below a cat
+        variants = [
+            ("", [transposed(value) for value in self._cotangents]),
+            # the backward of torch.cat passes slices of a larger tensor
+            ("cut out of a larger tensor", [cut_out(value) for value in self._cotangents]),
         ]
-        ways = [(at, way) for at, way in ways if not all(grad.is_contiguous() for grad in way)]
+        variants = [
+            (words, cotangents)
+            for words, cotangents in variants
+            if not all(value.is_contiguous() for value in cotangents)
+        ]
 
-        def laid_out(grads: list[Tensor]) -> str:
-            found, _ = self._call(grads)
-            return self.settle(found, self.passes.manual)
+        def check(cotangents: list[Tensor]) -> str:
+            values, _ = self._call(cotangents)
+            return self.compare_call(values, self.passes.manual)
 
-        return _each(ways, laid_out) if ways else None
+        return _each(variants, check) if variants else None
 
     def _zero(self) -> str | None:
-        zeros = [torch.zeros_like(grad) for grad in self._grads]
-        if not any(grad.numel() for grad in zeros):
+        zeros = [torch.zeros_like(value) for value in self._cotangents]
+        if not any(value.numel() for value in zeros):
             return None
-        found, _ = self._call(grad.clone() for grad in zeros)
-        return self.settle(found, None, zeros)
+        values, _ = self._call(value.clone() for value in zeros)
+        return self.compare_call(values, None, zeros)
 
     def _missing(self) -> str | None:
         count = len(self.passes.forward.outputs)
         if count < 2:
             return None
 
-        def without(k: int) -> str:
-            found, none = self._call(None if i == k else g for i, g in enumerate(self._grads))
-            above = [torch.zeros_like(g) if i == k else g for i, g in enumerate(self._grads)]
-            return self.settle(found, None, above, none)
+        def check(k: int) -> str:
+            zeros = self._cotangents
+            missing: list[Tensor | None] = [*self._cotangents]
+            zeros[k], missing[k] = torch.zeros_like(zeros[k]), None
+            values, none = self._call(missing)
+            return self.compare_call(values, None, zeros, none)
 
-        return _each([(f"with none above output[{k}]", k) for k in range(count)], without)
+        return _each([(f"without a cotangent for output[{k}]", k) for k in range(count)], check)
 
-    # -- once more, in the inputs' own strides, with fewer leaves
+    # -- a second backward on one graph, the inputs' own strides, fewer leaves
 
     def _twice(self) -> str:
-        """Ask for the bits of the first time, of code that two fresh calls show to have them."""
-        once, again = self._on_one_graph()
-        if not _same(once, {key: self.passes.manual[key] for key in once}):
-            raise NotShown(_CHANCE)
-        if _same(again, once):
+        """Demand equal bits of both backward calls if two fresh calls have equal bits."""
+        first, second = self._two_backward_calls()
+        if not _same(first, {key: self.passes.manual[key] for key in first}):
+            raise NotShown(_NOT_DETERMINISTIC)
+        if _same(second, first):
             return ""
-        if not all(map(_same, self._on_one_graph(), (once, again))):
-            raise NotShown(_CHANCE)
-        odd = next(key for key in once if not same_bits(again[key], once[key]))
-        raise Broken(apart(odd, once[odd], again[odd], "{}, then {}"))
+        if not all(map(_same, self._two_backward_calls(), (first, second))):
+            raise NotShown(_NOT_DETERMINISTIC)
+        key = next(key for key in first if not same_bits(second[key], first[key]))
+        raise Broken(difference(key, first[key], second[key], "{}, then {}"))
 
-    def _on_one_graph(self) -> tuple[Values, Values]:
+    def _two_backward_calls(self) -> tuple[Values, Values]:
         graph = self._graph()
-        return self._gradients(graph, again=True), self._gradients(graph, again=True)
+        return (
+            self._gradients(graph, retain_graph=True),
+            self._gradients(graph, retain_graph=True),
+        )
 
     def _strides(self) -> str | None:
-        backward = self.passes.backward
-        taken = (v for k, v in backward.given.items() if k in self.passes.forward.inputs)
-        if all(keeps_layout(value) for value in taken if isinstance(value, Tensor)):
+        arguments = self.passes.backward.arguments.items()
+        used = (value for name, value in arguments if name in self.passes.forward.inputs)
+        if all(clone_keeps_layout(value) for value in used if isinstance(value, Tensor)):
             return None
-        found, _ = self._call(self._grads, strided=True)
-        return self.settle(found, self.passes.manual)
+        values, _ = self._call(self._cotangents, strided=True)
+        return self.compare_call(values, self.passes.manual)
 
     def _subsets(self) -> str | None:
         leaves = self.passes.forward.leaves
         if len(leaves) < 2:
             return None
-        sizes = range(1, len(leaves)) if len(leaves) <= EACH else [1]
+        sizes = range(1, len(leaves)) if len(leaves) <= ALL_SUBSETS_UP_TO else [1]
         subsets = [subset for size in sizes for subset in combinations(leaves, size)]
 
-        def alone(subset: Collection[str]) -> str:
-            found, none = self._call(self._grads, leaves=subset)
-            return self.settle(found, self.passes.manual, none=none)
+        def check(subset: Collection[str]) -> str:
+            values, none = self._call(self._cotangents, leaves=subset)
+            return self.compare_call(values, self.passes.manual, none=none)
 
-        return _each([(f"for {' and '.join(subset)} alone", subset) for subset in subsets], alone)
+        return _each([(f"for {' and '.join(subset)} alone", subset) for subset in subsets], check)
 
-    # -- what a Function does besides
+    # -- side effects of a Function
 
-    def _untouched(self) -> str:
-        graph, forward = self._called, self.passes.forward
-        written = graph.written(forward.inputs)
-        if written:  # the reference may do so too: running statistics
-            fresh = forward.fresh(forward.inputs)
+    def _inputs_untouched(self) -> str:
+        graph, forward = self._extra_call, self.passes.forward
+        modified = graph.modified(forward.inputs)
+        if modified:  # the reference may modify them too, as running statistics
+            fresh = forward.copies(forward.inputs)
             with torch.enable_grad():
                 forward.function(**fresh)
-            odd = [key for key in written if not same_bits(fresh[key], graph.own[key])]
-            if alone := [key for key in odd if same_bits(fresh[key], forward.inputs[key])]:
+            different = [k for k in modified if not same_bits(fresh[k], graph.arguments[k])]
+            if alone := [k for k in different if same_bits(fresh[k], forward.inputs[k])]:
                 raise Broken(f"forward writes into {', '.join(alone)} without ctx.mark_dirty")
-            if odd:
-                raise NotShown(f"forward writes other numbers into {', '.join(odd)}")
+            if different:
+                raise NotShown(
+                    f"the Function and forward write different values into {', '.join(different)}"
+                )
         self._gradients(graph)
-        if odd := [key for key in graph.written(forward.inputs) if key not in written]:
-            raise Broken(f"backward writes into {', '.join(odd)}")
+        if by_backward := [k for k in graph.modified(forward.inputs) if k not in modified]:
+            raise Broken(f"backward writes into {', '.join(by_backward)}")
         return ""
 
     @cached_property
-    def _called(self) -> Graph:
-        """One call more, to look at what it did besides."""
+    def _extra_call(self) -> Graph:
+        """One more call of the Function, to check its side effects and its other outputs."""
         return self._graph()
 
     def _graph(self) -> Graph:
         forward = self.passes.forward
-        with _theirs():
+        with _user_code():
             return Graph(self.passes.backward, forward.inputs, leaves=forward.leaves)
 
-    def _gradients(self, graph: Graph, *, again: bool = False) -> Values:
-        with _theirs():
-            above = dict(zip(graph.differentiable(), self._grads, strict=True))
-            return graph.gradients(above, again=again)[0]
+    def _gradients(self, graph: Graph, *, retain_graph: bool = False) -> Values:
+        with _user_code():
+            positions = graph.differentiable_outputs()
+            cotangents = dict(zip(positions, self._cotangents, strict=True))
+            return graph.gradients(cotangents, retain_graph=retain_graph)[0]
 
 
-def _line(name: str, ask: Callable[[], str | None]) -> Line | None:
-    """Ask one line; None where it does not apply."""
+def _line(name: str, check: Callable[[], str | None]) -> Line | None:
+    """Return the outcome of one line, None if it does not apply."""
     try:
-        text = ask()
-    except NotKept as found:
-        return Line(name, found.outcome, str(found))
+        text = check()
+    except NotKept as reason:
+        return Line(name, reason.outcome, str(reason))
     return None if text is None else Line(name, KEPT, text)
 
 
-def _each(ways: Iterable[tuple[str, T]], ask: Callable[[T], str]) -> str:
-    """Ask several calls of one line, each with words for it before what came of it.
+def _each(variants: Iterable[tuple[str, T]], check: Callable[[T], str]) -> str:
+    """Check several variants of one line, and return the remarks on them.
 
     Broken outweighs refused, refused outweighs not shown.
+
+    Args:
+        variants: A description, "" for the plain variant, and the argument of `check`.
+        check: Returns a remark, or raises NotKept.
     """
     kept: list[str] = []
     refused: list[str] = []
     not_shown: list[str] = []
-    for words, way in ways:
-        at = f"{words}: " if words else ""
+    for words, variant in variants:
+        prefix = f"{words}: " if words else ""
         try:
-            if text := ask(way):
-                kept.append(f"{at}{text}")
-        except Broken as found:
-            raise Broken(f"{at}{found}") from None
-        except NotShown as found:
-            not_shown.append(f"{at}{found}")
-        except _Refused as found:
-            if str(found) not in refused:  # the same as without more words
-                refused.append(f"{at}{found}")
+            if text := check(variant):
+                kept.append(f"{prefix}{text}")
+        except Broken as reason:
+            raise Broken(f"{prefix}{reason}") from None
+        except NotShown as reason:
+            not_shown.append(f"{prefix}{reason}")
+        except _Refused as reason:
+            if str(reason) not in refused:  # the plain variant has been refused the same way
+                refused.append(f"{prefix}{reason}")
     if refused:
         raise _Refused("; ".join(refused))
     if not_shown:
@@ -246,5 +285,5 @@ def _each(ways: Iterable[tuple[str, T]], ask: Callable[[T], str]) -> str:
 
 
 def _same(one: Values, other: Values) -> bool:
-    """Whether two calls gave the same bits."""
+    """Return whether two calls gave the same bits."""
     return all(same_bits(value, other[key]) for key, value in one.items())

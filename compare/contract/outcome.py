@@ -1,7 +1,7 @@
-"""Is what another call gave right? Equal numbers are; others are judged like any gradient.
+"""The outcome of a contract call: equal values pass, others are judged like any gradient.
 
-Only a WRONG one counts: how many digits are right is asked of the main call alone. Of a Function's
-outputs that need no gradient, integers are equal or not; floats with other bits are judged too.
+Only WRONG counts here, because the accuracy rule applies to the main call alone. Of the outputs of
+a Function that need no gradient, integers have to be equal; floats that differ are judged too.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,249 +31,288 @@ _FORWARD = "{} by hand, {} by forward"
 
 
 class NotKept(Exception):
-    """What came of a line that is not kept; the message says why."""
+    """A line of the contract is not kept; the message is its text in the report."""
 
     outcome: str
 
 
 class Broken(NotKept):
-    """A call gave other values than it should; the message says which."""
+    """A call gave wrong values; the message says which."""
 
     outcome = BROKEN
 
 
 class NotShown(NotKept):
-    """A call gave other numbers, and nothing says whether that is rounding."""
+    """A call gave different values, and it could not be decided whether by rounding."""
 
     outcome = NOT_SHOWN
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What the calls are compared with: the check's own call, and both programs as it read them."""
+class CallComparison:
+    """Comparison of other calls with the main call of a check, and with its two programs."""
 
     passes: Passes
 
-    def settle(
-        self, found: Values, equal: Values | None, grads: Sequence[Tensor] | None = None,
-        none: Collection[str] = (),
+    def compare_call(
+        self, values: Values, equivalent: Values | None,
+        cotangents: Sequence[Tensor] | None = None, none: Collection[str] = (),
     ) -> str:  # fmt: skip
-        """Compare what a call gave with an `equal` call, and where they differ with autograd.
+        """Compare a call's values with an equivalent call, and where they differ with autograd.
 
-        `grads` are what stood above the outputs where it is not the check's own, `none` the
-        gradients that were None. Returns what is to be said though nothing is wrong.
+        Args:
+            values: The values of the call, by name.
+            equivalent: Those of a call that has to give the same; None if there is none.
+            cotangents: Those of the call, one for each output; None for the cotangents of the
+                check.
+            none: Names of the gradients that the call returned as None; `values` has zeros.
+
+        Returns:
+            A remark for the report, mostly "".
+
+        Raises:
+            Broken: A value is WRONG.
+            NotShown: A value is UNDECIDED.
         """
-        if equal is not None and all(alike(value, equal[key]) for key, value in found.items()):
+        if equivalent is not None and all(
+            same_numbers(value, equivalent[key]) for key, value in values.items()
+        ):
             return ""
-        passes = self.passes if grads is None else self.passes.under(grads)
-        if equal is not None and self._round_apart(passes, found, equal):
+        passes = self.passes if cotangents is None else self.passes.with_cotangents(cotangents)
+        if equivalent is not None and self._within_rounding(passes, values, equivalent):
             return ""
-        # an output that is the main call's has been judged
-        known = [k for k in passes.outputs if alike(found[k], self.passes.manual[k])]
-        found = {key: value for key, value in found.items() if key not in known}
+        # An output with the numbers of the main call has been judged already.
+        judged = [k for k in passes.outputs if same_numbers(values[k], self.passes.manual[k])]
+        values = {key: value for key, value in values.items() if key not in judged}
         try:
-            autograd = passes.autograd(found)
-        except Exception as error:  # the reference may be someone's own Function too
+            autograd = passes.autograd(values)
+        except Exception as error:  # the reference may contain a Function of the user's
             raise NotShown(f"autograd raises {first_line(error)}") from error
-        for key, value in found.items():
-            if why := mismatch(value, autograd[key]):
-                raise Broken(f"{key}: {why}")
-        # 0/0 below a gradient of 0 shows nothing where autograd has it too
-        nans = {key: value.isnan() & autograd[key].isnan() for key, value in found.items()}
+        for key, value in values.items():
+            if problem := mismatch(value, autograd[key]):
+                raise Broken(f"{key}: {problem}")
+        # 0/0 for a cotangent of 0 shows no fault if autograd has it too.
+        nans = {key: value.isnan() & autograd[key].isnan() for key, value in values.items()}
         nans = {key: both for key, both in nans.items() if bool(both.any())}
-        mine, theirs = (
-            {k: v.masked_fill(nans[k], 0) if k in nans else v for k, v in values.items()}
-            for values in (found, {key: autograd[key] for key in found})
+        manual, reference = (
+            {k: v.masked_fill(nans[k], 0) if k in nans else v for k, v in side.items()}
+            for side in (values, {key: autograd[key] for key in values})
         )
-        odd = [key for key, value in mine.items() if not alike(value, theirs[key])]
-        if odd:
-            pair = passes.pair(mine, theirs)
-            verdicts = decided(pair, odd, passes.forward, as_read=not nans)
-            decide(verdicts, mine, theirs, none=none)
-        alike_ = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
-        return f"NaN on both sides, not checked: {', '.join(alike_)}" if nans else ""
+        different = [k for k, value in manual.items() if not same_numbers(value, reference[k])]
+        if different:
+            pair = passes.pair(manual, reference)
+            verdicts = call_verdicts(pair, different, passes.forward, traced=not nans)
+            raise_for(verdicts, manual, reference, none=none)
+        counts = (f"{int(both.sum())} of {both.numel()} of {k}" for k, both in nans.items())
+        return f"NaN on both sides, not checked: {', '.join(counts)}" if nans else ""
 
-    def _round_apart(self, passes: Passes, found: Values, equal: Values) -> bool:
-        """Whether two calls on equal numbers are no further apart than both can round.
+    def _within_rounding(self, passes: Passes, values: Values, equivalent: Values) -> bool:
+        """Return whether two equivalent calls differ by no more than both can round.
 
-        By the bound alone, before anything is lifted: the formula was shown of the check's own
-        call, and what is further apart, or has no bound, is judged like any gradient.
+        The rounding bound decides this before anything is computed exactly: the main call has shown
+        the formula. Values that differ by more, or have no bound, are judged like any gradient.
         """
-        manual_program = passes.manual_program
-        odd = [key for key, value in found.items() if not alike(value, equal[key])]
-        if isinstance(manual_program, Opaque) or any(
-            mismatch(found[key], equal[key]) for key in odd
+        program = passes.manual_program
+        different = [k for k, value in values.items() if not same_numbers(value, equivalent[k])]
+        if isinstance(program, Opaque) or any(
+            mismatch(values[key], equivalent[key]) for key in different
         ):
             return False
-        pair = passes.pair(found, found)
-        rooms = {
-            key: 2 * error
-            for key, error in _errors(pair, manual_program, pair.manual_floats).items()
-        }
+        pair = passes.pair(values, values)
+        errors = _errors(pair, program, pair.manual_floats)
         return all(
-            key in rooms
-            and bool((share_of_rounding(found[key], equal[key], rooms[key]) <= 1).all())
-            for key in odd
+            key in errors
+            and bool((share_of_rounding(values[key], equivalent[key], 2 * errors[key]) <= 1).all())
+            for key in different
         )
 
 
 def verdicts_on(pair: Pair, names: Sequence[str]) -> dict[str, Verdict]:
-    """Return the verdicts on what is named, up to the first that is WRONG."""
+    """Return the verdicts on these quantities, up to the first WRONG one."""
     proofs = judge(pair, names, brief=True, stop_at_first_wrong=True)
     return {name: proof.verdict for name, proof in proofs.items()}
 
 
-def decided(
-    pair: Pair, names: Sequence[str], forward: ForwardPass, *, as_read: bool
+def call_verdicts(
+    pair: Pair, names: Sequence[str], forward: ForwardPass, *, traced: bool
 ) -> dict[str, Verdict]:
-    """Return the verdicts on what another call gave.
+    """Return the verdicts on the values of another call.
 
-    Other bits of the operations that were read are within their own rounding. Another call may do
-    other operations, and is then WRONG only beyond the bound that code has which cannot be read.
-    Where there are NaN on both sides nothing is taken `as_read`.
+    They are judged first by the operations traced in the main call. Another call may take other
+    operations; what fails is judged again as code that cannot be traced, and is then WRONG only
+    beyond the wider bound for such code.
+
+    Args:
+        pair: The values of the call, and autograd's.
+        names: The quantities that differ.
+        forward: The reference, of which a program is traced if `pair` has none.
+        traced: Whether the traced operations apply; not if values are NaN on both sides.
     """
-    verdicts = verdicts_on(pair, names) if as_read else {}
-    left = [name for name in names if verdicts.get(name, WRONG) in (WRONG, UNDECIDED)]
-    if isinstance(pair.reference, Opaque) or not as_read:
-        return dict.fromkeys(left, UNDECIDED) | verdicts | far(pair, forward, left)
-    if left:
-        unread = replace(pair, manual_program=Opaque("it was read in another call"))
-        verdicts |= verdicts_on(unread, left)
+    verdicts = verdicts_on(pair, names) if traced else {}
+    open_names = [name for name in names if verdicts.get(name, WRONG) in (WRONG, UNDECIDED)]
+    if isinstance(pair.reference, Opaque) or not traced:
+        beyond = beyond_bound(pair, forward, open_names)
+        return dict.fromkeys(open_names, UNDECIDED) | verdicts | beyond
+    if open_names:
+        opaque = replace(pair, manual_program=Opaque("it was traced in another call"))
+        verdicts |= verdicts_on(opaque, open_names)
     return verdicts
 
 
-def far(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, Verdict]:
-    """Return which values are WRONG by the bound alone, of what is not lifted."""
+def beyond_bound(pair: Pair, forward: ForwardPass, names: Sequence[str]) -> dict[str, Verdict]:
+    """Return WRONG for the values that differ by over OPAQUE_SLACK times the rounding bound."""
     program = pair.reference
     if isinstance(program, Opaque) and names:
         try:
-            program = trace(forward.reference, forward.given)
+            program = trace(forward.reference, forward.arguments)
         except Opaque:
             return {}
     errors = _errors(pair, program, pair.inputs)
-    found = {}
+    verdicts = {}
     for name in names:
         if name in errors:
-            room = (OPAQUE_SLACK * errors[name]).nan_to_num(nan=torch.inf)
-            shares = share_of_rounding(pair.manual[name], pair.autograd[name], room)
-            if bool((shares[room.isfinite()] > 1).any()):
-                found[name] = WRONG
-    return found
+            bound = (OPAQUE_SLACK * errors[name]).nan_to_num(nan=torch.inf)
+            shares = share_of_rounding(pair.manual[name], pair.autograd[name], bound)
+            if bool((shares[bound.isfinite()] > 1).any()):
+                verdicts[name] = WRONG
+    return verdicts
 
 
-def _errors(pair: Pair, program: Program | Opaque, takes: Values) -> dict[Key, Tensor]:
-    """Return by how much what a program gives may be off, each from the by-hand floats above it."""
+def _errors(pair: Pair, program: Program | Opaque, inputs: Values) -> dict[Key, Tensor]:
+    """Return a program's rounding bounds, each computed from the by-hand floats above it."""
     with torch.no_grad():
-        lifted = LiftedPair(pair).lift_locally(program, bounds_for(program, takes.values()))
-    bounds = {key: found.numbers for key, found in lifted.items()}
+        lifted = LiftedPair(pair).lift_locally(program, bounds_for(program, inputs.values()))
+    bounds = {key: output.numbers for key, output in lifted.items()}
     return {key: bound.error for key, bound in bounds.items() if isinstance(bound, Bound)}
 
 
-def decide(
-    verdicts: Mapping[str, Verdict], mine: Values, theirs: Values,
-    both: str = "{} by hand, {} by autograd", none: Collection[str] = (),
+def raise_for(
+    verdicts: Mapping[str, Verdict], manual: Values, reference: Values,
+    wording: str = "{} by hand, {} by autograd", none: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """Raise Broken for what is WRONG, NotShown for what is UNDECIDED."""
+    """Raise Broken if a verdict is WRONG, else NotShown if one is UNDECIDED.
+
+    Args:
+        verdicts: Name -> verdict.
+        manual: Name -> value of the call.
+        reference: Name -> value that it was compared with.
+        wording: How the two values are named in the message.
+        none: Names of the gradients that the call returned as None.
+    """
     for name, verdict in verdicts.items():
         if verdict == WRONG:
-            told = apart(name, mine[name], theirs[name], both)
-            raise Broken(f"{name} is None, autograd's is not 0" if name in none else told)
+            text = difference(name, manual[name], reference[name], wording)
+            raise Broken(f"{name} is None, but autograd's is not 0" if name in none else text)
     for name, verdict in verdicts.items():
         if verdict == UNDECIDED:
-            told = apart(name, mine[name], theirs[name], both)
-            raise NotShown(f"{told}, and this could not be shown to be rounding")
+            text = difference(name, manual[name], reference[name], wording)
+            raise NotShown(f"{text}, and this could not be shown to be rounding")
 
 
-def apart(name: str, mine: Tensor, theirs: Tensor, both: str) -> str:
-    """Return in words where two values are furthest apart, `both` to as many digits as show it."""
-    if mine.is_floating_point() and mine.dtype == theirs.dtype:
-        found = compare_bits(mine, theirs).worst
-        assert found is not None
-        one, other, index = found.manual, found.autograd, found.index
+def difference(name: str, manual: Tensor, reference: Tensor, wording: str) -> str:
+    """Return a text on the element that differs most, with as many digits as show the difference.
+
+    Args:
+        name: Of the quantity.
+        manual: Its value in the call.
+        reference: The value that it was compared with, of the same shape.
+        wording: How the two numbers are named, such as "{} by hand, {} by autograd".
+    """
+    if manual.is_floating_point() and manual.dtype == reference.dtype:
+        worst = compare_bits(manual, reference).worst
+        assert worst is not None
+        one, other, index = worst.manual, worst.autograd, worst.index
     else:
-        index = tuple((mine != theirs).nonzero()[0].tolist())
-        one, other = mine[index].item(), theirs[index].item()
+        index = tuple((manual != reference).nonzero()[0].tolist())
+        one, other = manual[index].item(), reference[index].item()
     digits = f"{one:.6g}", f"{other:.6g}"
     if digits[0] == digits[1]:
         digits = repr(one), repr(other)
     place = f" at {list(index)}" if index else ""
-    return f"{name} differs{place} ({both.format(*digits)})"
+    return f"{name} differs{place} ({wording.format(*digits)})"
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one dtype hold the same numbers, or NaN in the same places."""
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether shape, dtype and numbers are the same; NaN equals NaN, and 0.0 equals -0.0."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return same_bits(one, other) or equal(one, other)
 
 
 def equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape hold the same numbers, or NaN in the same places."""
+    """Return whether two tensors of one shape hold the same numbers; NaN equals NaN."""
     same = one == other
     if one.is_floating_point() and other.is_floating_point():
         same |= one.isnan() & other.isnan()
     return bool(same.all())
 
 
-def settle_others(passes: Passes, graph: Graph) -> str | None:
-    """Compare the outputs of a call that need no gradient, in order; None where it has none.
+def compare_other_outputs(passes: Passes, graph: Graph) -> str | None:
+    """Compare the outputs of a call that need no gradient, in order; return None if it has none.
 
-    Raises Broken and NotShown.
+    Raises:
+        Broken: An output is WRONG, or has another shape than that of forward.
+        NotShown: An output cannot be compared, or is UNDECIDED.
     """
-    forward, mine = passes.forward, graph.others()
-    if not mine:
+    forward, manual = passes.forward, graph.other_outputs()
+    if not manual:
         return None
-    theirs = _others_of(forward.function, forward.fresh(forward.inputs))
-    if len(theirs) != len(mine):
-        how = f"returns {len(theirs)} such" if theirs else "does not return it"
-        raise NotShown(f"{', '.join(mine)} not checked: forward {how}")
-    ones: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    for (name, one), other in zip(mine.items(), theirs, strict=True):
-        if one.shape != other.shape:
-            raise Broken(f"{name}: shape {tuple(one.shape)}, forward's {tuple(other.shape)}")
-        if not equal(one, other):
-            if not (one.is_floating_point() and other.is_floating_point()):
-                raise Broken(apart(name, one, other, _FORWARD))
-            ones[name], others[name] = one, other
-    for name, one in ones.items():
-        if why := mismatch(one, others[name], "for forward"):
-            raise NotShown(f"{name}: {why}, and other numbers")
-    if ones:
-        pair = _pair(passes, list(mine), ones, others)
-        decide(verdicts_on(pair, list(ones)), ones, others, _FORWARD)
+    expected = _other_outputs_of(forward.function, forward.copies(forward.inputs))
+    if len(expected) != len(manual):
+        how = f"returns {len(expected)} such" if expected else "does not return it"
+        raise NotShown(f"{', '.join(manual)} not checked: forward {how}")
+    reference = dict(zip(manual, expected, strict=True))
+    floats: list[str] = []
+    for name, value in manual.items():
+        other = reference[name]
+        if value.shape != other.shape:
+            raise Broken(f"{name}: shape {tuple(value.shape)}, forward's {tuple(other.shape)}")
+        if not equal(value, other):
+            if not (value.is_floating_point() and other.is_floating_point()):
+                raise Broken(difference(name, value, other, _FORWARD))
+            floats.append(name)
+    for name in floats:
+        if problem := mismatch(manual[name], reference[name], "for forward"):
+            raise NotShown(f"{name}: {problem}, and different numbers")
+    if floats:
+        pair = _pair(
+            passes,
+            list(manual),
+            {name: manual[name] for name in floats},
+            {name: reference[name] for name in floats},
+        )
+        raise_for(verdicts_on(pair, floats), manual, reference, _FORWARD)
     return ""
 
 
-def _pair(passes: Passes, names: list[str], mine: Values, theirs: Values) -> Pair:
-    """Return both forward passes, read for the outputs that need no gradient."""
+def _pair(passes: Passes, names: list[str], manual: Values, reference: Values) -> Pair:
+    """Return both forward passes, traced for their outputs that need no gradient."""
     forward = passes.forward
 
-    def by_hand(**given: Any) -> dict[str, Tensor]:
-        return Graph(passes.backward, given, leaves=forward.leaves).others()
+    def by_hand(**inputs: Any) -> dict[str, Tensor]:
+        return Graph(passes.backward, inputs, leaves=forward.leaves).other_outputs()
 
-    def reference(**given: Any) -> dict[str, Tensor]:
-        return dict(zip(names, _others_of(forward.function, forward.fresh(given)), strict=True))
+    def by_forward(**inputs: Any) -> dict[str, Tensor]:
+        outputs = _other_outputs_of(forward.function, forward.copies(inputs))
+        return dict(zip(names, outputs, strict=True))
 
-    given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
-    readable = isinstance(
-        passes.manual_program, Program
-    )  # what is too large is left unread here too
+    inputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in forward.inputs.items()}
+    traced = isinstance(passes.manual_program, Program)  # inputs that are too large are not traced
     return Pair(
-        manual_program=try_trace(by_hand, given) if readable else passes.manual_program,
-        reference=try_trace(reference, given) if readable else passes.reference,
+        manual_program=try_trace(by_hand, inputs) if traced else passes.manual_program,
+        reference=try_trace(by_forward, inputs) if traced else passes.reference,
         entries=passes.entries,
-        inputs=tensors(given),
-        manual_inputs={key: (value, None) for key, value in tensors(given).items()},
-        manual=mine,
-        autograd=theirs,
+        inputs=tensors(inputs),
+        manual_inputs={key: (value, None) for key, value in tensors(inputs).items()},
+        manual=manual,
+        autograd=reference,
         injected=(),
     )
 
 
-def _others_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> list[Tensor]:
+def _other_outputs_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> list[Tensor]:
     """Return the outputs of forward that need no gradient."""
     with torch.enable_grad():
-        found = function(**arguments)
-    outputs = found if isinstance(found, tuple | list) else [found]
+        result = function(**arguments)
+    outputs = result if isinstance(result, tuple | list) else [result]
     return [v.detach() for v in outputs if isinstance(v, Tensor) and not v.requires_grad]

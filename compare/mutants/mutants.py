@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import CASES
-from compare.checking.user_file import defining, load_inputs, theirs
+from compare.checking.user_file import load_checked_file, load_inputs, user_errors
 from compare.environment import dtype_named, short
 from compare.errors import BadInput
 from compare.guard.child_process import Tell
@@ -28,7 +28,7 @@ from compare.mutants.other_checks import OtherChecks
 from compare.mutants.report import MutationReport, Survivor
 from compare.mutants.subjects import CaseSubject, CheckSubject, Subject
 from compare.passes.backward import Backward
-from compare.passes.buffers import put_back
+from compare.passes.buffers import restored_buffers
 from compare.passes.inputs import Forward, Inputs, check_modes, tensors
 from compare.passes.passes import Passes
 from compare.proof.program import Opaque
@@ -95,7 +95,7 @@ def power(
             f"watch is {watch!r}: pass a function that takes the number of mutants judged"
         )
     check_modes()
-    with put_back(backward, forward):
+    with restored_buffers(backward, forward):
         subject = CheckSubject(Passes(backward, forward, inputs, seed))
         return run_mutation_test(subject, seed=seed, watch=watch)
 
@@ -105,8 +105,8 @@ def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
     if target not in CASES:
         path = Path(target)
         wanted = None if dtype is None else dtype_named(dtype)
-        module, values = defining(path, wanted, torch.device("cpu"), inputs)
-        with theirs(path):
+        module, values = load_checked_file(path, wanted, torch.device("cpu"), inputs)
+        with user_errors(path):
             return CheckSubject(Passes(module.backward, module.forward, values))
     case = CASES[target]
     if case.sweep:

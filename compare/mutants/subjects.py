@@ -139,11 +139,11 @@ class CheckSubject(Subject):
 
     def __init__(self, passes: Passes, programs: tuple[Program, Program] | None = None) -> None:
         self.passes, self.forward = passes, passes.forward
-        if passes.off:
-            raise too_large(self.name, passes.off)
+        if passes.not_lifted:
+            raise too_large(self.name, passes.not_lifted)
         self.all_inputs = self.forward.inputs
         self.inputs = tensors(self.all_inputs)
-        self.program_inputs = {k: v.detach() for k, v in tensors(passes.backward.given).items()}
+        self.program_inputs = {k: v.detach() for k, v in tensors(passes.backward.arguments).items()}
         if programs is None:
             programs = (
                 traced("backward", passes.manual_program),
@@ -153,7 +153,7 @@ class CheckSubject(Subject):
 
     def compared(self, program: Program, values: Named) -> tuple[Named, Pair]:
         """Return autograd's values with a mutant's injected, and both sides as a pair."""
-        return self.passes.compared(values, program)
+        return self.passes.with_autograd(values, program)
 
     @cached_property
     def pair(self) -> Pair:
@@ -163,21 +163,21 @@ class CheckSubject(Subject):
 
     def autograd(self) -> Named:
         """Return autograd's gradients, and the output if the pass returns it."""
-        values = self.forward.reference(**self.forward.given)
+        values = self.forward.reference(**self.forward.arguments)
         return {name: values[name] for name in self.manual_program.outputs}
 
     def at(self, inputs: Named) -> "CheckSubject":
         """Return the same pass at other inputs, with the cotangents in their dtype."""
         changed = {v.dtype for k, v in inputs.items() if v.dtype != self.inputs[k].dtype}
         dtype = changed.pop() if len(changed) == 1 else None
-        grads = [grad.to(dtype or grad.dtype) for grad in self.forward.grads]
+        grads = [grad.to(dtype or grad.dtype) for grad in self.forward.cotangents]
         passes = self.passes.at({k: v.clone() for k, v in inputs.items()}, grads)
         return CheckSubject(passes, (self.manual_program, self.reference))
 
     def retraced(self, inputs: Named) -> "CheckSubject":
         """Return the pass traced again at inputs of other shapes."""
         inputs = {k: v.requires_grad_(k in self.forward.leaves) for k, v in inputs.items()}
-        return CheckSubject(self.passes.anew({**self.forward.inputs, **inputs}))
+        return CheckSubject(self.passes.retraced_at({**self.forward.inputs, **inputs}))
 
     def differentiable(self) -> tuple[Named, Callable[..., Any], Callable[..., Any]]:
         """Return the differentiable inputs, the forward pass and the mutant as backward pass."""
@@ -206,7 +206,7 @@ class CheckSubject(Subject):
             values, outputs = arguments(leaves, grads)
             gradients = evaluate(program, values, Floats(double))
             # without grad_output it takes the gradient of a scalar loss to be 1: scale its result
-            if self.passes.backward.ones and not returns_output and not outputs[0].ndim:
+            if self.passes.backward.unit_cotangents and not returns_output and not outputs[0].ndim:
                 gradients = {name: value * grads[0] for name, value in gradients.items()}
             return [gradients.get(label) for label in forward.leaves]
 

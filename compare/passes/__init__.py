@@ -1,1 +1,1 @@
-"""Someone's forward and backward at some inputs: run, and read as programs."""
+"""The user's forward and backward passes at some inputs: called, and traced as programs."""

@@ -1,4 +1,4 @@
-"""The backward pass that `check` is given: a function, or an autograd.Function."""
+"""The backward pass under test: a function, or an autograd.Function."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from torch.autograd import Function
 from compare.errors import BadInput, first_line, unknown
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import (
-    asked,
-    form_of,
-    gathered,
+    argument_names,
+    grouped_arguments,
     kind_of,
     numbered,
     takes_everything,
     tensors,
+    unusable_kind,
 )
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Opaque, base_name
@@ -26,9 +26,15 @@ Backward = Callable[..., Any] | type[Function]
 
 
 class BackwardPass:
-    """Gradients by hand, from whatever of the forward pass the function asks for.
+    """A hand-written backward pass, called with those values of the forward pass that it names.
 
-    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    Args:
+        function: The user's function or `torch.autograd.Function`.
+        forward: The forward pass at some inputs.
+
+    Raises:
+        BadInput: The function cannot be called, or returns something other than gradients.
+            Exceptions of the user's code pass through.
     """
 
     def __init__(self, function: Backward, forward: ForwardPass) -> None:
@@ -36,158 +42,165 @@ class BackwardPass:
         self.is_function = isinstance(function, type) and issubclass(function, Function)
         if getattr(function, "forward", None) is Function.forward:
             raise BadInput(f"backward is {function!r}, without a forward: write one")
-        self.asked = [*forward.inputs] if self.is_function else asked(function, forward.offer)
-        #: Whether it asks for its own inputs by identity, as torch.autograd.grad(f(x), params)
-        #: does, so that it has to be run on the very tensors that were given.
-        self.by_identity = False
-        #: The scalar outputs above which 1 stands, where it does not ask what stands there.
-        self.ones = () if self._reads_grad_output() else forward.take_scalars_as_one()
+        self.argument_names = (
+            [*forward.inputs] if self.is_function else argument_names(function, forward.available)
+        )
+        #: Whether it differentiates its own input tensors, as torch.autograd.grad(f(x), params)
+        #: does, so that it has to be called with the user's own tensors instead of copies.
+        self.differentiates_inputs = False
+        #: Names of the cotangents of scalar outputs that are 1 because it takes no grad_output.
+        self.unit_cotangents = (
+            () if self._reads_grad_output() else forward.set_scalar_cotangents_to_one()
+        )
 
     @property
-    def given(self) -> dict[str, Any]:
-        """What it asks for, by the names of the offer."""
-        wanted = [*self.asked, "grad_output"] if self.is_function else self.asked
-        offer = self.forward.offer
-        return {key: value for key, value in offer.items() if base_name(key) in wanted}
+    def arguments(self) -> dict[str, Any]:
+        """The values that it takes, by name; of several outputs under numbered names."""
+        names = [*self.argument_names, "grad_output"] if self.is_function else self.argument_names
+        available = self.forward.available
+        return {key: value for key, value in available.items() if base_name(key) in names}
 
     def _reads_grad_output(self) -> bool:
-        """Whether what it gives depends on grad_output; one that takes everything may not."""
+        """Return whether its values depend on grad_output; with **kwargs it may ignore that."""
         if self.is_function:
             return True
         if not takes_everything(self.function):
-            return "grad_output" in self.asked
+            return "grad_output" in self.argument_names
+        arguments = self.arguments
         try:
-            program = trace(self, self.given)
-        except Opaque:  # then it is seen by giving it another one
-            other = {k: -v for k, v in self.given.items() if base_name(k) == "grad_output"}
-            one, two = (self(**_copies(self.given | change)) for change in ({}, other))
+            program = trace(self, arguments)
+        except Opaque:  # compare its values for two different cotangents
+            negated = {k: -v for k, v in arguments.items() if base_name(k) == "grad_output"}
+            one, two = (self(**_copies(arguments | change)) for change in ({}, negated))
             return not all(map(same_bits, one.values(), two.values()))
         return any(base_name(key) == "grad_output" for key in program.used_inputs())
 
     def run(self) -> dict[str, Tensor]:
-        """Return what it gives, having seen that it left its inputs alone."""
-        given = _copies(self.given)
-        found = self._first(given)
-        for key, value in tensors(self.given).items():
-            if mismatch(value, given[key]) or not same_bits(value, given[key]):
+        """Return its values by name; raises BadInput if it changes one of its inputs."""
+        arguments = _copies(self.arguments)
+        values = self._first_call(arguments)
+        for key, value in tensors(self.arguments).items():
+            if mismatch(value, arguments[key]) or not same_bits(value, arguments[key]):
                 raise BadInput(f"backward changes its input {key!r} in place: work on a copy of it")
-        return {label: value.detach().clone() for label, value in found.items()}
+        return {label: value.detach().clone() for label, value in values.items()}
 
-    def _first(self, given: dict[str, Any]) -> dict[str, Tensor]:
-        """Run it for the first time: then it shows whether copies will do."""
+    def _first_call(self, arguments: dict[str, Any]) -> dict[str, Tensor]:
+        """Call it for the first time, and set `differentiates_inputs`."""
         if not self.is_function:
-            return self(**given)
+            return self(**arguments)
         name = self.function.__name__
         try:
-            raw = self._apply(given)
+            values = self._apply(arguments)
         except BadInput:
             raise
         except Exception as error:
-            if self.own_leaves() and "not have been used in the graph" in str(error):
-                self.by_identity = True
-                return self(**given)
-            if self._takes_ones(given):
+            if self.leaf_inputs() and "not have been used in the graph" in str(error):
+                self.differentiates_inputs = True
+                return self(**arguments)
+            if self._accepts_ones(arguments):
                 raise BadInput(
-                    f"{name} takes a grad_output of ones and refuses other numbers "
-                    f"({first_line(error)}): autograd may hand it any"
+                    f"{name} accepts a grad_output of ones but not other values "
+                    f"({first_line(error)}): autograd may pass any"
                 ) from None
             raise
         leaves = self.forward.leaves
-        if all(raw[label] is None for label in leaves):
+        if all(values[label] is None for label in leaves):
             raise BadInput(
                 f"{name} returns None for each of {', '.join(leaves)}: return their gradients"
             )
-        if self.own_leaves() and any(raw[label] is None for label in leaves):
-            self.by_identity = True
-            again = self._apply(given)
-            self.by_identity = any(raw[k] is None and again[k] is not None for k in leaves)
-        return self(**given)
+        if self.leaf_inputs() and any(values[label] is None for label in leaves):
+            self.differentiates_inputs = True
+            second = self._apply(arguments)
+            self.differentiates_inputs = any(
+                values[k] is None and second[k] is not None for k in leaves
+            )
+        return self(**arguments)
 
-    def own_leaves(self) -> dict[str, Tensor]:
-        """Return the inputs that were given as leaves of autograd's graph, like parameters."""
+    def leaf_inputs(self) -> dict[str, Tensor]:
+        """Return the inputs that are leaves of autograd's graph already, as parameters are."""
         inputs = tensors(self.forward.inputs)
         return {k: v for k, v in inputs.items() if v.is_leaf and v.requires_grad}
 
-    def _takes_ones(self, given: Mapping[str, Any]) -> bool:
-        """Whether it runs with ones above its outputs."""
-        ones = numbered("grad_output", [torch.ones_like(grad) for grad in self.forward.grads])
+    def _accepts_ones(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether it runs with cotangents of ones."""
+        ones = [torch.ones_like(value) for value in self.forward.cotangents]
         try:
-            self._apply({**given, **ones})
+            self._apply({**arguments, **numbered("grad_output", ones)})
         except Exception:
             return False
         return True
 
-    def __call__(self, /, **given: Any) -> dict[str, Tensor]:
-        """Run it on exactly what it asks for; return its gradients by name."""
-        found = self._apply(given) if self.is_function else self._call(given)
+    def __call__(self, /, **arguments: Any) -> dict[str, Tensor]:
+        """Call it with the arguments that it names; return its values, zeros for None."""
+        values = self._apply(arguments) if self.is_function else self._call(arguments)
         forward = self.forward
-        like = {**forward.parameters, **tensors(forward.inputs), **forward.values}
-        return {k: torch.zeros_like(like[k]) if v is None else v for k, v in found.items()}
+        like = {**forward.parameters, **tensors(forward.inputs), **forward.intermediates}
+        return {k: torch.zeros_like(like[k]) if v is None else v for k, v in values.items()}
 
-    def _call(self, given: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
+    def _call(self, arguments: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
         forward = self.forward
-        found = self.function(**gathered(given, self.asked))
-        if isinstance(found, Tensor):
-            found = (found,)
-        if isinstance(found, tuple | list):
-            if len(found) != len(forward.leaves):
+        gradients = self.function(**grouped_arguments(arguments, self.argument_names))
+        if isinstance(gradients, Tensor):
+            gradients = (gradients,)
+        if isinstance(gradients, tuple | list):
+            if len(gradients) != len(forward.leaves):
                 raise BadInput(
-                    f"backward returns {len(found)} gradients for {len(forward.leaves)} inputs "
-                    f"({', '.join(forward.leaves)}): return one for each, None where there is none"
+                    f"backward returns {len(gradients)} gradients for {len(forward.leaves)} inputs "
+                    f"({', '.join(forward.leaves)}): return one for each, None for zero"
                 )
-            found = dict(zip(forward.leaves, found, strict=True))
-        if not isinstance(found, Mapping):
+            gradients = dict(zip(forward.leaves, gradients, strict=True))
+        if not isinstance(gradients, Mapping):
             raise BadInput(
-                f"backward returns {kind_of(found)}: return a dict or a tuple of gradients"
+                f"backward returns {kind_of(gradients)}: return a dict or a tuple of gradients"
             )
-        for label, value in found.items():
+        for label, value in gradients.items():
             if label in forward.inputs and label not in forward.leaves:
                 raise BadInput(
                     f"backward returns a gradient for {label!r}, which needs none: mark it with "
                     "requires_grad=True, or leave it out"
                 )
-            if label in forward.values and label not in forward.through:
+            if label in forward.intermediates and label not in forward.differentiable:
                 raise BadInput(
-                    f"backward returns a gradient for {label!r}, and none flows through it "
-                    "(detached, or integers): leave it out"
+                    f"backward returns a gradient for {label!r}, but no gradient flows through it "
+                    "(it is detached, or of integers): leave it out"
                 )
-            known = [*forward.leaves, *forward.values, *forward.parameters]
+            known = [*forward.leaves, *forward.intermediates, *forward.parameters]
             if label not in known:
                 raise unknown("gradient", str(label), known)
             if value is not None and not isinstance(value, Tensor):
                 raise BadInput(f"backward returns {kind_of(value)} for {label!r}: return a tensor")
-            if value is not None and (form := form_of(value)):
+            if value is not None and (kind := unusable_kind(value)):
                 raise BadInput(
-                    f"backward returns a {form} gradient for {label!r}: return a dense one"
+                    f"backward returns a {kind} gradient for {label!r}: return a dense one"
                 )
-        return found
+        return gradients
 
-    def _apply(self, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        """Run the autograd.Function's own forward and backward."""
-        fresh = self.forward.fresh({label: given[label] for label in self.forward.inputs})
-        # not the leaves themselves: the Function may write into what it is given
+    def _apply(self, arguments: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        """Return the outputs and gradients of the autograd.Function."""
+        fresh = self.forward.copies({label: arguments[label] for label in self.forward.inputs})
+        # The Function gets clones of the leaves, because it may write into its inputs.
         with torch.enable_grad():
-            own = _copies(fresh)
-            if self.by_identity:
-                fresh |= self.own_leaves()
-                own |= self.own_leaves()
-            found = self.function.apply(*own.values())  # type: ignore[union-attr]
-        if not isinstance(found, Tensor | tuple | list):
+            passed = _copies(fresh)
+            if self.differentiates_inputs:
+                fresh |= self.leaf_inputs()
+                passed |= self.leaf_inputs()
+            result = self.function.apply(*passed.values())  # type: ignore[union-attr]
+        if not isinstance(result, Tensor | tuple | list):
             raise BadInput(
-                f"{self.function.__name__}'s forward returns {kind_of(found)}: return a tensor or "
+                f"{self.function.__name__}'s forward returns {kind_of(result)}: return a tensor or "
                 "a tuple of tensors"
             )
-        outputs = [found] if isinstance(found, Tensor) else list(found)
+        outputs = [result] if isinstance(result, Tensor) else list(result)
         outputs = [out for out in outputs if isinstance(out, Tensor) and out.requires_grad]
         if len(outputs) != len(self.forward.outputs):
             raise BadInput(
                 f"{self.function.__name__} has {len(outputs)} differentiable outputs and forward "
-                f"{len(self.forward.outputs)}: return the same ones"
+                f"{len(self.forward.outputs)}: return the same outputs"
             )
         leaves = [fresh[label] for label in self.forward.leaves]
-        grads = [given[key] for key in numbered("grad_output", outputs)]
+        cotangents = [arguments[key] for key in numbered("grad_output", outputs)]
         try:
-            gradients = torch.autograd.grad(outputs, leaves, grads, allow_unused=True)
+            gradients = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
         except RuntimeError as error:
             if "incorrect number of gradients" not in str(error):
                 raise
@@ -198,6 +211,6 @@ class BackwardPass:
         }
 
 
-def _copies(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what it is given, each tensor a copy that it may write into."""
-    return {**given, **{key: value.clone() for key, value in tensors(given).items()}}
+def _copies(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with each tensor cloned, so that a pass may write into it."""
+    return {**arguments, **{key: value.clone() for key, value in tensors(arguments).items()}}

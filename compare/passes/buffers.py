@@ -1,4 +1,4 @@
-"""A module's buffers, such as BatchNorm's running statistics: put back after a check moved them."""
+"""Restoring the buffers of modules, such as the running statistics of BatchNorm, after a check."""
 
 import functools
 import inspect
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from compare.proof.bits import same_bits
 
-_ENOUGH = 10_000  # objects looked at
+_MOST_OBJECTS = 10_000  # searched for modules
 
 
 @contextmanager
-def put_back(*functions: Any) -> Iterator[None]:
-    """Give the modules that the functions reach their buffers' first values at the end."""
-    kept = [
+def restored_buffers(*functions: Any) -> Iterator[None]:
+    """Restore, at the end, the buffers of all modules that the functions refer to."""
+    saved = [
         (module, name, buffer, buffer.detach().clone())
         for module in _modules(functions)
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
@@ -27,46 +27,46 @@ def put_back(*functions: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, name, buffer, first in kept:
+        for module, name, buffer, first in saved:
             setattr(module, name, buffer)
-            # one that was made in inference mode cannot have moved
+            # a tensor made in inference mode cannot have been changed
             if not buffer.is_inference() and not same_bits(buffer, first):
                 with torch.no_grad():
                     buffer.copy_(first)
 
 
 def _modules(functions: Iterable[Any]) -> Iterator[nn.Module]:
-    """Yield each module that the functions hold: in a closure, a global, an object, a container."""
-    left, seen = list(functions), set[int]()
-    while left and len(seen) < _ENOUGH:
-        found = left.pop()
-        if id(found) in seen or isinstance(found, ModuleType | Tensor | str | int | float):
+    """Yield each module that the functions refer to, by closure, global, object or container."""
+    pending, seen = list(functions), set[int]()
+    while pending and len(seen) < _MOST_OBJECTS:
+        item = pending.pop()
+        if id(item) in seen or isinstance(item, ModuleType | Tensor | str | int | float):
             continue
-        seen.add(id(found))
-        if isinstance(found, nn.Module):
-            yield found
-        left += _held(found)
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            yield item
+        pending += _contents(item)
 
 
-def _held(found: Any) -> Iterable[Any]:
-    """Return what an object of the user's own holds."""
-    if isinstance(found, Mapping):
-        return found.values()
-    if isinstance(found, list | tuple | set | frozenset):
-        return found
-    if isinstance(found, functools.partial):
-        return (found.func, *found.args, *found.keywords.values())
-    if isinstance(found, staticmethod | classmethod):
-        return (found.__func__,)
-    if inspect.ismethod(found):
-        return (found.__self__, found.__func__)
-    if inspect.isfunction(found):
-        if found.__module__.partition(".")[0] == "torch":
+def _contents(item: Any) -> Iterable[Any]:
+    """Return the objects that an object of the user's code refers to."""
+    if isinstance(item, Mapping):
+        return item.values()
+    if isinstance(item, list | tuple | set | frozenset):
+        return item
+    if isinstance(item, functools.partial):
+        return (item.func, *item.args, *item.keywords.values())
+    if isinstance(item, staticmethod | classmethod):
+        return (item.__func__,)
+    if inspect.ismethod(item):
+        return (item.__self__, item.__func__)
+    if inspect.isfunction(item):
+        if item.__module__.partition(".")[0] == "torch":
             return ()
-        held = inspect.getclosurevars(found)
-        wrapped = getattr(found, "__wrapped__", None)
-        return (*held.nonlocals.values(), *held.globals.values(), wrapped)
-    if isinstance(found, type):
-        ours = issubclass(found, torch.autograd.Function)
-        return vars(found).values() if ours else ()
-    return getattr(found, "__dict__", {}).values()
+        closure = inspect.getclosurevars(item)
+        wrapped = getattr(item, "__wrapped__", None)
+        return (*closure.nonlocals.values(), *closure.globals.values(), wrapped)
+    if isinstance(item, type):
+        is_function = issubclass(item, torch.autograd.Function)
+        return vars(item).values() if is_function else ()
+    return getattr(item, "__dict__", {}).values()

@@ -1,4 +1,4 @@
-"""The forward pass that `check` is given, and what autograd makes of it."""
+"""The forward pass of the user, and autograd through it."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from compare.passes.inputs import (
     Inputs,
     Values,
     by_name,
-    cotangents,
     differentiable,
-    form_of,
+    draw_cotangents,
     kind_of,
     numbered,
     tensors,
+    unusable_kind,
 )
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import RESERVED_NAMES, Key, ValueOf, base_name
@@ -32,110 +32,153 @@ _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
 
 
 def name(tensor: Tensor, label: str) -> Tensor:
-    """Name an intermediate of the forward pass, so that its gradient can be judged too.
+    """Name an intermediate of the forward pass, so that its gradient can be checked too.
 
-    Returns `tensor` itself, and outside of `check` does nothing else. Raises BadInput for a name
-    given twice.
+    The backward pass then gets its value as the argument `label`, and may return its gradient under
+    that name. Outside of `compare.check` and the like this has no effect.
+
+    Args:
+        tensor: The intermediate, of any shape.
+        label: Its name, a printable string that no other intermediate and no input has.
+
+    Returns:
+        `tensor` itself.
+
+    Raises:
+        BadInput: `label` is not a printable string or is used twice, or `tensor` is not a tensor.
+
+    Example:
+        >>> import torch
+        >>> import compare
+        >>> def forward(x):
+        ...     h = compare.name(torch.tanh(x), "h")
+        ...     return h * h
+        >>> def backward(grad_output, h):
+        ...     dh = 2 * h * grad_output
+        ...     return {"h": dh, "x": dh * (1 - h * h)}
+        >>> report = compare.check(backward, forward, {"x": torch.tensor([0.5, -1.0])})
+        >>> list(report.quantities), report.ok
+        (['h', 'x'], True)
     """
-    found = _named.get()
-    if found is None:
+    named = _named.get()
+    if named is None:
         return tensor
     call = f"compare.name(..., {label!r})"
     if not isinstance(label, str):
         raise BadInput(f"{call}: a name is a string")
     if not label.strip() or not label.isprintable():
-        raise BadInput(f"{call}: a name is a word that can be printed, as 'z1'")
+        raise BadInput(f"{call}: a name is a printable word, such as 'z1'")
     if not isinstance(tensor, Tensor):
         raise BadInput(f"{call} was given {kind_of(tensor)}: name a tensor")
-    if label in found:
-        raise BadInput(f"{call} is called twice: give each its own name")
-    found[label] = tensor
+    if label in named:
+        raise BadInput(f"{call} is called twice: choose another name for one of the tensors")
+    named[label] = tensor
     return tensor
 
 
 class ForwardPass:
-    """A differentiable function at its inputs, and what stands above each of its outputs.
+    """A differentiable function at its inputs, with a cotangent for each of its outputs.
 
-    Raises BadInput for what cannot be judged; exceptions of the user's own code pass through.
+    Args:
+        function: The user's function or module.
+        inputs: Its arguments, as for `compare.check`.
+        seed: Seed of the cotangents.
+        cotangents: One for each differentiable output; None: they are drawn.
+
+    Raises:
+        BadInput: The function cannot be called, or its result cannot be checked. Exceptions of the
+            user's code pass through.
     """
 
     def __init__(
-        self, function: Forward, inputs: Inputs, seed: int, grads: Sequence[Tensor] | None = None
+        self,
+        function: Forward,
+        inputs: Inputs,
+        seed: int,
+        cotangents: Sequence[Tensor] | None = None,
     ) -> None:
         self.function = function
         if isinstance(function, nn.Module):
             for label, value in function.named_parameters():
                 if value.is_meta:
-                    raise BadInput(f"forward's {label} is on the meta device: give it numbers")
+                    raise BadInput(f"forward's {label} is on the meta device: give it values")
         self.inputs = by_name(function, inputs)
         self.leaves = differentiable(self.inputs)
-        leaves = self.fresh(self.inputs)
-        first, values = self._run(leaves)
-        #: Tensors that need a gradient and are no input: a module's weights, a closure's.
-        self.parameters = parameters(function, first, leaves, values)
-        #: Those whose gradients the by-hand side gives.
-        self.judged: list[str] = []
-        second, again = self.at(self.inputs)
-        for one, other in zip([*first, *values.values()], [*second, *again.values()], strict=True):
+        leaves = self.copies(self.inputs)
+        outputs, named = self._run(leaves)
+        #: Tensors outside the inputs that need a gradient: weights of a module, or of a closure.
+        self.parameters = parameters(function, outputs, leaves, named)
+        #: Names of the parameters whose gradients the by-hand side returns.
+        self.checked_parameters: list[str] = []
+        first = [*outputs, *named.values()]
+        second_outputs, second_named = self.at(self.inputs)
+        for one, other in zip(first, [*second_outputs, *second_named.values()], strict=True):
             if mismatch(one, other) or not same_bits(one, other):
                 raise BadInput(
-                    "forward gives another result the second time: take random numbers and state "
-                    "out of it, and pass them as inputs"
+                    "forward returns different values the second time it is called: pass random "
+                    "numbers and state as inputs"
                 )
-        self.outputs = [output.detach() for output in first]
-        self.values = {label: value.detach().clone() for label, value in values.items()}
-        self.through = {label for label, value in values.items() if value.requires_grad}
-        for label in self.values:
+        self.outputs = [output.detach() for output in outputs]
+        self.intermediates = {label: value.detach().clone() for label, value in named.items()}
+        #: Names of the intermediates through which a gradient flows.
+        self.differentiable = {label for label, value in named.items() if value.requires_grad}
+        for label in self.intermediates:
             if label in self.inputs or base_name(label) in RESERVED_NAMES:
-                owner = "an input" if label in self.inputs else "what check offers"
-                raise BadInput(
-                    f"compare.name(..., {label!r}): {owner} has that name, choose another"
-                )
-        self.grads = cotangents(self.outputs, seed) if grads is None else list(grads)
+                taken = "an input has" if label in self.inputs else "check reserves"
+                raise BadInput(f"compare.name(..., {label!r}): {taken} that name, choose another")
+        self.cotangents = (
+            draw_cotangents(self.outputs, seed) if cotangents is None else list(cotangents)
+        )
 
     @property
-    def given(self) -> dict[str, Any]:
-        """What `reference` takes: the inputs, and what stands above each output."""
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `reference`: the inputs, and the cotangent of each output."""
         return {
             **{k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()},
-            **numbered("grad_output", self.grads),
+            **numbered("grad_output", self.cotangents),
         }
 
     @property
-    def offer(self) -> dict[str, Any]:
-        """Everything that backward may ask for; of several outputs each by its number."""
-        return {**self.given, **self.values, **numbered("output", self.outputs)}
+    def available(self) -> dict[str, Any]:
+        """All values that backward can take, by name; of several outputs under numbered names."""
+        return {**self.arguments, **self.intermediates, **numbered("output", self.outputs)}
 
-    def counterpart(self, offered: str) -> Key | None:
-        """Return the output of `reference` with the same value, None for one of its inputs."""
-        if offered in self.values:
-            return ValueOf(offered)
-        return offered if base_name(offered) == "output" else None
+    def reference_key(self, label: str) -> Key | None:
+        """Return the key of an available value among the outputs of `reference`.
 
-    def take_scalars_as_one(self) -> tuple[str, ...]:
-        """Put 1 above each scalar output, as backward does that does not ask; return where."""
-        pairs = zip(self.outputs, self.grads, strict=True)
-        self.grads = [grad if out.ndim else torch.ones_like(out) for out, grad in pairs]
+        None for an input of `reference`.
+        """
+        if label in self.intermediates:
+            return ValueOf(label)
+        return label if base_name(label) == "output" else None
+
+    def set_scalar_cotangents_to_one(self) -> tuple[str, ...]:
+        """Set the cotangent of each scalar output to 1, and return the names of these cotangents.
+
+        A backward pass that takes no grad_output computes the gradient of the scalar itself.
+        """
+        pairs = zip(self.outputs, self.cotangents, strict=True)
+        self.cotangents = [value if out.ndim else torch.ones_like(out) for out, value in pairs]
         named = numbered("grad_output", self.outputs)
         return tuple(label for label, output in named.items() if not output.ndim)
 
     def at(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Run with fresh leaves; return the differentiable outputs and the named values."""
-        return self._run(self.fresh(inputs))
+        """Call it with copies; return its differentiable outputs and the named intermediates."""
+        return self._run(self.copies(inputs))
 
-    def fresh(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return copies of the inputs, those to be differentiated as leaves."""
-        found = dict(inputs)
+    def copies(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return copies of the inputs, the differentiable ones as leaves of a new graph."""
+        copies = dict(inputs)
         for label, value in tensors(inputs).items():
-            found[label] = value.detach().clone().requires_grad_(label in self.leaves)
-        return found
+            copies[label] = value.detach().clone().requires_grad_(label in self.leaves)
+        return copies
 
     def _run(self, arguments: Mapping[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
         named: dict[str, Tensor] = {}
         token = _named.set(named)
         try:
             with torch.enable_grad():
-                found = self.function(**arguments)
+                result = self.function(**arguments)
         except RuntimeError as error:
             if "a leaf Variable that requires grad is being used in an in-place" in str(error):
                 raise BadInput(
@@ -149,7 +192,7 @@ class ForwardPass:
             ) from None
         finally:
             _named.reset(token)
-        outputs = list(found) if isinstance(found, tuple | list) else [found]
+        outputs = list(result) if isinstance(result, tuple | list) else [result]
         for output in outputs:
             if not isinstance(output, Tensor):
                 raise BadInput(
@@ -157,111 +200,124 @@ class ForwardPass:
                 )
             if not output.requires_grad:
                 continue
-            if form := form_of(output):
-                raise BadInput(f"forward returns a {form} tensor: return a dense one with numbers")
+            if kind := unusable_kind(output):
+                raise BadInput(f"forward returns a {kind} tensor: return a dense one with values")
             if output.dtype not in (*JUDGED, *_COMPLEX):
                 raise BadInput(
-                    f"forward returns {kind_of(output)}, which is not judged: return float64, "
+                    f"forward returns {kind_of(output)}, which cannot be checked: return float64, "
                     "float32, float16 or bfloat16"
                 )
         return [output for output in outputs if output.requires_grad], named
 
-    def reference(self, /, **given: Any) -> dict[Key, Tensor]:
-        """Return the outputs, the named values and every gradient, as one function to read."""
-        fresh = self.fresh({label: given[label] for label in self.inputs})
+    def reference(self, /, **arguments: Any) -> dict[Key, Tensor]:
+        """Return the outputs, the intermediates and all gradients: the function that is traced."""
+        fresh = self.copies({label: arguments[label] for label in self.inputs})
         outputs, named = self._run(fresh)
-        own: dict[str, Tensor] = {}
+        separate: dict[str, Tensor] = {}
 
-        def apart(label: str, gradient: Tensor) -> Tensor:
-            """Give a name's gradient a node of its own: z = x + w hands one on to x and w."""
-            own[label] = gradient.view(gradient.shape)
-            return own[label]
+        def separated(label: str, gradient: Tensor) -> Tensor:
+            """Give this gradient a node of its own: z = x + w passes the same tensor to x and w."""
+            separate[label] = gradient.view(gradient.shape)
+            return separate[label]
 
-        for label, tensor in _needing_gradients(named).items():
-            tensor.register_hook(partial(apart, label))
-        wanted = _needing_gradients({**named, **self._leaves(fresh)})
-        grads = [given[key] for key in numbered("grad_output", outputs)]
-        gradients = torch.autograd.grad(outputs, list(wanted.values()), grads, allow_unused=True)
+        for label, tensor in _requiring_grad(named).items():
+            tensor.register_hook(partial(separated, label))
+        targets = _requiring_grad({**named, **self._leaves(fresh)})
+        cotangents = [arguments[key] for key in numbered("grad_output", outputs)]
+        gradients = torch.autograd.grad(
+            outputs, list(targets.values()), cotangents, allow_unused=True
+        )
         return {
             **{label: out.detach() for label, out in numbered("output", outputs).items()},
             **{ValueOf(label): value.detach() for label, value in named.items()},
             **{
-                label: torch.zeros_like(tensor) if gradient is None else own.get(label, gradient)
-                for (label, tensor), gradient in zip(wanted.items(), gradients, strict=True)
+                label: torch.zeros_like(tensor)
+                if gradient is None
+                else separate.get(label, gradient)
+                for (label, tensor), gradient in zip(targets.items(), gradients, strict=True)
             },
         }
 
     def _leaves(self, fresh: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return what gradients are asked of: the inputs' leaves, and parameters by hand too."""
-        own = {label: fresh[label] for label in self.leaves}
-        return own | {label: self.parameters[label] for label in self.judged}
+        """Return the leaves whose gradients are compared: of inputs, and checked parameters."""
+        of_inputs = {label: fresh[label] for label in self.leaves}
+        return of_inputs | {label: self.parameters[label] for label in self.checked_parameters}
 
     def gradients(
-        self, manual: Values, going_on_from: Collection[str] | None = None
+        self, manual: Values, injected: Collection[str] | None = None
     ) -> dict[str, Tensor]:
-        """Return autograd's gradients in the order of computation, going on from by-hand ones.
+        """Return autograd's gradients in the order of computation, continued from by-hand ones.
 
-        Each named intermediate that the by-hand side has a gradient for gets a hook that notes
-        autograd's gradient there and puts the by-hand value in its place, of these alone where
-        they are given.
+        A hook on each named intermediate with a by-hand gradient records autograd's gradient there,
+        and puts the by-hand one in its place.
+
+        Args:
+            manual: Name -> by-hand gradient.
+            injected: Names of the only intermediates that get their by-hand gradient; None for all.
         """
-        fresh = self.fresh(self.inputs)
+        fresh = self.copies(self.inputs)
         outputs, named = self._run(fresh)
-        found: dict[str, Tensor] = {}
-        replaced = {label: tensor for label, tensor in named.items() if label in manual}
-        goes_on = replaced if going_on_from is None else replaced.keys() & going_on_from
-        mine = {label: manual[label] for label in goes_on}
+        gradients: dict[str, Tensor] = {}
+        compared = {label: tensor for label, tensor in named.items() if label in manual}
+        labels = compared if injected is None else compared.keys() & injected
+        replacements = {label: manual[label] for label in labels}
 
-        # The graph holds its hooks, out of sight of Python's collector: a hook that held a tensor
-        # of the graph would keep all of it for ever.
-        def note(label: str, gradient: Tensor) -> Tensor | None:
-            found[label] = gradient.detach().clone()
-            fits = label in mine and mismatch(mine[label], gradient) is None
-            return mine[label].clone() if fits else None
+        # The graph holds its hooks, out of sight of Python's garbage collector: a hook that held a
+        # tensor of the graph would keep all of it alive for ever.
+        def record(label: str, gradient: Tensor) -> Tensor | None:
+            gradients[label] = gradient.detach().clone()
+            fits = label in replacements and mismatch(replacements[label], gradient) is None
+            return replacements[label].clone() if fits else None
 
         leaves = self._leaves(fresh)
-        wanted = _needing_gradients({**replaced, **leaves})
-        hooks = [tensor.register_hook(partial(note, key)) for key, tensor in wanted.items()]
+        targets = _requiring_grad({**compared, **leaves})
+        hooks = [tensor.register_hook(partial(record, key)) for key, tensor in targets.items()]
         try:
-            # asked of named values too: one may lead to no leaf of ours
-            torch.autograd.grad(outputs, [*wanted.values()], self.grads, allow_unused=True)
-        finally:  # the user's own code may hold on to the graph, and run it again
+            # The targets include intermediates, because one may lead to no leaf.
+            torch.autograd.grad(outputs, [*targets.values()], self.cotangents, allow_unused=True)
+        finally:  # the user's code may keep the graph and run it again
             for hook in hooks:
                 hook.remove()
-        for label, tensor in {**leaves, **replaced}.items():  # what no gradient came to
-            found.setdefault(label, torch.zeros_like(tensor))
-        return found
+        for label, tensor in {**leaves, **compared}.items():  # no gradient reached these
+            gradients.setdefault(label, torch.zeros_like(tensor))
+        return gradients
 
 
-def _needing_gradients(values: Values) -> dict[str, Tensor]:
-    """Return those of the values that have a gradient."""
+def _requiring_grad(values: Values) -> dict[str, Tensor]:
+    """Return the values that require a gradient."""
     return {label: value for label, value in values.items() if value.requires_grad}
 
 
 def parameters(
     function: Forward, outputs: Sequence[Tensor], inputs: Mapping[str, Any], named: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the leaves of autograd's graph that are no inputs, a module's by its own names.
+    """Return name -> leaf for the leaves of autograd's graph that are not inputs.
 
-    One that nobody has a name for is called by its shape; one that is called as an input or a
-    `named` value is, by its name and a prime.
+    Parameters have the names that their module or closure has for them; a leaf without a name is
+    called by its shape. A name that an input or an intermediate has already gets a prime.
+
+    Args:
+        function: The forward function or module.
+        outputs: Its outputs, with autograd's graph.
+        inputs: Name -> input, the leaves that are left out.
+        named: Names of the intermediates.
     """
-    own = {id(tensor) for tensor in inputs.values()}
-    found: dict[int, Tensor] = {}
+    input_ids = {id(tensor) for tensor in inputs.values()}
+    leaves: dict[int, Tensor] = {}
     seen: set[Any] = set()
-    left = [output.grad_fn for output in outputs]
-    while left:
-        node = left.pop()
+    pending = [output.grad_fn for output in outputs]
+    while pending:
+        node = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)  # of what accumulates a leaf's gradient
-        if isinstance(variable, Tensor) and id(variable) not in own:
-            found[id(variable)] = variable
-        left += [source for source, _ in node.next_functions]
+        variable = getattr(node, "variable", None)  # of an AccumulateGrad node: its leaf
+        if isinstance(variable, Tensor) and id(variable) not in input_ids:
+            leaves[id(variable)] = variable
+        pending += [source for source, _ in node.next_functions]
     names = {id(value): label for label, value in _named_tensors(function)}
     labels: dict[str, Tensor] = {}
-    for value in found.values():
+    for value in leaves.values():
         label = names.get(id(value), f"a tensor of shape {tuple(value.shape)}")
         while label in labels or label in inputs or label in named:
             label += "'"
@@ -270,15 +326,15 @@ def parameters(
 
 
 def _named_tensors(function: Forward) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that a function holds, under its names for them."""
+    """Yield (name, tensor) for the tensors of a module, or of a function's closure and globals."""
     if isinstance(function, nn.Module):
         yield from function.named_parameters()
         return
     try:
-        held = inspect.getclosurevars(function)
+        closure = inspect.getclosurevars(function)
     except TypeError:
         return
-    for label, value in {**held.globals, **held.nonlocals}.items():
+    for label, value in {**closure.globals, **closure.nonlocals}.items():
         if isinstance(value, Tensor):
             yield label, value
         elif isinstance(value, nn.Module):

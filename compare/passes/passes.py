@@ -1,4 +1,4 @@
-"""A by-hand pass and the forward pass that it is for, at some inputs: each run and read once."""
+"""A backward pass and its forward pass at some inputs, each called and traced once."""
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compare.errors import BadInput, unknown, whole
+from compare.errors import BadInput, unknown, whole_number
 from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered, tensors
@@ -20,22 +20,36 @@ from compare.proof.trace import try_trace
 
 
 class Passes:
-    """Both passes at some inputs, what they give there, and both as programs.
+    """Both passes at some inputs: their values there, and both as programs.
 
-    The arguments are those of `compare.check`; `grads` stand above the outputs in place of what
-    `seed` draws. Raises BadInput for what cannot be judged.
+    The by-hand side is called first. Its gradients tell which parameters are checked, and it shows
+    whether its inputs can be copies.
+
+    Args:
+        backward: The pass under test, as for `compare.check`.
+        forward: Differentiable torch code, as for `compare.check`.
+        inputs: The arguments of `forward`, as for `compare.check`.
+        seed: Seed of the cotangents.
+        cotangents: One for each differentiable output and of its shape; None: they are drawn.
+        hold: Names of inputs and parameters that other inputs do not change.
+        formula_ulps: Accepted difference of two formulas, in ulps of their dtype.
+        lift: How many entries of a large matrix product are computed exactly, as for
+            `compare.check`.
+
+    Raises:
+        BadInput: An argument cannot be used.
     """
 
     def __init__(
         self, backward: Backward, forward: Forward, inputs: Inputs, seed: int = 0, *,
-        grads: Sequence[Tensor] | None = None, hold: Collection[str] = (),
+        cotangents: Sequence[Tensor] | None = None, hold: Collection[str] = (),
         formula_ulps: float = 0.0, lift: str | int = "auto",
     ) -> None:  # fmt: skip
-        self.seed, self.lift = whole("seed", seed), lift
+        self.seed, self.lift = whole_number("seed", seed), lift
         if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
             raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
         self.formula_ulps = float(formula_ulps)
-        self.forward = ForwardPass(forward, inputs, seed, grads)
+        self.forward = ForwardPass(forward, inputs, seed, cotangents)
         if isinstance(hold, str) or not isinstance(hold, Collection):
             raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")
         self.hold = frozenset(map(str, hold))
@@ -43,119 +57,124 @@ class Passes:
         for label in self.hold - {*known}:
             raise unknown("input to hold", label, known)
         self.backward = BackwardPass(backward, self.forward)
-        #: Why nothing is lifted, if nothing is, and how many entries of a large product, or all.
-        self.off, self.entries = lift_limits(
-            lift, [*self.forward.inputs.values(), *self.forward.values.values()]
+        #: The reason for which nothing is computed exactly, or None; and how many entries of a
+        #: large matrix product are, None for all.
+        self.not_lifted, self.entries = lift_limits(
+            lift, [*self.forward.inputs.values(), *self.forward.intermediates.values()]
         )
         # shared by all pairs at these inputs
         self.reference_lifts: dict[tuple[Reading, int], Lift] = {}
 
-    # -- what they give and how they read; the by-hand side runs first, for it says which of the
-    #    parameters have a gradient by hand, and whether copies will do for its inputs
+    # -- values and programs
 
     @cached_property
     def manual(self) -> dict[str, Tensor]:
-        """What the by-hand side gives."""
-        found = self.backward.run()
-        self.forward.judged = [label for label in self.forward.parameters if label in found]
-        return found
+        """The values of the by-hand side: its gradients, and a Function's outputs."""
+        values = self.backward.run()
+        self.forward.checked_parameters = [k for k in self.forward.parameters if k in values]
+        return values
 
     @cached_property
     def manual_program(self) -> Program | Opaque:
-        """The by-hand side as a program."""
-        _ = self.manual  # it runs first
-        if self.off:
-            return self.off
-        if self.backward.by_identity:
+        """The program of the by-hand side, or the reason for which there is none."""
+        _ = self.manual  # called first, see the class
+        if self.not_lifted:
+            return self.not_lifted
+        if self.backward.differentiates_inputs:
             return Opaque(
-                "it asks for the gradients of its own inputs by identity, so that no copies of "
-                "them can be put in their place"
+                "it differentiates its own input tensors, as torch.autograd.grad(f(x), x) does, so "
+                "copies cannot replace them"
             )
-        return try_trace(self.backward, self.backward.given)
+        return try_trace(self.backward, self.backward.arguments)
 
     @cached_property
     def reference(self) -> Program | Opaque:
-        """The reference as a program."""
-        _ = self.manual  # it runs first
-        return self.off or try_trace(self.forward.reference, self.forward.given)
+        """The program of the reference, or the reason for which there is none."""
+        _ = self.manual  # called first, see the class
+        return self.not_lifted or try_trace(self.forward.reference, self.forward.arguments)
 
-    # -- the same passes otherwise
+    # -- the same passes with other cotangents or inputs
 
-    def under(self, grads: Sequence[Tensor]) -> "Passes":
-        """Return them at the same inputs with other numbers above the outputs."""
+    def with_cotangents(self, cotangents: Sequence[Tensor]) -> "Passes":
+        """Return the passes at the same inputs with other cotangents, one for each output."""
         other = copy(self)
         other.forward, other.backward = copy(self.forward), copy(self.backward)
-        other.forward.grads, other.backward.forward = [*grads], other.forward
+        other.forward.cotangents, other.backward.forward = [*cotangents], other.forward
         other.reference_lifts = {}
         other.__dict__.pop("manual", None)
         return other
 
-    def anew(self, inputs: Inputs) -> "Passes":
-        """Return them at other inputs, to be run and read again there."""
+    def retraced_at(self, inputs: Inputs) -> "Passes":
+        """Return the passes at other inputs, where they are called and traced again."""
         return Passes(
             self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold,
             formula_ulps=self.formula_ulps, lift=self.lift,
         )  # fmt: skip
 
-    def at(self, inputs: Mapping[str, Any], grads: Sequence[Tensor] | None = None) -> "Passes":
-        """Return them at other values of the inputs, read as they were here.
+    def at(self, inputs: Mapping[str, Any], cotangents: Sequence[Tensor] | None = None) -> "Passes":
+        """Return the passes at other values of the inputs, with the programs traced here.
 
-        Where no `grads` are given, others are drawn.
+        Args:
+            inputs: Name -> new value; the other inputs stay.
+            cotangents: One for each output; None: others are drawn than here.
         """
-        every = {**self.forward.inputs, **inputs}
+        complete = {**self.forward.inputs, **inputs}
         for key in self.forward.leaves:
-            every[key] = every[key].detach().requires_grad_()
-        seed = self.seed + 1 if grads is None else self.seed
-        other = Passes(self.backward.function, self.forward.function, every, seed, grads=grads)
+            complete[key] = complete[key].detach().requires_grad_()
+        other = Passes(
+            self.backward.function, self.forward.function, complete,
+            self.seed + 1 if cotangents is None else self.seed, cotangents=cotangents,
+        )  # fmt: skip
         other.manual_program, other.reference = self.manual_program, self.reference
-        other.off, other.entries = self.off, self.entries
-        other.forward.judged = [*self.forward.judged]
+        other.not_lifted, other.entries = self.not_lifted, self.entries
+        other.forward.checked_parameters = [*self.forward.checked_parameters]
         return other
 
     # -- both sides together
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """Forward's outputs where they are judged: by hand a Function gives them too."""
+        """The outputs of forward to compare with; only a Function computes them by hand too."""
         return numbered("output", self.forward.outputs) if self.backward.is_function else {}
 
     def autograd(self, manual: Values) -> dict[str, Tensor]:
         """Return autograd's values in the order of computation, a Function's outputs first.
 
-        Each goes on from the by-hand gradients above it.
+        Each gradient continues from the by-hand gradients of the intermediates above it, so that
+        one bug makes one WRONG quantity.
         """
         return {**self.outputs, **self.forward.gradients(manual)}
 
-    def compared(
+    def with_autograd(
         self, manual: Values, manual_program: Program | Opaque, bypasses: Bypasses | None = None
     ) -> tuple[dict[str, Tensor], Pair]:
         """Return autograd's values, along the by-hand pass's own path, and both sides as a pair."""
         if bypasses is None:
-            injected = [label for label in self.forward.values if label in manual]
+            injected = [label for label in self.forward.intermediates if label in manual]
             bypasses = find_bypasses(manual_program, self.reference, injected)
         autograd = self.autograd(manual)
         for used in {*bypasses.values()}:
             gradients = self.forward.gradients(manual, used)
-            autograd |= {name: gradients[name] for name, own in bypasses.items() if own == used}
+            autograd |= {k: gradients[k] for k, path in bypasses.items() if path == used}
         return autograd, self.pair(manual, autograd, manual_program, bypasses)
 
     def pair(
         self, manual: Values, autograd: Values, manual_program: Program | Opaque | None = None,
         bypasses: Bypasses | None = None,
     ) -> Pair:  # fmt: skip
-        """Return what each side gave as a pair, of it only what can be compared."""
-        forward, given = self.forward, tensors(self.backward.given)
-        judged = [k for k, v in autograd.items() if k in manual and not mismatch(manual[k], v)]
+        """Return both sides' values as a pair, without quantities of different shape or dtype."""
+        forward, arguments = self.forward, tensors(self.backward.arguments)
+        comparable = [k for k, v in autograd.items() if k in manual and not mismatch(manual[k], v)]
         pair = Pair(
             manual_program=self.manual_program if manual_program is None else manual_program,
             reference=self.reference,
             entries=self.entries,
-            inputs=tensors(forward.given),
-            manual_inputs={key: (value, forward.counterpart(key)) for key, value in given.items()},
-            manual={label: manual[label] for label in judged},
-            autograd={label: autograd[label] for label in judged},
+            inputs=tensors(forward.arguments),
+            manual_inputs={k: (value, forward.reference_key(k)) for k, value in arguments.items()},
+            manual={label: manual[label] for label in comparable},
+            autograd={label: autograd[label] for label in comparable},
             quantities_are_gradients=True,
-            injected=[label for label in forward.values if label in judged],
+            injected=[label for label in forward.intermediates if label in comparable],
             formula_ulps=self.formula_ulps,
             bypasses=bypasses or {},
             constants={k: v for k, v in forward.inputs.items() if isinstance(v, float)},
@@ -165,6 +184,6 @@ class Passes:
         return with_derived_inputs(pair)
 
     def _pair_at(self, inputs: Values) -> Pair:
-        """Return both sides at other inputs, run there and not read again."""
-        there = self.at({key: inputs[key] for key in self.forward.inputs if key in inputs})
-        return there.pair(there.manual, there.autograd(there.manual))
+        """Return both sides at other inputs, called there but not traced again."""
+        other = self.at({key: inputs[key] for key in self.forward.inputs if key in inputs})
+        return other.pair(other.manual, other.autograd(other.manual))

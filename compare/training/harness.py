@@ -12,7 +12,7 @@ from torch import Tensor
 from compare.cases.cases import Case, check_steps
 from compare.cases.options import command
 from compare.environment import device_named, dtype_named, environment, short
-from compare.errors import BadInput, whole
+from compare.errors import BadInput, whole_number
 from compare.interrupts import cut_short, interrupts, stop
 from compare.passes.inputs import check_modes, kind_of, lift_limits
 from compare.ranks.ranks import ALONE, Ranks
@@ -63,10 +63,10 @@ class Run(Stateful):
         if not isinstance(case, Case):
             raise BadInput(f"case {case!r}: give one of compare.CASES, or a compare.Case")
         self.case, self.ranks = case, ranks
-        self.steps = check_steps(case.steps if steps is None else whole("steps", steps))
+        self.steps = check_steps(case.steps if steps is None else whole_number("steps", steps))
         if step is not None and not callable(step):
             raise BadInput(f"step is {step!r}: give a function of named tensors")
-        seed, population = whole("seed", seed), whole("population", population)
+        seed, population = whole_number("seed", seed), whole_number("population", population)
         place, kind = device_named(device), dtype_named(dtype)
 
         # what it is given, and how it is cut

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compare.cases.cases import Case, Network, Rows
 from compare.environment import short
-from compare.errors import BadInput, unknown, whole
+from compare.errors import BadInput, unknown, whole_number
 from compare.state_dict import Count, Stateful, Types, require
 
 SEEDS = 2**32  # numpy's range
@@ -126,7 +126,7 @@ def draw(
 
     Raises BadInput for a seed, a population, sizes or values that cannot be used.
     """
-    population, seed = whole("population", population), whole("seed", seed)
+    population, seed = whole_number("population", population), whole_number("seed", seed)
     if population < 1:
         raise BadInput(f"population {population}: a run needs at least 1 network")
     if not 0 <= seed <= SEEDS - population:
