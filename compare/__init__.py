@@ -1,6 +1,6 @@
-"""The harness: both sides are given the same, and every quantity gets a verdict.
+"""A checker for hand-written backward passes: every quantity is compared with autograd.
 
-Importing this does not import torch; the names below do when they are first used.
+`import compare` does not import torch; each public name imports its module when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ __all__ = [
     "assert_same", "check", "name", "power", "run",
 ]  # fmt: skip
 
-_HOMES = {
+_MODULES = {
     "CASES": "cases.cases",
     "Case": "cases.cases",
     "Network": "cases.cases",
@@ -35,11 +35,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'compare' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"compare.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"compare.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What the terminal shows: plain text."""
+"""Plain text on the terminal."""
 
 from typing import IO, cast
 
@@ -9,12 +9,12 @@ from compare.streams import streams
 
 
 class PlainConsole(Console):
-    """Plain text, dropped once it cannot be written (`| head`): the run goes on to its end."""
+    """A console of plain text; text that cannot be written, as under `| head`, is dropped."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         file = cast(IO[str], streams().error if stderr else streams().output)
         super().__init__(file=file, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
-        """Print a line that is never broken, so that it can be copied."""
+        """Print a line without wrapping it, so that it can be copied."""
         self.print(printable(text), soft_wrap=True)

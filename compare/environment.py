@@ -1,4 +1,4 @@
-"""What the bits depend on: dtype, device, versions, processor features, threads."""
+"""Everything that bits depend on: dtype, device, versions, processor features, threads."""
 
 import platform
 import re
@@ -10,11 +10,11 @@ import torch
 from compare import torch_private
 from compare.errors import BadInput, unknown
 
-TESTED = 2, 13  # the newest torch that the tests have seen: that of constraints.txt
+TESTED = 2, 13  # the newest torch that the tests have run on, as in constraints.txt
 
 
 def short(dtype: torch.dtype) -> str:
-    """Return a dtype's name without torch's."""
+    """Return the name of a dtype without "torch.", such as "float64"."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -23,8 +23,8 @@ DTYPES = {short(dtype): dtype for dtype in _FLOATS}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return it by name, without anything that tells one person's machine from another's."""
-    found: dict[str, Any] = {
+    """Return the environment by name, without anything that identifies a person's machine."""
+    result: dict[str, Any] = {
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -34,24 +34,24 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":
-        found["cuda"] = torch.version.cuda
-        found["gpu"] = torch.cuda.get_device_name(device)
+        result["cuda"] = torch.version.cuda
+        result["gpu"] = torch.cuda.get_device_name(device)
     if note := _note():
-        found["note"] = note
-    return found
+        result["note"] = note
+    return result
 
 
 def _note() -> str:
-    """Return in a sentence what is not known of this torch, or not there; "" where nothing is."""
+    """Return a sentence on a torch that is newer than tested, or lacks private names; else ""."""
     version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
     newest = ".".join(map(str, TESTED))
     newer = [f"it is newer than {newest}, the newest tested"] if version > TESTED else []
-    lines = newer + torch_private.missing()
-    return f"torch {torch.__version__}: {'; '.join(lines)}" if lines else ""
+    remarks = newer + torch_private.missing()
+    return f"torch {torch.__version__}: {'; '.join(remarks)}" if remarks else ""
 
 
 def dtype_named(name: str | torch.dtype) -> torch.dtype:
-    """Return the dtype called `name`, or that itself; raises BadInput with the nearest names."""
+    """Return the dtype of this name; raises BadInput, with similar names, for an unknown one."""
     if isinstance(name, torch.dtype):
         name = short(name)
     if not isinstance(name, str) or name not in DTYPES:
@@ -60,9 +60,10 @@ def dtype_named(name: str | torch.dtype) -> torch.dtype:
 
 
 def device_named(name: str | torch.device) -> torch.device:
-    """Return the device called `name` (cpu, cuda, cuda:N), or that itself.
+    """Return the device of this name: cpu, cuda or cuda:N.
 
-    Raises BadInput if it is not here.
+    Raises:
+        BadInput: The name is another one, or this machine has no such device.
     """
     if isinstance(name, torch.device):
         name = "cpu" if name.type == "cpu" else str(name)
@@ -70,10 +71,10 @@ def device_named(name: str | torch.device) -> torch.device:
     if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
         raise BadInput(f"unknown device {name!r}: choose cpu, cuda or cuda:N")
     if kind == "cuda":
-        found = torch.cuda.device_count()
-        if not torch.cuda.is_available() or found == 0:
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or count == 0:
             raise BadInput(f"device {name!r}: torch sees no CUDA device here, use --device cpu")
-        if int(index or 0) >= found:
-            last = found - 1
-            raise BadInput(f"device {name!r}: there are {found} here, use cuda:0 to cuda:{last}")
+        if int(index or 0) >= count:
+            last = count - 1
+            raise BadInput(f"device {name!r}: there are {count} here, use cuda:0 to cuda:{last}")
     return torch.device(name)

@@ -1,11 +1,11 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do in each command: one table.
+"""The effect of Ctrl-C, SIGTERM and SIGHUP on each command, in one table.
 
-A signal is a request: it is noted, and work that takes long looks at `stop` where it can end. A
-second one raises KeyboardInterrupt within `cut_short`, so that no exception ever cuts what is being
-written.
+A signal is a request to end: it sets `stop`, and long work checks `stop` wherever it can end. A
+second signal raises KeyboardInterrupt, but only within `cut_short`, so that no exception interrupts
+the writing of a file.
 
-Imports the standard library alone: the command line installs it before torch is imported, which
-takes a second in which an exception from a signal can be lost.
+This module imports the standard library alone: the command line installs the handlers before it
+imports torch, which takes a second in which an exception from a signal could be lost.
 """
 
 import math
@@ -17,85 +17,85 @@ from types import FrameType
 
 CTRL_C, KILLS = (signal.SIGINT,), (signal.SIGTERM, signal.SIGHUP)
 
-#: Of each command the signals that ask it to end, and which request raises KeyboardInterrupt
-#: wherever it is. An ignored signal stays ignored, as under nohup.
+#: Command -> the signals that request its end, and the number of the request that raises
+#: KeyboardInterrupt at any point. An ignored signal stays ignored, as under nohup.
 COMMANDS: dict[str, tuple[tuple[int, ...], float]] = {
-    # after the chunk in hand, with a report and a checkpoint; a second one cuts that chunk short
+    # after the current chunk, with a report and a checkpoint; a second one cuts that chunk short
     "run": (CTRL_C + KILLS, math.inf),
     "run on ranks": (CTRL_C, math.inf),  # the same; SIGTERM, torchrun's own, is the watchdog's
-    # at once: a person's own code may never end
+    # at once, because the user's code may never end
     **dict.fromkeys(("check", "mutants", "practice"), (CTRL_C, 1)),
     "board": ((signal.SIGINT, signal.SIGTERM), math.inf),  # the server stops
-    "bench": (CTRL_C, math.inf),  # after the round in hand; a second one cuts it short
+    "bench": (CTRL_C, math.inf),  # after the current round; a second one cuts it short
 }
-OTHERS = CTRL_C, math.inf  # what is over soon, and a run from Python
+OTHERS = CTRL_C, math.inf  # short commands, and compare.run from Python
 
-stop = threading.Event()  # a signal has asked for an end
+stop = threading.Event()  # set once a signal has requested an end
 
 
-class _Noted:
-    """What was asked for so far; signals are the whole process's."""
+class _Requests:
+    """The requests so far; they are global, because signals go to the whole process."""
 
     installed = False
     count = 0
-    number: int = signal.SIGINT  # of the signal that asked first
-    raises: float = math.inf  # the request from which on KeyboardInterrupt is raised
+    number: int = signal.SIGINT  # of the first signal
+    raises: float = math.inf  # number of the request from which on KeyboardInterrupt is raised
 
 
-def _note(number: int, _frame: FrameType | None) -> None:
+def _on_signal(number: int, _frame: FrameType | None) -> None:
     """Handle a signal."""
-    if not _Noted.count:
-        _Noted.number = number
-    _Noted.count += 1
+    if not _Requests.count:
+        _Requests.number = number
+    _Requests.count += 1
     stop.set()
-    if _Noted.count >= _Noted.raises:
+    if _Requests.count >= _Requests.raises:
         raise KeyboardInterrupt
 
 
 def exit_code() -> int:
-    """Return what a command ends with that was stopped: 130 by Ctrl-C, as a shell counts them."""
-    return 128 + _Noted.number
+    """Return the exit code of a stopped command, as shells have it: 130 after Ctrl-C."""
+    return 128 + _Requests.number
 
 
 @contextmanager
 def cut_short(request: float = 2) -> Iterator[None]:
-    """Have the second request raise KeyboardInterrupt: around work that can be thrown away.
+    """Let the second request raise KeyboardInterrupt within: use it around work that may be lost.
 
-    One that came before this work raises as soon as it begins.
+    If that request has come already, KeyboardInterrupt is raised at once.
     """
-    usual, _Noted.raises = _Noted.raises, min(request, _Noted.raises)
+    previous, _Requests.raises = _Requests.raises, min(request, _Requests.raises)
     try:
-        if _Noted.count >= _Noted.raises:
+        if _Requests.count >= _Requests.raises:
             raise KeyboardInterrupt
         yield
     finally:
-        _Noted.raises = usual
+        _Requests.raises = previous
 
 
 @contextmanager
 def interrupts(command: str = "") -> Iterator[None]:
-    """Have signals do within what the table says of a command; what was noted so far stands.
+    """Handle signals within as the table says for a command; earlier requests stay counted.
 
-    A thread other than the main one leaves signals as they are.
+    In a thread other than the main one this has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers, request = COMMANDS.get(command, OTHERS)
-    usual = {number: signal.getsignal(number) for number in numbers}
-    usual = {n: h for n, h in usual.items() if h not in (signal.SIG_IGN, None, _note)}
-    outermost = not _Noted.installed
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None, _on_signal)}
+    outermost = not _Requests.installed
     if outermost:
-        _Noted.installed, _Noted.count, _Noted.number = True, 0, signal.SIGINT
-    for number in usual:
-        signal.signal(number, _note)
+        _Requests.installed, _Requests.count, _Requests.number = True, 0, signal.SIGINT
+    for number in handlers:
+        signal.signal(number, _on_signal)
     try:
         with cut_short(request):
             yield
     finally:
-        for number, handler in usual.items():
-            if signal.getsignal(number) == _note:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) == _on_signal:
                 signal.signal(number, handler)
         if outermost:
-            _Noted.installed, _Noted.count = False, 0
+            _Requests.installed, _Requests.count = False, 0
             stop.clear()

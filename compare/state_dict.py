@@ -12,7 +12,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from compare.untrusted import fitted
+from compare.untrusted import converted
 
 Count = Annotated[int, Meta(ge=0)]
 Types = dict[str, Any]  # attribute -> type
@@ -40,7 +40,7 @@ class Stateful:
 
 def typed(state: object, types: Types) -> Any:
     """Return an object with the state's values as attributes; raises ValueError for other types."""
-    return fitted(state, make_dataclass("State", types.items()))
+    return converted(state, make_dataclass("State", types.items()))
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Standard output and error as a command was given them: none that is closed or full ends it.
+"""Standard output and error of a command: a closed or full stream does not end the command.
 
-What cannot be written there is dropped, and remembered where that is to be said: the verdict is
-still the exit code, and files are still written. Imports the standard library alone.
+Text that cannot be written is dropped, and the failure is recorded: the exit code is still the
+verdict's, and files are still written. This module imports the standard library alone.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from typing import NamedTuple, TextIO
 
 
 class Output:
-    """One of them, `stdout` or `stderr`; code that is checked may close it, and it is put back."""
+    """`stdout` or `stderr`; it is reopened if the user's code closes it."""
 
     def __init__(self, name: str) -> None:
         self.stream: TextIO | None = getattr(sys, name, None)
         self.name = name
-        self.failed: str | None = None  # why not all that was written has come there
+        self.failed: str | None = None  # reason for which text was lost
         self.silent = self.stream is None or self.stream.closed
-        self.number = self.spare = -1  # its descriptor, and a second one of the same file
+        self.number = self.spare = -1  # file descriptor, and its duplicate
         self.terminal = self.isatty()
         if self.stream and not self.silent:
             with contextlib.suppress(OSError):
@@ -28,27 +28,27 @@ class Output:
                 self.spare = os.dup(self.number)
 
     def write(self, text: str) -> int:
-        """Write, and flush: a line that is lost is known at once."""
+        """Write and flush, so that a lost line is noticed at once."""
         self._try(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what others have left in its buffer."""
+        """Write the text that other code has left in the buffer."""
         self._try("")
 
     def isatty(self) -> bool:
-        """Whether a person looks at it."""
+        """Return whether the stream is a terminal."""
         with contextlib.suppress(OSError, ValueError):
             return self.stream is not None and self.stream.isatty()
         return False
 
     @property
     def encoding(self) -> str:
-        """What its bytes mean."""
+        """The encoding of the stream."""
         return (self.stream and self.stream.encoding) or "utf-8"
 
     def drop(self) -> None:
-        """Let go of the second descriptor."""
+        """Close the duplicate descriptor."""
         if self.spare >= 0:
             os.close(self.spare)
         self.spare = -1
@@ -58,63 +58,65 @@ class Output:
             return
         try:
             if self.number >= 0 and (self.stream.closed or not _open(self.number)):
-                self._put_back(self.stream)
+                self._reopen(self.stream)
             try:
                 self.stream.write(text)
-            except UnicodeEncodeError:  # a name that its encoding lacks
-                known = self.encoding
-                self.stream.write(text.encode(known, "backslashreplace").decode(known))
+            except UnicodeEncodeError:  # a character that the encoding lacks
+                encoding = self.encoding
+                self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self.stream.flush()
         except OSError as error:
             self.silent = True
-            gone = (errno.EPIPE, errno.EIO) if self.terminal else (errno.EPIPE,)
-            if error.errno not in gone:  # that a reader has left is no failure
+            reader_left = (errno.EPIPE, errno.EIO) if self.terminal else (errno.EPIPE,)
+            if error.errno not in reader_left:  # a reader that has left is no failure
                 self.failed = error.strerror or str(error)
-            # what its buffer still holds is to go nowhere, also at the end of the process
-            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self.number)
+            # Discard what the buffer still holds, also at the end of the process.
+            with contextlib.suppress(OSError), open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), self.number)
 
-    def _put_back(self, was: TextIO) -> None:
-        """Open it again, as it was."""
+    def _reopen(self, closed: TextIO) -> None:
+        """Open the stream again from the duplicate descriptor, with the same encoding."""
         os.dup2(self.spare, self.number)
         self.stream = open(  # noqa: SIM115 - it lives as long as the process
-            self.number, "w", encoding=was.encoding, errors=was.errors, closefd=False
+            self.number, "w", encoding=closed.encoding, errors=closed.errors, closefd=False
         )
         setattr(sys, self.name, self.stream)
 
 
 class Streams(NamedTuple):
-    """Both."""
+    """Standard output and standard error."""
 
     output: Output
     error: Output
 
 
-_kept: list[Streams] = []
+_current: list[Streams] = []
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[Streams]:
-    """Within, `streams` are those of now."""
-    occupy()
-    _kept.append(Streams(Output("stdout"), Output("stderr")))
+def keep_streams() -> Iterator[Streams]:
+    """Keep the present streams: `streams()` returns them within, whatever the user's code does."""
+    reserve_descriptors()
+    _current.append(Streams(Output("stdout"), Output("stderr")))
     try:
-        yield _kept[-1]
+        yield _current[-1]
     finally:
-        for one in _kept.pop():
-            one.drop()
+        for output in _current.pop():
+            output.drop()
 
 
 def streams() -> Streams:
-    """Return what was kept, outside of a command what there is."""
-    return _kept[-1] if _kept else Streams(Output("stdout"), Output("stderr"))
+    """Return the streams that the command keeps, outside of a command the present ones."""
+    return _current[-1] if _current else Streams(Output("stdout"), Output("stderr"))
 
 
-def occupy() -> None:
-    """Have no file opened later take the number of a standard stream that is closed."""
+def reserve_descriptors() -> None:
+    """Open /dev/null for each closed standard stream, so that no later file gets its number."""
     for number in range(3):
         if not _open(number):
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+            os.set_inheritable(
+                os.open(os.devnull, os.O_RDWR), True
+            )  # open returns the lowest free number
 
 
 def _open(number: int) -> bool:

@@ -1,7 +1,7 @@
-"""Reading what somebody else may have written: plain files of a bounded size, as a schema has it.
+"""Safe reading of files that somebody else may have written: bounded in size, typed by a schema.
 
-A run folder may come from anybody. Nothing in it is believed before it was looked at: no link is
-followed, no pipe waited for, and a value is of the type and within the range that it should have.
+A run folder may come from anyone, and nothing in it is trusted before it is checked: no link is
+followed, no pipe is waited for, and each value has to have its type and lie in its range.
 """
 
 import os
@@ -15,60 +15,62 @@ from compare.errors import BadInput
 T = TypeVar("T")
 
 
-def read(path: Path, most: int) -> bytes:
-    """Return the bytes of a plain file of at most `most` bytes.
+def read(path: Path, max_bytes: int) -> bytes:
+    """Return the contents of a plain file of at most `max_bytes` bytes.
 
-    Raises FileNotFoundError where there is none, and BadInput for a link, a pipe, a device, a
-    folder, another name of a file that lies elsewhere, or one that is larger or cannot be read.
+    Raises:
+        FileNotFoundError: There is no such file.
+        BadInput: It is a link, a hard link, a pipe, a device or a folder, is too large, or cannot
+            be read.
     """
-    # a pipe would be waited for, a link would lead out of the folder
+    # O_NONBLOCK: do not wait for a pipe. O_NOFOLLOW: a link could lead out of the folder.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(path, "rb", opener=lambda name, _flags: os.open(name, flags)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise BadInput(refused(path) or f"{path} is no plain file: put a plain one there")
-            if found.st_size > most:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise BadInput(refusal(path) or f"{path} is no plain file: put a plain one there")
+            if status.st_size > max_bytes:
                 raise BadInput(
-                    f"{path} has {found.st_size:,} bytes, more than the {most:,} that are read: "
-                    "put the run's own file back"
+                    f"{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are "
+                    "read: put the run's own file back"
                 )
-            return file.read(found.st_size)  # a larger number would be set aside in memory
+            return file.read(status.st_size)  # a larger number would allocate as much memory
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise BadInput(refused(path) or f"{path}: {error.strerror}; make it readable") from None
+        raise BadInput(refusal(path) or f"{path}: {error.strerror}; make it readable") from None
 
 
-def refused(path: Path) -> str:
-    """Return why nothing is read from a path or written to it, "" where that is in order.
+def refusal(path: Path) -> str:
+    """Return the reason for which a path is neither read nor written, "" if there is none.
 
-    It is where nothing is there, or a plain file with that one name.
+    There is none if nothing is there, or a plain file without further hard links.
     """
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return ""
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
         return ""
-    kind = "a link" if stat.S_ISLNK(found.st_mode) or stat.S_ISREG(found.st_mode) else "no file"
+    kind = "a link" if stat.S_ISLNK(status.st_mode) or stat.S_ISREG(status.st_mode) else "no file"
     return f"{path} is {kind}: put a plain file there, or run it anew"
 
 
-def fitted(value: Any, schema: type[T]) -> T:
-    """Return plain values as the dataclasses of a schema; raises ValueError that says what is odd.
+def converted(value: Any, schema: type[T]) -> T:
+    """Return plain values as dataclasses of a schema; raise ValueError that names the bad item.
 
-    What is no plain value, a tensor, has to be of the type that the schema names.
+    A value that is not plain, such as a tensor, has to have the type in the schema.
     """
-    import msgspec  # not for --help
+    import msgspec  # imported late: --help does not need it
 
-    def same(kind: type[Any], found: Any) -> Any:
-        if isinstance(found, kind):
-            return found
-        raise TypeError(f"Expected `{kind.__name__}`, got `{type(found).__name__}`")
+    def same_type(kind: type[Any], item: Any) -> Any:
+        if isinstance(item, kind):
+            return item
+        raise TypeError(f"Expected `{kind.__name__}`, got `{type(item).__name__}`")
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # a tensor in a list's place is tried as one
-            return msgspec.convert(value, schema, dec_hook=same)
+        with warnings.catch_warnings(action="ignore"):  # msgspec tries a tensor as a list
+            return msgspec.convert(value, schema, dec_hook=same_type)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise ValueError(str(error) or type(error).__name__) from None

@@ -1,4 +1,4 @@
-"""Writing files: modes, what is refused beforehand, pipes."""
+"""Writing files: their modes, files that are refused in advance, pipes."""
 
 import os
 import stat
@@ -72,7 +72,7 @@ REFUSED = {
     "a_file/x": "Not a directory",
     "none/x": "No such file or directory",
     "new/": "it is a folder",
-    "": "it has no name",
+    "": "the name is empty",
     "/dev/full": "No space left on device",
     "/proc/x": "No such file or directory",
     "a\0b": "embedded null byte",
@@ -80,14 +80,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_could_not_be_written_is_refused_before(
+def test_a_file_that_could_not_be_written_is_refused_in_advance(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("loop").symlink_to("loop")
     Path("a_file").touch()
     assert main(["run", "--json", name]) == 2
     shown = name.replace("\0", "\\x00")
-    message = f"--json {shown}: no file can be written there ({REFUSED[name]}): name another place"
+    message = f"--json {shown}: no file can be written there ({REFUSED[name]}): choose another path"
     assert capsys.readouterr() == ("", f"compare: {message}\n")
     assert {path.name for path in Path().iterdir()} == {"loop", "a_file"}
 
@@ -128,7 +128,7 @@ def test_devices_may_be_named_twice() -> None:
     files.check_apart({"command": "run", "json": "/dev/null", "html": "/dev/null"})
 
 
-def test_a_pipe_without_a_reader_is_waited_for_and_that_is_said(
+def test_a_pipe_without_a_reader_is_waited_for_with_a_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     os.mkfifo("pipe")
@@ -139,11 +139,11 @@ def test_a_pipe_without_a_reader_is_waited_for_and_that_is_said(
     assert writer.is_alive()
     assert Path("pipe").read_text() == "x" * 100_000
     writer.join()
-    assert capsys.readouterr().err == "compare: pipe: waits for someone to read it\n"
+    assert capsys.readouterr().err == "compare: pipe: waiting for a reader of this pipe\n"
 
 
-def test_what_is_no_plain_file_is_written_as_it_is() -> None:
-    """/dev/fd/N of a shell's >(...) has no folder where another file could stand."""
+def test_a_pipe_or_device_is_written_directly() -> None:
+    """/dev/fd/N of a shell's >(...) has no folder for a temporary file."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         assert cat.stdin
         name = f"/dev/fd/{cat.stdin.fileno()}"
@@ -152,7 +152,7 @@ def test_what_is_no_plain_file_is_written_as_it_is() -> None:
         assert cat.communicate()[0] == b"text"
 
 
-def test_a_failure_says_why_by_itself() -> None:
+def test_a_failure_has_its_reason_separately() -> None:
     with pytest.raises(BadInput) as caught:
         files.save(Path("none/x"), "x")
     assert isinstance(caught.value, files.CannotWrite)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a run as Ctrl-C does, and nothing else."""
+"""SIGTERM and SIGHUP end a run as Ctrl-C does; they have no other effect."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_leaves_a_report_and_a_checkpoint(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the run goes on from there to its end."""
+    """The run can be resumed from there."""
     monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     told = checkpoint.states
     sent: list[int] = []
@@ -57,8 +57,8 @@ def test_a_signal_leaves_a_report_and_a_checkpoint(
 
 
 @pytest.mark.parametrize("number", KILLS)
-def test_before_anything_was_judged(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A signal that comes as the run is made is not lost either."""
+def test_a_signal_before_the_first_step(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal that comes while the run is being set up is not lost."""
     with pytest.MonkeyPatch.context() as patch:
         prepare = run._prepare
 
@@ -72,7 +72,7 @@ def test_before_anything_was_judged(number: int, capsys: pytest.CaptureFixture[s
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """As under nohup; and SIGTERM is noted where Ctrl-C is ignored, as in the background."""
+    """As under nohup; SIGTERM has its effect although Ctrl-C is ignored, as in the background."""
     for ignored, other in ((signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
         before = signal.signal(ignored, signal.SIG_IGN)
         try:
@@ -87,8 +87,8 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "mutants", "practice"])
-def test_what_ends_at_once_heeds_an_earlier_request(command: str) -> None:
-    """As one that comes while Python still imports; in a run a second one is needed."""
+def test_a_command_that_ends_at_once_heeds_an_earlier_request(command: str) -> None:
+    """The request may come during the imports; a run needs a second one."""
     with interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         with interrupts("run"):
@@ -101,7 +101,7 @@ def test_what_ends_at_once_heeds_an_earlier_request(command: str) -> None:
 
 
 def test_python_keeps_its_own_handlers() -> None:
-    """`compare.run` takes Ctrl-C alone; the first signal gives the exit code."""
+    """`compare.run` handles only Ctrl-C; the first signal decides the exit code."""
     seen: list[object] = []
 
     def watch(_chunk: Chunk) -> None:
@@ -115,7 +115,7 @@ def test_python_keeps_its_own_handlers() -> None:
         assert exit_code() == 129
 
 
-def test_in_a_thread_nothing_is_noted() -> None:
+def test_in_a_thread_signals_are_not_handled() -> None:
     codes: list[int] = []
     words = ["run", "two_layer", "--steps", "3", "--no-board", "--quiet", "--lift", "none"]
     thread = threading.Thread(target=lambda: codes.append(main(words)))

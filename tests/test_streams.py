@@ -19,7 +19,7 @@ inputs = {"x": torch.ones(3)}
 
 
 def shell(line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run `compare` as a shell would, whose own redirections stand in the line."""
+    """Run a command line of `compare`, with its redirections, in a shell."""
     line = line.replace("compare ", f"{sys.executable} -W error -m compare ", 1)
     return subprocess.run(
         ["sh", "-c", line], cwd=cwd, text=True, capture_output=True, check=False, timeout=120,
@@ -54,15 +54,15 @@ def test_closed_and_full_streams(line: str, code: int, err: str, tmp_path: Path)
     "code",
     ["sys.stdout.close(); sys.stderr.close()", "os.close(1)", "sys.stdout = None; del sys.stderr"],
 )
-def test_code_that_closes_them_hides_nothing(code: str, tmp_path: Path) -> None:
-    """They are put back, and the report and its JSON come where they should."""
+def test_user_code_that_closes_them_hides_nothing(code: str, tmp_path: Path) -> None:
+    """They are reopened, and the report and its JSON are written as requested."""
     (tmp_path / "f.py").write_text(RIGHT + code)
     done = shell("compare check f.py --json -", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('{\n "case": "check",\n "verdict": "EXACT"')
 
 
-def test_a_full_output_takes_no_file_with_it(tmp_path: Path) -> None:
+def test_a_full_output_does_not_prevent_other_files(tmp_path: Path) -> None:
     done = shell("compare run two_layer --steps 3 --json s.json >/dev/full", tmp_path)
     message = "compare: cannot write the output: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, message)
@@ -70,7 +70,7 @@ def test_a_full_output_takes_no_file_with_it(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
 
 
-def test_a_name_that_the_encoding_lacks_is_spelled(tmp_path: Path) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:
     line = "PYTHONIOENCODING=ascii compare run two_layer --steps 3 --log-dir \u0416"
     done = shell(line, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,14 +78,15 @@ def test_a_name_that_the_encoding_lacks_is_spelled(tmp_path: Path) -> None:
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
-    """Whatever writes to descriptor 1 would write into that file."""
-    code = "from compare.streams import occupy\noccupy()\nexit(open('f', 'w').fileno() < 3)"
+    """Otherwise output to descriptor 1 would go into that file."""
+    code = "from compare.streams import reserve_descriptors\nreserve_descriptors()\n"
+    code += "exit(open('f', 'w').fileno() < 3)"
     (tmp_path / "code.py").write_text(code)
     line = f"exec {sys.executable} code.py <&- >&- 2>&-"
     assert shell(line, tmp_path).returncode == 0
 
 
-def test_a_descriptor_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_duplicate_descriptor_is_closed(capfd: pytest.CaptureFixture[str]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         main(["--list"])

@@ -1,4 +1,4 @@
-"""Torch's private names stand in one place; what a torch that lacks one of them does is said."""
+"""All private names of torch are in one module; a report says which one this torch lacks."""
 
 import ast
 import pkgutil
@@ -52,7 +52,7 @@ def private(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _known() -> set[str]:
-    """Return the last parts of the private names: as strings they are for getattr."""
+    """Return the last parts of the private names, which as strings are arguments of getattr."""
     return {name.replace(":", ".").split(".")[-1] for name in torch_private.WITHOUT}
 
 
@@ -85,8 +85,8 @@ def test_no_other_module_uses_a_private_name(package: str) -> None:
         ("self._kept = 1\nother._kept", None),
     ],
 )  # fmt: skip
-def test_the_reader_catches(source: str, name: str | None) -> None:
-    """The check is itself checked."""
+def test_the_search_finds_planted_names(source: str, name: str | None) -> None:
+    """The search itself is tested."""
     assert name is None or name in {found for _, found in private(source)}
     assert name is not None or not list(private(source))
 
@@ -96,7 +96,7 @@ Lacks = Callable[[str], str]
 
 @pytest.fixture
 def lacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lacks]:
-    """Return what takes a private name away from torch, and returns what a report says of that."""
+    """Return a function that hides a private name of torch and returns the note of a report."""
     whole = pkgutil.resolve_name
 
     def take_away(name: str) -> str:
@@ -112,7 +112,7 @@ def lacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lacks]:
         return str(environment(torch.device("cpu")).get("note"))
 
     def forget() -> None:
-        torch_private.found.cache_clear()
+        torch_private.lookup.cache_clear()
         torch_private.decompositions.cache_clear()
 
     yield take_away
@@ -125,7 +125,7 @@ def test_this_torch_has_them_all_and_is_known() -> None:
     assert "note" not in environment(torch.device("cpu"))
 
 
-def test_a_newer_torch_is_said_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_torch_is_noted_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.14.1+cpu")
     report = compare.check(lambda x: {"x": x + x}, lambda x: (x * x).sum(), {"x": torch.ones(3)})
     note = "torch 2.14.1+cpu: it is newer than 2.13, the newest tested"
@@ -141,21 +141,21 @@ def graph_of(function: Callable[..., Any], **inputs: Tensor) -> str:
 
 
 def several(x: Tensor) -> Tensor:
-    """Composite operations, and some that torch's table takes apart."""
+    """Composite operations, and some that torch's table decomposes."""
     return F.layer_norm(F.gelu(x).softmax(1), (3,)) @ F.linear(x, x).sum(0).expand(3, 4)
 
 
 X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(4, 3)
 
 
-def test_the_public_table_reads_the_same_program(lacks: Lacks) -> None:
+def test_the_public_table_gives_the_same_program(lacks: Lacks) -> None:
     expected = graph_of(several, x=X)
     assert lacks("_post_autograd").endswith("so the first program takes longer to read")
     assert graph_of(several, x=X) == expected
 
 
 def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
-    """It is a base class, so that it is asked for once, when the recorder is imported."""
+    """It is a base class, so it is looked up once, when the recorder is imported."""
     code = (
         "import pkgutil, torch\n"
         "whole = pkgutil.resolve_name\n"
@@ -182,8 +182,7 @@ def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
     assert "UNDECIDED  x is the first undecided quantity" in told
     assert f"torch {torch.__version__} has no TorchDispatchMode to record with" in told
     assert (
-        "TorchDispatchMode, so no code can be read as a program, and only equal bits are shown to "
-        "be right" in told
+        "TorchDispatchMode, so no code can be traced as a program, and only equal bits pass" in told
     )
 
 
@@ -191,11 +190,11 @@ def test_without_schemas_no_constant_is_changed(lacks: Lacks) -> None:
     graph = trace(lambda x: {"out": x + 3}, {"x": X}).graph
     (add,) = (node for node in graph.nodes if "add" in str(node.target))
     assert [number for _, number in numeric_arguments(add)] == [3]
-    assert lacks("_schema").endswith("so no mutant has another constant")
+    assert lacks("_schema").endswith("so no mutant changes a constant")
     assert list(numeric_arguments(add)) == []
 
 
-def test_without_its_task_autograds_choices_are_the_codes(lacks: Lacks) -> None:
+def test_without_the_graph_task_autograds_branches_are_the_codes(lacks: Lacks) -> None:
     def marks() -> list[bool]:
         def gradient(x: Tensor) -> dict[str, Tensor]:
             leaf = x.requires_grad_()
@@ -206,12 +205,12 @@ def test_without_its_task_autograds_choices_are_the_codes(lacks: Lacks) -> None:
         return [node.meta["autograd"] for node in nodes if "autograd" in node.meta]
 
     assert any(marks())
-    said = "so what autograd does at the 0 of a norm is taken for a choice of the code's own"
+    said = "so autograd's value at the 0 of a norm is taken for a branch of the user's code"
     assert lacks("_current_graph_task_id").endswith(said)
     assert not any(marks())
 
 
-def test_without_its_stack_a_transform_is_not_refused(lacks: Lacks) -> None:
+def test_without_the_functorch_stack_a_transform_is_not_refused(lacks: Lacks) -> None:
     def inside(x: Tensor) -> Tensor:
         check_modes()
         return x
@@ -240,10 +239,10 @@ def test_without_versions_large_weights_are_copied(lacks: Lacks) -> None:
     assert not lent()
 
 
-def test_without_its_slow_mode_gradcheck_takes_longer(
+def test_without_the_slow_mode_name_gradcheck_takes_longer(
     lacks: Lacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lacks("_get_error").endswith("so mutants waits longer for gradcheck")
+    assert lacks("_get_error").endswith("so mutants takes longer for gradcheck")
     home = sys.modules["torch.autograd.gradcheck"]
     monkeypatch.delattr(home, "_run_slow_mode_and_get_error")
     with torch_private.no_slow_gradcheck():

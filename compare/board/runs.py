@@ -188,7 +188,7 @@ def result(path: Path) -> dict[str, Any] | None:
     file = path / RESULT
     try:
         found = json.loads(untrusted.read(file, MOST_RESULT))
-        untrusted.fitted(found, _Result)
+        untrusted.converted(found, _Result)
     except FileNotFoundError:
         return None
     except BadInput:

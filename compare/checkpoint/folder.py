@@ -48,7 +48,7 @@ def check_plain(path: Path) -> None:
         if part.is_symlink() or (part.exists() and not part.is_dir()):
             raise BadInput(f"{part} is no folder of the run's own: put that back, or run it anew")
     for file in (path / name for name in (RESULT, STEPS, CHECKPOINT)):
-        if why := untrusted.refused(file):
+        if why := untrusted.refusal(file):
             raise BadInput(why)
 
 
@@ -61,7 +61,7 @@ def cut_back(path: Path, files: Mapping[SubRun, tuple[str, int]]) -> None:
     check_plain(path)
     lengths = {path / part / name: length for part, (name, length) in files.items()}
     for file, length in lengths.items():
-        if why := untrusted.refused(file):
+        if why := untrusted.refusal(file):
             raise BadInput(why)
         found = file.stat().st_size if file.is_file() else 0
         if found < length:

@@ -16,7 +16,7 @@ from compare.files import check_apart
 from compare.interrupts import exit_code, interrupts
 from compare.ranks.ranks import started
 from compare.ranks.watchdog import unsaid
-from compare.streams import kept, streams
+from compare.streams import keep_streams, streams
 
 _WORDS = "file", "target", "one", "other"  # what has no option's name before it
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ["--list"]
     elif not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
-    with kept() as given:
+    with keep_streams() as given:
         try:
             code = _code(words)
         except SystemExit:  # --help
@@ -59,7 +59,7 @@ def _code(words: list[str]) -> int:
         return _say(printable(str(error)), 2)
     except OSError as error:
         why = printable(f"{_named(vars(args), error)}{error.strerror or error}")
-        return _say(f"{why}; name another place", 2)
+        return _say(f"{why}; choose another path", 2)
     except KeyboardInterrupt:
         return _say("stopped before anything was judged", exit_code())
     except Exception:

@@ -39,7 +39,7 @@ def write(
             if option == "html":
                 console.say(f"  page: {name}")
         except CannotWrite as error:
-            failed.append(f"--{option} {name}: {error.why}; name another place")
+            failed.append(f"--{option} {name}: {error.why}; choose another path")
         except Exception as error:
             failed.append(f"--{option} {name}: {first_line(error)}; leave it out")
     if failed:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compare.errors import BadInput, UserError
-from compare.untrusted import fitted
+from compare.untrusted import converted
 
 _ROOT = Path(__file__).parents[2]
 _GRACE = 5.0  # seconds beyond its limit, which the process keeps by itself
@@ -78,7 +78,7 @@ class Ended:
     def answered(self, kind: type[T]) -> T | None:
         """Return the answer as a dataclass, None where it is not one of that kind."""
         try:
-            return fitted(self.answer, kind)
+            return converted(self.answer, kind)
         except ValueError:
             return None
 
