@@ -36,8 +36,8 @@ def test_a_text_has_the_table_the_verdict_and_labelled_lines() -> None:
     assert text(document(), 80) == told
 
 
-def test_what_does_not_fit_is_left_out_or_goes_on_below() -> None:
-    """Columns that may go are left out; lines that are copied are never broken."""
+def test_columns_that_do_not_fit_are_dropped_and_lines_are_not_wrapped() -> None:
+    """Droppable columns are left out; lines below the verdict are never wrapped."""
     shown = document()
     narrow = text(shown, 16)
     assert narrow[:3] == ["name  verdict", "a     WRONG", "b     ROUNDING"]
@@ -56,13 +56,13 @@ def test_html_colours_the_verdicts_and_escapes_the_rest() -> None:
     assert "Environment" not in html
 
 
-def test_markdown_shows_a_bar_as_it_is() -> None:
+def test_markdown_escapes_a_bar() -> None:
     told = document("a | b").markdown()
     assert told.startswith("**WRONG** a \\| b\n\n| name | count | verdict |\n| --- | --- | --- |\n")
     assert "\n    a              12 of | them\n" in told
 
 
-def test_every_form_says_that_a_run_was_interrupted() -> None:
+def test_every_format_says_that_a_run_was_interrupted() -> None:
     report = Report("two_layer", {}, interrupted=True)
     until = "no quantity was compared (interrupted: the steps run so far)"
     assert until in str(report)

@@ -1,6 +1,6 @@
-"""Nothing of a check, nor of a run, is kept once it is over: not a tensor, not a piece of a graph.
+"""A check or a run leaves no tensor and no node of a graph in memory once it is over.
 
-Autograd's graph lies out of sight of Python's collector, so a cycle through it is never freed.
+Python's garbage collector does not see autograd's graph, so a cycle through it is never freed.
 """
 
 import gc
@@ -17,21 +17,21 @@ from compare.cases.cases import CASES
 
 
 class Saved:
-    """A tensor that the graph has saved for its way back; it lives as long as that node does."""
+    """A tensor that the graph saves for the backward pass; it lives as long as its node."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 class Watch:
-    """Wraps forwards so that what their graphs save is known, and counts what is still alive."""
+    """Wraps forward functions, and counts the tensors their graphs save that are still alive."""
 
     def __init__(self) -> None:
         self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
         self.seen = 0
 
     def on(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the forward, watched."""
+        """Return the forward function, wrapped."""
 
         def watched(x: Tensor) -> Tensor:
             with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor):
@@ -40,7 +40,7 @@ class Watch:
         return watched
 
     def pack(self, tensor: Tensor) -> Saved:
-        """Take what a node of the graph is to save."""
+        """Wrap a tensor that a node of the graph saves."""
         kept = Saved(tensor.detach())
         self.saved.add(kept)
         self.seen += 1
@@ -48,7 +48,7 @@ class Watch:
 
 
 def tensors() -> int:
-    """Return how many tensors Python knows of, once it has thrown away what it can."""
+    """Return the number of tensors that Python knows of after a garbage collection."""
     gc.collect()
     return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
 
@@ -62,13 +62,13 @@ def named(x: Tensor) -> Tensor:
 
 
 def through_a_fault(x: Tensor) -> Tensor:
-    """Autograd's own way back ends in an exception of the user's code."""
+    """Autograd's backward pass ends in an exception of the user's code."""
     z = compare.name(torch.tanh(x), "z")
     return Faulty.apply(z).sum()
 
 
 class Faulty(torch.autograd.Function):
-    """exp, with a way back that raises."""
+    """exp, with a backward pass that raises."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Faulty(torch.autograd.Function):
 
 
 class Whole(torch.autograd.Function):
-    """`plain`, with its way back by hand."""
+    """`plain`, with its backward pass by hand."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def raising(z: Tensor) -> dict[str, Tensor]:
 def test_checks_leave_nothing_behind(
     backward: Any, forward: Callable[[Tensor], Tensor], verdict: str | None
 ) -> None:
-    """After the first of many checks the number of tensors stays, and their graphs are gone."""
+    """After the first of many checks the number of tensors stays, and their graphs are freed."""
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
     watch = Watch()
 
@@ -160,7 +160,7 @@ def test_checks_leave_nothing_behind(
 
 
 def test_runs_leave_nothing_behind() -> None:
-    """Nor does a run, whose reference has hooks on every layer."""
+    """A run, whose reference has hooks on every layer, does not either."""
 
     def run() -> None:
         compare.run(CASES["dropout"], steps=6)

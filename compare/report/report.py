@@ -199,28 +199,30 @@ class Report(Documented, Stateful):
                 return "nothing to compare: every quantity is empty"
             subject = f"all {len(rows)} quantities have" if rows[1:] else f"{rows[0].name} has"
             return f"{subject} autograd's bits{where}"
-        odd = [q for q in rows if q.verdict == self.verdict]
-        names = ", ".join(q.name for q in odd)
+        worst = [q for q in rows if q.verdict == self.verdict]
+        names = ", ".join(q.name for q in worst)
         if self.verdict == ROUNDING:
             shown = "at these inputs" if self.case == "check" else "at the sampled steps"
             shown += (
                 " and at other inputs" if self.beside and self.beside == OtherInputs(True) else ""
             )
             at_all = "" if self.case == "check" else " at every step"
-            accepted = {q.name: q.proof.accepted for q in odd if q.proof and q.proof.accepted}
-            names = ", ".join(q.name for q in odd if q.name not in accepted)
+            accepted = {q.name: q.proof.accepted for q in worst if q.proof and q.proof.accepted}
+            names = ", ".join(q.name for q in worst if q.name not in accepted)
             claim = [f"same formulas {shown}"]
             claim += [f"{names}: different bits, within rounding{at_all}"] if names else []
             claim += [
                 f"{name}: formulas differ by {gap}, as accepted" for name, gap in accepted.items()
             ]
-            claim += [f"{q.name} {q.proof.shortfall}" for q in odd if q.proof and q.proof.shortfall]
+            claim += [
+                f"{q.name} {q.proof.shortfall}" for q in worst if q.proof and q.proof.shortfall
+            ]
             return "; ".join(claim)
-        if not odd:
+        if not worst:
             return (
                 broken(self.contract) or "the ranks' summed update disagrees with a single process"
             )
-        first = min(odd, key=lambda q: q.since or 0)
+        first = min(worst, key=lambda q: q.since or 0)
         at = f", at step {first.since}" if first.since is not None else ""
         lost = first.proof.shortfall if first.proof else ""
         word = self.verdict.lower()
