@@ -301,7 +301,7 @@ BAD: list[tuple[str, Any, Any, Any, str]] = [
     ("inputs", lambda X: (X,), lambda X: X.sum(), {"Y": X}, "inputs do not fit forward(X)"),
     ("no inputs", lambda X: (X,), lambda X: X.sum(), 3, "inputs is an int"),
     ("ints", lambda X: (X,), lambda X: X.sum(), {"X": torch.arange(3)}, "no differentiable input"),
-    ("detached", lambda X: (X,), lambda X: X.detach().sum(), {"X": X}, "nothing to judge"),
+    ("detached", lambda X: (X,), lambda X: X.detach().sum(), {"X": X}, "nothing to check"),
     ("random", lambda X: (X,), lambda X: (X * torch.rand(1)).sum(), {"X": X}, "the second time"),
     ("number", lambda X: (X,), lambda X: 3.0, {"X": X}, "forward returns a float"),
     ("in place", lambda X: (X.mul_(2),), lambda X: X.sum(), {"X": X}, "changes its input 'X'"),

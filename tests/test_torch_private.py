@@ -150,7 +150,7 @@ X = torch.linspace(-1, 2, 12, dtype=torch.float64).reshape(4, 3)
 
 def test_the_public_table_gives_the_same_program(lacks: Lacks) -> None:
     expected = graph_of(several, x=X)
-    assert lacks("_post_autograd").endswith("so the first program takes longer to read")
+    assert lacks("_post_autograd").endswith("so the first program takes longer to trace")
     assert graph_of(several, x=X) == expected
 
 
