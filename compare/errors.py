@@ -9,7 +9,17 @@ from typing import Any
 
 
 class BadInput(ValueError):
-    """Input that cannot be used; the message names it, its value and the correction."""
+    """Input that cannot be used; the message names it, its value and the correction.
+
+    The command line prints the message, which is one line, and ends with exit code 2.
+
+    Example:
+        >>> import compare
+        >>> compare.check(lambda x: (x,), lambda x: x * x, 3)
+        Traceback (most recent call last):
+        ...
+        compare.errors.BadInput: inputs is an int: give a dict or a tuple
+    """
 
 
 class UserError(BadInput):

@@ -28,6 +28,21 @@ class Report(Documented, Stateful):
 
     `str(report)` is the text that the command line prints; a notebook shows the report as HTML.
     `verdict`, `first_wrong`, `ok` and `quantities` are the findings, `to_dict` has all of them.
+
+    Example:
+        >>> import torch
+        >>> import compare
+        >>> def backward(grad_output, x):
+        ...     return {"x": 2 * x * grad_output}
+        >>> x = torch.tensor([0.5, -1.0, 2.0])
+        >>> report = compare.check(backward, lambda x: x * x, {"x": x})
+        >>> print(report.headline())
+        EXACT  x has autograd's bits
+        >>> report.ok, report.first_wrong
+        (True, None)
+        >>> row = report.quantities["x"]
+        >>> row.verdict, row.equal, row.total, row.max_ulp
+        ('EXACT', 3, 3, 0)
     """
 
     STATE = Types(
