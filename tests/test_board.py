@@ -312,7 +312,7 @@ def test_many_classes_share_rows_of_the_confusion_matrix(tmp_path: Path) -> None
     """So that a table of 600 classes makes no result that grows with their square."""
     rows = [f"{n % 600},{n % 7},c{n % 600:03}" for n in range(6000)]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,k", *rows]))
-    case = options.asked(CASES["network"], {"data": tmp_path / "t.csv"}, 1)
+    case = options.apply(CASES["network"], {"data": tmp_path / "t.csv"}, 1)
     path = record(tmp_path, Run(case, steps=2, lift="none"))
     result = json.loads((path / "result.json").read_text())
     matrix = np.array(result["confusion"])

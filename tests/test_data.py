@@ -1,4 +1,4 @@
-"""The rows to train on: a person's table comes back as written, or one line says what to change."""
+"""Training data: a user's table is read as written, or one line says what to change in it."""
 
 import csv
 import io
@@ -43,19 +43,19 @@ def read(place: Path, text: str | bytes, target: str | None = None, seed: int = 
 
 
 def labels(table: Table) -> list[str]:
-    """Return the class of every row, those kept back last."""
+    """Return the class of every row, the test rows last."""
     return [table.classes[n] for n in np.vstack([table.y, table.y_test]).argmax(axis=1)]
 
 
 TEXT = "save the file as CSV in UTF-8"
 NAMES = "put a line of column names above the rows"
-MISSING = "is a missing value: fill it in, or take the row out"
-NUMBER = "is no number: write one; only the target may be text"
+MISSING = "is a missing value: fill it in, or remove the row"
+NUMBER = "is not a number: write one; only the target may be text"
 FINITE = "is not finite: give a number that float64 can hold"
-COUNT = "give one each, in quotes where a value contains a comma"
+COUNT = "give one value for each column, and quote a value that contains a comma"
 QUOTES = "check the quotes and commas from this line on"
 UNIT = "cannot be standardised in float64: give them in another unit"
-CLASSES = "are no classes: name a target with at most half as many"
+CLASSES = "are too many to be classes: name a target with at most half as many"
 
 BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
     "latin-1": ("a,kind\n1,x\n2,é\n".encode("latin-1"), f", line 3: byte 0xe9 is not text: {TEXT}"),
@@ -82,10 +82,10 @@ BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
     ),
     "name twice": ("a,b, a\n", ", line 1: columns 1 and 3 are both 'a': rename one"),
     "no name": ("\na,,b\n", ", line 2: column 2 has no name: give it one"),
-    "semicolons": ("a;b;c\n", ", line 1: found ';' between the values: write commas"),
+    "semicolons": ("a;b;c\n", ", line 1: found ';' between the values: use commas"),
     "tabs": (
         "a\tb\n",
-        ", line 1: found '\\t' between the values: write commas",
+        ", line 1: found '\\t' between the values: use commas",
     ),
     "one column": ("kind\n", ", line 1: 'kind' is the only column: add one or more as inputs"),
     "a value less": (with_row("7,blue"), f", line 3: found 2 values for 3 columns: {COUNT}"),
@@ -126,7 +126,7 @@ BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
     ),
     "one number, two ways": (
         with_labels(*"1212121212", "1.0"),
-        ", column 'kind': '1' and '1.0' are one number: write it in one way",
+        ", column 'kind': '1' and '1.0' are the same number: write it the same way",
     ),
     "overflow": (
         with_row("1,1e200,blue"),
@@ -185,8 +185,8 @@ def test_a_seed_that_numpy_does_not_take(seed: int, tmp_path: Path) -> None:
         read(tmp_path, GOOD, seed=seed)
 
 
-def test_a_class_that_is_kept_back_whole(tmp_path: Path) -> None:
-    """Whether it is depends on the seed: over some, both come about."""
+def test_a_class_with_test_rows_only(tmp_path: Path) -> None:
+    """A class of one row is refused with the seeds that make it a test row, and with no other."""
     text, refused = with_labels(*"xyxyxyxyxz"), 0
     for seed in range(20):
         if 9 not in np.random.RandomState(seed).permutation(10)[:2]:
@@ -197,7 +197,7 @@ def test_a_class_that_is_kept_back_whole(tmp_path: Path) -> None:
             read(tmp_path, text, seed=seed)
         assert str(caught.value) == (
             f"{tmp_path / 't.csv'}, column 'kind': class 'z' has too few rows (1): "
-            f"seed {seed} keeps them all back; give more, or another seed"
+            f"seed {seed} makes all of them test rows; add rows, or choose another seed"
         )
     assert 0 < refused < 20
 
@@ -210,14 +210,14 @@ WHOLE = st.integers(-(10**6), 10**6)
     seed=st.integers(0, 2**32 - 1),
     scale=st.sampled_from([1.0, 0.1, 1e-30, 1e30]),
 )
-def test_what_is_written_comes_back(
+def test_a_table_is_read_as_written(
     rows: list[tuple[int, int, str]],
     seed: int,
     scale: float,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Every row once, each column standardised by the rows to learn from, its class beside it."""
-    rows = [*rows, *[(0, 0, "x"), (1, 2, "y, z")] * len(rows)]  # so many are not all kept back
+    """Every row appears once, with its class, and standardised by the training rows."""
+    rows = [*rows, *[(0, 0, "x"), (1, 2, "y, z")] * len(rows)]  # too many to be all test rows
     numbers = np.array([row[:2] for row in rows]) * scale
     file = io.StringIO()
     csv.writer(file).writerows(
@@ -239,7 +239,7 @@ def test_what_is_written_comes_back(
         assert (column == 0).all() or column.std() == pytest.approx(1)
 
 
-def test_a_table_that_is_right(tmp_path: Path) -> None:
+def test_a_good_table(tmp_path: Path) -> None:
     table = read(tmp_path, GOOD)
     assert (table.X.shape, table.y.shape) == ((8, 2), (8, 2))
     assert (table.X_test.shape, table.y_test.shape) == ((2, 2), (2, 2))
@@ -250,7 +250,7 @@ def test_a_table_that_is_right(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.y.sum(axis=1), 1)
 
 
-def test_the_seed_chooses_the_rows_kept_back(tmp_path: Path) -> None:
+def test_the_seed_chooses_the_test_rows(tmp_path: Path) -> None:
     one, same, other = (read(tmp_path, GOOD, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.X_test, same.X_test)
     np.testing.assert_array_equal(one.y, same.y)
@@ -288,7 +288,7 @@ def test_any_column_may_be_the_target(tmp_path: Path) -> None:
         assert (table.classes, table.X.shape) == (("x", "y"), (8, 1))
 
 
-def test_names_that_are_unusual_and_right(tmp_path: Path) -> None:
+def test_unusual_column_names_are_accepted(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD.replace("a,b", "0,1")).X.shape == (8, 2)
     assert read(tmp_path, GOOD.replace("a,b", "a;b,c")).X.shape == (8, 2)
 
@@ -297,31 +297,31 @@ def test_classes_may_be_half_as_many_as_rows(tmp_path: Path) -> None:
     assert read(tmp_path, with_labels(*range(5), *range(5))).classes == tuple("01234")
 
 
-def test_the_column_at_fault_is_named_where_the_target_comes_first(tmp_path: Path) -> None:
+def test_the_bad_column_is_named_where_the_target_comes_first(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="column 'a': values from 1e-300 to 2e-300 cannot be"):
         read(tmp_path, "kind,a\n" + "x,1e-300\ny,2e-300\n" * 9, "kind")
 
 
 @pytest.mark.parametrize(
-    ("given", "order"),
+    ("names", "order"),
     [
         (["10", "9", "-1.5"], ("-1.5", "9", "10")),
         (["10", "9", "x"], ("10", "9", "x")),
         (["b", "B", "a"], ("B", "a", "b")),
     ],
 )
-def test_the_order_of_the_classes(given: list[str], order: tuple[str, ...], tmp_path: Path) -> None:
-    assert read(tmp_path, with_labels(*given * 5)).classes == order
+def test_the_order_of_the_classes(names: list[str], order: tuple[str, ...], tmp_path: Path) -> None:
+    assert read(tmp_path, with_labels(*names * 5)).classes == order
 
 
 @pytest.mark.parametrize("value", ["0.1", "1e300", "0"])
 def test_a_constant_column_is_only_centred(value: str, tmp_path: Path) -> None:
-    """Exactly to 0: the rounded mean of many 0.1 is another number."""
+    """It becomes exactly 0, though the rounded mean of many 0.1 is another number than 0.1."""
     text = "a,b,kind\n" + "".join(f"{n},{value},{'xy'[n % 2]}\n" for n in range(20))
     assert (read(tmp_path, text).X[:, 1] == 0).all()
 
 
-def test_a_column_that_is_constant_only_in_what_is_learnt(tmp_path: Path) -> None:
+def test_a_column_that_is_constant_in_the_training_rows_only(tmp_path: Path) -> None:
     back = np.random.RandomState(0).permutation(10)[0]
     text = "a,b,kind\n" + "".join(f"{n},{7 if n == back else 5},{'xy'[n % 2]}\n" for n in range(10))
     table = read(tmp_path, text)
@@ -329,7 +329,7 @@ def test_a_column_that_is_constant_only_in_what_is_learnt(tmp_path: Path) -> Non
     assert table.X_test[:, 1].tolist() == [2, 0]
 
 
-def test_the_digits_are_always_split_the_same_way() -> None:
+def test_the_digits_always_have_the_same_split() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     table, again = digits(), digits()
     assert (table.X.shape, table.y.shape) == ((1438, 64), (1438, 10))
@@ -352,8 +352,7 @@ def test_the_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(BadInput) as caught:
         digits()
     assert str(caught.value) == (
-        "digits: they come with scikit-learn, which is missing here: "
-        "pip install 'deltacheck[digits]'"
+        "digits needs scikit-learn, which is not installed: pip install 'deltacheck[digits]'"
     )
 
 

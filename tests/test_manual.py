@@ -82,7 +82,7 @@ def test_the_loops_are_the_listings(listing: object, sizes: tuple[int, ...]) -> 
     given = _random(sizes, rows=4, leading=(6,))
     alike = {"sizes": sizes, "alpha": 0.7}
     expected = listing.step(**given, **alike, grouping="left_to_right")  # type: ignore[attr-defined]
-    actual = network.Network(**Network(**alike).question()).step(**given)
+    actual = network.Network(**Network(**alike).arguments()).step(**given)
     assert list(actual) == list(expected)
     for name in expected:
         _assert_same_bits(actual[name], expected[name])
@@ -110,7 +110,7 @@ def test_a_population_is_its_networks(sizes: list[int], rows: int, population: i
     """
     shape = tuple(sizes)
     given = _random(shape, rows=rows, leading=(population,))
-    asked = network.Network(**Network(shape, alpha=0.5).question())
+    asked = network.Network(**Network(shape, alpha=0.5).arguments())
     together = asked.step(**given)
     for p in range(population):
         alone = asked.step(**{name: value[p] for name, value in given.items()})
@@ -123,7 +123,7 @@ def test_one_network_without_a_population_is_autograds_bits(dtype: torch.dtype) 
     """As a reader would call it: plain matrices, other kernels than a population's."""
     given = {name: value.to(dtype) for name, value in _random((3, 5, 2), rows=4).items()}
     question = {"sizes": (3, 5, 2), "alpha": 0.7}
-    trainer = Trainer(like=given["X"], **Network(**question).question())
+    trainer = Trainer(like=given["X"], **Network(**question).arguments())
     for _ in range(200):
         ours = three_layer.step(**given, **question, grouping="left_to_right")
         theirs = trainer.step(**given)
@@ -145,11 +145,11 @@ def test_a_side_that_does_not_know_a_field_says_so() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
     with pytest.raises(TypeError, match="too much or too little for this network: syn7"):
-        network.Network(**Network(**asked).question()).step(**given, syn7=given["syn1"])
+        network.Network(**Network(**asked).arguments()).step(**given, syn7=given["syn1"])
     with pytest.raises(ValueError, match=r"syn0 is \(3, 4\) where sizes say \(3, 5\)"):
-        network.Network(**Network((3, 5, 1)).question()).step(**given)
+        network.Network(**Network((3, 5, 1)).arguments()).step(**given)
     with pytest.raises(TypeError, match="expected syn0, syn1, got"):
-        Trainer(like=given["X"], **Network(**asked).question()).step(**given, syn7=given["syn1"])
+        Trainer(like=given["X"], **Network(**asked).arguments()).step(**given, syn7=given["syn1"])
     with pytest.raises(TypeError, match="alpha"):
         three_layer.step(**given, sizes=(3, 4, 1), grouping="blog")
     with pytest.raises(ValueError, match="three layers and alpha 1"):

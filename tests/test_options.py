@@ -1,4 +1,4 @@
-"""A network of one's own on the command line: every option runs, or is refused with a reason."""
+"""The command-line options of a network: each one works, or is refused with a reason."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ OPTIONS = [
 def test_every_field_has_an_option(
     options: str, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is of that network, and the command that shows it again asks for the same."""
+    """The run has the field's value, and the command in its report repeats the run."""
     run = _run(options, monkeypatch)
     assert getattr(run.case.network, field) == value
     assert run.report.command is not None
@@ -55,7 +55,7 @@ def test_every_field_has_an_option(
 
 
 def _run(options: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return the run that the command line makes."""
+    """Return the Run that a command line builds."""
     runs: list[Run] = []
     train = Run.train
 
@@ -72,7 +72,7 @@ def _run(options: str, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_the_options_are_the_fields() -> None:
-    """No field of the description is out of the command line's reach."""
+    """Every field of Network has a row in OPTIONS."""
     assert [field for _, field, _ in OPTIONS] == [
         field.name for field in dataclasses.fields(Network)
     ]
@@ -114,7 +114,7 @@ def test_the_options_are_the_fields() -> None:
         ("--batch-size 0", "batch_size 0: there are 4 rows"),
         ("--batch-size 1 --batch-norm", "batch_norm with 1 row a step: it needs 2 rows or more"),
         ("--loss cross_entropy", "it needs 2 outputs or more"),
-        ("--target kind", "--target kind: it names a column of --data FILE"),
+        ("--target kind", "--target kind: it names a column of a table; give --data FILE too"),
         ("--data nowhere.csv", "nowhere.csv: No such file or directory"),
         ("--l1-penalty 1e-9 --dtype float16", "l1_penalty 1e-09 is 0 in float16: give 6.1e-05"),
         ("--l2-penalty 1e300 --dtype float32", "l2_penalty 1e+300: float32 holds numbers up to"),
@@ -122,7 +122,7 @@ def test_the_options_are_the_fields() -> None:
         ("--alpha 1e6 --dtype float16", "alpha 1000000.0: float16 holds numbers up to 6.6e+04"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_bad_options_are_refused_in_one_line(
     options: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "network", *options.split(), "--steps", "2", "--no-board"]) == 2
@@ -133,22 +133,25 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("case", "what"), [("three_layer", "a listing"), ("alpha", "a table")])
-def test_a_case_that_stands_as_it_is(
-    case: str, what: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("case", "fixed"),
+    [("three_layer", "a fixed listing"), ("alpha", "a fixed table of networks")],
+)
+def test_a_fixed_case_takes_no_options(
+    case: str, fixed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", case, "--bias"]) == 2
-    assert f"--bias: case {case} is {what}" in capsys.readouterr().err
+    assert f"--bias: case {case} is {fixed} and takes no such option" in capsys.readouterr().err
 
 
-def test_a_case_of_the_same_pieces_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_change_a_case_that_is_not_a_listing(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "dropout", "--dropout", "0.5", "--steps", "3", "--no-board", "--json", "-"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "EXACT"
 
 
-def test_a_table_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs and classes give the sizes; rows are kept back, and asked at the end."""
+def test_a_table_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns and classes give the sizes; a fifth of the rows is kept for the test at the end."""
     path = tmp_path / "my table.csv"
     path.write_text(ROWS)
     run = _run(f"--data '{path}'", monkeypatch)
@@ -167,7 +170,7 @@ def test_a_table_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_authors_table_of_alphas(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A line for each network as it is done, and all of them in the JSON."""
+    """Each network prints a line when it is done, and the JSON has all of them."""
     result = tmp_path / "alpha.json"
     words = ["run", "alpha", "--steps", "12", "--no-board", "--json", str(result)]
     assert main(words) == 0
@@ -175,5 +178,5 @@ def test_the_authors_table_of_alphas(capsys: pytest.CaptureFixture[str], tmp_pat
     assert lines[0].split()[:8] == ["sizes", "alpha", "error", "at", "0", "error", "at", "2"]
     assert [line.split()[:2] for line in lines[1:3]] == [["3-4-1", "0.001"], ["3-4-1", "0.01"]]
     assert lines[-1] == "EXACT  14 networks, each compared at every step"
-    found = json.loads(result.read_text())
-    assert (found["verdict"], len(found["runs"])) == ("EXACT", len(CASES["alpha"].sweep))
+    saved = json.loads(result.read_text())
+    assert (saved["verdict"], len(saved["runs"])) == ("EXACT", len(CASES["alpha"].sweep))

@@ -221,7 +221,7 @@ def test_an_unknown_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "said", "has"),
+    ("words", "option", "has"),
     [
         ("three_layer", "case three_layer", "two_layer"),
         ("--steps 10", "--steps 10", "9"),
@@ -238,9 +238,9 @@ def test_an_unknown_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_an_option_that_says_otherwise(
-    words: str, said: str, has: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+    words: str, option: str, has: str, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = f"{said}: the run to go on with has {has}; leave that out, or run it anew"
+    message = f"{option}: the run to resume has {has}; leave the option out, or start a new run"
     refused(capsys, stopped, message, words)
 
 

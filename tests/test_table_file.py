@@ -20,25 +20,27 @@ CSV = "a,b,k\n" + "".join(f"{n},{n * n % 7},c{n % 2}\n" for n in range(40))
 def test_a_device_is_no_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if Path(name).exists():
         assert main(["run", "network", "--data", name]) == 2
-        message = f"{name}: it is no plain file and no pipe; name a CSV file that can be read"
+        message = (
+            f"{name}: it is neither a regular file nor a pipe; name a CSV file that can be read"
+        )
         assert capsys.readouterr() == ("", f"compare: {message}\n")
 
 
 def test_a_table_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a file says that it has no size, as those of /proc do."""
+    """The limit also holds for a file that reports no size, such as those of /proc."""
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(table_file.MOST_BYTES + 1)
+        file.truncate(table_file.MAX_BYTES + 1)
     message = "more than 1,024 MiB: give fewer rows, or fewer digits"
     with pytest.raises(BadInput, match=message):
         table_bytes(big)
-    monkeypatch.setattr(table_file, "MOST_BYTES", 10)
+    monkeypatch.setattr(table_file, "MAX_BYTES", 10)
     with pytest.raises(BadInput, match="more than 0 MiB"):
         table_bytes(Path("/proc/self/maps"))
 
 
 def test_a_pipe_is_read_once_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its writer comes late, and writes in two parts."""
+    """Its writer opens it late, and writes in two parts."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -58,7 +60,7 @@ def test_a_pipe_is_read_once_for_all(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
-def test_a_pipe_that_nobody_writes_is_said_and_ctrl_c_ends_it(
+def test_waiting_for_a_pipe_prints_a_note_and_ctrl_c_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -68,6 +70,6 @@ def test_a_pipe_that_nobody_writes_is_said_and_ctrl_c_ends_it(
     assert main(["run", "network", "--data", str(pipe)]) == 130
     err = capsys.readouterr().err.splitlines()
     assert err == [
-        f"compare: --data {pipe}: waits for someone to write it",
+        f"compare: --data {pipe}: waiting for data in this pipe",
         "compare: stopped before anything was judged",
     ]

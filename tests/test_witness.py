@@ -139,7 +139,7 @@ def _step(asked: Network, data: dict[str, Tensor], learned: dict[str, Tensor]) -
             given |= {f"var{n}": torch.ones(1, SIZES[n]).double()}
     if asked.momentum:
         given |= {f"{name}_momentum_buffer": torch.zeros_like(w) for name, w in weights.items()}
-    return network.Network(**asked.question()).step(**given)
+    return network.Network(**asked.arguments()).step(**given)
 
 
 def _data() -> dict[str, Tensor]:

@@ -49,9 +49,9 @@ def _stopped(path: Path, words: dict[str, Any], ranks: Ranks) -> Checkpoint:
             "there is nothing to resume, run it anew"
         )
     stopped = checkpoint.load(path / CHECKPOINT)
-    options.agree(words, stopped.case, stopped.asked)
+    options.check_unchanged(words, stopped.case, stopped.asked)
     if (count := len(stopped.ranks)) != ranks.count:
-        again = Ranks(count=count).command(options.resuming(path), count)
+        again = Ranks(count=count).command(options.resume_command(path), count)
         raise BadInput(
             f"run {path.name}: ranks were {count} and are {ranks.count} here, and other "
             f"bits come of it: {again}, or run it anew"

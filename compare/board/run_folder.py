@@ -24,7 +24,7 @@ from torch.utils.tensorboard import summary as summaries
 
 from compare.board.pictures import Pair, confusion, heat_maps, surface
 from compare.board.step_log import StepLog
-from compare.cases.cases import kind_of
+from compare.cases.cases import quantity_kind
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
 from compare.checkpoint.folder import (
@@ -238,11 +238,11 @@ class RunFolder:
         """Draw weights and deltas of the first network at one step, and histograms of weights."""
         pairs = []
         for name in chunk.values["manual"]:
-            if kind_of(name) not in ("syn", "delta"):
+            if quantity_kind(name) not in ("syn", "delta"):
                 continue
             sides = [_matrix(chunk.values[side][name][step - chunk.start, 0]) for side in SIDES]
             pairs.append(Pair(name, *sides))
-            if kind_of(name) == "syn":
+            if quantity_kind(name) == "syn":
                 for side, values in zip(SIDES, sides, strict=True):
                     finite = values[np.isfinite(values)]
                     if finite.size:
@@ -332,7 +332,7 @@ def _shares(bucket: Bucket) -> dict[str, float]:
 
 def _hparams(run: Run, report: Report) -> tuple[dict[str, Any], dict[str, float]]:
     """Return what is asked of a run and what is told of it, as the table of runs shows them."""
-    asked = {"case": report.case, **run.case.network.question(), **report.settings}
+    asked = {"case": report.case, **run.case.network.arguments(), **report.settings}
     asked |= {"steps": report.steps, "init": run.case.init, "verdict": report.verdict}
     asked["batch_size"] = run.given.rows
     plain = (bool, int, float, str)

@@ -1,4 +1,4 @@
-"""The bytes of a table: a plain file's or a pipe's, never without end nor waited for in silence."""
+"""Read the bytes of a table from a file or a pipe, with a limit on size and a note on waiting."""
 
 import errno
 import functools
@@ -12,28 +12,32 @@ from compare.errors import BadInput
 from compare.interrupts import stop
 from compare.streams import streams
 
-MOST_BYTES = 2**30  # of a table, which takes several times as much once it is numbers
-_SILENCE = 2.0  # seconds of waiting for a pipe until it is said
-_LOOK = 0.25  # seconds between two looks at Ctrl-C
+MAX_BYTES = 2**30  # of a table, whose numbers then take several times as much memory
+_SILENCE = 2.0  # seconds of waiting for a pipe before a message says so
+_POLL = 0.25  # seconds between two checks for Ctrl-C
 
 
 def table_bytes(path: Path) -> bytes:
-    """Return what is in a plain file or a pipe; raises BadInput for anything else, or too much.
+    """Return the contents of a regular file or a pipe.
 
-    A pipe can be read only once, and is remembered: a run asks several times for its table.
+    A pipe can be read only once, and a run reads its table several times, so the contents of the
+    last pipe are cached.
+
+    Raises:
+        BadInput: for a path that is neither or cannot be read, or for more than `MAX_BYTES`.
     """
     try:
-        kind = path.stat()
-        if stat.S_ISFIFO(kind.st_mode):
-            return _piped(path.absolute(), kind.st_ino)
-        if stat.S_ISDIR(kind.st_mode):
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode):
+            return _read_pipe(path.absolute(), status.st_ino)
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(kind.st_mode):
-            raise OSError(0, "it is no plain file and no pipe")
-        if kind.st_size > MOST_BYTES:
-            raise _too_much(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is neither a regular file nor a pipe")
+        if status.st_size > MAX_BYTES:
+            raise _too_large(path)
         with path.open("rb") as file:
-            return _whole(path, file.fileno())
+            return _read_all(path, file.fileno())
     except (OSError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
@@ -42,36 +46,36 @@ def table_bytes(path: Path) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _piped(path: Path, _number: int) -> bytes:
-    """Read a pipe until its writer closes it."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+def _read_pipe(path: Path, _inode: int) -> bytes:
+    """Read a pipe until its writer closes it; the inode tells a new pipe of the same name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return _whole(path, number)
+        return _read_all(path, descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
-def _whole(path: Path, number: int) -> bytes:
-    """Read to the end; a pipe that nobody has opened yet is not at its end."""
+def _read_all(path: Path, descriptor: int) -> bytes:
+    """Read to the end; a pipe that no writer has opened yet is not at its end."""
     parts: list[bytes] = []
-    size, since, said = 0, time.monotonic(), False
+    size, started, noted = 0, time.monotonic(), False
     while True:
-        if not select.select([number], [], [], _LOOK)[0]:
+        if not select.select([descriptor], [], [], _POLL)[0]:
             if stop.is_set():
                 raise KeyboardInterrupt
-            if not said and time.monotonic() - since > _SILENCE:
-                said = True
-                streams().error.write(f"compare: --data {path}: waits for someone to write it\n")
+            if not noted and time.monotonic() - started > _SILENCE:
+                noted = True
+                streams().error.write(f"compare: --data {path}: waiting for data in this pipe\n")
             continue
-        part = os.read(number, 2**20)
+        part = os.read(descriptor, 2**20)
         if not part:
             return b"".join(parts)
         parts.append(part)
         size += len(part)
-        if size > MOST_BYTES:
-            raise _too_much(path)
+        if size > MAX_BYTES:
+            raise _too_large(path)
 
 
-def _too_much(path: Path) -> BadInput:
-    most = MOST_BYTES // 2**20
-    return BadInput(f"{path}: more than {most:,} MiB: give fewer rows, or fewer digits")
+def _too_large(path: Path) -> BadInput:
+    limit = MAX_BYTES // 2**20
+    return BadInput(f"{path}: more than {limit:,} MiB: give fewer rows, or fewer digits")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compare.cases import options
-from compare.cases.cases import MOST_STEPS, Case, check_steps, find
+from compare.cases.cases import MAX_STEPS, Case, check_steps, find_case
 from compare.cli.outputs import prepared, write
 from compare.cli.parser import EXAMPLES, NewCommand, whole
 from compare.console import PlainConsole
@@ -36,7 +36,7 @@ def add(new: NewCommand) -> None:
     )
     option = parser.option
     option("case", "CASE", "one of --list (default: three_layer)", nargs="?")
-    words = f"training steps, at most {MOST_STEPS:,} (default: the case's)"
+    words = f"training steps, at most {MAX_STEPS:,} (default: the case's)"
     option("--steps", "N", words, type=whole)
     option("--dtype", "T", "float64 (default), float32, float16, bfloat16")
     option("--device", "D", "cpu (default), cuda or cuda:N")
@@ -58,7 +58,7 @@ def add(new: NewCommand) -> None:
     )  # fmt: skip
     parser.shared("--lift", "--quiet", "--json", "--html")
     options.add(parser)
-    parser.set_defaults(**dict.fromkeys(options.USUAL))  # None: not asked for, see options.USUAL
+    parser.set_defaults(**dict.fromkeys(options.DEFAULTS))  # None: not on the command line
 
 
 def _seconds(text: str) -> float:
@@ -73,7 +73,7 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Train a case by hand and judge every step; of several ranks the first one reports."""
     if args.resume is None:
-        vars(args).update({n: v for n, v in options.USUAL.items() if getattr(args, n) is None})
+        vars(args).update({n: v for n, v in options.DEFAULTS.items() if getattr(args, n) is None})
     elif args.no_board:
         raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
     with joined(args.device, args.wait) as ranks:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
-    case = options.asked(find(args.case), vars(args), args.seed)
+    case = options.apply(find_case(args.case), vars(args), args.seed)
     console = _prepare(args, case, ranks)
     if case.sweep:
         return _sweep(args, case, console, ranks)
@@ -244,7 +244,7 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
     if folder and not folder.failed:
         from compare.checkpoint.folder import CHECKPOINT
 
-        where = options.elsewhere(folder.path.parent)
+        where = options.log_dir_option(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / CHECKPOINT).exists():
-            console.say(f"  resume: {folder.run.ranks.command(options.resuming(folder.path))}")
+            console.say(f"  resume: {folder.run.ranks.command(options.resume_command(folder.path))}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.cases.cases import Case, kind_of
+from compare.cases.cases import Case, quantity_kind
 from compare.environment import dtype_named
 from compare.errors import BadInput
 from compare.mutants.mutate import without_copies
@@ -304,5 +304,9 @@ class CaseSubject(Subject):
         layer = torch.func.functional_call(trainer.network, parameters, (self.inputs["X"],))
         loss = trainer.loss(layer, self.inputs["y"]).sum()
         l1, l2 = trainer.penalties
-        syns = [weight for name, weight in weights.items() if kind_of(name) == "syn" and (l1 or l2)]
+        syns = [
+            weight
+            for name, weight in weights.items()
+            if quantity_kind(name) == "syn" and (l1 or l2)
+        ]
         return [loss + sum(l2 / 2 * (w**2).sum() + l1 * w.abs().sum() for w in syns)]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compare.cases.cases import kind_of
+from compare.cases.cases import quantity_kind
 from compare.guard.child_process import Tell
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
@@ -123,7 +123,7 @@ class _Grader:
 def _elsewhere(given: Named) -> Named:
     """Return numbers of the same shapes, drawn at random: what starts at 0 or 1 hides bugs."""
     return {
-        name: value if kind_of(name) in ("mask", "mean", "var") else uniform(name, value)
+        name: value if quantity_kind(name) in ("mask", "mean", "var") else uniform(name, value)
         for name, value in given.items()
     }
 

@@ -33,29 +33,29 @@ def by_hand(case: Case) -> Step:
     """
     own: Any = {} if case.grouping is None else {"grouping": case.grouping}
     if case.by_hand == "network":
-        return partial(ByHand(**case.network.question()).step, **own)
+        return partial(ByHand(**case.network.arguments()).step, **own)
     step: Step = importlib.import_module(f"manual.{case.by_hand}").step
-    known = inspect.signature(step).parameters.keys() | case.network.unusual()
-    question = {n: value for n, value in case.network.question().items() if n in known}
+    known = inspect.signature(step).parameters.keys() | case.network.non_default()
+    question = {n: value for n, value in case.network.arguments().items() if n in known}
     return partial(step, **question, **own)
 
 
 def by_hand_prediction(case: Case) -> Step:
     """Return evaluation by hand, with the question put to it; the listings have that of network."""
-    return ByHand(**case.network.question()).predict
+    return ByHand(**case.network.arguments()).predict
 
 
 class Autograd:
     """The reference side: a trainer for each number of networks, built when first needed."""
 
     def __init__(self, case: Case, ranks: int = 1) -> None:
-        self.question: dict[str, Any] = case.network.question() | {"ranks": ranks}
+        self.arguments: dict[str, Any] = case.network.arguments() | {"ranks": ranks}
         self.trainers: dict[int, Trainer] = {}
 
     def trainer(self, like: Tensor) -> Trainer:
         """Return the trainer for as many networks as `like` holds."""
         if len(like) not in self.trainers:
-            self.trainers[len(like)] = Trainer(like=like, **self.question)
+            self.trainers[len(like)] = Trainer(like=like, **self.arguments)
         return self.trainers[len(like)]
 
     def step(self, **given: Tensor) -> Named:
@@ -122,7 +122,7 @@ class Autograd:
 
     def _plain(self, like: Tensor) -> Trainer:
         """Return a trainer with plain tensors as parameters: nn.Parameter cuts a recording off."""
-        trainer = Trainer(like=like, **self.question)
+        trainer = Trainer(like=like, **self.arguments)
         leaves: list[Any] = []
         for module in trainer.network.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):

@@ -7,7 +7,7 @@ and norms is its first step's; of its differences the largest, and how many ther
 import torch
 from torch import Tensor
 
-from compare.cases.cases import kind_of
+from compare.cases.cases import quantity_kind
 from compare.report.chunk import Bucket, Chunk
 from compare.state_dict import Count, Stateful, Types
 
@@ -83,7 +83,7 @@ def _values(chunk: Chunk, at: list[int]) -> dict[str, list[dict[str, float]]]:
         if side in chunk.accuracy:
             columns["accuracy"] = chunk.accuracy[side][at]
         for name, value in chunk.values[side].items():
-            if kind_of(name) in TOLD:
+            if quantity_kind(name) in TOLD:
                 if id(value) not in norms:
                     steps = slice(None) if len(value) == len(at) else at  # all without a copy
                     norms[id(value)] = _norms(value[steps, 0])

@@ -49,7 +49,7 @@ def own_rows(step: Named, ranks: Ranks) -> Named:
 
 def sums(network: Network) -> dict[str, str]:
     """Return the names of the updates, each a sum over the ranks, with that of what they add."""
-    weights = ByHand(**network.question()).weights
+    weights = ByHand(**network.arguments()).weights
     return {f"{name}_update": f"{name}_part" for name in weights}
 
 

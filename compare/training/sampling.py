@@ -157,7 +157,7 @@ def draw(
 def _check_numbers(network: Network, dtype: torch.dtype) -> None:
     """Raise BadInput for a number of the description that the dtype turns into 0 or infinity."""
     info = torch.finfo(dtype)
-    for name, value in network.question().items():
+    for name, value in network.arguments().items():
         if not isinstance(value, float) or not value:
             continue
         held = float(torch.tensor(value, dtype=dtype))
@@ -165,7 +165,7 @@ def _check_numbers(network: Network, dtype: torch.dtype) -> None:
             raise BadInput(
                 f"{name} {value}: {short(dtype)} holds numbers up to {info.max:.2g}, give less"
             )
-        counts = network.optimizer != "sgd" if name == "adam_eps" else name in network.unusual()
+        counts = network.optimizer != "sgd" if name == "adam_eps" else name in network.non_default()
         if not held and counts:
             least = info.smallest_normal
             raise BadInput(f"{name} {value} is 0 in {short(dtype)}: give {least:.2g} or more")
