@@ -17,7 +17,7 @@ from compare.cases.cases import CASES, Case
 from compare.proof.verdict import Proof
 from compare.report.chunk import Chunk
 from compare.report.report import Report
-from compare.training.adapters import Step, by_hand
+from compare.training.adapters import Step, manual_step_of
 from compare.training.harness import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
@@ -112,7 +112,7 @@ def run_with_curves(case: Case) -> tuple[Report, Curves]:
 
 def planted(case: Case, plant: Plant, *, at: int) -> Step:
     """Return the case's by-hand step with `plant` done to its values at step `at` alone."""
-    step = by_hand(case)
+    step = manual_step_of(case)
     calls = itertools.count()
 
     def wrong(**given: Tensor) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
-"""Ranks for tests, forked from a process that has torch imported, which takes seconds each time.
+"""Ranks for tests, forked from a process that has imported torch, since that takes seconds.
 
-Without words it reads requests from standard input, a line of JSON each, and answers each with a
-line. As torchrun does, it keeps the store where the ranks find each other, and ends all of them
-when one fails. With words it is one rank that torchrun has started:
-`rank_driver.py WHAT RANK STEP words...`, where at that step by hand that rank dies, stops, spoils
-its part of an update, or the weights that it goes on with.
+Without arguments it reads requests from standard input, one line of JSON each, and answers each
+with a line. Like torchrun it has the store through which the ranks connect, and ends all ranks when
+one fails. With arguments it is one rank that torchrun has started:
+`rank_driver.py FAULT RANK STEP words...`. At that by-hand step, that rank dies, stops, or corrupts
+its part of an update or its weights.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import compare.board.run_folder  # noqa: F401, so that no rank has to
+import compare.board.run_folder  # noqa: F401, imported once for all ranks
 from compare.cases.cases import Case
 from compare.cli.main import main
 from compare.training.adapters import Step
 from tests.conftest import look_for_no_remedies, planted
 
 Named = dict[str, Tensor]
-LIMIT = 120.0  # seconds; no test's ranks take so long
+LIMIT = 120.0  # seconds; the ranks of every test take less
 
 
 def _die(_values: Named) -> None:
@@ -66,27 +66,27 @@ def _full(_values: Named) -> None:
     pytest.MonkeyPatch().setattr("compare.board.run_folder.EventFile.put", full)
 
 
-PLANTS: dict[str, Callable[[Named], None]] = {
+FAULTS: dict[str, Callable[[Named], None]] = {
     "die": _die, "stop": _stop, "weights": _weights, "part": _part, "update": _update,
     "interrupt": _interrupt, "full": _full,
 }  # fmt: skip
 
 
-def run(what: str, rank: str, step: str, *words: str) -> int:
-    def by_hand(case: Case) -> Step:
-        return planted(case, PLANTS[what], at=int(step))
+def run(fault: str, rank: str, step: str, *words: str) -> int:
+    def planted_step_of(case: Case) -> Step:
+        return planted(case, FAULTS[fault], at=int(step))
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' parent may ignore it
     with pytest.MonkeyPatch.context() as patch:
         look_for_no_remedies(patch)
         if os.environ["RANK"] == rank:
-            patch.setattr("compare.training.harness.by_hand", by_hand)
+            patch.setattr("compare.training.harness.manual_step_of", planted_step_of)
         return main(words)
 
 
-def serve(asked: dict[str, Any]) -> dict[str, Any]:
-    """Start ranks, wait for them; return their exit codes and what each of them printed."""
-    count = asked["ranks"]
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Start ranks and wait for them; return their exit codes and outputs."""
+    count = request["ranks"]
     store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )
@@ -101,55 +101,56 @@ def serve(asked: dict[str, Any]) -> dict[str, Any]:
                     "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                     "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_RUN_ID": "tests",
                 }  # fmt: skip
-                _be(rank, asked, Path(name))
+                _run_rank(rank, request, Path(name))
             pids[pid] = rank
-        codes = _wait(pids, asked)
-        out, err = ([Path(name, f"{what}{r}").read_text() for r in range(count)]
-                    for what in ("out", "err"))  # fmt: skip
+        codes = _wait(pids, request)
+        out, err = ([Path(name, f"{stream}{r}").read_text() for r in range(count)]
+                    for stream in ("out", "err"))  # fmt: skip
     return {"codes": codes, "out": "".join(out), "err": "".join(err)}
 
 
-def _be(rank: int, asked: dict[str, Any], folder: Path) -> NoReturn:
-    """Be a rank of one's own, in a process just forked."""
-    for number, what in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / f"{what}{rank}", os.O_WRONLY | os.O_CREAT), number)
-    os.chdir(asked["folder"])
+def _run_rank(rank: int, request: dict[str, Any], folder: Path) -> NoReturn:
+    """Run as a rank in a process that was just forked."""
+    for number, stream in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / f"{stream}{rank}", os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(request["folder"])
     code = 99
     try:
-        for name, value in asked.get("patches", {}).items():
+        for name, value in request.get("patches", {}).items():
             pytest.MonkeyPatch().setattr(name, value)
-        if asked.get("apart"):  # on machines of their own, by their names
+        if request.get("apart"):  # each rank on a machine with another name
             socket.gethostname = lambda: f"machine{rank}"
-        code = run(*asked["plant"], *asked["words"])
+        code = run(*request["plant"], *request["words"])
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
     os._exit(code)
 
 
-def _wait(pids: dict[int, int], asked: dict[str, Any]) -> list[int]:
-    """Return the exit codes; signal the ranks `kill` `after` so many seconds, kill all after LIMIT.
+def _wait(pids: dict[int, int], request: dict[str, Any]) -> list[int]:
+    """Wait for the ranks and return their exit codes; kill them all after LIMIT seconds.
 
-    The seconds are counted from the start, or from when a file fits the pattern `once`. Where one
-    rank fails the others are told to end, unless they are on other machines.
+    After `after` seconds the ranks `kill` get the signal `signal`. The seconds count from the
+    start, or from when a file matches the pattern `once`. When one rank fails, the others get
+    SIGTERM, unless they are on other machines.
     """
-    kill, after, once = asked.get("kill", []), asked.get("after", LIMIT), asked.get("once")
-    number = asked.get("signal", int(signal.SIGKILL))
+    kill, after, once = request.get("kill", []), request.get("after", LIMIT), request.get("once")
+    number = request.get("signal", int(signal.SIGKILL))
     started, codes = time.monotonic(), dict.fromkeys(pids.values(), 0)
     running = dict(pids)
     while running:
-        if once and any(Path(asked["folder"]).glob(once)):
+        if once and any(Path(request["folder"]).glob(once)):
             started, once = time.monotonic(), None
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             codes[running.pop(pid)] = code = os.waitstatus_to_exitcode(status)
-            for other in running if code and not asked.get("apart") else ():
+            for other in running if code and not request.get("apart") else ():
                 os.kill(other, signal.SIGTERM)
             continue
         if (passed := time.monotonic() - started) > LIMIT:
             kill, number = list(running.values()), int(signal.SIGKILL)
         if passed > LIMIT or (passed > after and not once):
-            if not (killer := os.fork()):  # a SIGTERM of its parent is torchrun's to a rank
+            if not (killer := os.fork()):  # a rank takes SIGTERM from its parent for torchrun's
                 for other in [p for p, rank in running.items() if rank in kill]:
                     os.kill(other, number)
                 os._exit(0)
@@ -162,7 +163,7 @@ def _wait(pids: dict[int, int], asked: dict[str, Any]) -> list[int]:
 if __name__ == "__main__":
     if words := sys.argv[1:]:
         sys.exit(run(*words))
-    with contextlib.redirect_stdout(io.StringIO()):  # what is imported now, no rank has to
+    with contextlib.redirect_stdout(io.StringIO()):  # imports for all ranks
         for case in ("two_layer", "digits"):
             main(["run", case, "--steps", "2", "--no-board", "--quiet"])
     for line in sys.stdin:

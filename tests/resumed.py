@@ -1,4 +1,4 @@
-"""What tests of resumed runs share: a run copied in its middle, and what two folders tell."""
+"""Helpers for tests of resumed runs: copy a run in its middle, and read a run folder."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from compare.training.harness import Run
 
 
 def copied(run: Run, log_dir: Path, *, at: int) -> tuple[Path, Path]:
-    """Train to the end; return the folder, and a copy of it as a kill would have left it.
+    """Train to the end; return the run folder, and a copy of it as a kill would leave it.
 
-    The checkpoint is of step `at`, and the copy is made a chunk later.
+    The copy has a checkpoint of step `at`, and is made one chunk later.
     """
     folder = RunFolder(log_dir / "whole", run)
     copy = log_dir / "copy" / folder.path.name
@@ -39,27 +39,27 @@ def copied(run: Run, log_dir: Path, *, at: int) -> tuple[Path, Path]:
     return folder.path, copy
 
 
-def told(path: Path) -> dict[str, Any]:
-    """Return everything in a finished run's folder but what time it was."""
+def folder_contents(path: Path) -> dict[str, Any]:
+    """Return the contents of a finished run's folder, except times."""
     result = json.loads((path / "result.json").read_text())
     del result["seconds"]
-    with np.load(path / "steps.npz") as kept:
-        steps = {name: (str(kept[name].dtype), kept[name].tobytes()) for name in kept}
+    with np.load(path / "steps.npz") as arrays:
+        steps = {name: (str(arrays[name].dtype), arrays[name].tobytes()) for name in arrays}
     files = sorted(file.name for file in path.iterdir() if not file.name.startswith("events."))
     events = {part: _events(path / part) for part in (".", "manual", "autograd", "compare")}
     return {"result": result, "steps": steps, "files": files, "events": events}
 
 
 def _events(folder: Path) -> list[tuple[int, bytes]]:
-    """Return every event of the one event file, seconds masked."""
+    """Return every event of a folder's only event file, with the seconds masked."""
     (file,) = folder.glob("events.*")
     masked = re.compile(rb"\| seconds \| [\d.]+ \|")
-    found = []
+    events = []
     for event in EventFileLoader(str(file)).Load():
         words = [masked.sub(b"", b"".join(v.tensor.string_val)) for v in event.summary.value]
         for value in event.summary.value:
             if value.tag.startswith("verdict"):
                 value.ClearField("tensor")
-        found.append((event.step, event.summary.SerializeToString(deterministic=True)))
-        found += [(event.step, word) for word in words]
-    return found
+        events.append((event.step, event.summary.SerializeToString(deterministic=True)))
+        events += [(event.step, word) for word in words]
+    return events

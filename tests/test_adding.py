@@ -80,7 +80,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
     }  # fmt: skip
 
 
-def _rounding(table: dict[str, cases.Piece]) -> list[str]:
+def _rounding(table: dict[str, cases.Traits]) -> list[str]:
     return [name for name, piece in table.items() if piece.rounds]
 
 
@@ -145,7 +145,7 @@ def test_a_row_in_one_table_alone_is_told_by_the_others(
 
 
 def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatch) -> None:
-    _row(monkeypatch, cases.ACTIVATIONS, "tanh", cases.Piece("its exp is its own"))
+    _row(monkeypatch, cases.ACTIVATIONS, "tanh", cases.Traits("its exp is its own"))
     assert "rounding activation tanh lacks a row in tests.test_pieces.FEW_ULPS" in lacking()
 
 
@@ -161,7 +161,7 @@ def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """With them a network has it, and is judged: here with each value a few roundings away."""
     _row(monkeypatch, activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta))
     _row(monkeypatch, torch_ref.network.ACTIVATIONS, "mine", torch.nn.ELU)
-    _row(monkeypatch, cases.ACTIVATIONS, "mine", cases.Piece("its kernel has an expm1 of its own"))
+    _row(monkeypatch, cases.ACTIVATIONS, "mine", cases.Traits("its kernel has an expm1 of its own"))
     asked = cases.Network((3, 4, 1), alpha=0.1, activation="mine")
     case = dataclasses.replace(cases.CASES["network"], network=asked, promises="")
     assert (case.promises, case.demand) == ("ROUNDING", "rounding")

@@ -1,4 +1,4 @@
-"""Runs that survive: stopped, killed or interrupted, and resumed to the very same end."""
+"""Runs that are stopped, killed or interrupted, and that end the same after resuming."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from compare.cases.cases import CASES
 from compare.cli.main import main
 from compare.proof.bits import same_bits
 from compare.report.chunk import Chunk
-from compare.training.adapters import by_hand
-from compare.training.comparison import Judging
+from compare.training.adapters import manual_step_of
+from compare.training.comparison import Comparison
 from compare.training.harness import Run
-from tests.resumed import copied, told
+from tests.resumed import copied, folder_contents
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut runs into chunks of at most 3 steps, and so within an epoch of mini-batches."""
+    """Limit chunks to 3 steps, so that some end within an epoch of mini-batches."""
     monkeypatch.setattr("compare.training.chunking.STEPS", 3)
 
 
@@ -50,27 +50,27 @@ def resume(folder: Path, *words: str) -> int:
         ("digits", {"lift": "none"}),
     ],
 )
-def test_the_end_is_that_of_the_run_that_was_never_stopped(
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     name: str, settings: dict[str, object], tmp_path: Path
 ) -> None:
-    """Result, record, and every event; though the folder had been written to since."""
+    """Result, step log and every event are the same, though the folder was written to later."""
     run = Run(CASES[name], steps=15, **settings)
     whole, stopped = copied(run, tmp_path, at=run.plan.steps)
     assert not (stopped / "result.json").exists()
     assert resume(stopped) in (0, 1)
-    assert told(stopped) == told(whole)
-    assert told(whole)["files"] == [
+    assert folder_contents(stopped) == folder_contents(whole)
+    assert folder_contents(whole)["files"] == [
         "autograd", "compare", "manual", "result.json", "steps.npz"
     ]  # fmt: skip
 
 
-def test_a_population_in_parts_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_population_in_shards_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.training.chunking.GRAIN", 32)  # 2 networks of 16 values at a time
     run = Run(CASES["dropout"], steps=5, population=3, lift="none")
-    assert len(run.parts) > 1
+    assert len(run.shards) > 1
     whole, stopped = copied(run, tmp_path, at=2)
     assert resume(stopped) in (0, 1)
-    assert told(stopped) == told(whole)
+    assert folder_contents(stopped) == folder_contents(whole)
 
 
 @pytest.mark.parametrize("presses", [1, 2])
@@ -78,7 +78,7 @@ def test_ctrl_c_then_resume(
     presses: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The first press writes a checkpoint, however short the run; a second cuts a chunk short."""
+    """The first press writes a checkpoint even in a short run; a second discards the chunk."""
     words = ["run", "mini_batches", "--steps", "18", "--lift", "none", "--log-dir"]
     assert main([*words, str(tmp_path / "whole")]) == 0
     assert "resume:" not in capsys.readouterr().out
@@ -90,17 +90,17 @@ def test_ctrl_c_then_resume(
         if run.report.steps == 12:
             raise AssertionError("it did not stop")
         if run.report.steps == 9 and presses == 2:
-            monkeypatch.setattr(Judging, "judge", lambda *_: signal.raise_signal(signal.SIGINT))
+            monkeypatch.setattr(Comparison, "judge", lambda *_: signal.raise_signal(signal.SIGINT))
         advance(run, watchers)
 
     if presses == 2:
         monkeypatch.setattr("compare.checkpoint.checkpoint.EVERY", 0)
         monkeypatch.setattr("compare.checkpoint.checkpoint.SHARE", 1e9)
     with monkeypatch.context() as patch:
-        judge = Judging.judge
+        judge = Comparison.judge
         patch.setattr(Run, "_advance", pressed)
         assert main([*words, str(tmp_path / "stopped")]) == 130
-    monkeypatch.setattr(Judging, "judge", judge)
+    monkeypatch.setattr(Comparison, "judge", judge)
     (whole,), (stopped,) = ((tmp_path / name).iterdir() for name in ("whole", "stopped"))
     kept = json.loads((stopped / "result.json").read_text())
     assert (kept["interrupted"], kept["steps"]) == (True, 12 if presses == 1 else 9)
@@ -109,35 +109,35 @@ def test_ctrl_c_then_resume(
         capsys.readouterr().out
     )
     assert resume(stopped) == 0
-    assert told(stopped) == told(whole)
+    assert folder_contents(stopped) == folder_contents(whole)
 
 
-def test_a_second_ctrl_c_leaves_nothing_of_the_chunk_in_hand(
+def test_a_second_ctrl_c_discards_the_current_chunk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither what was found in a part of it, nor how far the weights had come."""
+    """Neither the results of one of its shards nor its weights are kept."""
     monkeypatch.setattr("compare.training.chunking.GRAIN", 32)  # 2 networks of 16 values at a time
     case, judged = CASES["three_layer"], list[object]()
-    hand, judge = by_hand(case), Judging.judge
+    manual_step, judge = manual_step_of(case), Comparison.judge
 
-    def step(**given: Tensor) -> dict[str, Tensor]:
-        values = dict(hand(**given))
-        if len(judged) >= 2:  # both parts have ended the first chunk
+    def step(**inputs: Tensor) -> dict[str, Tensor]:
+        values = dict(manual_step(**inputs))
+        if len(judged) >= 2:  # both shards have completed the first chunk
             values["l1_delta"] = values["l1_delta"] + 1
         return values
 
-    def pressed(*words: Any) -> Any:
+    def pressed(*arguments: Any) -> Any:
         if len(judged) < 3:
-            found = judge(*words)
-            judged.append(found)
-            return found
+            chunk = judge(*arguments)
+            judged.append(chunk)
+            return chunk
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         raise AssertionError("it did not stop")
 
-    monkeypatch.setattr(Judging, "judge", pressed)
+    monkeypatch.setattr(Comparison, "judge", pressed)
     training = Run(case, steps=9, population=3, step=step)
-    assert len(training.parts) == 2
+    assert len(training.shards) == 2
     report = training.train()
     monkeypatch.undo()
     assert (report.interrupted, report.steps) == (True, training.plan.steps)
@@ -147,8 +147,8 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_chunk_in_hand(
     assert all(same_bits(training.state[n], v) for n, v in first.state.items())
 
 
-def test_no_ctrl_c_cuts_what_is_being_written() -> None:
-    """A record or an import that an exception leaves half done is worse than a short wait."""
+def test_ctrl_c_never_cuts_a_watcher_short() -> None:
+    """A half-written file or a half-done import would be worse than a short wait."""
     seen = []
 
     def watcher(chunk: Chunk) -> None:
@@ -227,9 +227,9 @@ print(json.dumps([kills, resumed, twice, n]), file=sys.__stdout__)
     ],
 )  # fmt: skip
 def test_kill_9_at_random_moments(wanted: int, cases: str, tmp_path: Path) -> None:
-    """Of runs from the command line, each in a process forked from one that has torch imported.
+    """Kill runs of the command line, each in a process forked from one that has torch imported.
 
-    Resumed ones are killed and resumed again.
+    Resumed runs are killed and resumed again.
     """
     done = subprocess.run(
         [sys.executable, "-c", KILLS, str(tmp_path), str(wanted), *cases.split()], cwd=ROOT,
@@ -239,9 +239,11 @@ def test_kill_9_at_random_moments(wanted: int, cases: str, tmp_path: Path) -> No
     assert kills >= wanted
     assert resumed >= wanted / 3
     assert twice >= wanted / 6
-    wholes = [told(folder) for folder in (tmp_path / "whole").iterdir()]
+    wholes = [folder_contents(folder) for folder in (tmp_path / "whole").iterdir()]
     usual = {whole["result"]["case"]: whole for whole in wholes}
-    ends = [told(folder) for n in range(runs) for folder in (tmp_path / f"{n}").iterdir()]
+    ends = [
+        folder_contents(folder) for n in range(runs) for folder in (tmp_path / f"{n}").iterdir()
+    ]
     assert len(ends) == runs
     for end in ends:
         assert end == usual[end["result"]["case"]]

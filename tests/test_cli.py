@@ -149,7 +149,7 @@ def test_json_to_a_file_keeps_every_bit(
     from compare.cases.cases import CASES
 
     step = planted(CASES["two_layer"], one_ulp("l1_delta", 0, 3, 0), at=2)
-    monkeypatch.setattr("compare.training.harness.by_hand", lambda _case: step)
+    monkeypatch.setattr("compare.training.harness.manual_step_of", lambda _case: step)
     assert main(["run", "two_layer", "--steps", "4", "--json", "out.json", "--no-board"]) == 1
     worst = json.loads(Path("out.json").read_text())["quantities"][3]["worst"]
     assert (worst["step"], worst["seed"], worst["index"]) == (2, 1, [3, 0])
@@ -265,7 +265,7 @@ def test_a_fault_of_the_program_is_exit_code_3(
     def broken(**_given: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("compare.training.harness.by_hand", lambda _case: broken)
+    monkeypatch.setattr("compare.training.harness.manual_step_of", lambda _case: broken)
     assert main(["run", "--steps", "1"]) == 3
     err = capsys.readouterr().err
     assert "ZeroDivisionError: planted" in err

@@ -1,4 +1,4 @@
-"""A step that goes another way at other numbers is judged by the way that it goes there."""
+"""A step that branches on its inputs is judged by the operations that it executes there."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from compare.cases.cases import CASES
 from compare.proof.program import Opaque, Program
 from compare.proof.trace import recorded_texts, trace
 from compare.proof.verdict import Proof
-from compare.training.adapters import Named, Step, by_hand
-from compare.training.control_flow import branches
+from compare.training.adapters import Named, Step, manual_step_of
+from compare.training.control_flow import may_branch
 from compare.training.harness import run
 from compare.training.prover import Prover
 from tests.conftest import planted
@@ -22,16 +22,16 @@ X = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).view(1, 4, 3)
 
 
 def _first_beyond(limit: float, dtype: str = "float64") -> int:
-    """Return the first step of three_layer that is given a weight of syn1 beyond the limit."""
-    step, at = by_hand(THREE_LAYER), list[int]()
+    """Return the first step of three_layer with a weight of syn1 beyond the limit."""
+    step, at = manual_step_of(THREE_LAYER), list[int]()
     calls = iter(range(1000))
 
-    def watched(**given: Tensor) -> Named:
+    def watched(**inputs: Tensor) -> Named:
         if torch.is_inference_mode_enabled():
-            here = next(calls)
-            if float(given["syn1"].abs().max()) > limit:
-                at.append(here)
-        return step(**given)
+            number = next(calls)
+            if float(inputs["syn1"].abs().max()) > limit:
+                at.append(number)
+        return step(**inputs)
 
     run(THREE_LAYER, steps=300, dtype=dtype, step=watched, lift="none")
     return at[0]
@@ -39,11 +39,11 @@ def _first_beyond(limit: float, dtype: str = "float64") -> int:
 
 def _off_beyond(limit: float, factor: float, until: float = torch.inf) -> Step:
     """Return the step by hand with l1_delta times a factor where syn1 is beyond the limit."""
-    step = by_hand(THREE_LAYER)
+    step = manual_step_of(THREE_LAYER)
 
-    def other(**given: Tensor) -> Named:
-        values = dict(step(**given))
-        size = given["syn1"].abs().max()
+    def other(**inputs: Tensor) -> Named:
+        values = dict(step(**inputs))
+        size = inputs["syn1"].abs().max()
         if size > limit and size <= until:
             values["l1_delta"] = values["l1_delta"] * factor
         return values
@@ -54,10 +54,10 @@ def _off_beyond(limit: float, factor: float, until: float = torch.inf) -> Step:
 @pytest.mark.parametrize(
     ("dtype", "factor"), [("bfloat16", 1 + 1e-3), ("float16", 1 + 2e-4), ("float32", 1 + 1e-8)]
 )
-def test_a_formula_that_changes_on_the_way_is_wrong_though_the_bits_are_equal(
+def test_a_formula_that_changes_during_a_run_is_wrong_though_the_bits_are_equal(
     dtype: str, factor: float
 ) -> None:
-    """The dtype hides the factor; the last step is read as it is at the last step."""
+    """The dtype hides the factor; the last step is traced at its own inputs."""
     assert 50 < _first_beyond(2.0, dtype) < 150
     report = run(THREE_LAYER, steps=300, dtype=dtype, step=_off_beyond(2.0, factor))
     row = report.quantities["l1_delta"]
@@ -65,14 +65,14 @@ def test_a_formula_that_changes_on_the_way_is_wrong_though_the_bits_are_equal(
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
     assert row.proof is not None
     assert row.proof.text.startswith("at step 299: different formula")
-    # ... and from the first step on, at the first step
+    # from the first step on it is found at the first step
     report = run(THREE_LAYER, steps=300, dtype=dtype, step=_off_beyond(-1.0, factor))
     assert report.quantities["l1_delta"].proof is not None
     assert report.quantities["l1_delta"].proof.text.startswith("at step 0: different formula")
 
 
-def test_a_formula_that_is_another_in_the_middle_alone_is_wrong_there() -> None:
-    """It is seen by its bits, and then read as it is there."""
+def test_a_formula_that_differs_only_in_the_middle_is_wrong_there() -> None:
+    """Its bits show it, and the step is then traced at its own inputs."""
     first, end = _first_beyond(1.9), _first_beyond(2.0)
     assert 0 < first < end < 299
     report = run(THREE_LAYER, steps=300, step=_off_beyond(1.9, 1 + 1e-12, until=2.0))
@@ -88,40 +88,40 @@ def _trimmed(values: Named, name: str, limit: float) -> Tensor:
     return delta.clamp(-limit, limit) if bool((delta.abs() > limit).any()) else delta
 
 
-def test_a_branch_that_saves_work_is_no_other_formula() -> None:
-    """Deltas trimmed only where any is too large, beside the clamp of all of them."""
+def test_a_branch_that_saves_work_is_the_same_formula() -> None:
+    """By hand deltas are trimmed only where one is too large; autograd clamps all of them."""
     case = CASES["delta_trimming"]
     case = dataclasses.replace(case, network=dataclasses.replace(case.network, trim=0.14))
     whole = dataclasses.replace(case.network, trim=1e9)
-    untrimmed = by_hand(dataclasses.replace(case, network=whole))
-    ways: set[bool] = set()
+    untrimmed = manual_step_of(dataclasses.replace(case, network=whole))
+    branches: set[bool] = set()
 
-    def step(**given: Tensor) -> Named:
-        q = dict(untrimmed(**given))
-        ways.add(bool((q["l2_delta"].abs() > 0.14).any()))
+    def step(**inputs: Tensor) -> Named:
+        q = dict(untrimmed(**inputs))
+        branches.add(bool((q["l2_delta"].abs() > 0.14).any()))
         q["l2_delta"] = _trimmed(q, "l2_delta", 0.14)
-        q["l1_error"] = q["l2_delta"] @ given["syn1"].mT
+        q["l1_error"] = q["l2_delta"] @ inputs["syn1"].mT
         q["l1_delta"] = q["l1_error"] * (1 - q["l1"]) * q["l1"]
         q["l1_delta"] = _trimmed(q, "l1_delta", 0.14)
         for n in (0, 1):
             q[f"syn{n}_update"] = q[f"l{n}"].mT @ q[f"l{n + 1}_delta"]
-            q[f"syn{n}"] = given[f"syn{n}"] + q[f"syn{n}_update"]
+            q[f"syn{n}"] = inputs[f"syn{n}"] + q[f"syn{n}_update"]
         return q
 
     assert run(case, steps=114).verdict == "EXACT"
     report = run(case, steps=114, step=step)
-    assert ways == {True, False}
+    assert branches == {True, False}
     assert report.verdict == "EXACT", str(report)
 
 
 def test_one_steps_bound_is_not_anothers() -> None:
-    """Some steps round to float32; what they may round hides nothing at the others."""
+    """Some steps round to float32; their larger bound hides nothing at the others."""
     blog = CASES["three_layer_blog_grouping"]
-    step = by_hand(blog)
+    step = manual_step_of(blog)
 
-    def rounded(**given: Tensor) -> Named:
-        values = dict(step(**given))
-        if given["syn1"].abs().max() > 2:
+    def rounded(**inputs: Tensor) -> Named:
+        values = dict(step(**inputs))
+        if inputs["syn1"].abs().max() > 2:
             values["l1_delta"] = values["l1_delta"].float().double()
         return values
 
@@ -130,8 +130,8 @@ def test_one_steps_bound_is_not_anothers() -> None:
 
     calls = iter(range(1000))
 
-    def at_20(**given: Tensor) -> Named:
-        values = rounded(**given)
+    def at_20(**inputs: Tensor) -> Named:
+        values = rounded(**inputs)
         if torch.is_inference_mode_enabled() and next(calls) == 20:
             off(values)
         return values
@@ -141,7 +141,7 @@ def test_one_steps_bound_is_not_anothers() -> None:
     report = run(blog, steps=150, step=at_20)
     row = report.quantities["l1_delta"]
     assert row.first_unequal is not None
-    assert row.first_unequal < 20  # so that it is not lifted for being the first
+    assert row.first_unequal < 20  # so that it is not lifted as the first unequal step
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
     assert row.proof is not None
     assert row.proof.text.startswith("at step 20: ")
@@ -149,26 +149,29 @@ def test_one_steps_bound_is_not_anothers() -> None:
 
 
 def _beyond_one(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> Step:
-    """Return a step that does the one thing up to 1 and the other beyond."""
+    """Return a step that computes `one` for inputs up to 1 and `other` beyond."""
     return lambda X: {"out": (other if bool(X.max() > 1) else one)(X)}
 
 
-def _proof(prover: Prover, given: Tensor) -> Proof:
-    manual_step, reference = prover.manual_step(X=given), prover.reference(X=given)
-    return prover.proof({"X": given}, manual_step, reference)["out"]
+def _proof(prover: Prover, X: Tensor) -> Proof:
+    manual, autograd = prover.manual_step(X=X), prover.reference(X=X)
+    return prover.proof({"X": X}, manual, autograd)["out"]
 
 
 def _doubled(X: Tensor) -> Tensor:
     return X * 2
 
 
-def _hardly_more(X: Tensor) -> Tensor:
+def _slightly_more_than_doubled(X: Tensor) -> Tensor:
     return (X.double() * (2 + 1e-9)).to(X.dtype)
 
 
-def test_either_side_is_read_anew() -> None:
-    """With the same bits, in float32; what was read before serves again where it is the same."""
-    same, branch = _beyond_one(_doubled, _doubled), _beyond_one(_doubled, _hardly_more)
+def test_either_side_is_traced_again() -> None:
+    """The bits are equal in float32; a program with the same operations is used again."""
+    same, branch = (
+        _beyond_one(_doubled, _doubled),
+        _beyond_one(_doubled, _slightly_more_than_doubled),
+    )
     small, large = X.float(), X.float() * 2
     for manual_step, reference in ((branch, same), (same, branch)):
         prover = Prover(manual_step, reference, None, None)
@@ -177,30 +180,30 @@ def test_either_side_is_read_anew() -> None:
         assert _proof(prover, small).verdict == "EXACT"
         assert len(prover.programs) == 3
     both = Prover(branch, branch, None, None)
-    assert [_proof(both, given).verdict for given in (small, large)] == ["EXACT", "EXACT"]
+    assert [_proof(both, inputs).verdict for inputs in (small, large)] == ["EXACT", "EXACT"]
     assert len(both.programs) == 4
 
 
-def test_work_that_leaves_no_trace_in_the_operations_is_noticed() -> None:
-    """A program read before serves only where it gives the step's own bits."""
+def test_work_outside_the_operations_is_noticed() -> None:
+    """A traced program is used again only where it has the bits of the step."""
 
     def in_numpy(X: Tensor) -> Tensor:
-        found = X * 2
-        found.numpy()[:] *= 1.5
-        return found
+        product = X * 2
+        product.numpy()[:] *= 1.5
+        return product
 
     prover = Prover(_beyond_one(_doubled, in_numpy), _beyond_one(_doubled, _doubled), None, None)
     _proof(prover, X)
-    assert isinstance(prover.by_hand()[-1], Program)
+    assert isinstance(prover.manual_programs()[-1], Program)
     assert recorded_texts(prover.manual_step, {"X": X}) is not None
     assert recorded_texts(prover.manual_step, {"X": X * 2}) is None
     _proof(prover, X * 2)
-    assert isinstance(prover.by_hand()[-1], Opaque)
+    assert isinstance(prover.manual_programs()[-1], Opaque)
 
 
-def test_no_more_programs_are_kept_than_can_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step with numbers of its own each time is another program each time."""
-    monkeypatch.setattr("compare.training.prover.KEPT", 5)
+def test_the_cache_of_programs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step whose constants change each time is another program each time."""
+    monkeypatch.setattr("compare.training.prover.MAX_PROGRAMS", 5)
     factor = 1.0
 
     def changing(X: Tensor) -> Named:
@@ -215,23 +218,23 @@ def test_no_more_programs_are_kept_than_can_be_of_use(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_function_near_its_threshold_is_traced(dtype: torch.dtype) -> None:
-    """Inputs moved by a percent are beyond the threshold; those moved by a few floats are not."""
-    given = {"X": X.to(dtype)}
-    near = float(given["X"].max()) * (1 + 1e-4)
+    """Inputs that are one percent larger are beyond it; inputs a few floats away are not."""
+    inputs = {"X": X.to(dtype)}
+    near = float(inputs["X"].max()) * (1 + 1e-4)
     function = lambda X: {"out": X * 2 if bool((near > X).all()) else X.exp()}  # noqa: E731
-    program = trace(function, given)
+    program = trace(function, inputs)
     assert "exp" not in str(program.graph)
 
 
-def test_work_outside_torch_is_noticed_despite_a_branch() -> None:
-    """Different operations at other inputs do not excuse different results."""
+def test_a_value_computed_in_numpy_is_noticed_despite_a_branch() -> None:
+    """Other operations at other inputs do not excuse it."""
 
-    def outside_torch(X: Tensor) -> Named:
+    def with_numpy(X: Tensor) -> Named:
         scale = torch.from_numpy(X.numpy() * 2)
         return {"out": X * scale if bool((X < 0.9001).all()) else X.exp() * scale}
 
     with pytest.raises(Opaque, match="gave different results"):
-        trace(outside_torch, {"X": X})
+        trace(with_numpy, {"X": X})
 
 
 @pytest.mark.parametrize(
@@ -249,25 +252,25 @@ def test_work_outside_torch_is_noticed_despite_a_branch() -> None:
         (lambda X, t: torch.optim.SGD([X.requires_grad_()], 0.1), False),
     ],
 )
-def test_which_functions_may_go_another_way(
+def test_functions_that_may_branch(
     function: Callable[[Tensor, Tensor], object], expected: bool
 ) -> None:
-    """Those that read what depends on the floats they are given, not the number of the step."""
-    assert branches(function, {"X": X, "t": torch.tensor([3])}) is expected
+    """They read a value that depends on their float inputs, not only on the step number."""
+    assert may_branch(function, {"X": X, "t": torch.tensor([3])}) is expected
 
 
 @pytest.mark.parametrize("name", ["three_layer", "adam", "everything"])
-def test_the_cases_own_steps_go_one_way(name: str) -> None:
-    """So that the steps of a chunk are bounded together."""
-    case, found = CASES[name], list[bool]()
-    prover_branches = Prover.branches
+def test_the_steps_of_the_cases_do_not_branch(name: str) -> None:
+    """So the steps of a chunk are bounded together."""
+    case, answers = CASES[name], list[bool]()
+    may_branch_of_prover = Prover.may_branch
 
-    def noted(self: Prover, given: Named) -> bool:
-        found.append(prover_branches(self, given))
-        return found[-1]
+    def recorded_answer(self: Prover, inputs: Named) -> bool:
+        answers.append(may_branch_of_prover(self, inputs))
+        return answers[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Prover, "branches", noted)
+        patch.setattr(Prover, "may_branch", recorded_answer)
         step = planted(case, lambda q: q.update(l1=q["l1"].nextafter(q["l1"] + 1)), at=3)
         run(case, steps=8, step=step)
-    assert found == [False]
+    assert answers == [False]

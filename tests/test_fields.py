@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compare.cases.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected, kind_of
+from compare.cases.cases import ACTIVATIONS, CASES, LOSSES, Case, Network, expected, quantity_kind
 from compare.errors import BadInput
-from compare.training.adapters import by_hand
+from compare.training.adapters import manual_step_of
 from compare.training.harness import Run, run
 
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))
@@ -65,7 +65,7 @@ def test_a_field_changed_on_one_side_alone_is_caught(name: str) -> None:
 
 def _caught(manual: Case, autograd: Case) -> bool:
     try:
-        report = Run(autograd, steps=3, step=by_hand(manual), lift=_lift(autograd)).train()
+        report = Run(autograd, steps=3, step=manual_step_of(manual), lift=_lift(autograd)).train()
     except (KeyError, TypeError, ValueError):  # weights that one side does not know so
         return True
     return report.verdict != "EXACT" if _lift(autograd) == "none" else report.verdict == "WRONG"
@@ -147,4 +147,4 @@ def test_a_case_promises_what_its_pieces_do(name: str) -> None:
      ("syn0_momentum", "momentum"), ("mask2", "mask"), ("var1", "var"), ("l0", "l"), ("X", "")],
 )  # fmt: skip
 def test_the_kind_of_a_name_is_without_its_layer(name: str, kind: str) -> None:
-    assert kind_of(name) == kind
+    assert quantity_kind(name) == kind

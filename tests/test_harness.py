@@ -1,4 +1,4 @@
-"""The harness: every bit of every step, and that it can fail."""
+"""The training harness compares every bit of every step, and can fail."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from compare.proof.rounding import share_of_rounding
 from compare.report.chunk import Chunk
 from compare.report.report import Report
 from compare.training.accumulate import Tally
-from compare.training.adapters import by_hand
+from compare.training.adapters import manual_step_of
 from compare.training.chunking import VECTOR_BYTES, plan
 from compare.training.harness import Run, run
 from compare.training.prover import Prover
@@ -41,7 +41,7 @@ def _some(names: Iterable[str], later: tuple[str, ...]) -> list[Any]:
 @pytest.mark.parametrize("dtype", _some(DTYPES, ("float32", "float16")))
 @pytest.mark.parametrize("name", ["two_layer", "three_layer", "deep"])
 def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
-    """Over the whole run of each case, in each dtype."""
+    """Every step of the whole run of each case is EXACT, in each dtype."""
     report = run(CASES[name], dtype=dtype)
     assert report.verdict == "EXACT", str(report)
     assert report.steps == CASES[name].steps
@@ -51,7 +51,7 @@ def test_every_step_is_autograds_bits(name: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _some(PIECES, ("bias", "layer_sizes", "regularization", "adam")))
 def test_every_step_is_as_promised(name: str) -> None:
-    """Over the whole run of each item of the list of future work; digits are learned."""
+    """The whole run of each item of the blog's list has its verdict; the digits are learned."""
     report = run(CASES[name])
     assert report.verdict == CASES[name].promises, str(report)
     assert report.steps == CASES[name].steps
@@ -79,7 +79,7 @@ def test_first_steps_in_each_dtype(name: str, dtype: str) -> None:
 def test_any_sizes(
     dtype: str, count: int, threads: Callable[[int], None], data: st.DataObject
 ) -> None:
-    """Rows, inputs, hidden and outputs all different, one and two threads."""
+    """Networks of random sizes are EXACT, with one thread and with two."""
     numbers = st.lists(st.integers(1, 14), min_size=3, max_size=6, unique=True)
     rows, *sizes = data.draw(numbers)
     threads(count)
@@ -87,7 +87,7 @@ def test_any_sizes(
     assert report.verdict == "EXACT", str(report)
 
 
-# those that autograd judges in batches
+# the cases that autograd judges in batches
 BATCHED = ["bias", "mini_batches", "delta_trimming", "regularization", "dropout", "momentum",
            "batch_norm", "everything"]  # fmt: skip
 
@@ -99,10 +99,12 @@ BATCHED = ["bias", "mini_batches", "delta_trimming", "regularization", "dropout"
         *((n, d, 3, 60) for n in BATCHED for d in ("float64", "float32")),
     ],
 )
-def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int, steps: int) -> None:
-    """Verdicts, counts, worst places, curves' last values: the same but for the time."""
+def test_the_batch_has_the_report_of_the_plain_path(
+    name: str, dtype: str, population: int, steps: int
+) -> None:
+    """Verdicts, counts, worst elements and outputs are the same."""
     settings = {"steps": steps, "dtype": dtype, "population": population}
-    assert Run(CASES[name], **settings).judging.reference.together
+    assert Run(CASES[name], **settings).comparison.reference.one_batch
     fast, plain = run(CASES[name], **settings), run(CASES[name], **settings, plain=True)
     for row, other in zip(fast.quantities.values(), plain.quantities.values(), strict=True):
         assert row.verdict == other.verdict, f"{row}\n{other}"
@@ -114,26 +116,26 @@ def test_the_batch_is_the_plain_path(name: str, dtype: str, population: int, ste
     )
 
 
-def test_a_batch_whose_kernels_round_otherwise_is_not_believed(
+def test_a_batch_whose_kernels_round_differently_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """9x13 by 13x11 goes to MKL, whose bits depend on the batch: the plain path then decides."""
+    """MKL multiplies 9x13 by 13x11, with bits that depend on the batch: the plain path decides."""
     case = _case(9, (13, 11, 3), alpha=1.0)
     cpu = torch.device("cpu")
-    found = plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu)
-    assert not found.together
+    chunks = plan(case.network, rows=9, population=1, dtype=torch.float64, device=cpu)
+    assert not chunks.one_batch
     monkeypatch.setattr("compare.training.chunking.OWN_LOOP", 10_000)
     batch = Run(case, steps=40)
-    assert batch.judging.reference.together
+    assert batch.comparison.reference.one_batch
     report = batch.train()
     assert report.verdict == "EXACT", str(report)
-    # ... and the batch by itself would have raised a false alarm
+    # the batch alone would have raised a false alarm
     monkeypatch.setattr(Reference, "_same_alone", lambda *_: True)
     assert run(case, steps=40).verdict != "EXACT"
 
 
 def test_the_blogs_grouping_is_rounding_with_its_proof() -> None:
-    """At every step, the two deltas alone: the rest is judged on the by-hand values above it."""
+    """Only the two deltas differ: everything else is judged on the by-hand values above it."""
     report = run(CASES["three_layer_blog_grouping"], steps=3000)
     assert report.verdict == "ROUNDING", str(report)
     odd = {q.name: q.proof for q in report.quantities.values() if q.verdict != "EXACT"}
@@ -158,25 +160,25 @@ def test_dropout_as_published_is_wrong_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_another_formula_with_the_same_bits_is_wrong(dtype: str) -> None:
-    """A slope off by a factor 1 + 1e-7 vanishes in half precision, and not from the formula."""
+def test_a_different_formula_with_the_same_bits_is_wrong(dtype: str) -> None:
+    """A derivative off by a factor 1 + 1e-7 has the same bits in half precision."""
 
-    def step(**given: Tensor) -> dict[str, Tensor]:
-        values = hand(**given)
+    def step(**inputs: Tensor) -> dict[str, Tensor]:
+        values = unchanged(**inputs)
         factor = 1 + 1e-7
         wide = values["l1_error"].double() * factor * (1 - values["l1"].double())
         wide = wide * values["l1"].double()
         values["l1_delta"] = wide.to(values["l1"].dtype)
         return values
 
-    hand = planted(THREE_LAYER, lambda _values: None, at=-1)
+    unchanged = planted(THREE_LAYER, lambda _values: None, at=-1)
     report = run(THREE_LAYER, steps=3, dtype=dtype, step=step)
     assert (report.verdict, report.first_wrong) == ("WRONG", "l1_delta"), str(report)
 
 
 @pytest.mark.slow
 def test_one_ulp_at_one_step_of_60000_is_found() -> None:
-    """Its name, step, index and both values are reported, and nothing else."""
+    """The report has its name, step, index and both values, and no other difference."""
     at = 41_237
     step = planted(THREE_LAYER, one_ulp("l1_delta", 0, 2, 3), at=at)
     report = run(THREE_LAYER, step=step)
@@ -184,7 +186,7 @@ def test_one_ulp_at_one_step_of_60000_is_found() -> None:
     odd = {q.name: q for q in report.quantities.values() if q.verdict != "EXACT"}
     assert set(odd) <= {"l1_delta", "syn0_update"}  # the latter judged on the planted l1_delta
     row = odd["l1_delta"]
-    # one ulp is within what l1_delta's operations may round, and its formula was seen to be right
+    # one ulp is within the rounding bound of l1_delta, and its formula was proven
     assert (row.verdict, row.compared - row.equal, row.max_ulp) == ("ROUNDING", 1, 1)
     assert row.first_unequal == at
     assert row.worst is not None
@@ -202,7 +204,7 @@ def test_one_ulp_at_one_step_of_60000_is_found() -> None:
              "syn1_update", "syn0_update", "syn0", "syn1"],
 )  # fmt: skip
 def test_one_ulp_in_any_quantity_is_found(name: str, population: int) -> None:
-    """Also in the weights, whose next steps then go on from where the by-hand side stands."""
+    """Also in the weights: the next steps then start from the by-hand weights."""
     network = population - 1
     step = planted(THREE_LAYER, one_ulp(name, network, 1, 0), at=70)
     report = run(THREE_LAYER, steps=100, population=population, step=step)
@@ -211,14 +213,14 @@ def test_one_ulp_in_any_quantity_is_found(name: str, population: int) -> None:
     assert (row.first_unequal, row.compared - row.equal) == (70, 1)
     assert row.worst is not None
     assert (row.worst.step, row.worst.seed, row.worst.index) == (70, 1 + network, (1, 0))
-    # what is computed from it is judged on the planted value, which the by-hand side did not use
+    # those computed from it are judged on the planted value, which the by-hand side did not use
     odd = [q.name for q in report.quantities.values() if q.verdict != "EXACT"]
     assert odd[0] == name
     assert set(odd) <= {name, *report.follows[name]}
 
 
 def test_minus_zero_for_zero_is_found() -> None:
-    """With every weight's update exactly zero, only the sign of a zero differs."""
+    """Every weight's update is exactly zero, so only the sign of a zero differs."""
     case = dataclasses.replace(THREE_LAYER, X=((0.0,) * 3,) * 4)
 
     def plant(values: dict[str, Tensor]) -> None:
@@ -233,7 +235,7 @@ def test_minus_zero_for_zero_is_found() -> None:
 
 
 def test_nan_on_both_sides_is_wrong() -> None:
-    """The weights become NaN by hand, so autograd's next step is NaN too, bit for bit."""
+    """The by-hand weights become NaN, so autograd's next step is NaN too."""
 
     def plant(values: dict[str, Tensor]) -> None:
         values["syn1"] = torch.full_like(values["syn1"], math.nan)
@@ -290,7 +292,7 @@ def test_a_missing_or_misshapen_quantity_is_wrong(plant: Plant, name: str, probl
     ("plant", "name", "problem"),
     [
         (_drop, "l1_delta", "missing by hand"),
-        (_extra, "l7", "new, and unknown to autograd by hand"),
+        (_extra, "l7", "a new name by hand that autograd does not have"),
         (_flatten, "l1_delta", "shape (4, 16) by hand, (4, 4, 4) at first"),
         (_broadcastable, "l1_delta", "shape (4, 1, 4) by hand, (4, 4, 4) at first"),
         (_narrow, "l1_delta", "dtype torch.float32 by hand, torch.float64 at first"),
@@ -300,7 +302,7 @@ def test_a_missing_or_misshapen_quantity_is_wrong(plant: Plant, name: str, probl
 def test_a_quantity_that_goes_missing_later_is_wrong(
     plant: Plant, name: str, problem: str, at: int
 ) -> None:
-    """In the middle of a chunk of steps, at its first step, and in a later chunk."""
+    """It is noticed in the middle of a chunk, at its first step, and in a later chunk."""
     report = run(THREE_LAYER, steps=2200, step=planted(THREE_LAYER, plant, at=at))
     assert (report.verdict, report.first_wrong, report.steps) == ("WRONG", name, at)
     row = report.quantities[name]
@@ -310,7 +312,7 @@ def test_a_quantity_that_goes_missing_later_is_wrong(
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_quantity_that_moves_to_another_device_later_is_noticed(at: int) -> None:
-    """Or to another shape or dtype: nothing is stacked that does not fit."""
+    """The values of such a step are not stacked with the others."""
     tally = Tally(Report("", {}), seed=1)
     steps = [{"l1": torch.ones(1, 2)} for _ in range(4)]
     assert tally.open(steps[0], steps[0])
@@ -321,17 +323,17 @@ def test_a_quantity_that_moves_to_another_device_later_is_noticed(at: int) -> No
 
 
 def test_another_order_of_names_hides_nothing() -> None:
-    """A by-hand side may name things in its own order; what it drops later is still noticed."""
+    """With the quantities in another order, one that is missing later is still noticed."""
 
-    def reordered(**given: Tensor) -> dict[str, Tensor]:
-        return dict(reversed(step(**given).items()))
+    def reordered(**inputs: Tensor) -> dict[str, Tensor]:
+        return dict(reversed(step(**inputs).items()))
 
     step = planted(THREE_LAYER, _drop, at=2100)
     report = run(THREE_LAYER, steps=2200, step=reordered, lift="none")
     assert (report.verdict, report.first_wrong, report.steps) == ("WRONG", "l1_delta", 2100)
 
 
-def test_a_bound_that_says_nothing_is_no_pass() -> None:
+def test_an_infinite_bound_is_no_pass() -> None:
     inf = math.inf
     manual = torch.tensor([1.0, 1.0, inf, inf, 2.0])
     autograd = torch.tensor([1.0, 1.5, inf, 3.0, 2.5])
@@ -340,46 +342,48 @@ def test_a_bound_that_says_nothing_is_no_pass() -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_what_the_by_hand_side_does_to_its_inputs_stays_its_own_affair(plain: bool) -> None:
-    """Blog-style `syn1 += update` in place is right; spoiling y in place is not hidden."""
+def test_a_by_hand_step_that_writes_into_its_inputs_changes_no_other_side(plain: bool) -> None:
+    """The blog's `syn1 += update` in place is right; overwriting y in place is noticed."""
     usual = run(THREE_LAYER, steps=50)
 
-    def in_place(**given: Tensor) -> dict[str, Tensor]:
-        values = dict(step(**{name: value.clone() for name, value in given.items()}))
+    def in_place(**inputs: Tensor) -> dict[str, Tensor]:
+        values = dict(step(**{name: value.clone() for name, value in inputs.items()}))
         for name in ("syn0", "syn1"):
-            given[name] += values[f"{name}_update"]
-            values[name] = given[name]
+            inputs[name] += values[f"{name}_update"]
+            values[name] = inputs[name]
         return values
 
-    def spoil(**given: Tensor) -> dict[str, Tensor]:
-        given["y"].fill_(0.5)
-        return step(**given)
+    def overwriting(**inputs: Tensor) -> dict[str, Tensor]:
+        inputs["y"].fill_(0.5)
+        return step(**inputs)
 
     step = planted(THREE_LAYER, lambda _values: None, at=-1)
     report = run(THREE_LAYER, steps=50, step=in_place, plain=plain)
     assert report.verdict == "EXACT", str(report)
     assert report.output == usual.output
-    spoiled = run(THREE_LAYER, steps=50, step=spoil, plain=plain)
-    assert spoiled.first_wrong == "l2_error"
+    overwritten = run(THREE_LAYER, steps=50, step=overwriting, plain=plain)
+    assert overwritten.first_wrong == "l2_error"
 
 
-def test_a_step_whose_constants_depend_on_its_number_is_not_read_for_all() -> None:
-    """They are numbers in the code's own tensors, not in the operations' text."""
+def test_constants_that_depend_on_the_step_number_need_a_program_for_each_step() -> None:
+    """The constants are in tensors that the code makes, not in the text of the operations."""
 
-    def moving(X: Tensor, t: Tensor) -> dict[str, Tensor]:
+    def changing(X: Tensor, t: Tensor) -> dict[str, Tensor]:
         return {"out": X * torch.tensor(0.9 ** int(t.flatten()[0]), dtype=X.dtype)}
 
-    def still(X: Tensor, t: Tensor) -> dict[str, Tensor]:
+    def constant(X: Tensor, t: Tensor) -> dict[str, Tensor]:
         return {"out": X * torch.tensor(0.9, dtype=X.dtype)}
 
-    given = {"X": torch.ones(1, 2, 3), "t": torch.full((1, 1, 1), 3)}
-    assert Prover(moving, moving, None, None).without_step_count(given, ["out"], {}) is None
-    assert Prover(still, still, None, None).without_step_count(given, ["out"], {}) is not None
+    inputs = {"X": torch.ones(1, 2, 3), "t": torch.full((1, 1, 1), 3)}
+    prover = Prover(changing, changing, None, None)
+    assert prover.without_step_count(inputs, ["out"], {}) is None
+    prover = Prover(constant, constant, None, None)
+    assert prover.without_step_count(inputs, ["out"], {}) is not None
 
 
 @pytest.mark.parametrize(("name", "at"), [("syn1", 40), ("syn0", 59)])
-def test_a_nan_in_the_free_run_is_not_the_same_bits(name: str, at: int) -> None:
-    """Whatever is looked at after it."""
+def test_a_nan_in_the_weights_is_a_nan_gap(name: str, at: int) -> None:
+    """The distance from autograd training alone stays NaN afterwards."""
 
     def plant(values: dict[str, Tensor]) -> None:
         values[name] = torch.full_like(values[name], math.nan)
@@ -388,8 +392,8 @@ def test_a_nan_in_the_free_run_is_not_the_same_bits(name: str, at: int) -> None:
     assert math.isnan(report.free_gap)
 
 
-def test_the_free_run_is_a_run_of_its_own() -> None:
-    """From the first difference on it never sees the by-hand weights again."""
+def test_autograd_trains_alone_from_the_first_difference_on() -> None:
+    """It never receives the by-hand weights again."""
 
     def plant(values: dict[str, Tensor]) -> None:
         values["syn0"] = values["syn0"] + 1.0
@@ -423,7 +427,7 @@ def test_sizes_that_do_not_fit(change: dict[str, tuple[int, ...]], message: str)
         ({"X": ((0.0, 1.0, 1.0), (1.0,))}, "float64", "rows of one length"),
     ],
 )
-def test_values_that_cannot_be_used(change: dict[str, object], dtype: str, message: str) -> None:
+def test_data_that_cannot_be_used(change: dict[str, object], dtype: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Run(dataclasses.replace(THREE_LAYER, **change), dtype=dtype)
 
@@ -449,22 +453,22 @@ def _rows(table: Tensor) -> tuple[tuple[float, ...], ...]:
         ("everything", "bfloat16"),
     ],
 )
-def test_a_population_in_parts_is_the_whole_population(
+def test_a_population_in_shards_has_the_same_report(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
 ) -> None:
-    """As many networks at a time as the memory for a chunk allows, and the same report.
+    """With fewer networks at a time, as the memory for a chunk allows, no bit changes.
 
-    A part's tensors fill whole vectors: what stands in the rest of one has other last bits.
+    A shard's tensors fill whole vectors: elements in an incomplete one have other last bits.
     """
     whole = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
-    assert len(whole.parts) == 1
+    assert len(whole.shards) == 1
     monkeypatch.setattr("compare.training.chunking.GRAIN", 64)  # values of one quantity
-    parted = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
-    assert len(parted.parts) > 1
-    for value in (value for part in parted.parts for value in part.state.values()):
+    sharded = Run(CASES[name], steps=40, population=7, dtype=dtype, lift="none")
+    assert len(sharded.shards) > 1
+    for value in (value for shard in sharded.shards for value in shard.state.values()):
         assert value.nbytes % VECTOR_BYTES == 0
     chunks: list[Chunk] = []
-    one, other = whole.train(), parted.train([chunks.append])
+    one, other = whole.train(), sharded.train([chunks.append])
     assert [(c.start, c.networks) for c in chunks] == [(k, 7) for k in range(len(chunks))]
     for row, again in zip(one.quantities.values(), other.quantities.values(), strict=True):
         assert row.verdict == again.verdict
@@ -472,12 +476,12 @@ def test_a_population_in_parts_is_the_whole_population(
     assert one.output == other.output
 
 
-def test_one_ulp_in_the_last_part_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_ulp_in_the_last_shard_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.training.chunking.GRAIN", 64)
-    # parts of 4 and 3 networks take step after step in turn: the second one's step 6
+    # shards of 4 and 3 networks take steps in turn: call 13 is step 6 of the second one
     step = planted(THREE_LAYER, one_ulp("l1_delta", 2, 1, 1), at=13)
     training = Run(THREE_LAYER, steps=20, population=7, seed=5, step=step)
-    assert [part.networks for part in training.parts] == [4, 3]
+    assert [shard.networks for shard in training.shards] == [4, 3]
     row = training.train().quantities["l1_delta"]
     assert (row.equal, row.compared) == (row.compared - 1, 20 * 7 * 16)
     assert row.worst is not None
@@ -485,76 +489,73 @@ def test_one_ulp_in_the_last_part_names_its_seed(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["three_layer", "three_layer_blog_grouping", "momentum", "adam"])
-def test_the_way_of_large_networks_finds_the_same(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Autograd takes the weights over, nothing is lifted: the same bits, counts and places."""
+def test_large_networks_have_the_same_report(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Autograd updates the weights in place and nothing is lifted: no bit or count changes."""
     plain = run(CASES[name], steps=12, lift="none", plain=True)
     monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
     monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
     large = Run(CASES[name], steps=12)
-    assert large.manual_side.heavy
+    assert large.manual_side.avoid_copies
     report = large.train()
     for row, other in zip(report.quantities.values(), plain.quantities.values(), strict=True):
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
 
 
-def _moved(values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+def _updated_in_place(values: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
     for name in ("syn0", "syn1"):
-        values[name] = given[name].add_(values[f"{name}_update"])
+        values[name] = inputs[name].add_(values[f"{name}_update"])
 
 
-def _left_as_they_are(values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    values |= {name: given[name] for name in ("syn0", "syn1")}
+def _unchanged_weights(values: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
+    values |= {name: inputs[name] for name in ("syn0", "syn1")}
 
 
-def _spoiled(_values: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    given["y"].fill_(0.5)
+def _overwritten_y(_values: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
+    inputs["y"].fill_(0.5)
 
 
 @pytest.mark.parametrize(
-    ("what", "since", "verdict"),
-    [(_moved, 0, "EXACT"), (_left_as_they_are, 0, "UNDECIDED"), (_spoiled, 0, "EXACT"),
-     (_moved, 3, None), (_left_as_they_are, 3, None), (_spoiled, 3, None)],
+    ("impure", "since", "verdict"),
+    [(_updated_in_place, 0, "EXACT"), (_unchanged_weights, 0, "UNDECIDED"),
+     (_overwritten_y, 0, "EXACT"), (_updated_in_place, 3, None), (_unchanged_weights, 3, None),
+     (_overwritten_y, 3, None)],
 )  # fmt: skip
-def test_what_a_large_by_hand_side_does_to_its_weights_hides_nothing(
-    monkeypatch: pytest.MonkeyPatch, what: Callable[..., None], since: int, verdict: str | None
+def test_an_impure_step_of_a_large_network_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, impure: Callable[..., None], since: int, verdict: str | None
 ) -> None:
-    """Lent autograd's own weights it must leave them alone; one that never does gets copies.
+    """A step that is impure from the start gets copies; one that becomes impure is refused.
 
-    Weights that stay are UNDECIDED, since nothing is lifted here, and never a pass.
+    Weights that never change are UNDECIDED, since nothing is lifted here, and so no pass.
     """
     monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
     monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
-    hand, calls = by_hand(THREE_LAYER), itertools.count()
+    manual_step, calls = manual_step_of(THREE_LAYER), itertools.count()
 
-    def step(**given: Tensor) -> dict[str, Tensor]:
-        values = dict(hand(**given))
+    def step(**inputs: Tensor) -> dict[str, Tensor]:
+        values = dict(manual_step(**inputs))
         if next(calls) >= since:
-            what(values, given)
+            impure(values, inputs)
         return values
 
     training = Run(THREE_LAYER, steps=6, step=step)
     if verdict is None:
-        with pytest.raises(BadInput, match="and at first did not"):
+        with pytest.raises(BadInput, match="and at first it did not"):
             training.train()
-        assert training.manual_side.apart
+        assert training.manual_side.pure
     else:
         report = training.train()
         assert report.verdict == verdict, str(report)
-        assert not training.manual_side.apart
+        assert not training.manual_side.pure
 
 
 @pytest.mark.parametrize("name", ["l1", "l2_delta", "syn0_update", "syn1"])
-def test_one_ulp_on_the_way_of_large_networks_is_found(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_one_ulp_in_a_large_network_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
     monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
-    hand, calls = by_hand(THREE_LAYER), itertools.count()
+    manual_step, calls = manual_step_of(THREE_LAYER), itertools.count()
 
-    def step(**given: Tensor) -> dict[str, Tensor]:
-        values = hand(**given)
+    def step(**inputs: Tensor) -> dict[str, Tensor]:
+        values = manual_step(**inputs)
         if next(calls) == 3:
             one_ulp(name, 0, 1, 0)(values)
         return values

@@ -112,7 +112,7 @@ def test_the_options_are_the_fields() -> None:
         ("--sizes 3,1 --activation tanh", "activation tanh: it needs a hidden layer; see output"),
         ("--batch-size 9", "batch_size 9: there are 4 rows, give 1 to 4"),
         ("--batch-size 0", "batch_size 0: there are 4 rows"),
-        ("--batch-size 1 --batch-norm", "batch_norm with 1 row a step: it needs 2 rows or more"),
+        ("--batch-size 1 --batch-norm", "batch_norm with 1 row per step: it needs 2 rows or more"),
         ("--loss cross_entropy", "it needs 2 outputs or more"),
         ("--target kind", "--target kind: it names a column of a table; give --data FILE too"),
         ("--data nowhere.csv", "nowhere.csv: No such file or directory"),

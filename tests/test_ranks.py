@@ -1,4 +1,4 @@
-"""Many processes: the verdict of one, reported once, and no rank that is waited for in vain."""
+"""Several ranks: the verdict of a single process, reported once, and no rank that waits in vain."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from compare.errors import BadInput
 from compare.ranks.ranks import ALONE, Ranks
 from compare.ranks.watchdog import Watchdog, _born
 from compare.report.single_process import SingleProcessResult
-from compare.training.adapters import by_hand
+from compare.training.adapters import manual_step_of
 from compare.training.harness import Run, run
 from compare.training.merge import agree, check_shares, merged_reports
 from compare.training.sampling import draw
@@ -46,20 +46,20 @@ def torchrun(*words: str) -> tuple[int, str, str]:
 
 
 def spoken(err: str) -> list[str]:
-    """Return what the program itself says there; torchrun says more."""
+    """Return the program's own lines; torchrun prints more."""
     return [line for line in err.splitlines() if line.startswith("compare: ")]
 
 
 def result(path: Path) -> dict[str, Any]:
-    """Return a run's JSON without what differs from time to time."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    del found["seconds"], found["environment"]["threads"]
-    return found
+    """Return a run's JSON without the seconds and the threads, which vary."""
+    contents: dict[str, Any] = json.loads(path.read_text())
+    del contents["seconds"], contents["environment"]["threads"]
+    return contents
 
 
 @pytest.mark.slow
 def test_digits_on_two_ranks(ranks: Started, tmp_path: Path) -> None:
-    """The verdict of one process, in the same quantities; reported once."""
+    """Two ranks report once, with the verdicts of a single process for the same quantities."""
     words = f"run digits --steps 6 --lift 40 --log-dir {tmp_path / 'runs'} --json {tmp_path}/"
     codes, out, err = ranks(2, words + "two.json")
     assert codes == [0, 0], out + err
@@ -95,19 +95,19 @@ def test_digits_on_two_ranks(ranks: Started, tmp_path: Path) -> None:
 def test_an_exact_network_stays_exact(
     count: int, words: str, ranks: Started, tmp_path: Path
 ) -> None:
-    """Also on three, of which no float holds a third: a mean is divided by all rows at once."""
+    """Three ranks too: no float holds 1/3, but a mean is divided by all rows at once."""
     codes, out, err = ranks(count, f"{words} --json {tmp_path / 'out.json'}")
     assert codes == [0] * count, out + err
-    found = result(tmp_path / "out.json")
-    assert found["verdict"] == "EXACT"
-    assert found["one_process"]["verdict"] in ("EXACT", "ROUNDING")
-    assert found["free_gap"] == (0.0).hex()
+    report = result(tmp_path / "out.json")
+    assert report["verdict"] == "EXACT"
+    assert report["one_process"]["verdict"] in ("EXACT", "ROUNDING")
+    assert report["free_gap"] == (0.0).hex()
     assert out.count("EXACT  all") == 1
 
 
 @pytest.mark.slow
 def test_a_population_is_split(ranks: Started, tmp_path: Path) -> None:
-    """Its report is the one of a single process; also where one rank could take more steps."""
+    """The report is that of a single process, also where one rank could take longer chunks."""
     for name, words in (("small", f"{NETWORK} --steps 60"), ("large", f"{DIGITS} --steps 5")):
         words += f" --population 5 --json {tmp_path / name}."
         codes, out, err = ranks(2, words + "two")
@@ -125,7 +125,7 @@ def test_a_population_is_split(ranks: Started, tmp_path: Path) -> None:
             "stop",
             1,
             "5",
-            "rank 1 did not come within 5 s: all ranks stop",
+            "rank 1 did not arrive within 5 s: all ranks stop",
             marks=pytest.mark.long,
         ),
     ],
@@ -133,7 +133,7 @@ def test_a_population_is_split(ranks: Started, tmp_path: Path) -> None:
 def test_torchrun_ends_and_names_a_rank_that_goes_missing(
     what: str, rank: int, wait: str, message: str
 ) -> None:
-    """At once where it died; torchrun itself takes 30 s to end a rank that has been stopped."""
+    """A rank that died is named at once; torchrun takes 30 s to end a rank that was stopped."""
     words = [what, str(rank), "20", *NETWORK.split(), "--lift", "none", "--wait", wait]
     started = time.monotonic()
     code, out, err = torchrun("--nproc-per-node", "2", str(DRIVER), *words)
@@ -149,7 +149,7 @@ def test_torchrun_ends_and_names_a_rank_that_goes_missing(
                                           for n in (3, 4) for r in range(n))],
 )  # fmt: skip
 def test_one_rank_that_dies_is_named_once(count: int, rank: int, ranks: Started) -> None:
-    """Those whom torchrun stops then, or who see it later than another one, are not blamed."""
+    """Ranks that torchrun stops afterwards, or that notice it later, are not named."""
     words = f"{NETWORK} --batch-size {count} --lift none --steps 40"
     codes, out, err = ranks(count, words, ("die", rank, 20))
     assert codes[rank] == -9, out + err
@@ -161,8 +161,8 @@ def test_one_rank_that_dies_is_named_once(count: int, rank: int, ranks: Started)
 @pytest.mark.parametrize(
     "words", ["run digits --steps 5", "run two_layer --population 2 --steps 5", "runs", "run x"]
 )
-def test_what_is_refused_is_refused_once(words: str, ranks: Started) -> None:
-    """Before the ranks have come together and after."""
+def test_bad_input_is_refused_once(words: str, ranks: Started) -> None:
+    """One line is printed, whether the ranks have connected before or not."""
     codes, out, err = ranks(3, words)
     assert (codes[0], out) == (2, "")
     assert len(err.splitlines()) == 1
@@ -172,11 +172,11 @@ def test_what_is_refused_is_refused_once(words: str, ranks: Started) -> None:
 
 
 @pytest.mark.slow
-def test_one_speaks_though_the_others_are_not_stopped_in_time(ranks: Started) -> None:
-    """As on a busy machine."""
+def test_one_rank_prints_though_the_others_are_not_stopped_in_time(ranks: Started) -> None:
+    """On a busy machine torchrun is late."""
     patches = {"compare.ranks.watchdog._GRACE": 1.0}
     _, out, err = ranks(3, "run digits --steps 5", patches=patches, apart=True)
-    refused = "64 rows a step on 3 ranks: give --batch-size a multiple of 3\n"
+    refused = "64 rows per step on 3 ranks: give a --batch-size that is a multiple of 3\n"
     assert out == ""
     assert err in [f"compare: {who}{refused}" for who in ("", "rank 1: ", "rank 2: ")]
 
@@ -184,7 +184,7 @@ def test_one_speaks_though_the_others_are_not_stopped_in_time(ranks: Started) ->
 @pytest.mark.parametrize(
     ("rank", "count"), [("5", "2"), ("2", "2"), ("-1", "2"), ("x", "2"), ("1", "two"), ("x", "1")]
 )
-def test_ranks_that_cannot_be(
+def test_invalid_rank_variables(
     rank: str, count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", rank)
@@ -197,8 +197,8 @@ def test_ranks_that_cannot_be(
 
 
 @pytest.mark.slow
-def test_a_rank_without_the_others_is_told_in_one_line() -> None:
-    """Though torch would log where in its own code it waited in vain."""
+def test_a_rank_without_the_others_ends_with_one_line() -> None:
+    """The log of torch about the failed connection is not printed."""
     alone = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "compare", "run", "digits", "--wait", "1"],
@@ -206,15 +206,15 @@ def test_a_rank_without_the_others_is_told_in_one_line() -> None:
         text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("compare: rank 5: the 8 ranks did not come together: ")
-    assert done.stderr.endswith("torchrun, or unset RANK and WORLD_SIZE for one process\n")
+    assert done.stderr.startswith("compare: rank 5: the 8 ranks could not connect: ")
+    assert done.stderr.endswith("torchrun, or unset RANK and WORLD_SIZE for a single process\n")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
-    """By its beat alone: its process is not looked for where it is not."""
-    beat = {"compare.ranks.watchdog._BEAT": 8.0}  # later than the broken connection is seen
+    """It is noticed by its heartbeat alone: its process id means nothing on this machine."""
+    beat = {"compare.ranks.watchdog._BEAT": 8.0}  # later than the broken connection is noticed
     started = time.monotonic()
     words = f"{NETWORK} --lift none --steps 40"
     codes, out, err = ranks(2, words, ("die", 1, 20), apart=True, patches=beat)
@@ -228,7 +228,7 @@ def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
     ("what", "name", "says"),
     [
         ("part", "syn1_part", "worst at step 7, seed 1, rank 1, "),
-        ("update", "syn1_update", "times further apart than adding in another order can be"),
+        ("update", "syn1_update", "times the rounding bound of the additions"),
         ("weights", "syn1", "from step 7 on rank 1 by hand has other bits than rank 0"),
     ],
 )
@@ -239,38 +239,38 @@ def test_a_rank_that_differs_is_named(what: str, name: str, says: str, ranks: St
     assert says in out
 
 
-class _Told(Ranks):
-    """A rank to whom the others have already told something."""
+class _WithOthers(Ranks):
+    """A rank that gathers prepared values of the others."""
 
-    def gather(self, told: Any) -> list[Any]:
-        return [told, *self.others(told)]
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self.others(value)]
 
-    def others(self, told: Any) -> list[Any]:
-        count, numbers = told
+    def others(self, value: Any) -> list[Any]:
+        count, numbers = value
         return [(count, numbers), (count - 1, {n: [*v[:2], 0, *v[3:]] for n, v in numbers.items()})]
 
 
-def test_ranks_agree_on_how_far_they_have_the_same_weights() -> None:
+def test_ranks_agree_on_the_steps_with_the_same_weights() -> None:
     report = run(CASES["two_layer"], steps=5, lift="none")
     after = [{"syn0": torch.full((1, 3, 1), float(k))} for k in range(5)]
-    assert agree(_Told(0, 3), report, ["syn0"], after) == (3, False)
+    assert agree(_WithOthers(0, 3), report, ["syn0"], after) == (3, False)
     row = report.quantities["syn0"]
     assert row.problem == "from step 7 on rank 2 by hand has other bits than rank 0"
     assert agree(ALONE, report, ["syn0"], after) == (5, True)
 
 
 def test_lost_rows_are_not_rounding() -> None:
-    """Beside one process: the sum of both halves' updates is within its bound, one half is not."""
+    """The sum of both halves' updates is within the bound of a single process; one half is not."""
     case = dataclasses.replace(CASES["network"], network=Network((3, 5, 1), loss="mse", bias=True))
-    given = draw(
-        case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu")
-    )  # fmt: skip
-    data = given.steps(1)[0] | given.state
+    sampler = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
+    inputs = sampler.steps(1)[0] | sampler.state
     names = [f"{name}_update" for name in ("syn0", "bias0", "syn1", "bias1")]
-    none = {name: torch.zeros_like(given.state[name[:4] if name[0] == "s" else name[:5]])
+    zeros = {name: torch.zeros_like(sampler.state[name[:4] if name[0] == "s" else name[:5]])
             for name in names}  # fmt: skip
     halves = [
-        by_hand(case)(**data | {n: Ranks(rank, 2).own(data[n]) for n in "Xy"}, ranks=2, **none)
+        manual_step_of(case)(
+            **inputs | {n: Ranks(rank, 2).own_rows(inputs[n]) for n in "Xy"}, ranks=2, **zeros
+        )
         for rank in (0, 1)
     ]
     parts = [{n: half[n.replace("_update", "_part")] for n in names} for half in halves]
@@ -279,20 +279,21 @@ def test_lost_rows_are_not_rounding() -> None:
         ({n: parts[0][n] + parts[1][n] for n in names}, {"EXACT", "ROUNDING"}),
         (parts[0], {"WRONG"}),
     ):
-        found = SingleProcessResult()
-        one_process = SingleProcessCheck(case, Ranks(0, 2), stop=1, off=None)
-        one_process.judge(found, data, sums, sizes, {})
-        assert found.verdict in allowed, found.text
-        assert found.verdict == "EXACT" or found.share > 0
+        check = SingleProcessResult()
+        SingleProcessCheck(case, Ranks(0, 2), stop=1, off=None).judge(
+            check, inputs, sums, sizes, {}
+        )
+        assert check.verdict in allowed, check.text
+        assert check.verdict == "EXACT" or check.share > 0
     report = run(CASES["two_layer"], steps=2)
     assert report.ok
-    report.one_process = found
+    report.one_process = check
     assert report.verdict == "WRONG"
     assert "the ranks' summed update disagrees with a single process" in str(report)
 
 
-def test_one_report_of_all() -> None:
-    """Counts add up; the worst place is the furthest, with its rank; the weightiest proof."""
+def test_the_reports_of_all_ranks_are_merged() -> None:
+    """Counts add up; the worst element has its rank; the gravest proof is kept."""
     case = CASES["two_layer"]
     step = planted(case, one_ulp("l1_delta", 0, 3, 0), at=2)
     reports = [run(case, steps=4), run(case, steps=4, step=step)]
@@ -308,9 +309,21 @@ def test_one_report_of_all() -> None:
 @pytest.mark.parametrize(
     ("case", "rows", "message"),
     [
-        (CASES["three_layer"], 4, "case three_layer on 3 ranks: it is a listing that stands as it"),
-        (CASES["batch_norm"], 3, "batch_norm on 3 ranks: each would have statistics of its own"),
-        (CASES["deep"], 4, "4 rows a step on 3 ranks: give --batch-size a multiple of 3"),
+        (
+            CASES["three_layer"],
+            4,
+            "case three_layer on 3 ranks: a fixed listing cannot share rows; use run network",
+        ),
+        (
+            CASES["batch_norm"],
+            3,
+            "batch_norm on 3 ranks: each rank would have the statistics of its own rows only",
+        ),
+        (
+            CASES["deep"],
+            4,
+            "4 rows per step on 3 ranks: give a --batch-size that is a multiple of 3",
+        ),
     ],
 )
 def test_rows_that_cannot_be_shared(case: Case, rows: int, message: str) -> None:
@@ -325,12 +338,12 @@ def test_networks_that_cannot_be_shared() -> None:
         Run(CASES["deep"], population=2, ranks=Ranks(1, 3))
 
 
-def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
+def test_a_rank_on_another_machine_is_gone_when_its_heartbeat_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    for what, value in (("place", "1 0 elsewhere"), ("beat", "")):
-        store.set(f"{what}/1", value)
+    for key, value in (("place", "1 0 elsewhere"), ("beat", "")):
+        store.set(f"{key}/1", value)
     watchdog = Watchdog(Ranks(0, 2), store)
     watchdog.stop()
     monkeypatch.setattr("compare.ranks.watchdog._BEAT", 0.2)
@@ -342,10 +355,10 @@ def test_a_rank_on_another_machine_is_gone_when_its_beat_stops(
     assert watchdog._gone() == [1]
 
 
-def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
+def test_rank_0_is_gone_when_the_store_on_its_machine_stops_answering(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where to ask never ends; of other machines nothing is known then."""
+    """A request to the store may never return; ranks on other machines are not judged then."""
     monkeypatch.setattr("compare.ranks.watchdog._BEAT", 1.5)
     monkeypatch.setattr("compare.ranks.watchdog._GRACE", 0.1)
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
@@ -361,15 +374,15 @@ def test_rank_0_is_gone_when_the_store_on_its_machine_answers_no_more(
     assert watchdog._gone() == [0]
 
 
-def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks 1 and 3 have ended, rank 1 for the sake of rank 3; rank 2 has not come yet."""
+def test_a_rank_that_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks 1 and 3 have ended, rank 1 because of rank 3; rank 2 has not arrived yet."""
     store, ended = torch.distributed.HashStore(), []  # type: ignore[attr-defined]
     for rank in (1, 3):
         store.set(f"place/{rank}", f"{os.getpid()} another {socket.gethostname()}")
     store.set("left/1", "1")
 
-    def end(watchdog: Watchdog, gone: list[int], message: str, told: bool) -> None:
-        ended.append((gone, message, told))
+    def end(watchdog: Watchdog, gone: list[int], message: str, terminated: bool) -> None:
+        ended.append((gone, message, terminated))
         watchdog.over.set()
 
     monkeypatch.setattr(Watchdog, "_end", end)
@@ -377,23 +390,23 @@ def test_who_left_a_note_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended == [([1, 3], "rank 3 ended before the run did: all ranks stop", False)]
 
 
-def test_one_rank_speaks() -> None:
-    """The first to ask; where nothing answers, the lowest that is left."""
+def test_one_rank_prints_the_message() -> None:
+    """It is the first to ask the store; without an answer, the lowest remaining rank."""
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     several = [Watchdog(Ranks(rank, 3), store) for rank in range(3)]
     for watchdog in several:
         watchdog.stop()
-    assert [several[rank].speaks() for rank in (2, 0, 1)] == [True, False, False]
+    assert [several[rank].prints_message() for rank in (2, 0, 1)] == [True, False, False]
     for watchdog in several:
         watchdog.store = SimpleNamespace(add=lambda *_: 1 / 0)
-    assert [watchdog.speaks(gone=[0]) for watchdog in several[1:]] == [True, False]
+    assert [watchdog.prints_message(gone=[0]) for watchdog in several[1:]] == [True, False]
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [None, 0, 1])
 def test_two_torchruns_as_on_two_machines(dies: int | None) -> None:
-    """One report; a rank that dies is named, and both commands end."""
+    """There is one report; a rank that dies is named, and both commands end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -420,7 +433,7 @@ def test_two_torchruns_as_on_two_machines(dies: int | None) -> None:
 
 
 def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
-    """Also before anybody has asked for its exit code, and when its number is given anew."""
+    """It is gone before its exit code is read, and when its process id is reused."""
     process = subprocess.Popen(["sleep", "60"])
     born = _born(process.pid)
     assert born == _born(process.pid) != ""
@@ -434,7 +447,7 @@ def test_a_process_of_this_machine_is_gone_when_it_has_ended() -> None:
     assert born != _born(os.getpid())
 
 
-def test_other_commands_are_for_one_process(
+def test_other_commands_run_in_a_single_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

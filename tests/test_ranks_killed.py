@@ -1,4 +1,4 @@
-"""Ranks that a signal ends, one by one: one line, and the right number in it."""
+"""A signal ends one rank: one line is printed, with the number of that rank."""
 
 import os
 import random
@@ -15,28 +15,28 @@ from tests.conftest import Started
 from tests.test_ranks import ROOT, spoken
 
 LONG = "run digits --batch-size 60 --steps 100000 --lift none --log-dir {}"
-BEGUN = "*/manual/*"  # what is there once the ranks train
+BEGUN = "*/manual/*"  # a file that exists once the ranks train
 MOMENTS = [
     *((signal.SIGKILL, n, rank, turn) for n in (3, 4) for rank in range(n) for turn in range(3)),
     *((signal.SIGTERM, 3, rank, 0) for rank in range(3)),
 ]
-# of which torchrun itself starts those: a start takes seconds of every rank, a fork none
+# torchrun starts only these: its start takes seconds for every rank, a fork takes none
 BY_TORCHRUN = [(signal.SIGKILL, 3, 0, 0), (signal.SIGKILL, 4, 2, 1), (signal.SIGTERM, 3, 1, 0)]
 
 
 def _after(count: int, rank: int, turn: int) -> float:
-    """Return how many seconds of the run pass before the signal."""
+    """Return the seconds of the run before the signal."""
     return random.Random(f"{count} {rank} {turn}").uniform(0, 1.5)
 
 
 def _ranks_of(torchrun: int) -> dict[int, int]:
     """Return the process id of each rank that torchrun has started."""
-    found = {}
+    pids = {}
     for pid in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
         for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if word.startswith(b"RANK="):
-                found[int(word[5:])] = pid
-    return found
+                pids[int(word[5:])] = pid
+    return pids
 
 
 @pytest.mark.long
@@ -47,7 +47,7 @@ def _ranks_of(torchrun: int) -> dict[int, int]:
 def test_a_signal_to_one_rank(
     number: int, count: int, rank: int, turn: int, ranks: Started, tmp_path: Path
 ) -> None:
-    """At some moment of the run; SIGTERM, too, which torchrun itself sends to all but that one."""
+    """At any moment of a run, also for SIGTERM, which torchrun itself sends to the other ranks."""
     codes, _, err = ranks(
         count, LONG.format(tmp_path), kill=[rank], signal=number, once=BEGUN,
         after=_after(count, rank, turn),
@@ -64,7 +64,7 @@ def test_a_signal_to_one_rank(
 def test_a_signal_to_one_rank_of_torchrun(
     number: int, count: int, rank: int, turn: int, tmp_path: Path
 ) -> None:
-    """The same, and no rank is left behind."""
+    """The same under torchrun, and no process is left."""
     with subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
          "-m", "compare", *LONG.format(tmp_path).split()],

@@ -1,4 +1,4 @@
-"""Runs on several ranks that survive: killed, interrupted, and resumed to the very same end."""
+"""Runs on several ranks that are killed or interrupted, and that end the same after resuming."""
 
 import random
 import shutil
@@ -10,7 +10,7 @@ import torch
 
 from compare.checkpoint import file as checksummed
 from tests.conftest import Started
-from tests.resumed import told
+from tests.resumed import folder_contents
 
 OFTEN = {
     "compare.training.chunking.STEPS": 3,
@@ -41,14 +41,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_kill_9_of_one_rank_or_of_all_at_random_moments(
     words: str, kills: int, ranks: Started, tmp_path: Path
 ) -> None:
-    """Before, while and after a checkpoint is written; the end is bit for bit the same."""
+    """A kill before, during and after a checkpoint does not change one bit at the end."""
     ranks(2, f"{words} --log-dir warm", patches=OFTEN)
     started = time.monotonic()
     done = ranks(2, f"{words} --log-dir whole", patches=OFTEN)[0][0]
     usual = time.monotonic() - started
     assert done in (0, 1)
     (whole,) = (tmp_path / "whole").iterdir()
-    expected, chance = told(whole), random.Random(kills)
+    expected, chance = folder_contents(whole), random.Random(kills)
     killed = resumed = n = 0
     while killed < kills or not resumed:
         log_dir, begun, codes = tmp_path / str(n), words, [-9]
@@ -69,18 +69,18 @@ def test_kill_9_of_one_rank_or_of_all_at_random_moments(
                     shutil.rmtree(folder)
                     begun = words
         (folder,) = log_dir.iterdir()
-        assert told(folder) == expected
+        assert folder_contents(folder) == expected
         n += 1
 
 
 @pytest.mark.slow
-def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> None:
-    """Other numbers of them, a damaged file, another machine for one: nothing is touched."""
+def test_ranks_that_cannot_resume_print_one_line(ranks: Started, tmp_path: Path) -> None:
+    """Another number of ranks, a damaged file or another environment: no file changes."""
     ranks(2, f"{NETWORK} --log-dir whole", patches=OFTEN)
     ranks(2, NETWORK, ("die", 1, 9), patches=OFTEN)
     (whole,), (folder,) = (tmp_path / "whole").iterdir(), (tmp_path / "runs").iterdir()
     with next((folder / "manual").iterdir()).open("ab") as events:
-        events.write(b"what was written after the checkpoint")
+        events.write(b"written after the checkpoint")
     file = folder / "checkpoint"
     kept, data = checksummed.read(file), file.read_bytes()
     assert [state["run"]["report"]["steps"] for state in kept["ranks"]] == [9, 9]
@@ -101,8 +101,8 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
     kept["ranks"][1]["world"]["torch"] = "2.0"
     checksummed.write(file, kept)
     refused(
-        2, f"rank 1: run {name}: torch was 2.0 and is {torch.__version__} here, and other bits "
-        "could come of it: resume it where it was begun, or run it anew",
+        2, f"rank 1: run {name}: torch was 2.0 and is {torch.__version__} now, which could "
+        "change bits: resume the run in its first environment, or start a new run",
     )  # fmt: skip
     checksummed.write(file, {**kept, "ranks": kept["ranks"][:1]})
     refused(
@@ -117,7 +117,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
     file.write_bytes(data)
     codes, _, err = ranks(2, again, patches=OFTEN)
     assert codes == [0, 0], err
-    assert told(folder) == told(whole)
+    assert folder_contents(folder) == folder_contents(whole)
     refused(
         2, f"run {name} is finished, EXACT after 15 steps: there is nothing to resume, run it anew"
     )
@@ -126,7 +126,7 @@ def test_ranks_that_cannot_go_on_say_so_once(ranks: Started, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path) -> None:
-    """However short the run; what is printed goes on with as many."""
+    """Also in a short run; the printed command resumes with as many ranks."""
     rare = {"compare.training.chunking.STEPS": 3}
     ranks(2, f"{QUICK} --log-dir whole", patches=rare)
     codes, out, err = ranks(2, QUICK, ("interrupt", rank, 4), patches=rare)
@@ -136,12 +136,12 @@ def test_ctrl_c_of_one_rank_stops_all(rank: int, ranks: Started, tmp_path: Path)
     assert checksummed.read(folder / "checkpoint")["ranks"][1]["run"]["report"]["steps"] == 6
     codes, out, err = ranks(2, AGAIN.format(folder.name), patches=rare)
     assert codes == [0, 0], out + err
-    assert told(folder) == told(whole)
+    assert folder_contents(folder) == folder_contents(whole)
 
 
 @pytest.mark.slow
 def test_a_full_disk_stops_no_rank(ranks: Started) -> None:
-    """Rank 0 alone writes; where it cannot, the others are not left waiting."""
+    """Only rank 0 writes; if it cannot, the others do not wait for it."""
     codes, out, err = ranks(2, QUICK, ("full", 0, 4), patches=OFTEN)
     assert codes[0] == 2, out + err
     assert "EXACT  all" in out

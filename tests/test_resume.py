@@ -1,4 +1,4 @@
-"""What cannot be resumed gets one line, and nothing in its folder is touched."""
+"""A run that cannot be resumed gets a one-line message, and its folder stays as it is."""
 
 import dataclasses
 import hashlib
@@ -28,14 +28,14 @@ from compare.errors import BadInput
 from compare.training.downsample import SIDES
 from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
-from tests.resumed import copied, told
+from tests.resumed import copied, folder_contents
 
 NAME = "2026-01-01_00-00-00_two_layer"
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 9 steps that was killed after its 6th, with a checkpoint of its 3rd."""
+    """A run of 9 steps that was killed after step 6, with a checkpoint of step 3."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compare.training.chunking.STEPS", 3)
         run = Run(CASES["two_layer"], steps=9, lift="none")
@@ -44,7 +44,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stopped(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of it in runs/, below the working folder."""
+    """Return a copy of that run in runs/ of the current folder."""
     monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(kept, folder := Path("runs") / NAME)
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def refused(
     capsys: pytest.CaptureFixture[str], folder: Path, message: str, words: str = ""
 ) -> None:
-    """Assert that resuming is exit code 2 with just this line, and changes nothing."""
+    """Assert that resuming prints only this line, returns exit code 2, and changes nothing."""
     before = contents(folder)
     assert main(["run", "--resume", "two_layer", *words.split()]) == 2
     out, err = capsys.readouterr()
@@ -73,10 +73,10 @@ def _sealed(data: bytes, number: int = checksummed.FORMAT) -> bytes:
 
 def _damaged(now: bytes) -> str:
     line, _, data = now.partition(b"\n")
-    found, said = hashlib.sha256(data).hexdigest(), line.split()[-1].decode()
+    digest, expected = hashlib.sha256(data).hexdigest(), line.split()[-1].decode()
     return (
-        f"runs/{NAME}/checkpoint is damaged, its digest is {found[:8]} where its first line says "
-        f"{said[:8]!r}: put a whole copy back, or run it anew"
+        f"runs/{NAME}/checkpoint is damaged, its digest is {digest[:8]} but its first line has "
+        f"{expected[:8]!r}: restore an intact copy, or start a new run"
     )
 
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_was_cut_off(
     refused(capsys, stopped, _damaged(file.read_bytes()))
 
 
-def test_one_other_bit_anywhere_is_noticed(
+def test_one_flipped_bit_anywhere_is_noticed(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, chance = stopped / "checkpoint", random.Random(3)
@@ -105,7 +105,7 @@ def test_one_other_bit_anywhere_is_noticed(
         other = bytearray(data)
         other[place] ^= 1
         file.write_bytes(other)
-        with pytest.raises(BadInput, match=r" is (no checkpoint|damaged|of format)"):
+        with pytest.raises(BadInput, match=r" (is not a checkpoint|is damaged|has format)"):
             checkpoint.load(file)
 
 
@@ -116,25 +116,25 @@ def test_random_bytes_another_file_and_an_empty_one(
     for data in (random.Random(5).randbytes(5000), b"PK\x03\x04 a zip, or torch.save's own", b""):
         file.write_bytes(data)
         message = (
-            f"runs/{NAME}/checkpoint is no checkpoint, it begins with {data[:16]!r}: "
-            "put the run's own back, or run it anew"
+            f"runs/{NAME}/checkpoint is not a checkpoint, it begins with {data[:16]!r}: "
+            "restore the run's own checkpoint, or start a new run"
         )
         refused(capsys, stopped, message)
 
 
 def test_another_format(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also an older one: it says so before its contents are looked at."""
+    """An older format too is refused, before the contents are read."""
     for number in (0, 2, 17):
         (stopped / "checkpoint").write_bytes(_sealed(b"whatever", number))
         message = (
-            f"runs/{NAME}/checkpoint is of format {number} and this version reads 3: "
-            "resume with the version that wrote it, or run it anew"
+            f"runs/{NAME}/checkpoint has format {number} and this version reads format 3: "
+            "resume with the version that wrote it, or start a new run"
         )
         refused(capsys, stopped, message)
 
 
-def test_objects_are_not_made(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file with a right first line may hold code; it is not run."""
+def test_no_object_is_unpickled(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a valid first line may hold code; it is not executed."""
 
     class Code:
         def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
@@ -145,49 +145,49 @@ def test_objects_are_not_made(stopped: Path, capsys: pytest.CaptureFixture[str])
     for data in (file.getvalue(), pickle.dumps(Code()), b"no pickle", b""):
         (stopped / "checkpoint").write_bytes(_sealed(data))
         message = (
-            f"runs/{NAME}/checkpoint holds other things than tensors and plain values, or nothing "
-            "that can be read: put the run's own back, or run it anew"
+            f"runs/{NAME}/checkpoint cannot be read, or holds objects other than tensors and "
+            "plain values: restore the run's own checkpoint, or start a new run"
         )
         refused(capsys, stopped, message)
     assert not Path("made").exists()
 
 
 @pytest.mark.parametrize(
-    ("owner", "key", "value", "odd"),
+    ("owner", "key", "value", "problem"),
     [
         ("report", "steps", 9, "9 done of 9 - at `$.steps`"),
         ("report", "steps", 4, "3 after 4 steps - at `$.taken`"),
-        ("report", "quantities", {}, "other names than the quantities - at `$.first`"),
+        ("report", "quantities", {}, "names other than the quantities - at `$.first`"),
         ("report", "one_process", {"steps": []}, "unasked - at `$.one_process`"),
-        ("run", "last_output", torch.zeros(3), "no table of floats - at `$.last_output`"),
-        ("given", "streams", [], "another number of them - at `$.streams`"),
-        ("given", "order", torch.arange(4), "of rows that are not drawn - at `$.order`"),
-        ("tally", "proofs", {"l9": []}, "of no quantity - at `$.proofs`"),
+        ("run", "last_output", torch.zeros(3), "not a matrix of floats - at `$.last_output`"),
+        ("given", "streams", [], "a wrong number of streams - at `$.streams`"),
+        ("given", "order", torch.arange(4), "an order without mini-batches - at `$.order`"),
+        ("tally", "proofs", {"l9": []}, "proofs of an unknown quantity - at `$.proofs`"),
         ("prover", "diagnosed", {}, "other verdicts - at `$.diagnosed`"),
-        ("buckets", "ended", [], "steps left out or twice - at `$.ended`"),
+        ("buckets", "ended", [], "missing or repeated steps - at `$.ended`"),
         ("part 0", "state", {}, "other names - at `$.state`"),
         ("part 0", "free", {"syn0": torch.zeros(2)}, "another shape or dtype - at `$.free.syn0`"),
         ("judging", "unequal_chunks", -1, "Expected `int` >= 0 - at `$.unequal_chunks`"),
     ],
 )
-def test_a_state_that_the_run_cannot_come_to(
-    owner: str, key: str, value: object, odd: str, stopped: Path,
+def test_a_state_that_the_run_cannot_have(
+    owner: str, key: str, value: object, problem: str, stopped: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The file is whole and of the right types, and yet not of this run: whose state it is says."""
+    """The file is intact and of the right types; the owner of each state refuses its values."""
     file = stopped / "checkpoint"
     kept = checksummed.read(file)
     kept["ranks"][0]["run"][owner][key] = value
     checksummed.write(file, kept)
-    message = f"runs/{NAME}/checkpoint holds no run that can be gone on with (ValueError: {odd}): "
-    refused(capsys, stopped, message + "put the run's own back, or run it anew")
+    message = f"runs/{NAME}/checkpoint is not a run that can be resumed (ValueError: {problem}): "
+    refused(capsys, stopped, message + "restore the run's own checkpoint, or start a new run")
 
 
 def test_no_checkpoint(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stopped / "checkpoint").unlink()
     message = (
-        f"run {NAME}: there is no checkpoint in it (the first is written after 5 s, and none of a "
-        "step or data of one's own from Python): run it anew"
+        f"run {NAME}: it has no checkpoint (the first is written after 5 s, and none for a step or "
+        "data function from Python): start a new run"
     )
     refused(capsys, stopped, message)
 
@@ -202,13 +202,13 @@ def test_a_finished_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> No
     refused(capsys, stopped, message)
 
 
-def test_a_run_that_is_going_on(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_still_running(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = Lock(stopped)
-    refused(capsys, stopped, f"run {NAME} is going on: wait for it, or stop it first")
+    refused(capsys, stopped, f"run {NAME} is still running: wait for it, or stop it")
     lock.close()
     assert main(["run", "--resume", NAME, "--quiet"]) == 0
     folder = RunFolder(Path("new"), Run(CASES["two_layer"], steps=3))
-    with pytest.raises(BadInput, match="is going on"):
+    with pytest.raises(BadInput, match="is still running"):
         Lock(folder.path)
     folder.discard()
 
@@ -237,14 +237,14 @@ def test_an_unknown_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("--data my.csv", "--data my.csv", "None"),
     ],
 )
-def test_an_option_that_says_otherwise(
+def test_an_option_that_differs_from_the_run(
     words: str, option: str, has: str, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = f"{option}: the run to resume has {has}; leave the option out, or start a new run"
     refused(capsys, stopped, message, words)
 
 
-def test_options_that_say_the_same_are_fine(stopped: Path) -> None:
+def test_options_that_agree_with_the_run_are_accepted(stopped: Path) -> None:
     words = "two_layer --steps 9 --seed 1 --dtype float64 --lift none --sizes 3,1 --alpha 1"
     assert main(["run", *words.split(), "--resume", NAME, "--quiet"]) == 0
 
@@ -257,26 +257,26 @@ def test_no_board_and_resume(stopped: Path, capsys: pytest.CaptureFixture[str]) 
 def test_another_environment(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end = "and other bits could come of it: resume it where it was begun, or run it anew"
-    for item, there in (("torch", "2.9.0"), ("cpu_capability", "NO AVX"), ("threads", 64)):
-        found = compare.environment.environment(torch.device("cpu"))  # type: ignore[attr-defined]
+    end = "which could change bits: resume the run in its first environment, or start a new run"
+    for item, other in (("torch", "2.9.0"), ("cpu_capability", "NO AVX"), ("threads", 64)):
+        current = compare.environment.environment(torch.device("cpu"))  # type: ignore[attr-defined]
         with monkeypatch.context() as patch:
-            changed = {**found, item: there}
+            changed = {**current, item: other}
             patch.setattr("compare.checkpoint.checkpoint.environment", lambda _, c=changed: c)
-            was = f"run {NAME}: {item} was {found[item]} and is {there} here, {end}"
-            refused(capsys, stopped, was)
+            message = f"run {NAME}: {item} was {current[item]} and is {other} now, {end}"
+            refused(capsys, stopped, message)
 
 
 def test_other_code(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The project's version and a digest of its source."""
+    """The project's version and a digest of its source are part of the environment."""
     was = checkpoint.load(stopped / "checkpoint").ranks[0].world["deltacheck"]
     digest = was.removeprefix(f"{compare.__version__}+")
     monkeypatch.setattr(compare, "__version__", "0.0.9")
     message = (
-        f"run {NAME}: deltacheck was {was} and is 0.0.9+{digest} here, "
-        "and other bits could come of it: resume it where it was begun, or run it anew"
+        f"run {NAME}: deltacheck was {was} and is 0.0.9+{digest} now, "
+        "which could change bits: resume the run in its first environment, or start a new run"
     )
     refused(capsys, stopped, message)
 
@@ -291,7 +291,7 @@ def test_an_event_file_that_is_shorter_or_gone(
     os.truncate(file, cut) if cut else file.unlink()
     message = (
         f"run {NAME}: autograd/{name} has {cut:,} bytes and had {length:,} at the checkpoint: "
-        "put it back, or run it anew"
+        "restore it, or start a new run"
     )
     refused(capsys, stopped, message)
 
@@ -314,8 +314,8 @@ def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     table.write_text("\n".join(["one,two,kind", "9,9,a", *rows[1:]]))
     message = (
-        f"run {folder.name}: --data my.csv holds other rows than when it was begun: "
-        "put those back, or run it anew"
+        f"run {folder.name}: the rows of --data my.csv have changed since the run started: "
+        "restore them, or start a new run"
     )
     before = contents(folder)
     assert main(["run", "--resume", folder.name]) == 2
@@ -323,12 +323,10 @@ def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert contents(folder) == before
     table.write_text("\n".join(["one,two,kind", *rows]))
     assert main(["run", "--resume", folder.name, "--quiet"]) in (0, 1)
-    assert told(folder) == told(whole)
+    assert folder_contents(folder) == folder_contents(whole)
 
 
-def test_a_step_of_ones_own_has_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_custom_step_has_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file cannot hold a Python function."""
     monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     monkeypatch.setattr("compare.checkpoint.checkpoint.EVERY", 0)
@@ -339,22 +337,22 @@ def test_a_step_of_ones_own_has_no_checkpoint(
         run.train([folder])
         assert (folder.path / "checkpoint").exists() == (not settings)
         folder.discard()
-    own = dataclasses.replace(CASES["digits"], data=lambda _seed: digits())
-    assert not checkpoint.can(Run(own))
-    assert checkpoint.can(Run(CASES["digits"]))
+    custom = dataclasses.replace(CASES["digits"], data=lambda _seed: digits())
+    assert not checkpoint.can_save(Run(custom))
+    assert checkpoint.can_save(Run(CASES["digits"]))
 
 
 def test_checkpoints_are_rationed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None in a short run; afterwards by what the last one cost."""
+    """A short run writes none; later ones depend on the time that the last one took."""
     monkeypatch.setattr("compare.training.chunking.STEPS", 3)
     saved: list[int] = []
     save = checkpoint.save
 
-    def noted(run: Run, *rest: object) -> None:
+    def recorded(run: Run, *rest: object) -> None:
         saved.append(run.report.steps)
         save(run, *rest)
 
-    monkeypatch.setattr(checkpoint, "save", noted)
+    monkeypatch.setattr(checkpoint, "save", recorded)
     for every, share, steps in ((5.0, 0.02, []), (0.0, 1e-9, [3]), (0.0, 1e9, [3, 6])):
         monkeypatch.setattr(checkpoint, "EVERY", every)
         monkeypatch.setattr(checkpoint, "SHARE", share)
@@ -366,14 +364,14 @@ def test_checkpoints_are_rationed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         saved.clear()
 
 
-def test_every_case_and_every_float_comes_back(tmp_path: Path) -> None:
-    """Every case, a network of each sweep too, as it was; NaN and infinities too."""
+def test_every_case_and_every_float_is_restored(tmp_path: Path) -> None:
+    """Every case, with a network of each sweep, is loaded as saved, NaN and infinities too."""
     for case in CASES.values():
         one = dataclasses.replace(case, network=[case.network, *case.sweep][-1], sweep=())
         run = Run(one, steps=7, population=2, seed=3)
         run.report.free_gap = math.nan
         run.tally.bounds = {"l1": (math.inf, 3), "l2": (None, 0), "syn0": (-0.0, 1)}
-        states = checkpoint.states(run, wanted=True)
+        states = checkpoint.states(run, requested=True)
         assert states
         empty = dict.fromkeys(SUBRUNS, ("events.out.tfevents.1", 0))
         losses = {f"loss_{side}": torch.zeros(0).double() for side in SIDES}
@@ -383,16 +381,16 @@ def test_every_case_and_every_float_comes_back(tmp_path: Path) -> None:
             "record": {"names": [], "arrays": losses},
         }
         checkpoint.save(run, states, tmp_path / "checkpoint", folder)
-        found = checkpoint.load(tmp_path / "checkpoint")
-        assert found.case == one
-        assert found.asked == run.asked
-        again = found.of(0).run()
+        loaded = checkpoint.load(tmp_path / "checkpoint")
+        assert loaded.case == one
+        assert loaded.asked == run.arguments
+        again = loaded.for_rank(0).run()
         assert math.isnan(again.report.free_gap)
         assert repr(again.tally.bounds) == repr(run.tally.bounds)
         assert again.report.command == run.report.command
 
 
-def test_a_full_disk_leaves_what_can_be_resumed(
+def test_a_run_can_be_resumed_after_a_full_disk(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which steps of a run are lifted, and what is kept of all the others."""
+"""The steps of a run that are lifted, and the results that are kept of all others."""
 
 import itertools
 import math
@@ -13,9 +13,9 @@ from compare.proof.verdict import ROUNDING, WRONG, Proof
 from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.training.accumulate import Tally
-from compare.training.adapters import Named, Step, by_hand
+from compare.training.adapters import Named, Step, manual_step_of
 from compare.training.harness import Run
-from compare.training.merge import _row
+from compare.training.merge import _merged_row
 from tests.conftest import planted
 
 THREE_LAYER = CASES["three_layer"]
@@ -32,7 +32,7 @@ def _lifted(run: Run) -> list[int]:
 
 
 def test_first_and_last_step_are_lifted() -> None:
-    """Of equal ones no others."""
+    """Where all bits are equal, no other step is."""
     run = Run(THREE_LAYER, steps=45)
     assert run.train().verdict == "EXACT"
     assert _lifted(run) == [0, 44]
@@ -46,10 +46,10 @@ def test_a_step_of_the_1st_2nd_4th_8th_unequal_chunk_is_lifted() -> None:
     assert _lifted(run)[-1] == 94
 
 
-def test_another_formula_that_hides_within_rounding_is_seen_where_it_is_first_unequal() -> None:
-    """Some ulps, on purpose, in the middle of a run: within its bound."""
-    base = by_hand(THREE_LAYER)
-    run = Run(THREE_LAYER, steps=45, step=_branching_at(base, _first_weight(base, at=25)))
+def test_a_different_formula_within_rounding_is_seen_at_its_first_unequal_step() -> None:
+    """A few ulps are planted in the middle of a run, within the rounding bound."""
+    step = manual_step_of(THREE_LAYER)
+    run = Run(THREE_LAYER, steps=45, step=_branching_at(step, _first_weight(step, at=25)))
     report = run.train()
     row = report.quantities["l1_delta"]
     assert (row.verdict, row.first_unequal) == ("WRONG", 25), str(report)
@@ -63,19 +63,19 @@ def _first_weight(step: Step, at: int) -> Tensor:
     """Return a weight of syn0 after one step of the run."""
     weights: list[Tensor] = []
 
-    def noted(**given: Tensor) -> Named:
-        values = step(**given)
+    def recorded(**inputs: Tensor) -> Named:
+        values = step(**inputs)
         if torch.is_inference_mode_enabled():
             weights.append(values["syn0"][0, 2, 1])
         return values
 
-    Run(THREE_LAYER, steps=at + 1, step=noted, lift="none").train()
+    Run(THREE_LAYER, steps=at + 1, step=recorded, lift="none").train()
     return weights[at]
 
 
 def _branching_at(step: Step, weight: Tensor) -> Step:
-    def branching(**given: Tensor) -> Named:
-        values = dict(step(**given))
+    def branching(**inputs: Tensor) -> Named:
+        values = dict(step(**inputs))
         if (values["syn0"][0, 2, 1] - weight).abs() < 1e-4:
             values["l1_delta"] = values["l1_delta"] * (1 + 3 * 2.0**-52)
         return values
@@ -83,8 +83,8 @@ def _branching_at(step: Step, weight: Tensor) -> Step:
     return branching
 
 
-def test_a_step_outside_its_bound_is_lifted_wherever_it_is() -> None:
-    """Its formula is the same and its chunk the third unequal one: nothing else asks for it."""
+def test_a_step_outside_its_bound_is_lifted() -> None:
+    """Its formula is the same, and its chunk the third unequal one: it has no other reason."""
 
     def off(values: Named) -> None:
         values["l1_delta"] = values["l1_delta"] * (1 + 1e-13)
@@ -101,13 +101,13 @@ def test_a_step_outside_its_bound_is_lifted_wherever_it_is() -> None:
 
 @pytest.mark.parametrize(("late", "first"), [(26, "l1_delta"), (1, "l2_delta")])
 def test_the_first_wrong_quantity_is_the_one_that_is_wrong_first(late: int, first: str) -> None:
-    """And not the one whose bits differ first: l2_delta rounds from step 2 on."""
+    """It is not the one whose bits differ first: l2_delta rounds from step 2 on."""
     calls = itertools.count()
-    step = by_hand(BLOG)
+    step = manual_step_of(BLOG)
 
-    def off(**given: Tensor) -> Named:
-        values = dict(step(**given))
-        if torch.is_inference_mode_enabled():  # the run itself, not its reading
+    def off(**inputs: Tensor) -> Named:
+        values = dict(step(**inputs))
+        if torch.is_inference_mode_enabled():  # the run itself, not a trace of the step
             k = next(calls)
             values["l2_delta"] = values["l2_delta"] * (1.5 if k >= late else 1)
             values["l1_delta"] = values["l1_delta"] * (1.5 if k >= 3 else 1)
@@ -123,14 +123,14 @@ def test_the_first_wrong_quantity_is_the_one_that_is_wrong_first(late: int, firs
 
 
 def test_of_several_ranks_the_earliest_step_counts() -> None:
-    """Of what is WRONG, though another rank is further apart later."""
+    """A WRONG quantity counts from its earliest step, though another rank differs more later."""
     proofs = {0: Proof(WRONG, "", share=9.0, step=5), 1: Proof(WRONG, "", share=2.0, step=2)}
     rows = {rank: Quantity("l1", (2,), "float64", proof=proof) for rank, proof in proofs.items()}
-    assert _row(rows, shared=False).since == 2
+    assert _merged_row(rows, shared=False).since == 2
 
 
 def test_a_nan_counts_from_its_own_step() -> None:
-    """Not from the first other bit."""
+    """The row does not count from its first differing bit."""
     row = Quantity("l1", (2,), "float64", first_unequal=0, nans=1)
     row.worst = WorstElement((0,), math.nan, 1.0, 0, step=7)
     other = Quantity("l2", (2,), "float64", first_unequal=3, problem="missing by hand")
@@ -139,11 +139,11 @@ def test_a_nan_counts_from_its_own_step() -> None:
 
 
 def _tally(total: int = 4) -> Tally:
-    """Return a tally of one quantity that differs by an ulp, lifted as the same formula."""
+    """Return a tally of one quantity that differs by an ulp, proven to be the same formula."""
     tally = Tally(Report("", {}), seed=1)
-    mine = torch.ones(1, 1, total)
-    tally.open({"l1": mine[0]}, {"l1": mine[0]})
-    tally.add("l1", 0, compare_bits(mine, mine.nextafter(mine * 2)))
+    manual = torch.ones(1, 1, total)
+    tally.open({"l1": manual[0]}, {"l1": manual[0]})
+    tally.add("l1", 0, compare_bits(manual, manual.nextafter(manual * 2)))
     tally.prove(0, {"l1": Proof(ROUNDING, "the same", lifted=True)})
     return tally
 
@@ -161,7 +161,7 @@ def test_the_largest_share_of_the_bound_is_kept(shares: tuple[float, ...]) -> No
 
 @pytest.mark.parametrize("worst", [None, math.nan, math.inf, 1.5])
 def test_one_step_without_a_bound_or_outside_it_is_no_pass(worst: float | None) -> None:
-    """Whatever is seen before and after it."""
+    """The bounds before and after it do not change that."""
     tally = _tally()
     for step, share in enumerate((0.5, worst, 0.25)):
         tally.bound("l1", share, step)

@@ -169,8 +169,8 @@ def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
         "def cube(x): return (x * x * x).sum()\n"
         "print(check(lambda x: {'x': x + x}, square, {'x': x}).verdict)\n"
         "print(check(lambda x: {'x': 2.9 * x * x + 0.1 * x * x}, cube, {'x': x}))\n"
-        "from compare.training.control_flow import branches\n"
-        "print(branches(lambda x: bool(x.sum() > 0), {'x': x}))\n"
+        "from compare.training.control_flow import may_branch\n"
+        "print(may_branch(lambda x: bool(x.sum() > 0), {'x': x}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -231,7 +231,7 @@ def test_without_versions_large_weights_are_copied(lacks: Lacks) -> None:
 
     def lent() -> bool:
         given.clear()
-        before, _, _ = ManualSide(step, heavy=True).take([{}, {}], {"w": X})
+        before, _, _ = ManualSide(step, avoid_copies=True).take([{}, {}], {"w": X})
         return given[1] is before[1]["w"]
 
     assert lent()

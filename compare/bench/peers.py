@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compare.bench import claims
 from compare.cases.cases import Case, Network
 from compare.cases.data import Table
-from compare.training.adapters import Named, by_hand
+from compare.training.adapters import Named, manual_step_of
 from compare.training.sampling import draw
 from manual.fused import Fused as FusedStep
 
@@ -62,7 +62,7 @@ class ByHand:
     """The case's own step in manual/; any network."""
 
     def __init__(self, problem: Problem) -> None:
-        self.step = by_hand(problem.case)
+        self.step = manual_step_of(problem.case)
         self.state = problem.state
         self.batches = itertools.cycle(problem.batches)
 

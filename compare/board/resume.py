@@ -33,8 +33,8 @@ def taken_up(
             check_plain(path)
             held.enter_context(closing(Lock(path)))
             whole = _stopped(path, words, ranks)
-            each = [whole.of(rank) for rank in range(ranks.count)]
-        stopped = ranks.from_first(each)
+            each = [whole.for_rank(rank) for rank in range(ranks.count)]
+        stopped = ranks.scatter_from_rank0(each)
         run = stopped.run(ranks)
         ranks.gather(None)  # nothing is touched before all can go on
         yield run, None if ranks.rank else RunFolder(path.parent, run, whole)

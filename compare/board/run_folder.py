@@ -315,7 +315,7 @@ def _matrix(values: Tensor) -> np.ndarray:
 
 def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
     """Yield what is drawn after training: a decision surface, a confusion matrix."""
-    if (found := decision_surface(run.case, run.given, run.state)) is not None:
+    if (found := decision_surface(run.case, run.sampler, run.state)) is not None:
         grid, axes, points = found
         name, seed = run.case.network.prediction, run.report.settings["seed"]
         title = f"{name} after {report.steps:,} steps, seed {seed}"
@@ -334,7 +334,7 @@ def _hparams(run: Run, report: Report) -> tuple[dict[str, Any], dict[str, float]
     """Return what is asked of a run and what is told of it, as the table of runs shows them."""
     asked = {"case": report.case, **run.case.network.arguments(), **report.settings}
     asked |= {"steps": report.steps, "init": run.case.init, "verdict": report.verdict}
-    asked["batch_size"] = run.given.rows
+    asked["batch_size"] = run.sampler.rows
     plain = (bool, int, float, str)
     return {k: v if isinstance(v, plain) else str(v) for k, v in asked.items()}, _metrics(report)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from compare.checkpoint.folder import EVENTS
 from compare.errors import BadInput
 from compare.interrupts import stop
-from compare.training.downsample import MOST
+from compare.training.downsample import MAX_BUCKETS
 
 HOST = "127.0.0.1"
 _TRIES, _PATIENCE = 4, 20.0  # how often the server is asked, and seconds that it has each time
@@ -37,7 +37,7 @@ def serve(log_dir: Path, port: int, say: Callable[[str], None]) -> None:
         board = program.TensorBoard()
         board.configure(
             logdir=str(log_dir), host=HOST, port=candidate,
-            samples_per_plugin={"scalars": MOST + 1, "images": 100, "text": 100},
+            samples_per_plugin={"scalars": MAX_BUCKETS + 1, "images": 100, "text": 100},
         )  # fmt: skip
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # a note on how it reads files

@@ -1,1 +1,1 @@
-"""A run kept so that it can go on: its state, the schema it is read by, the file."""
+"""Checkpoints, from which a stopped run resumes: their contents, file format and run folder."""

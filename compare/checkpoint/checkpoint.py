@@ -1,12 +1,12 @@
-"""The checkpoint of a run: its settings, its state, and what its bits depend on; in one file.
+"""The checkpoint of a run in one file: its settings, its state, and the environment of its bits.
 
-The data and the first weights are drawn again from the settings, and a digest says whether the rows
-are still the same. Of several ranks rank 0 writes what all of them have after the same chunk, and
-hands it out again: a checkpoint is of one step and whole, and other machines need no file.
+The data and the first weights are sampled again from the settings; a digest detects changed rows.
+With several ranks, rank 0 writes the states of all ranks after the same chunk, and distributes them
+on resuming. So a checkpoint is complete and of one step, and other machines need no file.
 
-The state is that of each part of the run that has one, between two chunks of steps: everything that
-a later step, or the end, looks at: the weights and autograd's own, the random streams, what was
-found so far. What can be drawn or read again from the settings is not in it.
+The state is taken between two chunks of steps, from each component of the run that has one. It is
+everything that a later step or the end of the run reads: the weights on both sides, the random
+streams, and the results so far. Nothing that can be sampled or read again is in it.
 """
 
 import contextlib
@@ -35,14 +35,15 @@ from compare.training.downsample import SIDES
 from compare.training.harness import Run
 from compare.training.sampling import Sampler
 
-EVERY = 5.0  # seconds at least between two, so that a short run writes none
-SHARE = 0.02  # of a run's time may go into writing them
-PART = "part "  # of a population, before its number
+EVERY = 5.0  # the least seconds between two checkpoints, so that a short run writes none
+SHARE = 0.02  # the share of a run's time that writing checkpoints may take
+PART = "part "  # the name of a shard's state in the file, before its number
 
 Positive = Annotated[int, Meta(ge=1)]
-#: A case without its data and its table of networks, and the keyword arguments of Run.
+#: The types of a case without its data and its sweep.
 _CASE = Types({f.name: f.type for f in fields(Case) if f.name not in ("data", "sweep")})
-_ASKED = Types(
+#: The types of the keyword arguments of Run.
+_ARGUMENTS = Types(
     dtype=str, device=str, seed=Count, population=Positive, steps=Positive, plain=bool,
     lift=str | Count,
 )  # fmt: skip
@@ -50,7 +51,7 @@ _ASKED = Types(
 
 @dataclass(frozen=True)
 class RankState:
-    """What one rank has: what its bits depend on, and its run."""
+    """The checkpoint of one rank: the environment that its bits depend on, and its run's state."""
 
     world: dict[str, str]
     run: dict[str, Any]
@@ -58,168 +59,201 @@ class RankState:
 
 @dataclass
 class Checkpoint:
-    """A run that was stopped: what it was asked, and how far it had come."""
+    """A stopped run: its arguments, and its state at the last checkpoint."""
 
     path: Path  # of the file
     case: Case
-    data: str | tuple[str, str | None] | None  # a case's name, or a file and its target
+    data: str | tuple[str, str | None] | None  # the name of a case, or a file and its target
     asked: dict[str, Any]  # the keyword arguments of Run
-    rows: str  # a digest of them
-    ranks: Annotated[list[RankState], Meta(min_length=1)]  # of all that it was run on
-    folder: dict[str, Any]  # what the run folder keeps of its own
+    rows: str  # the digest of the data
+    ranks: Annotated[list[RankState], Meta(min_length=1)]  # the state of each rank
+    folder: dict[str, Any]  # the state of the run folder
 
     @property
     def name(self) -> str:
-        """The run folder's."""
+        """The name of the run folder."""
         return self.path.parent.name
 
-    def of(self, rank: int) -> "Checkpoint":
-        """Return what one rank goes on with: its state alone, and nothing of the folder."""
-        first, own = self.ranks[0].run, self.ranks[rank]
-        parts = {name: state for name, state in first.items() if name.startswith(PART)}
-        ranks = [RankState(own.world, parts | own.run)]
+    def for_rank(self, rank: int) -> "Checkpoint":
+        """Return the checkpoint with the state of one rank only, and without the folder's."""
+        first, state = self.ranks[0].run, self.ranks[rank]
+        # ranks that share rows have the same weights, which are in the file once, with rank 0
+        weights = {name: part for name, part in first.items() if name.startswith(PART)}
+        ranks = [RankState(state.world, weights | state.run)]
         return dataclasses.replace(self, ranks=ranks, folder={})
 
     def run(self, ranks: Ranks = ALONE) -> Run:
-        """Return the run as it was on the one rank whose state this is.
+        """Return the run, ready to resume; the checkpoint has the state of one rank.
 
-        Raises BadInput where its bits could come out otherwise.
+        Args:
+            ranks: the ranks that resume the run.
+
+        Raises:
+            BadInput: if the environment, the code or the data has changed, so that the bits could
+                differ, or if the state is not one of this run.
         """
-        here = _world(environment(device_named(self.asked["device"])))
-        (own,) = self.ranks
-        was = own.world
-        for item in {**was, **here}:
-            if was.get(item) != here.get(item):
+        now = _world(environment(device_named(self.asked["device"])))
+        (state,) = self.ranks
+        then = state.world
+        for item in {**then, **now}:
+            if then.get(item) != now.get(item):
                 raise BadInput(
-                    f"run {self.name}: {item} was {was.get(item)} and is {here.get(item)} here, "
-                    "and other bits could come of it: resume it where it was begun, or run it anew"
+                    f"run {self.name}: {item} was {then.get(item)} and is {now.get(item)} now, "
+                    "which could change bits: resume the run in its first environment, or start a "
+                    "new run"
                 )
         with usable(self.path):
             run = Run(self.case, ranks=ranks, **self.asked)
-        if _digest(run.given) != self.rows:
+        if _digest(run.sampler) != self.rows:
             file = self.data
-            what = f"--data {file[0]}" if isinstance(file, tuple) else f"case {self.case.name}"
+            source = f"--data {file[0]}" if isinstance(file, tuple) else f"case {self.case.name}"
             raise BadInput(
-                f"run {self.name}: {what} holds other rows than when it was begun: "
-                "put those back, or run it anew"
+                f"run {self.name}: the rows of {source} have changed since the run started: "
+                "restore them, or start a new run"
             )
         with usable(self.path):
-            _load_state_dict(run, own.run)
+            _load_state_dict(run, state.run)
         return run
 
 
-#: What the file holds; the states are looked at by whose they are.
-_KEPT = Types({f.name: f.type for f in fields(Checkpoint) if f.name != "path"})
-_KEPT["case"] = dict[str, Any]
+#: The types of the file's contents; each owner checks the types of its own state.
+_CONTENTS = Types({f.name: f.type for f in fields(Checkpoint) if f.name != "path"})
+_CONTENTS["case"] = dict[str, Any]
 
 
-def can(run: Run) -> bool:
-    """Whether a file can hold the run: not one with Python code of one's own."""
-    return not run.own_step and (run.case.data is None or _data(run.case) is not None)
+def can_save(run: Run) -> bool:
+    """Whether a file can hold the run: not one whose step or data is a function of the user."""
+    return not run.has_custom_step and (run.case.data is None or _data(run.case) is not None)
 
 
-def states(run: Run, wanted: bool = False) -> list[dict[str, Any]] | None:
-    """Return, on rank 0, the states of all ranks, if it `wanted` them and they make a checkpoint.
+def states(run: Run, requested: bool = False) -> list[dict[str, Any]] | None:
+    """Return the states of all ranks for a checkpoint. Every rank has to call it after each chunk.
 
-    All ranks ask this after each chunk.
+    Args:
+        run: the run.
+        requested: whether this rank requests a checkpoint now.
+
+    Returns:
+        On rank 0 the state of each rank; None if no rank requested them, if the run is over or
+        cannot be saved, and on the other ranks.
     """
     last = run.report.steps == run.steps or not run.regular
-    if last or not can(run) or not run.ranks.any(wanted):
+    if last or not can_save(run) or not run.ranks.any(requested):
         return None
-    mine = {"world": _world(run.report.environment), "run": _state_dict(run)}
-    return run.ranks.to_first(mine)
+    state = {"world": _world(run.report.environment), "run": _state_dict(run)}
+    return run.ranks.gather_to_rank0(state)
 
 
 def save(run: Run, states: list[dict[str, Any]], path: Path, folder: dict[str, Any]) -> None:
-    """Write a checkpoint; raises BadInput where it cannot be written."""
-    kept = {
+    """Write a checkpoint.
+
+    Args:
+        run: the run.
+        states: the state of each rank, from `states`.
+        path: the file.
+        folder: the state of the run folder, as plain values.
+
+    Raises:
+        BadInput: if the file cannot be written.
+    """
+    contents = {
         "case": plain(dataclasses.replace(run.case, data=None, sweep=())),
         "data": _data(run.case),
-        "asked": run.asked,
-        "rows": _digest(run.given),
+        "asked": run.arguments,
+        "rows": _digest(run.sampler),
         "ranks": states,
         "folder": folder,
     }
-    checksummed.write(path, kept)
+    checksummed.write(path, contents)
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; raises BadInput where there is none, or none that can be used."""
+    """Read a checkpoint.
+
+    Raises:
+        BadInput: if there is no checkpoint, or none that can be used.
+    """
     if not path.exists():
         raise BadInput(
-            f"run {path.parent.name}: there is no checkpoint in it (the first is written after "
-            f"{EVERY:g} s, and none of a step or data of one's own from Python): run it anew"
+            f"run {path.parent.name}: it has no checkpoint (the first is written after {EVERY:g} "
+            "s, and none for a step or data function from Python): start a new run"
         )
-    found = checksummed.read(path)
+    raw = checksummed.read(path)
     with usable(path):
-        kept = typed(found, _KEPT)
-        case = Case(**vars(typed(kept.case, _CASE)))
-        asked = vars(typed(kept.asked, _ASKED))
+        contents = typed(raw, _CONTENTS)
+        case = Case(**vars(typed(contents.case, _CASE)))
+        arguments = vars(typed(contents.asked, _ARGUMENTS))
         case.network.check()
         if (case.by_hand, case.grouping) not in {(c.by_hand, c.grouping) for c in CASES.values()}:
-            raise ValueError(f"{case.by_hand!r} is no listing of this project - at `$.case`")
-        if isinstance(kept.data, tuple):
-            file, target = kept.data
+            raise ValueError(f"{case.by_hand!r} is not a listing of this project - at `$.case`")
+        if isinstance(contents.data, tuple):
+            file, target = contents.data
             case = dataclasses.replace(case, data=functools.partial(csv_table, Path(file), target))
-        elif kept.data is not None:
-            case = dataclasses.replace(case, data=CASES[kept.data].data)
-    kept.case, kept.asked = case, asked
-    return Checkpoint(path, **vars(kept))
+        elif contents.data is not None:
+            case = dataclasses.replace(case, data=CASES[contents.data].data)
+    contents.case, contents.asked = case, arguments
+    return Checkpoint(path, **vars(contents))
 
 
 @contextlib.contextmanager
 def usable(path: Path) -> Iterator[None]:
-    """Turn whatever an odd checkpoint ends in into BadInput: nothing is touched before."""
+    """Turn any exception that an invalid checkpoint causes into BadInput.
+
+    The body must not change any file.
+    """
     try:
         yield
     except BadInput:
         raise
     except Exception as error:
         raise BadInput(
-            f"{path} holds no run that can be gone on with ({first_line(error)}): "
-            "put the run's own back, or run it anew"
+            f"{path} is not a run that can be resumed ({first_line(error)}): restore the run's "
+            "own checkpoint, or start a new run"
         ) from error
 
 
 def _owners(run: Run) -> dict[str, Stateful]:
-    """Return whatever has a state, each after those that it is checked by."""
+    """Return the objects that have a state, each after those that its check reads."""
     return {
-        "report": run.report, "run": run, "given": run.given, "tally": run.tally,
-        "buckets": run.buckets, "prover": run.prover, "judging": run.judging,
-        **{f"{PART}{k}": part for k, part in enumerate(run.parts)},
+        "report": run.report, "run": run, "given": run.sampler, "tally": run.tally,
+        "buckets": run.buckets, "prover": run.prover, "judging": run.comparison,
+        **{f"{PART}{k}": shard for k, shard in enumerate(run.shards)},
     }  # fmt: skip
 
 
 def _state_dict(run: Run) -> dict[str, Any]:
     """Return the state of a run as tensors and plain values."""
     run.report.seconds = time.perf_counter() - run.started
-    # of the rows that ranks share all have the same weights: rank 0's are kept
-    owners = {n: o for n, o in _owners(run).items() if not (run.along.rank and n.startswith(PART))}
+    # ranks that share rows have the same weights: only rank 0's are saved
+    shares_weights = run.row_ranks.rank > 0
+    owners = {n: o for n, o in _owners(run).items() if not (shares_weights and n.startswith(PART))}
     return {name: owner.state_dict() for name, owner in owners.items()}
 
 
 def _load_state_dict(run: Run, state: dict[str, Any]) -> None:
-    """Give a run that is ready to train what `_state_dict` returned.
+    """Load the value of `_state_dict` into a run that is ready to train.
 
-    Raises an exception where it is not a state that this run can come to, and is of no use then.
+    Raises an exception for a state that this run cannot have; the run must not be used then.
     """
     for name, owner in _owners(run).items():
         owner.load_state_dict(state[name])
     steps, every, buckets = run.report.steps, run.buckets.every, run.buckets.all
     require(steps < run.steps, "steps", f"{steps:,} done of {run.steps:,}")
-    require(run.given.taken == steps, "taken", f"{run.given.taken:,} after {steps:,} steps")
-    within = run.buckets.open is not None
-    require(within == (steps % every != 0), "open", "a bucket too many or too few")
+    require(run.sampler.taken == steps, "taken", f"{run.sampler.taken:,} after {steps:,} steps")
+    has_open = run.buckets.open is not None
+    require(has_open == (steps % every != 0), "open", "a bucket too many or too few")
     cuts = [*range(0, steps, every), steps]
-    found = [(bucket.start, bucket.stop) for bucket in buckets]
-    require(found == [*pairwise(cuts)], "ended", "steps left out or twice")
+    ranges = [(bucket.start, bucket.stop) for bucket in buckets]
+    require(ranges == [*pairwise(cuts)], "ended", "missing or repeated steps")
     for bucket in buckets:
-        both = set(bucket.values) == {*SIDES} and all("loss" in v for v in bucket.values.values())
-        require(both, "ended", "not the losses of both sides")
+        complete = set(bucket.values) == {*SIDES} and all(
+            "loss" in values for values in bucket.values.values()
+        )
+        require(complete, "ended", "not the losses of both sides")
 
 
 def _data(case: Case) -> str | list[str | None] | None:
-    """Return what names the data: a case's name, or a file and its target; None: nothing does."""
+    """Return the source of the data: a case's name, or a file and its target; None: a function."""
     if isinstance(case.data, functools.partial) and case.data.func is csv_table:
         path, target = case.data.args
         return [str(path), target]
@@ -227,20 +261,21 @@ def _data(case: Case) -> str | list[str | None] | None:
 
 
 def _world(environment: dict[str, Any]) -> dict[str, str]:
-    """Return what the bits depend on: this project's own code, and the machine's."""
+    """Return all that the bits depend on: the project's version and source, and the environment."""
     code = hashlib.sha256()
     for package in ("compare", "manual", "torch_ref"):
         for file in sorted((Path(__file__).parents[2] / package).rglob("*.py")):
             code.update(file.read_bytes())
-    own = f"{compare.__version__}+{code.hexdigest()[:12]}"
-    return {"deltacheck": own, **{item: str(value) for item, value in environment.items()}}
+    version = f"{compare.__version__}+{code.hexdigest()[:12]}"
+    return {"deltacheck": version, **{item: str(value) for item, value in environment.items()}}
 
 
-def _digest(given: Sampler) -> str:
-    """Return a digest of the rows to learn from and of those kept back."""
-    found = hashlib.sha256(repr(given.classes).encode())
-    for value in (given.X, given.y, given.X_test, given.y_test):
+def _digest(sampler: Sampler) -> str:
+    """Return a digest of the training rows and the test rows."""
+    digest = hashlib.sha256(repr(sampler.classes).encode())
+    for value in (sampler.X, sampler.y, sampler.X_test, sampler.y_test):
         if value is not None:
-            one = value[0].cpu().contiguous()
-            found.update(repr(tuple(one.shape)).encode() + one.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            rows = value[0].cpu().contiguous()  # the same for every network
+            digest.update(repr(tuple(rows.shape)).encode())
+            digest.update(rows.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""A file that says what it is and whether it is whole: a line of text, then torch.save's bytes.
+"""The file format of a checkpoint: a line of text with a checksum, then the bytes of torch.save.
 
-The line is `deltacheck checkpoint FORMAT SHA256`, the digest being that of all bytes after it. It
-is looked at first; what is read then is tensors and plain values, no other objects.
+The line is `deltacheck checkpoint FORMAT SHA256`, with the digest of all bytes after it. It is
+checked first. The bytes are then loaded as tensors and plain values; other objects are refused.
 """
 
 import hashlib
@@ -17,15 +17,19 @@ from compare import untrusted
 from compare.errors import BadInput
 from compare.files import save
 
-FORMAT = 3  # count up with every change of what stands in a checkpoint
-MOST = 2**33  # bytes that are read
+FORMAT = 3  # increase it with every change of the contents of a checkpoint
+MAX_BYTES = 2**33  # of a file that is read
 _MAGIC = b"deltacheck checkpoint "
 _LINE = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})")
-_ANEW = "or run it anew"
+_NEW_RUN = "or start a new run"
 
 
 def write(path: Path, value: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all; raises BadInput where it cannot."""
+    """Write tensors and plain values, completely or not at all.
+
+    Raises:
+        BadInput: if the file cannot be written.
+    """
     file = io.BytesIO()
     torch.save(value, file)
     data = file.getvalue()
@@ -34,51 +38,57 @@ def write(path: Path, value: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what was written, tensors on the CPU.
+    """Return the value that `write` wrote, with tensors on the CPU.
 
-    Raises BadInput for a file that cannot be read, is something else, of another format or damaged.
+    Raises:
+        BadInput: for a file that cannot be read, is no checkpoint, is damaged, or has another
+            format.
     """
-    whole = untrusted.read(path, MOST)
-    line, _, data = whole.partition(b"\n")
+    contents = untrusted.read(path, MAX_BYTES)
+    line, _, data = contents.partition(b"\n")
     if not line.startswith(_MAGIC):
         raise BadInput(
-            f"{path} is no checkpoint, it begins with {whole[:16]!r}: "
-            f"put the run's own back, {_ANEW}"
+            f"{path} is not a checkpoint, it begins with {contents[:16]!r}: "
+            f"restore the run's own checkpoint, {_NEW_RUN}"
         )
-    said = _LINE.fullmatch(line.removeprefix(_MAGIC))
-    if said is None:
-        raise BadInput(f"{path} is damaged in its first line: put a whole copy back, {_ANEW}")
-    if int(said[1]) != FORMAT:
+    fields = _LINE.fullmatch(line.removeprefix(_MAGIC))
+    if fields is None:
+        raise BadInput(f"{path} is damaged in its first line: restore an intact copy, {_NEW_RUN}")
+    if int(fields[1]) != FORMAT:
         raise BadInput(
-            f"{path} is of format {int(said[1])} and this version reads {FORMAT}: "
-            f"resume with the version that wrote it, {_ANEW}"
+            f"{path} has format {int(fields[1])} and this version reads format {FORMAT}: "
+            f"resume with the version that wrote it, {_NEW_RUN}"
         )
-    found = hashlib.sha256(data).hexdigest()
-    if said[2] != found.encode():
+    digest = hashlib.sha256(data).hexdigest()
+    if fields[2] != digest.encode():
         raise BadInput(
-            f"{path} is damaged, its digest is {found[:8]} where its first line says "
-            f"{said[2][:8].decode()!r}: put a whole copy back, {_ANEW}"
+            f"{path} is damaged, its digest is {digest[:8]} but its first line has "
+            f"{fields[2][:8].decode()!r}: restore an intact copy, {_NEW_RUN}"
         )
     try:
         _check_zip(data)
         value = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception:  # what it makes of an odd pickle is anything: it is bytes of anybody's
+    except Exception:  # untrusted bytes can raise any exception in the unpickler
         raise BadInput(
-            f"{path} holds other things than tensors and plain values, or nothing that can be "
-            f"read: put the run's own back, {_ANEW}"
+            f"{path} cannot be read, or holds objects other than tensors and plain values: "
+            f"restore the run's own checkpoint, {_NEW_RUN}"
         ) from None
     if not isinstance(value, dict):
-        raise BadInput(f"{path} holds a {type(value).__name__}, no run: put its own back, {_ANEW}")
+        raise BadInput(
+            f"{path} holds a {type(value).__name__} in place of a run: restore the run's own "
+            f"checkpoint, {_NEW_RUN}"
+        )
     return value
 
 
 def _check_zip(data: bytes) -> None:
-    """Raise for what is no zip file (torch.load would take it for an old form), or a packed one.
+    """Raise BadZipFile for data that is no zip file, or whose parts are compressed.
 
-    torch.save packs nothing, so what is unpacked is as large as the file.
+    torch.load would take other data for an older format. torch.save compresses nothing, so no part
+    is larger than the file.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as found:
-        parts = found.infolist()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise zipfile.BadZipFile
         if sum(part.file_size for part in parts) > len(data):

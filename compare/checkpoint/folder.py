@@ -1,4 +1,4 @@
-"""A run folder: its files, one process's at a time, cut back to what a checkpoint knows of it."""
+"""The run folder on disk: its file names, its lock, and its return to a checkpoint."""
 
 import fcntl
 import os
@@ -12,13 +12,14 @@ from compare.errors import BadInput
 RESULT, STEPS, CHECKPOINT = "result.json", "steps.npz", "checkpoint"
 SubRun = Literal["manual", "autograd", "compare"]
 SUBRUNS: tuple[SubRun, ...] = get_args(SubRun)
-EVENTS = "events.out.tfevents."  # what the files of curves are called, before a time and a process
+EVENTS = "events.out.tfevents."  # the prefix of event files, before a time and a process id
 
 
 class Lock:
-    """Holds a folder until it is closed or the process ends, however it ends.
+    """An exclusive lock on a run folder, held until `close` or the end of the process.
 
-    Raises BadInput where another process, or another run of this one, holds it.
+    Raises:
+        BadInput: if another process, or another run of this process, holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,52 +28,59 @@ class Lock:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise BadInput(f"run {path.name} is going on: wait for it, or stop it first") from None
+            raise BadInput(f"run {path.name} is still running: wait for it, or stop it") from None
         except OSError:  # a file system without locks
             pass
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         if self.file >= 0:
             os.close(self.file)
         self.file = -1
 
 
 def check_plain(path: Path) -> None:
-    """Raise BadInput for a run folder with a link or no plain file where one is written.
+    """Check that a run folder has only regular files and folders where a run writes.
 
-    What leads out of the folder is somebody else's file.
+    A link could lead to another user's file.
+
+    Raises:
+        BadInput: for a link, or another kind of file.
     """
     for name in SUBRUNS:
-        part = path / name
-        if part.is_symlink() or (part.exists() and not part.is_dir()):
-            raise BadInput(f"{part} is no folder of the run's own: put that back, or run it anew")
+        folder = path / name
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise BadInput(f"{folder} is not a folder: restore the run's own, or start a new run")
     for file in (path / name for name in (RESULT, STEPS, CHECKPOINT)):
         if why := untrusted.refusal(file):
             raise BadInput(why)
 
 
 def cut_back(path: Path, files: Mapping[SubRun, tuple[str, int]]) -> None:
-    """Cut event files back to their lengths, and remove what was written after the checkpoint.
+    """Truncate event files to their lengths at the checkpoint, and remove files written later.
 
-    `files` holds a name and a length for each sub-folder. Nothing is touched, and BadInput raised,
-    where one of them is missing, shorter, or leads elsewhere.
+    Args:
+        path: the run folder.
+        files: name and length in bytes of the event file in each sub-folder.
+
+    Raises:
+        BadInput: if one of these files is missing, shorter, or a link; nothing is changed then.
     """
     check_plain(path)
     lengths = {path / part / name: length for part, (name, length) in files.items()}
     for file, length in lengths.items():
         if why := untrusted.refusal(file):
             raise BadInput(why)
-        found = file.stat().st_size if file.is_file() else 0
-        if found < length:
+        size = file.stat().st_size if file.is_file() else 0
+        if size < length:
             raise BadInput(
-                f"run {path.name}: {file.relative_to(path)} has {found:,} bytes and had {length:,} "
-                "at the checkpoint: put it back, or run it anew"
+                f"run {path.name}: {file.relative_to(path)} has {size:,} bytes and had {length:,} "
+                "at the checkpoint: restore it, or start a new run"
             )
-    whole = (RESULT, STEPS, CHECKPOINT)
-    cut_off = [file for name in whole for file in path.glob(f".{name}.*")]  # by a kill
-    curves = [file for part in (".", *SUBRUNS) for file in (path / part).glob(f"{EVENTS}*")]
-    for file in [*curves, *cut_off, path / RESULT]:
+    # a kill leaves temporary files of a write
+    temporary = [f for name in (RESULT, STEPS, CHECKPOINT) for f in path.glob(f".{name}.*")]
+    events = [f for name in (".", *SUBRUNS) for f in (path / name).glob(f"{EVENTS}*")]
+    for file in [*events, *temporary, path / RESULT]:
         if file not in lengths:
             file.unlink(missing_ok=True)
     for file, length in lengths.items():

@@ -14,8 +14,8 @@ from compare.console import PlainConsole
 from compare.errors import BadInput, UserError, printable
 from compare.files import check_apart
 from compare.interrupts import exit_code, interrupts
-from compare.ranks.ranks import started
-from compare.ranks.watchdog import unsaid
+from compare.ranks.ranks import current_ranks
+from compare.ranks.watchdog import await_rank0_then_prefix
 from compare.streams import keep_streams, streams
 
 _WORDS = "file", "target", "one", "other"  # what has no option's name before it
@@ -79,7 +79,7 @@ def _named(asked: dict[str, Any], error: OSError) -> str:
 
 def _say(message: str, code: int) -> int:
     """Print a message to standard error, if there is one to print to."""
-    streams().error.write(f"compare: {unsaid()}{message}\n")
+    streams().error.write(f"compare: {await_rank0_then_prefix()}{message}\n")
     return code
 
 
@@ -87,7 +87,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     check_apart(vars(args))
-    count = started().count
+    count = current_ranks().count
     if args.command != "run" and count > 1:
         raise BadInput(f"{args.command} on {count} ranks: torchrun is for run, leave it out")
     with interrupts(f"{args.command} on ranks" if count > 1 else args.command):

@@ -15,7 +15,7 @@ from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.interrupts import exit_code
 from compare.ranks.ranks import Ranks
-from compare.ranks.watchdog import WAIT, joined
+from compare.ranks.watchdog import DEFAULT_WAIT, joined_ranks
 
 if TYPE_CHECKING:
     from compare.board.run_folder import RunFolder
@@ -49,7 +49,7 @@ def add(new: NewCommand) -> None:
     option("--log-dir", "DIR", words, default="runs")
     option("--no-board", None, "write no run folder, hence no checkpoint")
     words = "how long a rank waits for the others under torchrun (default: 300)"
-    option("--wait", "SEC", words, type=_seconds, default=WAIT)
+    option("--wait", "SEC", words, type=_seconds, default=DEFAULT_WAIT)
     option(
         "--resume", "RUN",
         "go on with a run that was stopped, in its own folder and with its settings: the folder's "
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         vars(args).update({n: v for n, v in options.DEFAULTS.items() if getattr(args, n) is None})
     elif args.no_board:
         raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
-    with joined(args.device, args.wait) as ranks:
+    with joined_ranks(args.device, args.wait) as ranks:
         if ranks.rank:
             args.json = args.html = None
         return (_run if args.resume is None else _resume)(args, ranks)
@@ -247,4 +247,6 @@ def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None"
         where = options.log_dir_option(folder.path.parent)
         console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
         if report.interrupted and (folder.path / CHECKPOINT).exists():
-            console.say(f"  resume: {folder.run.ranks.command(options.resume_command(folder.path))}")
+            console.say(
+                f"  resume: {folder.run.ranks.command(options.resume_command(folder.path))}"
+            )

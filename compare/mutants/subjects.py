@@ -26,7 +26,7 @@ from compare.proof.program import Opaque, Program, base_name
 from compare.proof.trace import try_trace
 from compare.report.quantity import Quantity
 from compare.report.report import Report
-from compare.training.adapters import Autograd, by_hand
+from compare.training.adapters import Autograd, manual_step_of
 from compare.training.sampling import draw
 
 Named = dict[str, Tensor]
@@ -224,7 +224,7 @@ class CaseSubject(Subject):
     ) -> None:  # fmt: skip
         self.case, self.name = case, f"case {case.name}"
         self.side = Autograd(case)
-        manual_program = by_hand(case)
+        manual_program = manual_step_of(case)
         if inputs is None:
             drawn = draw(case, seed=1, population=1, dtype=dtype_named(dtype),
                          device=torch.device("cpu"))  # fmt: skip

@@ -82,11 +82,11 @@ class _Grader:
         if (prover := self.provers.get(stop)) is None:
             prover = self.provers[stop] = Prover(  # no remedies: the hints are the level's own
                 lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None,
-                remedies=False,
+                find_fixes=False,
             )  # fmt: skip
         with silence():
             proofs = prover.proof(given, ours, {name: theirs[name] for name in ours})
-        for hand in prover.by_hand():
+        for hand in prover.manual_programs():
             if isinstance(hand, Opaque):
                 self.why_numbers = str(hand)
         for ref, proof in proofs.items():

@@ -1,1 +1,1 @@
-"""One run on several processes: who is who, and what tells that one has gone."""
+"""One run on several processes that torchrun starts: communication, and a watchdog."""

@@ -1,6 +1,6 @@
-"""Many processes started by torchrun: who this one is, and what they tell each other.
+"""The ranks of a run under torchrun: this process's rank, and the communication between ranks.
 
-Imports torch only where they speak. `watchdog` sees to it that no rank waits for ever.
+torch is imported only for communication. `watchdog` ensures that no rank waits for ever.
 """
 
 import os
@@ -14,53 +14,56 @@ from compare.errors import BadInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-_Told = TypeVar("_Told")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who a process is: `rank` of `count`; a run of one process has the only rank, 0 of 1."""
+    """The place of a process among the ranks: number `rank` of `count`; a single process is 0 of 1.
+
+    Every rank has to call a collective method, or the others wait for it.
+    """
 
     rank: int = 0
     count: int = 1
 
-    def gather(self, told: _Told) -> list[_Told]:
-        """Return what every rank has told, in the order of ranks; each of them must tell."""
+    def gather(self, value: _Value) -> list[_Value]:
+        """Return the values of all ranks, in their order. Collective."""
         if self.count == 1:
-            return [told]
+            return [value]
         from torch import distributed
 
-        found: list[_Told | None] = [None] * self.count
-        distributed.all_gather_object(found, told)
-        return found  # type: ignore[return-value]
+        values: list[_Value | None] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
 
-    def to_first(self, told: _Told) -> list[_Told] | None:
-        """Return on rank 0 what every rank has told; each of them must tell."""
+    def gather_to_rank0(self, value: _Value) -> list[_Value] | None:
+        """Return the values of all ranks on rank 0, None on the others. Collective."""
         if self.count == 1:
-            return [told]
+            return [value]
         from torch import distributed
 
-        found: list[_Told | None] | None = None if self.rank else [None] * self.count
-        distributed.gather_object(told, found)
-        return found  # type: ignore[return-value]
+        values: list[_Value | None] | None = None if self.rank else [None] * self.count
+        distributed.gather_object(value, values)
+        return values  # type: ignore[return-value]
 
-    def from_first(self, each: list[_Told] | None) -> _Told:
-        """Return what rank 0 has for this one in a list with one for each; all of them must ask."""
+    def scatter_from_rank0(self, values: list[_Value] | None) -> _Value:
+        """Return this rank's item of rank 0's list, which has one for each rank. Collective."""
         if self.count == 1:
-            assert each
-            return each[0]
+            assert values
+            return values[0]
         from torch import distributed
 
-        found: list[_Told | None] = [None]
-        distributed.scatter_object_list(found, each)
-        return found[0]  # type: ignore[return-value]
+        received: list[_Value | None] = [None]
+        distributed.scatter_object_list(received, values)
+        return received[0]  # type: ignore[return-value]
 
-    def any(self, told: bool) -> bool:
-        """Whether any rank says so; each of them must say."""
-        return any(self.gather(told))
+    def any(self, value: bool) -> bool:
+        """Whether `value` is true on any rank. Collective."""
+        return any(self.gather(value))
 
-    def added(self, part: "Tensor") -> "Tensor":
-        """Return the sum of every rank's tensor; each of them must give one."""
+    def sum(self, part: "Tensor") -> "Tensor":
+        """Return the sum of the tensors of all ranks. Collective."""
         if self.count == 1:
             return part
         from torch import distributed
@@ -69,59 +72,68 @@ class Ranks:
         distributed.all_reduce(total)
         return total
 
-    def own(self, rows: "Tensor") -> "Tensor":
-        """Return this rank's of (..., B, columns) rows, as many as any other's."""
+    def own_rows(self, rows: "Tensor") -> "Tensor":
+        """Return this rank's share of rows (..., B, columns), (..., B / count, columns)."""
         each = rows.shape[-2] // self.count
         return rows[..., self.rank * each : (self.rank + 1) * each, :].contiguous()
 
     def networks(self, population: int) -> range:
-        """Return which networks of a population are this rank's; raises BadInput for too few."""
+        """Return the numbers of this rank's networks in a population.
+
+        Raises:
+            BadInput: for fewer networks than ranks.
+        """
         if population < self.count > 1:
             raise BadInput(
                 f"population {population} on {self.count} ranks: give {self.count} or more, or 1 "
-                "network, whose rows they share"
+                "network, whose rows the ranks share"
             )
         firsts = [population * k // self.count for k in range(self.count + 1)]
         return range(firsts[self.rank], firsts[self.rank + 1])
 
-    def command(self, alone: str, here: int | None = None) -> str:
-        """Return the command line of a run with as many ranks, from that of a run of one.
+    def command(self, single: str, local: int | None = None) -> str:
+        """Return the torchrun command line for these ranks.
 
-        On this machine there are to be as many as are `here`, which torchrun says of a run of its.
+        Args:
+            single: the command line for a single process.
+            local: number of ranks on this machine; None takes torchrun's LOCAL_WORLD_SIZE.
         """
         if self.count == 1:
-            return alone
-        here = here or int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
-        nodes = "" if here == self.count else f"--nnodes {self.count // here} "
-        words = alone.removeprefix("python ")
-        return f"torchrun {nodes}--nproc-per-node {here} {words}"
+            return single
+        local = local or int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        nodes = "" if local == self.count else f"--nnodes {self.count // local} "
+        return f"torchrun {nodes}--nproc-per-node {local} {single.removeprefix('python ')}"
 
 
 ALONE = Ranks()
 
 
-def started() -> Ranks:
-    """Return who this process is by what torchrun has put into its environment."""
-    told = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+def current_ranks() -> Ranks:
+    """Return the rank of this process, from the environment variables of torchrun.
+
+    Raises:
+        BadInput: if RANK and WORLD_SIZE are no rank and number of ranks.
+    """
+    values = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        rank, count = map(int, told)
+        rank, count = map(int, values)
     except ValueError:
         rank, count = -1, 2
     if count > 1 and rank not in range(count):
         raise BadInput(
-            f"RANK {told[0]!r} of WORLD_SIZE {told[1]!r}: start with torchrun, which sets them, or "
-            "unset both"
+            f"RANK {values[0]!r} of WORLD_SIZE {values[1]!r}: start with torchrun, which sets "
+            "them, or unset both"
         )
     return Ranks(rank, count) if count > 1 else ALONE
 
 
-def named(ranks: Sequence[int]) -> str:
-    """Return some ranks in words."""
+def rank_names(ranks: Sequence[int]) -> str:
+    """Return some ranks as text: "rank 1", "ranks 1, 2"."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
-def fingerprint(values: "Sequence[Tensor]") -> list[int]:
-    """Return a number for the bits of each tensor: other bits, almost surely another number."""
+def checksums(values: "Sequence[Tensor]") -> list[int]:
+    """Return the CRC-32 of the bits of each tensor."""
     import torch
 
     return [

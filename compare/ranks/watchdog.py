@@ -1,13 +1,13 @@
-"""Sees to it that a rank which dies or hangs ends the whole command, in one line that names it.
+"""End all ranks when one of them dies or hangs, with one line that names it.
 
-A thread of each process looks at the other ranks: on its own machine at their process ids, on
-others at a beat that each of them writes into the store which torchrun keeps. Who ends for the sake
-of another rank, stopped by torchrun or as it has said why, leaves a note there beforehand: one that
-ended without a note has died. The first to ask the store speaks, in the name of all; the others
-wait for torchrun to stop them. A rank that lives and does not come is named when the time that was
-agreed on is over. A connection that breaks is no proof of who has died: that is looked for in the
-same way. The store is on rank 0's machine: where it answers no more, rank 0 counts as dead, and the
-lowest rank that is left speaks.
+A thread of each process watches the other ranks: on its own machine by their process ids, on other
+machines by a heartbeat that each rank writes into torchrun's store. A rank that ends because of
+another one (torchrun stops it, or it has printed the reason) first leaves a note in the store. A
+rank that ended without a note has died. The first rank to ask the store prints the message for all;
+the others wait for torchrun to stop them. A rank that lives but does not arrive is named when the
+time limit is over. A broken connection does not prove which rank died, so the same watch decides
+that too. The store is on rank 0's machine: when it stops answering, rank 0 counts as dead, and the
+lowest remaining rank prints the message.
 """
 
 import contextlib
@@ -24,154 +24,174 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from compare.errors import BadInput
-from compare.ranks.ranks import ALONE, Ranks, named, started
+from compare.ranks.ranks import ALONE, Ranks, current_ranks, rank_names
 
-WAIT = 300.0  # seconds that a rank waits for another one
-_LOOK = 0.25  # between two looks at the others
-_LOOKS_A_BEAT = 4
-_BEAT = 15.0  # seconds without a beat after which a rank on another machine counts as dead
-_GRACE = 5.0  # for those who are not to speak: torchrun stops them before
-_START = 30.0  # the same, where there is no store yet to ask who speaks
+DEFAULT_WAIT = 300.0  # seconds that a rank waits for another one
+_POLL = 0.25  # seconds between two looks at the other ranks
+_POLLS_PER_BEAT = 4
+_BEAT = 15.0  # seconds without a heartbeat after which a rank on another machine counts as dead
+_GRACE = 5.0  # seconds in which torchrun stops the ranks that do not print the message
+_START_GRACE = 30.0  # the same, while there is no store yet that decides which rank prints
 
 
-_watchdog: "Watchdog | None" = None  # this process's, where it is one of several
+_watchdog: "Watchdog | None" = None  # of this process, if it is one of several ranks
 
 
 class Watchdog:
-    """Looks at the other ranks until `stop`."""
+    """Watches the other ranks in a thread until `stop`.
+
+    Args:
+        ranks: the place of this process among the ranks.
+        store: the key-value store that all ranks share (torch.distributed.Store).
+    """
 
     def __init__(self, ranks: Ranks, store: Any) -> None:
         self.ranks, self.store = ranks, store
-        self.here = socket.gethostname()
+        self.host = socket.gethostname()
         store.set(f"beat/{ranks.rank}", "")
-        store.set(f"place/{ranks.rank}", f"{os.getpid()} {_born(os.getpid())} {self.here}")
-        self.places: dict[int, tuple[int, str, str]] = {}  # of those who have come
-        self.beats: dict[int, tuple[bytes, float]] = {}
+        store.set(f"place/{ranks.rank}", f"{os.getpid()} {_born(os.getpid())} {self.host}")
+        # of the ranks that have arrived: process id, its start time, host
+        self.places: dict[int, tuple[int, str, str]] = {}
+        self.beats: dict[int, tuple[bytes, float]] = {}  # the last heartbeat, when it was seen
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self.over.set()
         self.thread.join()
 
     def leave(self) -> None:
-        """Tell the others that this rank ends and has not died."""
+        """Leave the note that this rank ends without having died."""
         self._ask(self.store.set, f"left/{self.ranks.rank}", "1")
 
-    def speaks(self, gone: Collection[int] = ()) -> bool:
-        """Whether this rank is the one to say why all of them end: one is, and once."""
-        found = self._ask(self.store.add, "spoken", 1)
-        if found is None:
+    def prints_message(self, gone: Collection[int] = ()) -> bool:
+        """Whether this rank prints why all ranks end; True for one rank, once.
+
+        Args:
+            gone: the ranks that have ended.
+        """
+        asked_so_far = self._ask(self.store.add, "spoken", 1)
+        if asked_so_far is None:
             return self.ranks.rank == min(r for r in range(self.ranks.count) if r not in gone)
-        return bool(found == 1)
+        return bool(asked_so_far == 1)
 
     def late(self, wait: float) -> NoReturn:
-        """End this process, whose others did not all come within `wait`, and name who did not."""
+        """End this process after `wait` seconds without some rank, and name the missing ranks."""
         self._ask(self.store.set, f"waits/{self.ranks.rank}", "1")
-        time.sleep(_GRACE)  # the others come to know it; one that died the thread names meanwhile
-        missing = [r for r in self._others() if not self._said("waits", r)]
-        who = named(missing) if missing else "a rank"
-        self._end(missing, f"{who} did not come within {wait:g} s: all ranks stop")
+        time.sleep(_GRACE)  # so that all waiting ranks are known; the thread names one that died
+        missing = [r for r in self._others() if not self._has_key("waits", r)]
+        who = rank_names(missing) if missing else "a rank"
+        self._end(missing, f"{who} did not arrive within {wait:g} s: all ranks stop")
 
     def lost(self) -> NoReturn:
-        """End this process, which has lost a connection; who has died the thread sees and names."""
+        """End this process after it lost a connection; the thread names a rank that died."""
         time.sleep(_BEAT + 2 * _GRACE)
         self._end([], "the connection to another rank was lost: all ranks stop")
 
     def _watch(self) -> None:
-        for look in itertools.count(1):
-            told = signal.sigtimedwait([signal.SIGTERM], _LOOK)
+        for polls in itertools.count(1):
+            sigterm = signal.sigtimedwait([signal.SIGTERM], _POLL)
             if self.over.is_set():
                 return
-            if told is not None and told.si_pid == os.getppid():  # torchrun; others only kill
+            # only torchrun, the parent, sends it on behalf of another rank
+            if sigterm is not None and sigterm.si_pid == os.getppid():
                 self.leave()
             gone = self._gone()
-            if died := [rank for rank in gone if not self._said("left", rank)]:
-                message = f"{named(died)} ended before the run did: all ranks stop"
-                self._end(gone, message, told is not None)
-            if told is not None:
+            if died := [rank for rank in gone if not self._has_key("left", rank)]:
+                message = f"{rank_names(died)} ended before the run did: all ranks stop"
+                self._end(gone, message, sigterm is not None)
+            if sigterm is not None:
                 os._exit(128 + signal.SIGTERM)
-            if look % _LOOKS_A_BEAT == 0:
-                self._ask(self.store.set, f"beat/{self.ranks.rank}", str(look))
+            if polls % _POLLS_PER_BEAT == 0:
+                self._ask(self.store.set, f"beat/{self.ranks.rank}", str(polls))
 
-    def _end(self, gone: list[int], message: str, told: bool = False) -> NoReturn:
-        """End; say why if this is the one to speak, else in silence, when torchrun has `told` to.
+    def _end(self, gone: list[int], message: str, terminated: bool = False) -> NoReturn:
+        """End this process; print the message if this rank is the one to do so.
 
-        The ranks that are `gone` cannot speak.
+        Args:
+            gone: the ranks that have ended, and cannot print it.
+            message: why all ranks end.
+            terminated: whether SIGTERM has arrived; without it, leave torchrun time to send it.
         """
         self.leave()
-        if self.speaks(gone):
+        if self.prints_message(gone):
             with contextlib.suppress(OSError):
                 print(f"compare: {message}", file=sys.stderr, flush=True)
-        elif not told:
-            _quit_if_told(_GRACE)
+        elif not terminated:
+            _exit_on_sigterm(_GRACE)
         os._exit(3)
 
     def _gone(self) -> list[int]:
-        """Return the other ranks that ended: here by their process, on other machines by the beat.
+        """Return the other ranks that ended: by process id on this machine, else by heartbeat.
 
-        Where the store is silent only rank 0, whose machine has it, can be said to be gone.
+        While the store does not answer, only rank 0, whose machine has it, can count as gone.
         """
         for rank in self._others():
-            if rank not in self.places and self._said("place", rank):
-                pid, born, at = self.store.get(f"place/{rank}").decode().split(" ", 2)
-                self.places[rank] = int(pid), born, at
+            if rank not in self.places and self._has_key("place", rank):
+                pid, born, host = self.store.get(f"place/{rank}").decode().split(" ", 2)
+                self.places[rank] = int(pid), born, host
                 self.beats[rank] = b"", time.monotonic()
         places = self.places.items()
-        gone = [r for r, (pid, born, at) in places if at == self.here and _born(pid) != born]
-        away = [r for r, (_, _, at) in places if at != self.here]
-        found = self._ask(self.store.multi_get, [f"beat/{r}" for r in away]) if away else []
+        gone = [r for r, (pid, born, host) in places if host == self.host and _born(pid) != born]
+        remote = [r for r, (_, _, host) in places if host != self.host]
+        beats = self._ask(self.store.multi_get, [f"beat/{r}" for r in remote]) if remote else []
         now = time.monotonic()
-        for rank, beat in zip(away, found or [], strict=False):
+        for rank, beat in zip(remote, beats or [], strict=False):
             if beat != self.beats[rank][0]:
                 self.beats[rank] = beat, now
-        doubtful = away if found is not None else [rank for rank in away if rank == 0]
-        return gone + [rank for rank in doubtful if now - self.beats[rank][1] > _BEAT]
+        may_be_gone = remote if beats is not None else [rank for rank in remote if rank == 0]
+        return gone + [rank for rank in may_be_gone if now - self.beats[rank][1] > _BEAT]
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self.ranks.count) if rank != self.ranks.rank]
 
-    def _said(self, what: str, rank: int) -> bool:
-        return bool(self._ask(self.store.check, [f"{what}/{rank}"]))
+    def _has_key(self, key: str, rank: int) -> bool:
+        return bool(self._ask(self.store.check, [f"{key}/{rank}"]))
 
-    def _ask(self, work: Callable[..., Any], *words: Any) -> Any:
-        """Return what the store says, None where it says nothing: its machine may have gone.
+    def _ask(self, request: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the store's answer, None if there is none: its machine may be lost.
 
-        Its own limits of time do not hold when no answer comes at all.
+        The store's own time limits do not apply when no answer comes at all.
         """
-        found: list[Any] = []
+        answers: list[Any] = []
 
         def ask() -> None:
             with contextlib.suppress(Exception):
-                found.append(work(*words))
+                answers.append(request(*arguments))
 
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(_GRACE)
-        return found[0] if found else None
+        return answers[0] if answers else None
 
 
 @contextlib.contextmanager
-def joined(device: str | None, wait: float) -> Iterator[Ranks]:
-    """Within, the processes that torchrun started are one group: gloo, and NCCL on CUDA.
+def joined_ranks(device: str | None, wait: float) -> Iterator[Ranks]:
+    """Join the processes that torchrun started into a group, by gloo and on CUDA by NCCL too.
 
-    A `device` that is not known yet, None, may be either where there is CUDA. Raises BadInput where
-    they cannot come together. Ends the process, exit code 3, when a rank dies or lets the others
-    wait for more than `wait` seconds.
+    Without torchrun the context is that of a single process. When a rank dies, or another rank
+    waits too long for it, this ends the process with exit code 3.
+
+    Args:
+        device: the device of the run; None where a checkpoint names it later.
+        wait: seconds that a rank waits for another one.
+
+    Raises:
+        BadInput: if the ranks cannot connect, or the device does not fit their number.
     """
-    ranks = started()
+    ranks = current_ranks()
     if ranks is ALONE:
         yield ranks
         return
-    # what torch itself logs of a connection is forty lines, and comes back as an exception anyway
+    # torch logs forty lines about a failed connection, and raises an exception anyway
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
     backend = _backend(ranks, device)
-    # the thread takes it; what is started later on inherits this
+    # the watchdog's thread receives it; threads that start later inherit this
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     limit = timedelta(seconds=wait)
     try:
@@ -179,18 +199,18 @@ def joined(device: str | None, wait: float) -> Iterator[Ranks]:
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise BadInput(
-            f"the {ranks.count} ranks did not come together: {why}; start them with torchrun, "
-            "or unset RANK and WORLD_SIZE for one process"
+            f"the {ranks.count} ranks could not connect: {why}; start them with torchrun, "
+            "or unset RANK and WORLD_SIZE for a single process"
         ) from error
     global _watchdog
-    own = distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
-    _watchdog = Watchdog(ranks, own)
+    watchdog_store = distributed.distributed_c10d.PrefixStore("deltacheck", store.clone())
+    _watchdog = Watchdog(ranks, watchdog_store)
     try:
         distributed.init_process_group(
             backend, store=store, rank=ranks.rank, world_size=ranks.count, timeout=limit
         )
         yield ranks
-        ranks.gather(None)  # nobody goes before all are done
+        ranks.gather(None)  # no rank leaves before all are done
     except BaseException as error:  # a second Ctrl-C too
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             late = re.search("timed out|timeout", str(error), re.IGNORECASE)
@@ -203,52 +223,54 @@ def joined(device: str | None, wait: float) -> Iterator[Ranks]:
 
 
 def _backend(ranks: Ranks, device: str | None) -> str:
-    """Return what `device`s speak through, and on CUDA choose this rank's own."""
+    """Return the torch.distributed backend for a device; on CUDA select this rank's device."""
     from torch import cuda
 
     if device and device.startswith("cuda:"):
-        raise BadInput(f"device {device!r} on {ranks.count} ranks: say cuda, each takes its own")
-    local, here = (int(os.environ.get(n, 0)) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    if device == "cuda" and here > cuda.device_count():
         raise BadInput(
-            f"{here} ranks on a machine with {cuda.device_count()} CUDA devices: start as many "
-            "ranks as there are devices, or use --device cpu"
+            f"device {device!r} on {ranks.count} ranks: use cuda, each rank takes its own"
         )
-    if device == "cuda" or (device is None and 0 < here <= cuda.device_count()):
-        cuda.set_device(local)
+    local_rank, local = (int(os.environ.get(n, 0)) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if device == "cuda" and local > cuda.device_count():
+        raise BadInput(
+            f"{local} ranks on a machine with {cuda.device_count()} CUDA devices: start one "
+            "rank for each device, or use --device cpu"
+        )
+    if device == "cuda" or (device is None and 0 < local <= cuda.device_count()):
+        cuda.set_device(local_rank)
         return "cpu:gloo,cuda:nccl"
     return "gloo"
 
 
-def unsaid() -> str:
-    """Return who speaks, for the front of a message: "" for rank 0, which speaks for all.
+def await_rank0_then_prefix() -> str:
+    """Return the prefix of a message, "" or "rank N: ", after rank 0 had time to print the same.
 
-    Another rank first gives rank 0 time to say the same, and torchrun to stop it then. Ends the
-    process where another one has spoken.
+    Rank 0 prints its message at once. Another rank waits first: torchrun usually stops it after
+    rank 0 has ended. The process ends without a message if another rank has printed one.
     """
     try:
-        ranks = started()
+        ranks = current_ranks()
     except BadInput:
         return ""
     if ranks is ALONE:
         return ""
     if ranks.rank and (_watchdog or "TORCHELASTIC_RUN_ID" in os.environ):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        _quit_if_told(_GRACE if _watchdog else _START)
-    if _watchdog and not _watchdog.speaks():
-        _quit_if_told(_GRACE)
+        _exit_on_sigterm(_GRACE if _watchdog else _START_GRACE)
+    if _watchdog and not _watchdog.prints_message():
+        _exit_on_sigterm(_GRACE)
         os._exit(3)
     return f"rank {ranks.rank}: " if ranks.rank else ""
 
 
-def _quit_if_told(seconds: float) -> None:
-    """End in silence if torchrun stops this process within so many seconds."""
+def _exit_on_sigterm(seconds: float) -> None:
+    """Wait so many seconds for torchrun's SIGTERM, and end the process if it comes."""
     if signal.sigtimedwait([signal.SIGTERM], seconds) is not None:
         os._exit(128 + signal.SIGTERM)
 
 
 def _born(pid: int) -> str:
-    """Return when a process of this machine began, "" where it has ended."""
+    """Return the start time of a process on this machine, "" if it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *rest = file.read().rpartition(")")[2].split()

@@ -1,1 +1,1 @@
-"""A run: both sides trained on what is drawn once, every step judged; on one process or several."""
+"""A training run: both sides take the same steps from the same data, and every step is judged."""

@@ -1,4 +1,4 @@
-"""Adds up, chunk by chunk, what the comparison of each named quantity found."""
+"""Accumulate the differences, bounds and proofs of each quantity, chunk by chunk."""
 
 import math
 from collections.abc import Mapping
@@ -17,11 +17,16 @@ from compare.report.report import Report
 from compare.state_dict import Count, Stateful, Types, require
 from compare.training.adapters import Named
 
-_OF_BITS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
+_BIT_FIELDS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
 
 
 class Tally(Stateful):
-    """The rows of a report while its run goes on."""
+    """Collects results for the rows of a report while a run goes on.
+
+    Args:
+        report: its `quantities` are filled.
+        seed: seed of the first network of this process; the next ones have seed + 1, seed + 2, ...
+    """
 
     STATE = Types(
         first=dict[str, TensorSpec], proofs=dict[str, list[tuple[Count, Proof]]],
@@ -30,44 +35,46 @@ class Tally(Stateful):
 
     def __init__(self, report: Report, seed: int) -> None:
         self.report = report
-        self.seed = seed  # of the first network; the next ones have seed + 1, seed + 2, ...
+        self.seed = seed
         self.first: dict[str, TensorSpec] = {}
         self.proofs: dict[str, list[tuple[int, Proof]]] = {}
         self.bounds: dict[str, tuple[float | None, int]] = {}
 
-    def check_state(self, found: Any) -> None:
-        """Raise ValueError where it does not go with the rows of the report."""
+    def check_state(self, state: Any) -> None:
+        """Raise ValueError for a state that does not fit the rows of the report."""
         rows = self.report.quantities
-        known = {name for name, row in rows.items() if row.problem is None}
-        require(known == {*found.first}, "first", "other names than the quantities")
-        require({*found.proofs} <= {*rows}, "proofs", "of no quantity")
-        require(all(found.proofs.values()), "proofs", "none of a quantity")
+        compared = {name for name, row in rows.items() if row.problem is None}
+        require(compared == {*state.first}, "first", "names other than the quantities")
+        require({*state.proofs} <= {*rows}, "proofs", "proofs of an unknown quantity")
+        require(all(state.proofs.values()), "proofs", "a quantity without proofs")
 
     def open(self, manual: Named, autograd: Mapping[str, Tensor | TensorSpec]) -> bool:
         """Make a row for every name of either side; return whether all can be compared.
 
-        A name that one side lacks, another shape, dtype or device is the row's `problem`.
-        Nothing is broadcast or converted.
+        A name that one side lacks, or has with another shape, dtype or device, is the row's
+        `problem`. Nothing is broadcast or converted.
         """
         for name in dict.fromkeys([*autograd, *manual]):
-            one, other = manual.get(name), autograd.get(name)
-            if one is None and name in self.report.unnamed:
+            by_hand, reference = manual.get(name), autograd.get(name)
+            if by_hand is None and name in self.report.unnamed:
                 continue
-            some = autograd[name] if one is None else one
-            row = Quantity(name, tuple(some.shape[1:]), short(some.dtype))
-            if one is None or other is None:
-                row.problem = f"missing {'by hand' if one is None else 'on the autograd side'}"
+            present = autograd[name] if by_hand is None else by_hand
+            row = Quantity(name, tuple(present.shape[1:]), short(present.dtype))
+            if by_hand is None or reference is None:
+                row.problem = f"missing {'by hand' if by_hand is None else 'on the autograd side'}"
             else:
-                row.problem = mismatch(one, other)
+                row.problem = mismatch(by_hand, reference)
             self.report.quantities[name] = row
         return all(row.problem is None for row in self.report.quantities.values())
 
     def comparable(self, steps: list[Named], networks: int) -> int:
-        """Return how many steps, from the first on, have the names, shapes, dtypes and devices.
+        """Return the number of leading steps with the names, shapes, dtypes and devices of step 0.
 
-        Shapes but for the leading dimension, which is `networks`.
+        The first step that differs becomes the row's `problem`, and no later one is compared.
 
-        The first that has not gets the row's `problem`: nothing later can be compared.
+        Args:
+            steps: the by-hand values of each step.
+            networks: leading dimension of each value.
         """
         rows = [name for name, row in self.report.quantities.items() if row.problem is None]
         if not self.first:
@@ -82,42 +89,50 @@ class Tally(Stateful):
         ):
             return len(steps)
         for k, named in enumerate(steps):
-            step, odd = self.report.steps + k, False
+            step, differs = self.report.steps + k, False
             for name in dict.fromkeys([*known, *named]):
                 if name in known and name in named:
-                    why = mismatch(named[name], known[name], "at first")
+                    problem = mismatch(named[name], known[name], "at first")
+                elif name in known:
+                    problem = "missing by hand"
                 else:
-                    why = "missing" if name in known else "new, and unknown to autograd"
-                    why += " by hand"
-                if why:
-                    odd = True
+                    problem = "a new name by hand that autograd does not have"
+                if problem:
+                    differs = True
                     row = self.report.quantities.setdefault(name, Quantity(name, (), ""))
-                    row.problem, row.first_unequal = f"from step {step} on {why}", step
-            if odd:
+                    row.problem, row.first_unequal = f"from step {step} on {problem}", step
+            if differs:
                 return k
         return len(steps)
 
-    def add(self, name: str, start: int, found: Difference, network: int = 0) -> None:
-        """Add what was found for (steps, networks, ...) values from `start` and `network` on."""
+    def add(self, name: str, start: int, difference: Difference, network: int = 0) -> None:
+        """Add the difference of (steps, networks, ...) values.
+
+        Args:
+            name: name of the quantity.
+            start: number of the first of these steps in the run.
+            difference: the difference of both sides' bits.
+            network: number of the first of these networks in this process.
+        """
         row = self.report.quantities[name]
-        worst = found.worst
+        worst = difference.worst
         if worst:
             if row.first_unequal is None:
-                row.first_unequal = start + found.first
+                row.first_unequal = start + difference.first
             step, nth, *index = worst.index
             seed = self.seed + network + nth
             worst = replace(worst, index=tuple(index), step=start + step, seed=seed)
-        row.add(found, worst)
+        row.add(difference, worst)
 
     def prove(self, step: int, proofs: dict[str, Proof]) -> None:
-        """Keep what was shown of one sampled step."""
+        """Record the proofs of a sampled step, by quantity."""
         for name, proof in proofs.items():
             self.proofs.setdefault(name, []).append((step, proof))
 
     def bound(self, name: str, share: float | None, step: int) -> None:
-        """Keep the largest share that a difference has of what both sides may round.
+        """Record |by hand - autograd| / rounding bound of a step; the largest share is kept.
 
-        None, where there is no bound, and NaN are kept before any number.
+        A share of None (no bound could be computed) or NaN outranks every number.
         """
         known, _ = self.bounds.get(name, (-1.0, step))
         if known is None or math.isnan(known):
@@ -126,7 +141,7 @@ class Tally(Stateful):
             self.bounds[name] = (share, step)
 
     def conclude(self) -> None:
-        """Turn bits, sampled proofs and bounds into each row's verdict."""
+        """Conclude each row's verdict from its bits, sampled proofs and bounds."""
         for name, row in self.report.quantities.items():
             if row.problem is None and name in self.proofs:
                 row.proof = self._conclude(row)
@@ -137,10 +152,10 @@ class Tally(Stateful):
             side: max((e for _, p in proofs if (e := getattr(p, side)) is not None), default=None)
             for side in ("manual_error", "autograd_error")
         }
-        known = [p for _, p in proofs if p.manual_bits is not None]
-        if known:
-            least = min(known, key=attrgetter("manual_bits"))
-            errors |= {n: getattr(least, n) for n in _OF_BITS}
+        measured = [p for _, p in proofs if p.manual_bits is not None]
+        if measured:
+            least = min(measured, key=attrgetter("manual_bits"))
+            errors |= {n: getattr(least, n) for n in _BIT_FIELDS}
         for verdict in (WRONG, INACCURATE):
             for step, proof in proofs:
                 if proof.verdict == verdict:
@@ -165,10 +180,10 @@ class Tally(Stateful):
         text = (
             f"{lifted}; at every step the sides differ by at most {share:.2g} of the rounding bound"
         )
-        told = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
-        return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=told)
+        diagnosis = next((p.diagnosis for _, p in proofs if p.verdict == ROUNDING), None)
+        return Proof(ROUNDING, text, True, **errors, share=share, diagnosis=diagnosis)
 
     @property
     def unequal(self) -> int:
-        """Elements so far that differ."""
+        """Number of elements that differed so far."""
         return sum(row.compared - row.equal for row in self.report.quantities.values())

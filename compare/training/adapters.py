@@ -1,8 +1,9 @@
-"""The two sides as the harness calls them: by hand, and autograd, as closely watched as needed.
+"""How the harness calls the two sides: the by-hand step, and the autograd reference.
 
-Injection: autograd's own value of a named quantity is looked at, and where its bits are others the
-by-hand value put in its place, so that each quantity is judged on the by-hand values above it. A
-layer's value is overwritten in its own storage, which is also what the backward pass saved of it.
+Injection: a hook sees autograd's value of each named quantity. Where its bits differ from the
+by-hand value, the hook puts the by-hand value in its place, so each quantity is judged on the
+by-hand values above it. A layer's value is overwritten in its own storage, which is also the tensor
+that autograd saved for the backward pass.
 """
 
 import importlib
@@ -22,106 +23,119 @@ from torch_ref import Trainer
 
 Named = dict[str, Tensor]
 Step = Callable[..., Named]
-Look = Callable[[str, Tensor], Tensor | None]
+#: Sees a named value of autograd's step; returns a tensor to replace it, or None.
+Hook = Callable[[str, Tensor], Tensor | None]
 
 
-def by_hand(case: Case) -> Step:
-    """Return the step of the case's module in manual/, with the question put to it.
+def manual_step_of(case: Case) -> Step:
+    """Return the by-hand step of a case, a function of the named inputs of a step.
 
-    A listing of the blog knows fewer fields than there are; those that ask for nothing unusual are
-    left out. Any other that it does not know is its TypeError: nothing is ignored in silence.
+    The step comes from the case's module in manual/, with the fields of the network filled in. A
+    listing of the blog takes fewer fields than `Network` has. Fields at their defaults are left
+    out; any other that the listing does not take raises its TypeError, so none is ignored.
     """
-    own: Any = {} if case.grouping is None else {"grouping": case.grouping}
+    options: Any = {} if case.grouping is None else {"grouping": case.grouping}
     if case.by_hand == "network":
-        return partial(ByHand(**case.network.arguments()).step, **own)
+        return partial(ByHand(**case.network.arguments()).step, **options)
     step: Step = importlib.import_module(f"manual.{case.by_hand}").step
-    known = inspect.signature(step).parameters.keys() | case.network.non_default()
-    question = {n: value for n, value in case.network.arguments().items() if n in known}
-    return partial(step, **question, **own)
+    passed = inspect.signature(step).parameters.keys() | case.network.non_default()
+    fields = {n: value for n, value in case.network.arguments().items() if n in passed}
+    return partial(step, **fields, **options)
 
 
-def by_hand_prediction(case: Case) -> Step:
-    """Return evaluation by hand, with the question put to it; the listings have that of network."""
+def manual_prediction_of(case: Case) -> Step:
+    """Return the by-hand evaluation of a case; the blog's listings share that of `Network`."""
     return ByHand(**case.network.arguments()).predict
 
 
 class Autograd:
-    """The reference side: a trainer for each number of networks, built when first needed."""
+    """The reference side: a trainer for each number of networks, built when first needed.
+
+    The inputs of a step are named tensors: X (P, rows, I), y (P, rows, O), each weight (P, ...),
+    and the masks and the step number t where the network has them, for P networks.
+    """
 
     def __init__(self, case: Case, ranks: int = 1) -> None:
         self.arguments: dict[str, Any] = case.network.arguments() | {"ranks": ranks}
         self.trainers: dict[int, Trainer] = {}
 
     def trainer(self, like: Tensor) -> Trainer:
-        """Return the trainer for as many networks as `like` holds."""
+        """Return the trainer for the number of networks in `like` (P, ...)."""
         if len(like) not in self.trainers:
             self.trainers[len(like)] = Trainer(like=like, **self.arguments)
         return self.trainers[len(like)]
 
-    def step(self, **given: Tensor) -> Named:
-        """Take one step, from copies: neither side ever holds storage of the other's."""
-        return _noted(self.learn, copies(given))
+    def step(self, **inputs: Tensor) -> Named:
+        """Take one step from copies of the inputs, so the sides never share storage."""
+        return _recorded(self.learn, copies(inputs))
 
-    def learn(self, look: Look, **given: Tensor) -> None:
-        """Take one step, as `look` would have it; the weights given are taken over and moved."""
-        with _lent(self.trainer(given["X"]), given) as trainer:
-            trainer.learn(look, **given)
+    def learn(self, hook: Hook, **inputs: Tensor) -> None:
+        """Take one step with `hook` on each named value; the weights are updated in place."""
+        with _loaded(self.trainer(inputs["X"]), inputs) as trainer:
+            trainer.learn(hook, **inputs)
 
-    def unequal(self, by_hand: Named, **given: Tensor) -> Named:
-        """Take one step likewise, going on from `by_hand`; return what has other bits there."""
-        found: Named = {}
+    def unequal(self, manual: Named, **inputs: Tensor) -> Named:
+        """Take one step in place with `manual` injected; return the values whose bits differ."""
+        differing: Named = {}
 
-        def look(name: str, value: Tensor) -> Tensor | None:
-            if name not in by_hand or same_bits(by_hand[name], value):
+        def hook(name: str, value: Tensor) -> Tensor | None:
+            if name not in manual or same_bits(manual[name], value):
                 return None
-            found[name] = value.detach().clone()
-            return by_hand[name].clone()
+            differing[name] = value.detach().clone()
+            return manual[name].clone()
 
-        self.learn(look, **given)
-        return found
+        self.learn(hook, **inputs)
+        return differing
 
-    def step_from(self, by_hand: Named, **given: Tensor) -> Named:
-        """Take one step from copies, each quantity from the by-hand values of those above it.
+    def step_from(self, manual: Named, **inputs: Tensor) -> Named:
+        """Take one step from copies of the inputs, with the by-hand values injected.
 
-        What has another shape or dtype by hand, or no value there, stays autograd's own.
+        A quantity that `manual` lacks, or has with another shape or dtype, keeps autograd's value.
+
+        Args:
+            manual: by-hand values of the step by name, (P, ...) each.
+            inputs: named inputs of the step.
+
+        Returns:
+            Autograd's value of each named quantity, before its injection.
         """
-        return _noted(self.learn, copies(given), by_hand)
+        return _recorded(self.learn, copies(inputs), manual)
 
-    def predict_from(self, by_hand: Named, **given: Tensor) -> Named:
-        """Evaluate, each layer's value from the by-hand ones of those before it."""
-        with _lent(self.trainer(given["X"]), given) as trainer:
-            return _noted(trainer.predict, given, by_hand)
+    def predict_from(self, manual: Named, **inputs: Tensor) -> Named:
+        """Evaluate with the by-hand values injected; return autograd's value of each layer."""
+        with _loaded(self.trainer(inputs["X"]), inputs) as trainer:
+            return _recorded(trainer.predict, inputs, manual)
 
-    def kinds(self, **given: Tensor) -> dict[str, TensorSpec]:
+    def kinds(self, **inputs: Tensor) -> dict[str, TensorSpec]:
         """Return the shape, dtype and device of each named value of a step."""
-        found: dict[str, TensorSpec] = {}
+        kinds: dict[str, TensorSpec] = {}
 
-        def note(name: str, value: Tensor) -> None:
-            found[name] = tensor_spec(value)
+        def hook(name: str, value: Tensor) -> None:
+            kinds[name] = tensor_spec(value)
 
-        self.learn(note, **copies(given))
-        return found
+        self.learn(hook, **copies(inputs))
+        return kinds
 
     def loss(self, l: Tensor, y: Tensor) -> Tensor:
-        """Return the loss of an output, one for each network."""
+        """Return the loss of an output `l` (steps, P, rows, O), one for each step and network."""
         loss: Tensor = self.trainer(y[0]).loss(l, y)
         return loss
 
     def learned(self, like: Tensor) -> list[str]:
-        """Return the names of what an evaluation needs: weights and running statistics."""
+        """Return the names of the tensors that an evaluation needs besides X."""
         trainer = self.trainer(like)
         return [*trainer.parameters, *trainer.statistics]
 
-    def traceable(self, **given: Tensor) -> Named:
-        """Take one step of a trainer made for it, for reading the step as a program."""
-        return _noted(self._plain(given["X"]).learn, given)
+    def traceable(self, **inputs: Tensor) -> Named:
+        """Take one step in a form that can be traced as a program."""
+        return _recorded(self._traceable_trainer(inputs["X"]).learn, inputs)
 
-    def traceable_prediction(self, **given: Tensor) -> Named:
-        """Evaluate by a trainer made for it, for reading it as a program."""
-        return _noted(self._plain(given["X"]).predict, given)
+    def traceable_prediction(self, **inputs: Tensor) -> Named:
+        """Evaluate in a form that can be traced as a program."""
+        return _recorded(self._traceable_trainer(inputs["X"]).predict, inputs)
 
-    def _plain(self, like: Tensor) -> Trainer:
-        """Return a trainer with plain tensors as parameters: nn.Parameter cuts a recording off."""
+    def _traceable_trainer(self, like: Tensor) -> Trainer:
+        """Return a trainer with plain tensors as parameters: nn.Parameter ends a recording."""
         trainer = Trainer(like=like, **self.arguments)
         leaves: list[Any] = []
         for module in trainer.network.modules():
@@ -134,29 +148,29 @@ class Autograd:
         return trainer
 
 
-def copies(given: Named) -> Named:
+def copies(tensors: Named) -> Named:
     """Return a copy of each tensor."""
-    return {name: value.clone() for name, value in given.items()}
+    return {name: value.clone() for name, value in tensors.items()}
 
 
-def _noted(work: Callable[..., None], given: Named, by_hand: Named | None = None) -> Named:
-    """Return a copy of every named value of a step or an evaluation, going on from `by_hand`."""
-    mine, named = by_hand or {}, dict[str, Tensor]()
+def _recorded(work: Callable[..., None], inputs: Named, injected: Named | None = None) -> Named:
+    """Run a step or an evaluation with by-hand values injected; return copies of its values."""
+    manual, values = injected or {}, dict[str, Tensor]()
 
-    def look(name: str, value: Tensor) -> Tensor | None:
-        named[name] = value.detach().clone()
-        fits = name in mine and tensor_spec(mine[name]) == tensor_spec(value)
-        return mine[name].clone() if fits else None
+    def hook(name: str, value: Tensor) -> Tensor | None:
+        values[name] = value.detach().clone()
+        fits = name in manual and tensor_spec(manual[name]) == tensor_spec(value)
+        return manual[name].clone() if fits else None
 
-    work(look, **given)
-    return named
+    work(hook, **inputs)
+    return values
 
 
 @contextmanager
-def _lent(trainer: Trainer, given: Named) -> Iterator[Trainer]:
-    """Within, the trainer's weights are those given, without a copy; afterwards it holds none."""
+def _loaded(trainer: Trainer, inputs: Named) -> Iterator[Trainer]:
+    """Put the weights into the trainer without a copy; on exit take them out again."""
     for name, parameter in trainer.parameters.items():
-        parameter.data = given[name].contiguous()
+        parameter.data = inputs[name].contiguous()
     try:
         yield trainer
     finally:

@@ -1,4 +1,4 @@
-"""Judges chunk after chunk of steps by hand: autograd's values -> bits -> bounds -> proof."""
+"""Compare each chunk of by-hand steps with autograd: bits, then rounding bounds, then proofs."""
 
 from collections.abc import Iterator
 
@@ -14,55 +14,73 @@ from compare.report.chunk import Chunk
 from compare.state_dict import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
-from compare.training.chunking import Part, at, one_network, stacked, unequal_steps
+from compare.training.chunking import Shard, at_steps, one_network, stacked, unequal_steps
 from compare.training.downsample import SIDES
-from compare.training.evaluation import error, right
-from compare.training.merge import sums
+from compare.training.evaluation import accuracy, mean_absolute_error
+from compare.training.merge import summed_updates
 from compare.training.prover import Prover, whole_numbers
 from compare.training.sides import Reference
 from manual.losses import LOSSES
 
-_SUM = "the sum of the ranks' parts, each of which is judged by itself"
+_SUM = "the sum of the ranks' parts, each of which has its own verdict"
 
 
-class Judging(Stateful):
-    """What is found goes into the tally; `stop` is the step after the run's last one.
+class Comparison(Stateful):
+    """Compares chunks of steps and records the differences, bounds and proofs in the tally.
 
-    `along` are the ranks that share each step's rows. The first and the last step of the first
-    network of part 0 are lifted where it `leads`.
+    Args:
+        case: the case of the run.
+        reference: takes the steps by autograd.
+        prover: computes proofs and rounding bounds.
+        tally: collects the results.
+        row_ranks: the ranks that share the rows of each step.
+        stop: number of steps of the run.
+        has_first_network: whether network 0 of the population is in this process. The first and
+            the last step of the run are then lifted for it.
     """
 
     STATE = Types(unequal_chunks=Count)
 
     def __init__(
-        self, case: Case, reference: Reference, prover: Prover, tally: Tally, along: Ranks, *,
-        stop: int, leads: bool,
+        self, case: Case, reference: Reference, prover: Prover, tally: Tally, row_ranks: Ranks, *,
+        stop: int, has_first_network: bool,
     ) -> None:  # fmt: skip
         self.case, self.reference, self.prover, self.tally = case, reference, prover, tally
-        self.along, self.stop, self.leads = along, stop, leads
-        self.sums = sums(case.network) if along.count > 1 else {}
+        self.row_ranks, self.stop = row_ranks, stop
+        self.has_first_network = has_first_network
+        self.sums = summed_updates(case.network) if row_ranks.count > 1 else {}
         self.unequal_chunks = 0
 
-    def judge(self, part: Part, before: list[Named], after: list[Named]) -> Chunk:
-        """Compare a chunk of steps with autograd at what each step was given, `before`."""
-        report, count, P = self.tally.report, len(before), part.networks
-        ours = stacked(after)
-        theirs = self.reference.values(part, before, ours)
-        sides = {name: (ours[name][:, :P], theirs[name][:, :P]) for name in ours}
-        found = {name: compare_bits(*both) for name, both in sides.items()}
-        for name, difference in found.items():
-            self.tally.add(name, report.steps, difference, part.first)
-        if self.along.any(any(found[name].worst for name in self.sums)):
-            self._judge_sums(ours, theirs, found)
-        shares = self._prove(part, before, ours, theirs, found)
-        if self.along.any(self.tally.unequal > 0):
-            report.free_gap = self.reference.go_free(part, before, after, report.free_gap)
+    def judge(self, shard: Shard, before: list[Named], after: list[Named]) -> Chunk:
+        """Compare a chunk of by-hand steps with autograd, and record the results.
+
+        Args:
+            shard: the networks.
+            before: the inputs of each step.
+            after: the values that each step computed by hand, (networks, ...) each.
+
+        Returns:
+            The losses, differences and values of the chunk, for the watchers.
+        """
+        report, count, P = self.tally.report, len(before), shard.networks
+        manual = stacked(after)
+        autograd = self.reference.values(shard, before, manual)
+        sides = {name: (manual[name][:, :P], autograd[name][:, :P]) for name in manual}
+        differences = {name: compare_bits(*both) for name, both in sides.items()}
+        for name, difference in differences.items():
+            self.tally.add(name, report.steps, difference, shard.first)
+        if self.row_ranks.any(any(differences[name].worst for name in self.sums)):
+            self._judge_sums(manual, autograd, differences)
+        shares = self._prove(shard, before, manual, autograd, differences)
+        if self.row_ranks.any(self.tally.unequal > 0):
+            report.free_gap = self.reference.train_alone(shard, before, after, report.free_gap)
 
         network, loss = self.case.network, self.case.network.loss
-        y = torch.stack([given["y"] for given in before])[:, :P]
+        y = torch.stack([inputs["y"] for inputs in before])[:, :P]
         output = dict(zip(SIDES, sides[network.prediction], strict=True))
-        # of all rows, when the mean over ranks is taken: a mean is one of a rank's rows already
-        ranks = self.along.count
+        # The losses of all ranks are averaged later. A mean over this rank's rows is ready for
+        # that. A sum is scaled up, and so is autograd's loss, this rank's share of the whole.
+        ranks = self.row_ranks.count
         times = ranks if loss == "half_squared_error" else 1
         by_hand = LOSSES[loss].value(output["manual"], y)
         by_autograd = self.reference.autograd.loss(output["autograd"], y)
@@ -71,55 +89,58 @@ class Judging(Stateful):
             steps=count,
             networks=P,
             loss={"manual": by_hand.mean(-1) * times, "autograd": by_autograd.mean(-1) * ranks},
-            error={side: error(l, y, loss) for side, l in output.items()},
-            accuracy={side: right(l, y, loss) for side, l in output.items() if network.classes},
-            compared={name: difference.total // count for name, difference in found.items()},
-            differences={n: differences_by_step(*sides[n], d) for n, d in found.items() if d.worst},
+            error={side: mean_absolute_error(l, y, loss) for side, l in output.items()},
+            accuracy={side: accuracy(l, y, loss) for side, l in output.items() if network.classes},
+            compared={name: difference.total // count for name, difference in differences.items()},
+            differences={
+                n: differences_by_step(*sides[n], d) for n, d in differences.items() if d.worst
+            },
             shares=shares,
-            values={"manual": ours, "autograd": theirs},
+            values={"manual": manual, "autograd": autograd},
             free_gap=report.free_gap,
         )
 
     def _prove(
-        self, part: Part, before: list[Named], ours: Named, theirs: Named,
-        found: dict[str, Difference],
+        self, shard: Shard, before: list[Named], manual: Named, autograd: Named,
+        differences: dict[str, Difference],
     ) -> dict[str, np.ndarray]:  # fmt: skip
-        """Lift some steps, first and last among them; bound the rounding of unequal ones.
+        """Lift sampled steps, and bound the rounding of the steps that differ.
 
-        Return the largest share of the bound at each step, by quantity.
+        Return by quantity the largest share of the rounding bound at each step.
         """
         start, count = self.tally.report.steps, len(before)
         shares: dict[str, np.ndarray] = {}
-        unequal = {name: d for name, d in found.items() if d.worst and name not in self.sums}
-        if self.sums:  # a program cannot wait for other ranks: it is given what they have added
-            before = [{**b, **{n: ours[n][k] for n in self.sums}} for k, b in enumerate(before)]
-        wanted = set()
-        if self.leads and part.first == 0:
-            wanted |= {(0, 0)} if start == 0 else set()
-            wanted |= {(count - 1, 0)} if start + count == self.stop else set()
+        unequal = {name: d for name, d in differences.items() if d.worst and name not in self.sums}
+        if self.sums:  # a traced program cannot wait for other ranks: their sums are its inputs
+            before = [{**b, **{n: manual[n][k] for n in self.sums}} for k, b in enumerate(before)]
+        sampled = set()  # (step of the chunk, network)
+        if self.has_first_network and shard.first == 0:
+            sampled |= {(0, 0)} if start == 0 else set()
+            sampled |= {(count - 1, 0)} if start + count == self.stop else set()
         if unequal:
             self.unequal_chunks += 1
             if self.unequal_chunks.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...
                 first = min(unequal.values(), key=lambda d: d.first)
                 assert first.worst
-                wanted.add((first.worst.index[0], first.worst.index[1]))
-            wanted |= self._bound(part, before, ours, theirs, list(unequal), shares)
-        for step, network in sorted(wanted):
-            one = before[step], at(ours, step), at(theirs, step)
-            proofs = self.prover.proof(*(one_network(values, network) for values in one))
+                sampled.add((first.worst.index[0], first.worst.index[1]))
+            sampled |= self._bound(shard, before, manual, autograd, list(unequal), shares)
+        for step, network in sorted(sampled):
+            at_step = before[step], at_steps(manual, step), at_steps(autograd, step)
+            proofs = self.prover.proof(*(one_network(values, network) for values in at_step))
             proofs |= {name: Proof(EXACT, _SUM, lifted=True) for name in self.sums}
             self.tally.prove(start + step, proofs)
         return shares
 
     def _bound(
-        self, part: Part, before: list[Named], ours: Named, theirs: Named, unequal: list[str],
-        shares: dict[str, np.ndarray],
+        self, shard: Shard, before: list[Named], manual: Named, autograd: Named,
+        unequal: list[str], shares: dict[str, np.ndarray],
     ) -> set[tuple[int, int]]:  # fmt: skip
-        """Bound the rounding of unequal quantities; return steps and networks that lie outside."""
-        start, P = self.tally.report.steps, part.networks
+        """Bound the rounding of unequal quantities; return steps and networks out of bounds."""
+        start, P = self.tally.report.steps, shard.networks
         outside = set()
-        for steps, given in self._alike(part, before, ours, theirs, unequal):
-            batch = [given, *(part.batched(at(side, steps)) for side in (ours, theirs))]
+        for steps, inputs in self._same_program(shard, before, manual, autograd, unequal):
+            sides = (shard.batched(at_steps(side, steps)) for side in (manual, autograd))
+            batch = [inputs, *sides]
             for name, share in self.prover.shares(unequal, *batch).items():
                 if share is None:
                     self.tally.bound(name, None, start + steps[0])
@@ -129,42 +150,49 @@ class Judging(Stateful):
                 largest = float(each[worst])
                 step = steps[worst // P]
                 self.tally.bound(name, largest, start + step)
-                if not largest <= 1:  # the earliest such too: it is since then that it is WRONG
-                    places = worst, int((~(each <= 1)).nonzero()[0])
-                    outside |= {(steps[k // P], k % P) for k in places}
+                if not largest <= 1:  # lift the earliest such step too: it is WRONG from there on
+                    worst_and_first = worst, int((~(each <= 1)).nonzero()[0])
+                    outside |= {(steps[k // P], k % P) for k in worst_and_first}
                 known = shares.setdefault(name, np.zeros(len(before)))
                 known[steps] = each.view(len(steps), P).amax(1).numpy()
         return outside
 
-    def _alike(
-        self, part: Part, before: list[Named], ours: Named, theirs: Named, unequal: list[str]
+    def _same_program(
+        self, shard: Shard, before: list[Named], manual: Named, autograd: Named, unequal: list[str]
     ) -> Iterator[tuple[list[int], Named]]:
-        """Yield the steps in groups that one program serves, and what each group is given.
+        """Yield groups of steps that have the same program, with the inputs of each group.
 
-        Each unequal step is one by itself where the number of the step matters to what is unequal,
-        or where a side may go another way at other numbers.
+        Each unequal step is its own group where the unequal quantities depend on the step number,
+        or where a side may branch on its inputs.
         """
-        batch = part.batched(stacked(before))
-        timed = len({whole_numbers(given) for given in before}) > 1
-        together = self.prover.without_step_count(batch, unequal, ours) if timed else batch
-        if together is not None and not self.prover.branches(together):
-            yield list(range(len(before))), together
+        batch = shard.batched(stacked(before))
+        has_step_count = len({whole_numbers(inputs) for inputs in before}) > 1
+        inputs = self.prover.without_step_count(batch, unequal, manual) if has_step_count else batch
+        if inputs is not None and not self.prover.may_branch(inputs):
+            yield list(range(len(before))), inputs
             return
-        for k in unequal_steps(ours, theirs, part.networks):
-            yield [k], part.batched(stacked([before[k]]))
+        for k in unequal_steps(manual, autograd, shard.networks):
+            yield [k], shard.batched(stacked([before[k]]))
 
-    def _judge_sums(self, ours: Named, theirs: Named, found: dict[str, Difference]) -> None:
-        """Bound how far two sums over ranks of the same parts may be apart; all ranks do it."""
+    def _judge_sums(
+        self, manual: Named, autograd: Named, differences: dict[str, Difference]
+    ) -> None:
+        """Bound the rounding of each side's sum over the ranks of the same parts.
+
+        Every rank has to call it.
+        """
         for name, part in self.sums.items():
-            size = self.along.added(ours[part].double().abs())
-            if not found[name].worst:
+            size = self.row_ranks.sum(manual[part].double().abs())
+            if not differences[name].worst:
                 continue
-            # each side adds count - 1 times, in whatever order (Higham, section 4.2)
-            allowed = 2.02 * (self.along.count - 1) * torch.finfo(ours[name].dtype).eps / 2 * size
-            share = share_of_rounding(ours[name], theirs[name], allowed.cpu()).flatten(1).amax(1)
+            # each side adds count - 1 times, in any order (Higham, section 4.2)
+            unit_roundoff = torch.finfo(manual[name].dtype).eps / 2
+            allowed = 2.02 * (self.row_ranks.count - 1) * unit_roundoff * size
+            share = share_of_rounding(manual[name], autograd[name], allowed.cpu())
+            share = share.flatten(1).amax(1)
             step = self.tally.report.steps + int(share.argmax())
             self.tally.bound(name, largest := float(share.max()), step)
-            far = f"but {largest:.3g} times further apart than adding in another order can be"
-            text = _SUM if largest <= 1 else f"{_SUM}, {far}"
+            apart = f"but the difference is {largest:.3g} times the rounding bound of the additions"
+            text = _SUM if largest <= 1 else f"{_SUM}, {apart}"
             proof = Proof(ROUNDING if largest <= 1 else WRONG, text, lifted=True, share=largest)
             self.tally.prove(step, {name: proof})

@@ -1,6 +1,6 @@
-"""Whether a step may go another way at other numbers: does it read a number out of a tensor?
+"""Detect data-dependent control flow: does a step read a number out of a tensor?
 
-Imports torch and its private names alone.
+Imports only torch, with its private names.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,48 +12,54 @@ from torch.overrides import TorchFunctionMode
 
 from compare.torch_private import CAN_RECORD, DispatchMode
 
-# what operations say of themselves: a number, or a shape, hangs on the numbers that they are given
+# torch's tags for operations whose result, or its shape, depends on the values of their inputs
 _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_TO_PYTHON = {"numpy", "tolist", "__array__"}  # what torch's operations never see
+_TO_PYTHON = {"numpy", "tolist", "__array__"}  # reads that are no ATen operations
 
 
-def branches(function: Callable[..., object], given: Mapping[str, Tensor]) -> bool:
-    """Whether `function(**given)` reads what depends on the floats it is given.
+def may_branch(function: Callable[..., object], inputs: Mapping[str, Tensor]) -> bool:
+    """Whether `function(**inputs)` reads a Python number that depends on its float inputs.
 
-    What depends on whole numbers alone, such as the number of the step, does not count.
+    At other inputs such a function may execute other operations. Values that depend only on
+    integer inputs, such as the step number, do not count. False where nothing can be recorded.
     """
-    if not CAN_RECORD:  # of what cannot be read nothing is said
+    if not CAN_RECORD:
         return False
-    own = {name: value.clone() for name, value in given.items()}  # it may write into them
-    away, reads = _ToPython(), _Reads(own.values())
-    with torch.random.fork_rng(devices=[]), away, reads:
-        function(**own)
-    return away.seen or reads.seen
+    copies = {name: value.clone() for name, value in inputs.items()}  # it may write into them
+    to_python, reads = _ToPython(), _Reads(copies.values())
+    with torch.random.fork_rng(devices=[]), to_python, reads:
+        function(**copies)
+    return to_python.seen or reads.seen
 
 
 class _Reads(DispatchMode):  # type: ignore[misc]
-    """Notes whether a number is read that comes from some floats; views share their storage."""
+    """Detects a read of a value that is computed from float inputs.
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
+    Tensors are tracked by storage, since views share it.
+    """
+
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()
         self.seen = False
-        # by their address: held, so that no other storage comes to have it
+        # by address; the reference keeps the address from being reused
         self.storages: dict[int, Any] = {}
-        self._hold(value for value in given if value.is_floating_point())
+        self._track(value for value in inputs if value.is_floating_point())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
+        results = func(*args, **kwargs)
         tensors = _tensors((args, kwargs))
         if any(tensor.untyped_storage().data_ptr() in self.storages for tensor in tensors):
             self.seen |= not _READS.isdisjoint(func.tags)
-            self._hold(_tensors(made))
-        return made
+            self._track(_tensors(results))
+        return results
 
-    def _hold(self, tensors: Iterable[Tensor]) -> None:
+    def _track(self, tensors: Iterable[Tensor]) -> None:
         storages = (tensor.untyped_storage() for tensor in tensors)
-        self.storages |= {s.data_ptr(): s for s in storages if s.nbytes()}  # others share 0
+        self.storages |= {
+            s.data_ptr(): s for s in storages if s.nbytes()
+        }  # empty ones share address 0
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -64,7 +70,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 class _ToPython(TorchFunctionMode):
-    """Notes whether a tensor is handed to numpy, or made a list."""
+    """Detects a conversion of a tensor to a NumPy array or a list."""
 
     seen = False
 

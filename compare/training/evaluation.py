@@ -1,4 +1,4 @@
-"""How well a network tells y: at a step, and after training, of the rows kept back."""
+"""Evaluate the network: its error and accuracy at each step, and on the test rows at the end."""
 
 import numpy as np
 import torch
@@ -8,59 +8,71 @@ from compare.cases.cases import Case
 from compare.proof.bits import compare_bits
 from compare.proof.program import Opaque
 from compare.training.accumulate import Tally
-from compare.training.adapters import Autograd, Named, by_hand_prediction, copies
+from compare.training.adapters import Autograd, Named, copies, manual_prediction_of
 from compare.training.chunking import one_network
 from compare.training.prover import Prover
 from compare.training.sampling import Sampler
 
 Surface = tuple[np.ndarray, list[tuple[str, float, float]], list[tuple[float, float, float]]]
 
-PREFIX = "test_"  # of the quantities' names
-MOST_CLASSES = 256  # that a confusion matrix tells apart: it grows with their square
+PREFIX = "test_"  # of the names of quantities of the test rows
+MAX_CLASSES = 256  # of a confusion matrix, whose size is their square
 
 
 def evaluate(
-    given: Sampler, state: Named, tally: Tally, autograd: Autograd, off: Opaque | None,
+    sampler: Sampler, state: Named, tally: Tally, reference: Autograd, off: Opaque | None,
     entries: int | None,
 ) -> None:  # fmt: skip
-    """Judge every layer's value of a prediction of the rows kept back.
+    """Evaluate the test rows on both sides, and compare the value of every layer.
 
-    The report gets a row for each, and how many rows are right by hand. All networks are compared
-    and bounded, the first one is lifted; `off` and `entries` are the lifting's.
+    The report gets a row for each layer's value, the accuracy by hand and the confusion matrix. All
+    networks are compared and bounded; the first one is lifted.
+
+    Args:
+        sampler: has the test rows.
+        state: weights and running statistics after training, (P, ...) each.
+        tally: collects the results.
+        reference: the autograd side.
+        off: the reason for lifting nothing, None to lift; see `Prover`.
+        entries: number of entries of a large product to lift; see `Prover`.
     """
-    X, y, case, report = given.X_test, given.y_test, given.case, tally.report
+    X, y, case, report = sampler.X_test, sampler.y_test, sampler.case, tally.report
     assert X is not None
     assert y is not None
-    manual_step = by_hand_prediction(case)
-    asked = {"X": X, **{name: state[name] for name in autograd.learned(X)}}
+    predict = manual_prediction_of(case)
+    inputs = {"X": X, **{name: state[name] for name in reference.learned(X)}}
     with torch.inference_mode():
-        ours = manual_step(**copies(asked))
-    theirs = autograd.predict_from(ours, **asked)
-    network, l = case.network, ours[case.network.prediction]
-    report.classes = given.classes
+        manual = predict(**copies(inputs))
+    autograd = reference.predict_from(manual, **inputs)
+    network, l = case.network, manual[case.network.prediction]
+    report.classes = sampler.classes
     if network.loss == "cross_entropy":
         report.confusion = confusion(l, y)
     if network.classes:
-        report.accuracy = float(right(l[None], y[None], network.loss))
-    names = {name: PREFIX + name for name in ours}
-    if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (ours, theirs))):
+        report.accuracy = float(accuracy(l[None], y[None], network.loss))
+    names = {name: PREFIX + name for name in manual}
+    if not tally.open(*({names.get(n, n): v for n, v in s.items()} for s in (manual, autograd))):
         return
-    prover = Prover(manual_step, autograd.traceable_prediction, off, entries)
+    prover = Prover(predict, reference.traceable_prediction, off, entries)
     step, unequal = report.steps - 1, []
-    one = [copies(one_network(values, 0)) for values in (asked, ours, theirs)]
-    for name, proof in prover.proof(*one).items():
-        found = compare_bits(ours[name][None], theirs[name][None])
-        tally.add(names[name], step, found)
+    first = [copies(one_network(values, 0)) for values in (inputs, manual, autograd)]
+    for name, proof in prover.proof(*first).items():
+        difference = compare_bits(manual[name][None], autograd[name][None])
+        tally.add(names[name], step, difference)
         tally.prove(step, {names[name]: proof})
-        unequal += [name] * bool(found.worst)
-    for name, share in prover.shares(unequal, asked, ours, theirs).items():
+        unequal += [name] * bool(difference.worst)
+    for name, share in prover.shares(unequal, inputs, manual, autograd).items():
         tally.bound(names[name], None if share is None else float(share.max()), step)
 
 
-def error(l: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the mean absolute error of (steps, networks, rows, outputs), at each step.
+def mean_absolute_error(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the mean absolute error at each step, (steps,).
 
-    Logits say of y what they are as chances.
+    Args:
+        l: output of the network, (steps, networks, rows, outputs); for a loss that takes logits
+            it is turned into probabilities first.
+        y: targets, likewise.
+        loss: name of the loss.
     """
     if loss == "cross_entropy":
         l = torch.softmax(l, -1)
@@ -69,8 +81,8 @@ def error(l: Tensor, y: Tensor, loss: str) -> Tensor:
     return (y - l).abs().mean((-3, -2, -1))
 
 
-def right(l: Tensor, y: Tensor, loss: str) -> Tensor:
-    """Return the share of rows whose class is right, at each step likewise."""
+def accuracy(l: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Return the share of rows whose class is right at each step; see `mean_absolute_error`."""
     if loss == "cross_entropy":
         hits = l.argmax(-1) == y.argmax(-1)
     else:
@@ -79,41 +91,52 @@ def right(l: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 def confusion(l: Tensor, y: Tensor) -> list[list[int]]:
-    """Return how many rows of each class were taken for which, of (networks, rows, classes).
+    """Return the confusion matrix: entry [i, j] counts rows of class i that were classified as j.
 
-    Of more than MOST_CLASSES classes some neighbouring ones share a row and a column.
+    With more than MAX_CLASSES classes several neighbouring ones share a row and a column.
+
+    Args:
+        l: output of the network, (networks, rows, classes).
+        y: targets, one-hot, likewise.
     """
-    each = max(1, -(-y.shape[-1] // MOST_CLASSES))
+    each = max(1, -(-y.shape[-1] // MAX_CLASSES))
     count = -(-y.shape[-1] // each)
     pairs = y.argmax(-1).flatten() // each * count + l.argmax(-1).flatten() // each
-    found: list[list[int]] = torch.bincount(pairs, minlength=count**2).view(count, count).tolist()
-    return found
+    counts: list[list[int]] = torch.bincount(pairs, minlength=count**2).view(count, count).tolist()
+    return counts
 
 
-_AROUND, _CELLS = 0.5, 81  # how far a surface reaches beyond the rows, and how fine it is
-_POINTS = 1000  # of the rows are shown on it at most
+_MARGIN, _CELLS = 0.5, 81  # of a surface beyond the rows, and its cells along each axis
+_MAX_POINTS = 1000  # rows that a surface shows
 
 
-def decision_surface(case: Case, given: Sampler, state: Named) -> Surface | None:
-    """Return the first network's first output by hand over its two inputs that vary.
+def decision_surface(case: Case, sampler: Sampler, state: Named) -> Surface | None:
+    """Return the first output of the first network, by hand, over two inputs.
 
-    None where another number of inputs vary. The grid's rows follow the second input.
+    Args:
+        case: the case of the run.
+        sampler: has the training rows.
+        state: weights of all networks, (P, ...) each.
+
+    Returns:
+        The grid of outputs, whose rows follow the second input; the axes as (name, least, most);
+        some rows as (first input, second input, target). None unless exactly two inputs vary.
     """
-    X, y = given.X[0], given.y[0]
+    X, y = sampler.X[0], sampler.y[0]
     least, most = X.min(0).values, X.max(0).values
     varying = (least < most).nonzero().flatten().tolist()
     if len(varying) != 2:
         return None
-    ends = [(float(least[n]) - _AROUND, float(most[n]) + _AROUND) for n in varying]
+    ends = [(float(least[n]) - _MARGIN, float(most[n]) + _MARGIN) for n in varying]
     scales = [torch.linspace(*each, _CELLS).to(X) for each in ends]
     grid = least.expand(_CELLS, _CELLS, -1).clone()
     grid[..., varying[0]], grid[..., varying[1]] = scales[0], scales[1][:, None]
-    learned = {name: v[0] for name, v in state.items()}
-    predict = by_hand_prediction(case)
-    # line by line: a wide layer's values at all cells at once would be large
-    lines = [predict(X=line, **learned)[case.network.prediction][:, 0] for line in grid]
-    some = slice(None, None, -(-len(X) // _POINTS))
-    columns = (X[some, varying[0]], X[some, varying[1]], y[some, 0])
+    first_network = {name: v[0] for name, v in state.items()}
+    predict = manual_prediction_of(case)
+    # line by line: the values of a wide layer in all cells at once would take much memory
+    lines = [predict(X=line, **first_network)[case.network.prediction][:, 0] for line in grid]
+    shown = slice(None, None, -(-len(X) // _MAX_POINTS))
+    columns = (X[shown, varying[0]], X[shown, varying[1]], y[shown, 0])
     points = list(zip(*(column.tolist() for column in columns), strict=True))
     axes = [(f"input {n}", *each) for n, each in zip(varying, ends, strict=True)]
     return torch.stack(lines).double().cpu().numpy(), axes, points

@@ -1,4 +1,4 @@
-"""What ranks share: the rows of each step, what they must agree on, and one report of all."""
+"""Share the rows of each step among ranks, compare their weights, and merge their reports."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from compare.cases.cases import Case, Network
 from compare.errors import BadInput
 from compare.proof.bits import WorstElement
 from compare.proof.verdict import Proof, Verdict
-from compare.ranks.ranks import Ranks, fingerprint, named
+from compare.ranks.ranks import Ranks, checksums, rank_names
 from compare.report.chunk import Chunk, furthest, merged
 from compare.report.quantity import Quantity
 from compare.report.report import Report
@@ -20,35 +20,44 @@ from manual.network import Network as ByHand
 
 
 def check_shares(ranks: Ranks, case: Case, rows: int) -> None:
-    """Raise BadInput where the rows of a step cannot be shared by the ranks."""
+    """Check that the ranks can share the rows of a step.
+
+    Args:
+        ranks: the ranks that are to share them.
+        case: the case of the run.
+        rows: rows of a step.
+
+    Raises:
+        BadInput: for a fixed listing, for batch norm, or if the ranks do not divide the rows.
+    """
     if ranks.count == 1:
         return
     if case.by_hand != "network":
         raise BadInput(
-            f"case {case.name} on {ranks.count} ranks: it is a listing that stands as it is; use "
+            f"case {case.name} on {ranks.count} ranks: a fixed listing cannot share rows; use "
             f"run network --sizes {','.join(map(str, case.network.sizes))}, or --population"
         )
     if case.network.batch_norm:
         raise BadInput(
-            f"batch_norm on {ranks.count} ranks: each would have statistics of its own rows; "
-            "run it on one, or with --population"
+            f"batch_norm on {ranks.count} ranks: each rank would have the statistics of its own "
+            "rows only; use one process, or --population"
         )
     if rows % ranks.count:
         raise BadInput(
-            f"{rows} rows a step on {ranks.count} ranks: give --batch-size a multiple of "
-            f"{ranks.count}"
+            f"{rows} rows per step on {ranks.count} ranks: give a --batch-size that is a multiple "
+            f"of {ranks.count}"
         )
 
 
-def own_rows(step: Named, ranks: Ranks) -> Named:
-    """Return what a step is given, of its rows and of their masks this rank's alone."""
+def rank_inputs(step: Named, ranks: Ranks) -> Named:
+    """Return the inputs of a step with only this rank's rows, and masks of these."""
     if ranks.count == 1:
         return step
-    return {name: v if name == "t" else ranks.own(v) for name, v in step.items()}
+    return {name: v if name == "t" else ranks.own_rows(v) for name, v in step.items()}
 
 
-def sums(network: Network) -> dict[str, str]:
-    """Return the names of the updates, each a sum over the ranks, with that of what they add."""
+def summed_updates(network: Network) -> dict[str, str]:
+    """Return {update: part}: the names of the updates, and of the rank's parts that they sum."""
     weights = ByHand(**network.arguments()).weights
     return {f"{name}_update": f"{name}_part" for name in weights}
 
@@ -56,47 +65,70 @@ def sums(network: Network) -> dict[str, str]:
 def agree(
     ranks: Ranks, report: Report, names: Sequence[str], after: Sequence[Named]
 ) -> tuple[int, bool]:
-    """Return how many of the steps all ranks have, and whether they leave all the same state.
+    """Compare the state of all ranks after each step of a chunk. Every rank has to call it.
 
-    Where a rank's bits are others, its row says so, and no step after that one counts.
+    Where the bits of a rank differ from those of most ranks, the row of the weight says so.
+
+    Args:
+        ranks: the ranks that share the rows of each step.
+        report: its `quantities` get the problem.
+        names: names of the state.
+        after: by-hand values of each step.
+
+    Returns:
+        The number of steps that all ranks can compare, and whether their states agree.
     """
-    mine = {name: fingerprint([step[name] for step in after]) for name in names}
-    told = ranks.gather((len(after), mine))
-    count = min(steps for steps, _ in told)
+    own = {name: checksums([step[name] for step in after]) for name in names}
+    gathered = ranks.gather((len(after), own))
+    count = min(steps for steps, _ in gathered)
     for k in range(count):
-        odd = False
+        agreed = True
         for name in names:
-            numbers = [found[name][k] for _, found in told]
-            common = Counter(numbers).most_common(1)[0][0]
-            others = [rank for rank, number in enumerate(numbers) if number != common]
+            sums = [by_name[name][k] for _, by_name in gathered]
+            common = Counter(sums).most_common(1)[0][0]
+            others = [rank for rank, checksum in enumerate(sums) if checksum != common]
             if others:
-                odd, step = True, report.steps + k
-                who = named(others)
+                agreed, step = False, report.steps + k
                 row = report.quantities[name]
-                row.problem = f"from step {step} on {who} by hand has other bits than rank "
-                row.problem += str(numbers.index(common))
+                row.problem = (
+                    f"from step {step} on {rank_names(others)} by hand has other bits than rank "
+                    f"{sums.index(common)}"
+                )
                 row.first_unequal = step
-        if odd:
+        if not agreed:
             return k + 1, False
     return count, True
 
 
 def merged_chunks(ranks: Ranks, chunk: Chunk | None, regular: bool) -> tuple[bool, Chunk | None]:
-    """Return whether all ranks can go on, and the chunk of all of them, if all have the same steps.
+    """Merge the chunks of all ranks. Every rank has to call it.
 
-    Its values are this rank's own.
+    Args:
+        ranks: all ranks of the run.
+        chunk: this rank's chunk, None if it could not compare its steps.
+        regular: whether this rank can take further steps.
+
+    Returns:
+        Whether all ranks can take further steps; and the merged chunk with this rank's values,
+        None unless all ranks have a chunk of the same steps.
     """
-    light = None if chunk is None else replace(chunk, values={})
-    told = ranks.gather((light, regular))
-    parts = [part for part, _ in told if part is not None]
-    go_on = all(fine for _, fine in told)
-    if chunk is None or len(parts) < len(told) or len({part.steps for part in parts}) > 1:
+    without_values = None if chunk is None else replace(chunk, values={})
+    gathered = ranks.gather((without_values, regular))
+    chunks = [one for one, _ in gathered if one is not None]
+    all_regular = all(is_regular for _, is_regular in gathered)
+    if chunk is None or len(chunks) < len(gathered) or len({one.steps for one in chunks}) > 1:
         return False, None
-    return go_on, replace(merged(parts), values=chunk.values)
+    return all_regular, replace(merged(chunks), values=chunk.values)
 
 
 def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
-    """Return one report of all ranks', which `shared` the rows of one network or had some each."""
+    """Return one report from the reports of all ranks.
+
+    Args:
+        reports: the report of each rank, in their order.
+        shared: whether the ranks shared the rows of one network; otherwise each rank had some of
+            the networks.
+    """
     first = reports[0]
     names = list(dict.fromkeys(name for report in reports for name in report.quantities))
     rows = {
@@ -104,15 +136,15 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
         for name in names
     }
     gaps: list[Any] = [report.free_gap for report in reports]
-    asked = [report for report in reports if report.accuracy is not None]
+    evaluated = [report for report in reports if report.accuracy is not None]
     counts = [report.confusion for report in reports if report.confusion is not None]
     return replace(
         first,
         steps=min(report.steps for report in reports),
-        quantities={name: _row(of, shared) for name, of in rows.items()},
+        quantities={name: _merged_row(by_rank, shared) for name, by_rank in rows.items()},
         follows=next((report.follows for report in reports if report.follows), {}),
         free_gap=None if None in gaps else furthest(gaps),
-        accuracy=_mean(asked),
+        accuracy=_mean_accuracy(evaluated),
         output=[row for report in reports for row in report.output] if shared else first.output,
         confusion=torch.tensor(counts).sum(0).tolist() if counts else None,
         seconds=max(report.seconds for report in reports),
@@ -120,15 +152,15 @@ def merged_reports(reports: Sequence[Report], *, shared: bool) -> Report:
     )
 
 
-def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
-    """Return one row of what each rank found."""
-    rows = list(of.values())
-    seen = [row.first_unequal for row in rows if row.first_unequal is not None]
-    problems = {rank: row.problem for rank, row in of.items() if row.problem}
+def _merged_row(by_rank: dict[int, Quantity], shared: bool) -> Quantity:
+    """Return one row from the rows of the ranks."""
+    rows = list(by_rank.values())
+    first_steps = [row.first_unequal for row in rows if row.first_unequal is not None]
+    problems = {rank: row.problem for rank, row in by_rank.items() if row.problem}
     problem = next(iter(problems.values()), None)
-    if problem and len(problems) < len(of):
+    if problem and len(problems) < len(by_rank):
         problem = f"rank {next(iter(problems))}: {problem}"
-    worst = {rank: row.worst for rank, row in of.items() if row.worst}
+    worst = {rank: row.worst for rank, row in by_rank.items() if row.worst}
     places = [replace(place, rank=rank if shared else None) for rank, place in worst.items()]
 
     def earliest(
@@ -146,14 +178,14 @@ def _row(of: dict[int, Quantity], shared: bool) -> Quantity:
         nans=sum(row.nans for row in rows),
         max_ulp=max(row.max_ulp for row in rows),
         worst=min(places, key=earliest, default=None),
-        first_unequal=min(seen, default=None),
+        first_unequal=min(first_steps, default=None),
         problem=problem,
         proof=max((row.proof for row in rows if row.proof), key=gravest, default=None),
     )
 
 
-def _mean(reports: Sequence[Report]) -> float | None:
-    """Return the accuracy over all ranks' networks, each of which is asked the same rows."""
+def _mean_accuracy(reports: Sequence[Report]) -> float | None:
+    """Return the mean accuracy over the networks of all ranks, on the same test rows."""
     if not reports:
         return None
     weights = [sum(map(sum, report.confusion)) if report.confusion else 1 for report in reports]

@@ -1,7 +1,7 @@
 """A chunk of steps on both sides: by hand first, then by autograd from the same values.
 
-Nothing that the by-hand side does reaches the other one, which takes the steps in one batch where
-that changes no bit.
+The by-hand steps are isolated from autograd's tensors. Autograd takes the steps of a chunk in one
+batch where this changes no bit.
 """
 
 import math
@@ -13,121 +13,155 @@ from compare.proof.bits import same_bits
 from compare.report.chunk import furthest
 from compare.torch_private import version
 from compare.training.adapters import Autograd, Named, Step, copies
-from compare.training.chunking import Part, at, unequal_steps
+from compare.training.chunking import Shard, at_steps, unequal_steps
 
 
 class ManualSide:
-    """Takes steps by hand, each from copies: what it does to them stays its own affair.
+    """Takes the by-hand steps, each on copies of its inputs.
 
-    Copies of large weights would cost more than their comparison. So where they are `heavy`, a step
-    that left alone what it was given, and made its weights anew, is lent the next ones themselves.
+    A step may thus write into its inputs without an effect on autograd's. Copies of large weights
+    would cost more than their comparison, so with `avoid_copies` a pure step receives the inputs
+    themselves. A step is pure where it neither writes into its inputs nor returns a value in the
+    storage of the weights.
+
+    Args:
+        step: the by-hand step, a function of named tensors.
+        avoid_copies: copy the inputs only while the step is not known to be pure.
     """
 
-    def __init__(self, step: Step, *, heavy: bool) -> None:
-        self.step, self.heavy = step, heavy
-        self.apart = False  # whether the last step left alone what it was given
+    def __init__(self, step: Step, *, avoid_copies: bool) -> None:
+        self.step, self.avoid_copies = step, avoid_copies
+        self.pure = False  # whether the last step was
 
     def take(self, data: list[Named], state: Named) -> tuple[list[Named], list[Named], Named]:
-        """Return what each step was given, what it gave, and the state that they lead to.
+        """Take a chunk of steps.
 
-        Raises BadInput where a step is no longer apart that was at first.
+        Args:
+            data: the inputs of each step, but for the state.
+            state: weights and other state before the first step, (P, ...) each.
+
+        Returns:
+            The inputs of each step, the values that it computed, and the state after the last one.
+
+        Raises:
+            BadInput: if a step is not pure after another one was, with `avoid_copies`.
         """
         before: list[Named] = []
         after: list[Named] = []
-        # autograd cannot take over what was made in inference mode, which is the faster one
-        with torch.no_grad() if self.heavy else torch.inference_mode():
-            for given in data:
-                before.append({**given, **state})
+        # inference mode is faster, but autograd cannot use tensors that were made in it
+        with torch.no_grad() if self.avoid_copies else torch.inference_mode():
+            for step_data in data:
+                before.append({**step_data, **state})
                 after.append(self._step(before[-1], state))
                 state = {name: after[-1].get(name, value) for name, value in state.items()}
         return before, after, state
 
-    def _step(self, given: Named, state: Named) -> Named:
-        if not self.heavy:
-            return self.step(**copies(given))
-        lent = given if self.apart else copies(given)
-        versions = list(map(version, lent.values()))
-        found = self.step(**lent)
-        ours = {value.untyped_storage().data_ptr() for value in found.values()}
-        theirs = {lent[name].untyped_storage().data_ptr() for name in state}
-        apart = not ours & theirs and versions == list(map(version, lent.values()))
-        if self.apart and not apart:
+    def _step(self, inputs: Named, state: Named) -> Named:
+        if not self.avoid_copies:
+            return self.step(**copies(inputs))
+        passed = inputs if self.pure else copies(inputs)
+        versions = list(map(version, passed.values()))
+        values = self.step(**passed)
+        returned = {value.untyped_storage().data_ptr() for value in values.values()}
+        weights = {passed[name].untyped_storage().data_ptr() for name in state}
+        pure = not returned & weights and versions == list(map(version, passed.values()))
+        if self.pure and not pure:
             raise BadInput(
-                "the by-hand step writes into what it is given, or returns it, and at first did "
-                "not: have it do the same at every step"
+                "the by-hand step writes into its inputs or returns them, and at first it did "
+                "not: make it do the same at every step"
             )
-        self.apart = apart
-        return found
+        self.pure = pure
+        return values
 
 
 class Reference:
-    """Autograd at what each step by hand was given; `together` allows it to take one batch.
+    """Takes the steps of a chunk by autograd, at the inputs of the by-hand steps.
 
-    The weights that the by-hand side passed through are then a population, which autograd judges at
-    once. Where any bit differs some of those steps are taken alone, with the shapes that the
-    by-hand side has: if that gives other bits than the batch, every step is taken alone. So the
-    batch only saves time. `heavy` weights are taken over and not copied.
+    In one batch the weights before each by-hand step are a population, which autograd judges at
+    once. Where any bit differs, some of those steps are taken again alone, with the shapes of the
+    by-hand side. If they have other bits than in the batch, every step is taken alone, so the batch
+    only saves time.
+
+    Args:
+        autograd: the reference side.
+        one_batch: try one batch for all steps of a chunk.
+        avoid_copies: let autograd update the weights of the inputs in place.
     """
 
-    def __init__(self, autograd: Autograd, *, together: bool, heavy: bool) -> None:
-        self.autograd, self.together, self.heavy = autograd, together, heavy
+    def __init__(self, autograd: Autograd, *, one_batch: bool, avoid_copies: bool) -> None:
+        self.autograd, self.one_batch, self.avoid_copies = autograd, one_batch, avoid_copies
 
-    def values(self, part: Part, before: list[Named], ours: Named) -> Named:
-        """Return autograd's values at each step, (steps, networks, ...).
+    def values(self, shard: Shard, before: list[Named], manual: Named) -> Named:
+        """Return autograd's values at each step with the by-hand values injected.
 
-        Each goes on from the by-hand values of those above it. Where all its bits are those by
-        hand, the by-hand tensor itself stands for it.
+        Args:
+            shard: the networks.
+            before: the inputs of each step.
+            manual: by-hand values by name, (steps, networks, ...) each.
+
+        Returns:
+            Autograd's values, likewise; the by-hand tensor itself where no bit differs.
         """
-        if self.together:
-            theirs = self._batch(part, before, ours)
-            if self._same_alone(part, before, ours, theirs):
-                return theirs
+        if self.one_batch:
+            autograd = self._batch(shard, before, manual)
+            if self._same_alone(shard, before, manual, autograd):
+                return autograd
         steps: list[Named] = []
-        for k, given in enumerate(before):
-            given = given if self.heavy else copies(given)
-            steps.append(self.autograd.unequal(at(ours, k), **given))
+        for k, inputs in enumerate(before):
+            inputs = inputs if self.avoid_copies else copies(inputs)
+            steps.append(self.autograd.unequal(at_steps(manual, k), **inputs))
         return {
             name: torch.stack([step.get(name, value[k]) for k, step in enumerate(steps)])
             if any(name in step for step in steps)
             else value
-            for name, value in ours.items()
+            for name, value in manual.items()
         }
 
-    def _batch(self, part: Part, before: list[Named], ours: Named) -> Named:
-        given = {n: torch.stack([b[n] for b in before]) for n in before[0]}  # not their storage
-        unequal = self.autograd.unequal(part.batched(ours), **part.batched(given))
-        shape = len(before), part.networks
-        return ours | {n: v[: math.prod(shape)].unflatten(0, shape) for n, v in unequal.items()}
+    def _batch(self, shard: Shard, before: list[Named], manual: Named) -> Named:
+        inputs = {n: torch.stack([b[n] for b in before]) for n in before[0]}  # new storage
+        unequal = self.autograd.unequal(shard.batched(manual), **shard.batched(inputs))
+        shape = len(before), shard.networks
+        return manual | {n: v[: math.prod(shape)].unflatten(0, shape) for n, v in unequal.items()}
 
-    def _same_alone(self, part: Part, before: list[Named], ours: Named, theirs: Named) -> bool:
-        """Whether autograd gives unequal steps alone the bits that it gave them in the batch.
+    def _same_alone(
+        self, shard: Shard, before: list[Named], manual: Named, autograd: Named
+    ) -> bool:
+        """Whether unequal steps have the same bits when autograd takes them alone.
 
-        The first, the middle and the last of them are tried: another kernel shows everywhere.
+        The first, the middle and the last of them are tried: another kernel changes them all.
         """
-        P = part.networks
-        unequal = unequal_steps(ours, theirs, P)
+        P = shard.networks
+        unequal = unequal_steps(manual, autograd, P)
         for k in {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else ():
-            alone = self.autograd.step_from(at(ours, k), **before[k])
-            if not all(same_bits(alone[name][:P], theirs[name][k][:P]) for name in ours):
+            alone = self.autograd.step_from(at_steps(manual, k), **before[k])
+            if not all(same_bits(alone[name][:P], autograd[name][k][:P]) for name in manual):
                 return False
         return True
 
-    def go_free(
-        self, part: Part, before: list[Named], after: list[Named], gap: float | None
+    def train_alone(
+        self, shard: Shard, before: list[Named], after: list[Named], gap: float | None
     ) -> float | None:
-        """Let autograd train on its own; return how far its weights come to lie from ours.
+        """Let autograd train without injection; return its largest distance from the weights.
 
-        Until the first difference its weights are ours, since each of its steps was; so it sets
-        out from the first chunk in which any bit differs. `gap` is what was seen before, and None
-        is returned where it is not let go.
+        Until the first difference both sides have the same weights, since every step was the same.
+        So autograd starts from the first chunk in which any bit differs.
+
+        Args:
+            shard: the networks, with autograd's state since then.
+            before: the inputs of each by-hand step of the chunk.
+            after: the values of each by-hand step.
+            gap: the largest distance so far.
+
+        Returns:
+            The largest |autograd alone - by hand| of any weight; None with `avoid_copies`.
         """
-        if self.heavy:
+        if self.avoid_copies:
             return None
-        free = {n: before[0][n] for n in part.state} if part.free is None else part.free
-        for given, ours in zip(before, after, strict=True):
-            named = self.autograd.step(**{**given, **free})
-            free = {name: named[name] for name in free}
-            each = [(free[name] - ours[name])[: part.networks].abs().max() for name in free]
-            gap = furthest([gap or 0.0, *map(float, each)])
-        part.free = free
+        free = {n: before[0][n] for n in shard.state} if shard.free is None else shard.free
+        for inputs, manual in zip(before, after, strict=True):
+            values = self.autograd.step(**{**inputs, **free})
+            free = {name: values[name] for name in free}
+            gaps = [(free[name] - manual[name])[: shard.networks].abs().max() for name in free]
+            gap = furthest([gap or 0.0, *map(float, gaps)])
+        shard.free = free
         return gap
