@@ -53,7 +53,7 @@ def look_for_no_remedies(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _driver() -> Iterator[subprocess.Popen[str]]:
-    """A process that has torch imported, and forks ranks; its words are in `rank_driver`."""
+    """A process that has imported torch and forks ranks; see `rank_driver` for its requests."""
     root = Path(__file__).parent
     env = {"PYTHONPATH": str(root.parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
@@ -72,15 +72,17 @@ Started = Callable[..., tuple[list[int], str, str]]
 def ranks(_driver: subprocess.Popen[str], tmp_path: Path) -> Started:
     """Run the command line on several ranks; return their exit codes and what they printed."""
 
-    def run(count: int, words: str, plant: tuple[str, int, int] | None = None, **asked: Any) -> Any:
-        what, *where = plant or ("none", -1, 0)
-        asked |= {"ranks": count, "words": words.split(), "folder": str(tmp_path)}
-        asked["plant"] = [what, *map(str, where)]
+    def run(
+        count: int, words: str, plant: tuple[str, int, int] | None = None, **request: Any
+    ) -> Any:
+        fault, *rank_and_step = plant or ("none", -1, 0)
+        request |= {"ranks": count, "words": words.split(), "folder": str(tmp_path)}
+        request["plant"] = [fault, *map(str, rank_and_step)]
         assert _driver.stdin
         assert _driver.stdout
-        print(json.dumps(asked), file=_driver.stdin, flush=True)
-        found = json.loads(_driver.stdout.readline())
-        return found["codes"], found["out"], found["err"]
+        print(json.dumps(request), file=_driver.stdin, flush=True)
+        answer = json.loads(_driver.stdout.readline())
+        return answer["codes"], answer["out"], answer["err"]
 
     return run
 

@@ -150,12 +150,12 @@ def _header(path: Path, lines: Iterator[Line], target: str | None) -> tuple[list
             raise BadInput(f"{where}: column {n} has no name: give it one")
         if (first := names.index(name) + 1) < n:
             raise BadInput(f"{where}: columns {first} and {n} are both {name!r}: rename one")
-    wanted = names[-1] if target is None else " ".join(target.strip().splitlines())
-    if wanted not in names:
-        raise BadInput(f"{where}: {unknown('column', wanted, names)}")
+    target_name = names[-1] if target is None else " ".join(target.strip().splitlines())
+    if target_name not in names:
+        raise BadInput(f"{where}: {unknown('column', target_name, names)}")
     if len(names) == 1:
-        raise BadInput(f"{where}: {wanted!r} is the only column: add one or more as inputs")
-    return names, names.index(wanted)
+        raise BadInput(f"{where}: {target_name!r} is the only column: add one or more as inputs")
+    return names, names.index(target_name)
 
 
 def _values(

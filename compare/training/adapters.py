@@ -53,6 +53,10 @@ class Autograd:
 
     The inputs of a step are named tensors: X (P, rows, I), y (P, rows, O), each weight (P, ...),
     and the masks and the step number t where the network has them, for P networks.
+
+    Args:
+        case: the case of the run.
+        ranks: number of ranks that share the rows of each step.
     """
 
     def __init__(self, case: Case, ranks: int = 1) -> None:

@@ -153,8 +153,8 @@ class Comparison(Stateful):
                 if not largest <= 1:  # lift the earliest such step too: it is WRONG from there on
                     worst_and_first = worst, int((~(each <= 1)).nonzero()[0])
                     outside |= {(steps[k // P], k % P) for k in worst_and_first}
-                known = shares.setdefault(name, np.zeros(len(before)))
-                known[steps] = each.view(len(steps), P).amax(1).numpy()
+                by_step = shares.setdefault(name, np.zeros(len(before)))
+                by_step[steps] = each.view(len(steps), P).amax(1).numpy()
         return outside
 
     def _same_program(

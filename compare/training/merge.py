@@ -78,8 +78,8 @@ def agree(
     Returns:
         The number of steps that all ranks can compare, and whether their states agree.
     """
-    own = {name: checksums([step[name] for step in after]) for name in names}
-    gathered = ranks.gather((len(after), own))
+    checksums_of = {name: checksums([step[name] for step in after]) for name in names}
+    gathered = ranks.gather((len(after), checksums_of))
     count = min(steps for steps, _ in gathered)
     for k in range(count):
         agreed = True
