@@ -1,13 +1,22 @@
-"""Delta trimming, an item of the blog's list that it explains nowhere; both readings are ours."""
+"""Delta trimming: an item of the blog's list that the blog does not explain.
+
+The two variants here are this project's interpretation of the name.
+"""
 
 import torch
 from torch import Tensor
 
 
 def trim(delta: Tensor, limit: float, trimming: str) -> Tensor:
-    """Return delta clipped to [-limit, limit], or with what lies within it zeroed.
+    """Return delta clipped to [-limit, limit], or with all values in that interval set to 0.
 
-    Raises KeyError for another trimming than clip and zero.
+    Args:
+        delta: the deltas of a layer, any shape.
+        limit: the largest absolute value that is kept ("clip") or zeroed ("zero").
+        trimming: "clip" or "zero".
+
+    Raises:
+        KeyError: for any other `trimming`.
     """
     return {"clip": _clip, "zero": _zero}[trimming](delta, limit)
 

@@ -1,8 +1,9 @@
-"""The blog author's dropout listing as he published it; its gradient is wrong.
+"""The blog author's dropout listing as he published it. Its gradient is wrong.
 
-Source: iamtrask, the follow-up on dropout. The mask is inverted: what is kept is scaled by
-1 / (1 - dropout), and `l1` is the masked value. The gradient takes the sigmoid's slope at the value
-before the mask; the listing takes it at `l1`, after the mask, and forgets the mask itself.
+Source: iamtrask, the follow-up on dropout. The dropout is inverted: kept values are scaled by
+1 / (1 - dropout), and `l1` is the value after the mask. The correct gradient takes the slope of the
+sigmoid at the value before the mask. The listing takes it at `l1`, after the mask, and leaves out
+the mask's own factor.
 """
 
 import torch
@@ -16,10 +17,20 @@ def step(
     *, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, mask1: Tensor,
     sizes: tuple[int, ...], alpha: float, dropout: float,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Take one step as published: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O).
+    """Take one training step as published, and return every named value of it.
 
-    mask1 (B, H) is 0 or 1.
-    Raises ValueError when `sizes` is not (I, H, O).
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights from the inputs to the hidden layer, (I, H).
+        syn1: the weights from the hidden layer to the outputs, (H, O).
+        mask1: 1 for hidden values that are kept, 0 for those that are dropped, (B, H).
+        sizes: (I, H, O).
+        alpha: the step size.
+        dropout: the share of hidden values that is dropped.
+
+    Raises:
+        ValueError: if `sizes` does not have three numbers.
     """
     _I, _H, _O = sizes
 

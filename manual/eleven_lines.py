@@ -1,7 +1,8 @@
-"""The blog's eleven lines, line by line in torch.
+"""The blog's eleven lines, translated line by line to torch.
 
 Source: iamtrask, "A Neural Network in 11 lines of Python (Part 1)".
-Of the blog's eleven, X, y, syn0 and syn1 arrive as arguments; `np.dot` is `@`, `.T` is `.mT`.
+The blog's lines that define X, y, syn0 and syn1 are arguments here; `np.dot` is `@`, and `.T` is
+`.mT`, which transposes the last two dimensions only.
 """
 
 import torch
@@ -12,9 +13,16 @@ from torch import Tensor
 def eleven_lines(
     X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, *, steps: int = 60_000
 ) -> dict[str, Tensor]:
-    """Train for `steps` steps and return the last step's values by their blog names.
+    """Train for `steps` steps and return the values of the last step under their blog names.
 
-    Shapes: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O). The arguments are left as they are.
+    The arguments are not modified.
+
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights from the inputs to the hidden layer, (I, H).
+        syn1: the weights from the hidden layer to the outputs, (H, O).
+        steps: the number of training steps, at least 1.
     """
     syn0, syn1 = syn0.clone(), syn1.clone()
     for _j in range(steps):
@@ -31,9 +39,18 @@ def eleven_lines(
 def step(
     *, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, sizes: tuple[int, ...], alpha: float
 ) -> dict[str, Tensor]:
-    """Take one of the eleven lines' steps; shapes as in `eleven_lines`.
+    """Take one training step of `eleven_lines`, and return every named value of it.
 
-    Raises ValueError for another network than the one that the eleven lines can be.
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights from the inputs to the hidden layer, (I, H).
+        syn1: the weights from the hidden layer to the outputs, (H, O).
+        sizes: (I, H, O).
+        alpha: the step size, which is 1 in the eleven lines.
+
+    Raises:
+        ValueError: if the network does not have three layers and alpha 1.
     """
     if len(sizes) != 3 or alpha != 1:
         raise ValueError(f"eleven_lines has three layers and alpha 1, not {sizes=}, {alpha=}")

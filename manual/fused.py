@@ -1,8 +1,9 @@
-"""Part 2 of the blog once more, for speed: fused operations, in place, in memory of its own.
+"""Part 2 of the blog written for speed: fused operations that write into preallocated memory.
 
-The formulas are those of `three_layer`. An update is added to its weights inside the product that
-makes it, so it has no name of its own and the weights get other last bits. The slope comes from
-one kernel: torch names it for where it is used, and it is (error * (1 - l)) * l.
+The formulas are those of `three_layer`. Each update is added to its weights by the same operation
+that multiplies the matrices. So the update has no name, and the last bits of the weights differ.
+One kernel computes a delta: (error * (1 - l)) * l. Torch uses it in the backward pass of the
+sigmoid and names it after that.
 """
 
 import torch
@@ -14,9 +15,18 @@ _slope = torch.ops.aten.sigmoid_backward.grad_input  # (error, l, grad_input=del
 
 
 class Fused:
-    """Trains syn0 (I, H) and syn1 (H, O) in place; leading dimensions are networks side by side.
+    """A network of three layers that trains in place; leading dimensions are networks side by side.
 
-    Raises ValueError when `sizes` is not (I, H, O) or the weights are of other sizes.
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights from the inputs to the hidden layer, (I, H), modified by each step.
+        syn1: the weights from the hidden layer to the outputs, (H, O), modified by each step.
+        sizes: (I, H, O).
+        alpha: the step size.
+
+    Raises:
+        ValueError: if `sizes` does not have three numbers, or the weights have other sizes.
     """
 
     def __init__(
@@ -24,12 +34,12 @@ class Fused:
         sizes: tuple[int, ...], alpha: float,
     ) -> None:  # fmt: skip
         _I, H, O = sizes
-        if (found := (*syn0.shape[-2:], syn1.shape[-1])) != tuple(sizes):
-            raise ValueError(f"syn0 and syn1 are for {found} where sizes say {sizes}")
+        if (weight_sizes := (*syn0.shape[-2:], syn1.shape[-1])) != tuple(sizes):
+            raise ValueError(f"syn0 and syn1 have sizes {weight_sizes}, but sizes is {sizes}")
         self.l0, self.y, self.syn0, self.syn1, self.alpha = X, y, syn0, syn1, alpha
         self.l1, self.l1_error, self.l1_delta = (X.new_empty(*X.shape[:-1], H) for _ in range(3))
         self.l2, self.l2_error, self.l2_delta = (X.new_empty(*X.shape[:-1], O) for _ in range(3))
-        # views of the same memory, made once
+        # transposed views of the same memory, made once for all steps
         self.l0_T, self.l1_T, self.syn1_T = X.mT, self.l1.mT, syn1.mT
         one = X.ndim == 2
         self.product = torch.mm if one else torch.bmm
@@ -37,7 +47,7 @@ class Fused:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def step(self) -> None:
-        """Take one step; every tensor of this object is written over."""
+        """Take one training step; it overwrites the tensors of this object except l0 and y."""
         # feed forward
         torch.sigmoid_(self.product(self.l0, self.syn0, out=self.l1))           # (B, H)
         torch.sigmoid_(self.product(self.l1, self.syn1, out=self.l2))           # (B, O)
@@ -53,7 +63,7 @@ class Fused:
         self.add_product(self.syn1, self.l1_T, self.l2_delta, alpha=self.alpha)  # (H, O)
 
     def capture(self) -> None:
-        """Record a step as a CUDA graph, for `replay`; the step that warms it up counts."""
+        """Record a step as a CUDA graph for `replay`; the warm-up step also trains the weights."""
         self.step()
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
@@ -61,17 +71,17 @@ class Fused:
             self.step()
 
     def replay(self) -> None:
-        """Take one step by replaying the graph, with no work left for Python."""
-        assert self.graph is not None, "capture a step first"
+        """Take one training step by replaying the CUDA graph, without Python between kernels."""
+        assert self.graph is not None, "call capture() before replay()"
         self.graph.replay()
 
 
 def step(
     *, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor, sizes: tuple[int, ...], alpha: float
 ) -> Named:
-    """Take one fused step: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O), both moved in place.
+    """Take one fused training step, and return every named value of it.
 
-    Raises ValueError as `Fused` does.
+    syn0 and syn1 are modified in place. The arguments and the exceptions are those of `Fused`.
     """
     fused = Fused(X=X, y=y, syn0=syn0, syn1=syn1, sizes=sizes, alpha=alpha)
     fused.step()

@@ -1,7 +1,28 @@
-"""The blog's step for any number of layers, with every item of its list of future work.
+"""The blog's training step for any number of layers, with every item of its list of future work.
 
-A layer is linear, then batch norm, activation, dropout, each of these asked for or not; with none
-of them the lines are those of `three_layer` in loops.
+Each layer is a matrix product, then batch norm (optional), an activation, and dropout (optional).
+Without the optional parts this is `three_layer` written with loops.
+
+Example: one step of a network with 3 inputs, 4 hidden values and 1 output.
+    >>> import torch
+    >>> from manual.network import Network
+    >>> network = Network(
+    ...     sizes=(3, 4, 1), alpha=1.0, activation="sigmoid", output="sigmoid",
+    ...     loss="half_squared_error", bias=True, batch_norm=False, batch_norm_eps=1e-5,
+    ...     batch_norm_momentum=0.1, dropout=0.0, trim=0.0, trimming="clip", l1_penalty=0.0,
+    ...     l2_penalty=0.0, optimizer="sgd", momentum=0.0, nesterov=False, betas=(0.9, 0.999),
+    ...     adam_eps=1e-8, weight_decay=0.0,
+    ... )
+    >>> network.weights
+    ('syn0', 'bias0', 'syn1', 'bias1')
+    >>> values = network.step(
+    ...     X=torch.ones(2, 3), y=torch.ones(2, 1), syn0=torch.zeros(3, 4), bias0=torch.zeros(1, 4),
+    ...     syn1=torch.zeros(4, 1), bias1=torch.zeros(1, 1),
+    ... )
+    >>> values["l2_delta"].tolist()  # (1 - 0.5) * 0.5 * 0.5
+    [[0.125], [0.125]]
+    >>> values["bias1"]  # the sum of both rows
+    tensor([[0.2500]])
 """
 
 from dataclasses import dataclass
@@ -23,19 +44,22 @@ Named = dict[str, Tensor]
 
 
 class Forward(NamedTuple):
-    """What the way back needs, by layer: z before and a after its activation, what it normed."""
+    """The values of a forward pass that the backward pass needs; the keys are layer numbers."""
 
-    named: Named  # l0, l1, ... and what stands between them
-    z: dict[int, Tensor]
-    a: dict[int, Tensor]
-    normed: dict[int, Normed]
-    statistics: Named  # the running ones, moved
+    named: Named  # every value with a name: l0, l1, ... and the values between them
+    z: dict[int, Tensor]  # the input of the layer's activation
+    a: dict[int, Tensor]  # the output of the layer's activation
+    normed: dict[int, Normed]  # of layers with batch norm
+    statistics: Named  # the running statistics after this pass
 
 
 # B rows, sizes[n] values in layer n; any leading dimensions are networks side by side
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What the network is and how it learns; a field missing or too many is a TypeError."""
+    """A network and its training method; the fields are those of compare's Network.
+
+    No field has a default value: a missing or an unknown field is a TypeError.
+    """
 
     sizes: tuple[int, ...]
     alpha: float
@@ -58,34 +82,44 @@ class Network:
     adam_eps: float
     weight_decay: float
 
-    def step(self, *, X: Tensor, y: Tensor, ranks: int = 1, **given: Tensor) -> Named:
-        """Take one step: X (B, sizes[0]), y (B, sizes[-1]), syn<n> (sizes[n], sizes[n+1]).
+    def step(self, *, X: Tensor, y: Tensor, ranks: int = 1, **tensors: Tensor) -> Named:
+        """Take one training step, and return every named value of it in the order of computation.
 
-        Where asked for, also bias<n> (1, sizes[n+1]); gamma<n>, beta<n>, mean<n>, var<n>
-        (1, sizes[n]) and mask<n> (B, sizes[n]) of hidden layers; each weight's moments, shaped as
-        it is; and with adam t, the number of the step from 1.
-        With several ranks X and y are one rank's rows; <weight>_part is the update that they ask
-        for, and <weight>_update the sum of all ranks' parts: as it is given, else added up here.
-        Raises TypeError for what is missing or too much, ValueError for weights of other sizes, and
-        KeyError for an unknown name.
+        Args:
+            X: the inputs, (B, sizes[0]).
+            y: the targets, (B, sizes[-1]).
+            ranks: the number of processes that share the rows of the step. With several, X and y
+                are the rows of one rank; <weight>_part is the update from these rows, and
+                <weight>_update is the sum of the parts of all ranks.
+            tensors: the tensors in `names`, by keyword:
+                syn<n> (sizes[n], sizes[n+1]); bias<n> (1, sizes[n+1]);
+                gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n]) and mask<n> (B, sizes[n]) of hidden
+                layers; <weight>_<moment>, shaped as the weight; t, for adam the number of the step,
+                counted from 1. With several ranks also <weight>_update, if the sum is known;
+                otherwise it is computed here with `added`.
+
+        Raises:
+            TypeError: for a missing or an unknown tensor.
+            ValueError: for weights whose shapes do not fit `sizes`.
+            KeyError: for an unknown activation, loss or trimming.
         """
         sums = {f"{weight}_update" for weight in self.weights} if ranks > 1 else set()
-        if wrong := ", ".join(sorted(given.keys() - sums ^ self.names)):
-            raise TypeError(f"given too much or too little for this network: {wrong}")
+        if wrong := ", ".join(sorted(tensors.keys() - sums ^ self.names)):
+            raise TypeError(f"missing or unknown tensors for this network: {wrong}")
         N = len(self.sizes) - 1                             # the last layer
         for n in range(N):
-            if (shape := given[f"syn{n}"].shape[-2:]) != (sizes := self.sizes[n : n + 2]):
-                raise ValueError(f"syn{n} is {tuple(shape)} where sizes say {sizes}")
+            if (shape := tensors[f"syn{n}"].shape[-2:]) != (sizes := self.sizes[n : n + 2]):
+                raise ValueError(f"syn{n} has shape {tuple(shape)}, but sizes require {sizes}")
 
         # feed forward
-        q, z, a, normed, statistics = self.feed_forward(X, given, training=True)
+        q, z, a, normed, statistics = self.feed_forward(X, tensors, training=True)
 
         # the error goes back layer by layer; every delta is known before any weight moves
-        updates: Named = {}                                 # by weight
+        updates: Named = {}                                 # weight -> its update
         error = q[f"l{N}_error"] = LOSSES[self.loss].error(q[f"l{N}"], y, ranks)
         for n in range(N, 0, -1):
             if self.dropout and n < N:
-                error = q[f"a{n}_error"] = drop(error, given[f"mask{n}"], self.dropout)
+                error = q[f"a{n}_error"] = drop(error, tensors[f"mask{n}"], self.dropout)
             act = ACTIVATIONS[self.activation if n < N else self.output]
             delta = act.delta(error, z[n], a[n])
             if self.trim:
@@ -93,55 +127,68 @@ class Network:
             q[f"l{n}_delta"] = delta
             if self.batch_norm and n < N:
                 delta, updates[f"gamma{n}"], updates[f"beta{n}"] = normalise_back(
-                    delta, given[f"gamma{n}"], normed[n]
+                    delta, tensors[f"gamma{n}"], normed[n]
                 )
                 q[f"z{n}_delta"] = delta
             updates[f"syn{n - 1}"] = q[f"l{n - 1}"].mT @ delta
-            if f"bias{n - 1}" in given:
-                rows = delta.shape[-2]                      # of one nothing is added: a -0 stays
+            if f"bias{n - 1}" in tensors:
+                rows = delta.shape[-2]                      # .sum of one row would turn -0 into 0
                 updates[f"bias{n - 1}"] = delta.sum(-2, keepdim=True) if rows > 1 else delta
             if n > 1:
-                error = q[f"l{n - 1}_error"] = delta @ given[f"syn{n - 1}"].mT
+                error = q[f"l{n - 1}_error"] = delta @ tensors[f"syn{n - 1}"].mT
 
         if self.l1_penalty or self.l2_penalty:
             for syn in (f"syn{n}" for n in range(N)):
-                pull = penalty_update(given[syn], self.l1_penalty / ranks, self.l2_penalty / ranks)
-                updates[syn] += pull
-        if ranks > 1:                                       # of what each rank's rows ask for
+                updates[syn] += penalty_update(
+                    tensors[syn], self.l1_penalty / ranks, self.l2_penalty / ranks
+                )
+        if ranks > 1:                                       # so far from the rows of this rank only
             q |= {f"{weight}_part": part for weight, part in updates.items()}
             for weight, part in updates.items():
                 name = f"{weight}_update"
-                updates[weight] = given[name] if name in given else added(part)
+                updates[weight] = tensors[name] if name in tensors else added(part)
         q |= {f"{weight}_update": update for weight, update in updates.items()}
 
         # update weights
         if self.optimizer == "sgd":
-            q |= sgd(given, updates, self.weights, alpha=self.alpha, momentum=self.momentum,
+            q |= sgd(tensors, updates, self.weights, alpha=self.alpha, momentum=self.momentum,
                      nesterov=self.nesterov)  # fmt: skip
         else:
-            t = int(given["t"].flatten()[0])
-            q |= adam(given, updates, self.weights, alpha=self.alpha, betas=self.betas,
+            t = int(tensors["t"].flatten()[0])
+            q |= adam(tensors, updates, self.weights, alpha=self.alpha, betas=self.betas,
                       adam_eps=self.adam_eps, weight_decay=self.weight_decay, t=t)  # fmt: skip
         q |= statistics
         return q
 
-    def predict(self, *, X: Tensor, **given: Tensor) -> Named:
-        """Return every layer's value in evaluation, given X, the weights and the statistics."""
-        return self.feed_forward(X, given, training=False).named
+    def predict(self, *, X: Tensor, **tensors: Tensor) -> Named:
+        """Return the value of every layer in evaluation mode.
 
-    def feed_forward(self, X: Tensor, given: Named, *, training: bool) -> Forward:
-        """Return every layer's value; in evaluation nothing is dropped and the statistics stay."""
+        Args:
+            X: the inputs, (B, sizes[0]).
+            tensors: the weights, and with batch norm the running statistics, shaped as in `step`.
+        """
+        return self.feed_forward(X, tensors, training=False).named
+
+    def feed_forward(self, X: Tensor, tensors: Named, *, training: bool) -> Forward:
+        """Return the value of every layer, and the values that the backward pass needs.
+
+        Args:
+            X: the inputs, (B, sizes[0]).
+            tensors: the tensors of `step`.
+            training: False evaluates: nothing is dropped, and batch norm uses the running
+                statistics and does not change them.
+        """
         N = len(self.sizes) - 1
         kept = Forward({"l0": X}, {}, {}, {}, {})
         q = kept.named
         for n in range(1, N + 1):
-            z = q[f"l{n - 1}"] @ given[f"syn{n - 1}"]
-            if f"bias{n - 1}" in given:
-                z += given[f"bias{n - 1}"]
+            z = q[f"l{n - 1}"] @ tensors[f"syn{n - 1}"]
+            if f"bias{n - 1}" in tensors:
+                z += tensors[f"bias{n - 1}"]
             if self.batch_norm and n < N:
                 q[f"z{n}"] = z
-                learned = given[f"gamma{n}"], given[f"beta{n}"]
-                statistics = given[f"mean{n}"], given[f"var{n}"]
+                learned = tensors[f"gamma{n}"], tensors[f"beta{n}"]
+                statistics = tensors[f"mean{n}"], tensors[f"var{n}"]
                 if training:
                     z, kept.normed[n], *batch = normalise(z, *learned, self.batch_norm_eps)
                     for name, before, now in zip(("mean", "var"), statistics, batch, strict=True):
@@ -154,13 +201,13 @@ class Network:
             kept.z[n], kept.a[n] = z, a
             if self.dropout and n < N and training:
                 q[f"a{n}"] = a
-                a = drop(a, given[f"mask{n}"], self.dropout)
+                a = drop(a, tensors[f"mask{n}"], self.dropout)
             q[f"l{n}"] = a
         return kept
 
     @cached_property
     def weights(self) -> tuple[str, ...]:
-        """The names of what is learned; a layer with batch norm has its beta in place of a bias."""
+        """The names of the trained tensors; a layer with batch norm has beta instead of a bias."""
         N = len(self.sizes) - 1
         names: list[str] = []
         for n in range(N):
@@ -171,7 +218,7 @@ class Network:
 
     @cached_property
     def names(self) -> set[str]:
-        """The names of what a step is given besides X and y."""
+        """The names of the tensors that `step` requires besides X and y."""
         moments = MOMENTS[self.optimizer] if self.optimizer != "sgd" or self.momentum else ()
         names = {*self.weights, *(f"{name}_{m}" for name in self.weights for m in moments)}
         kept = ["mean", "var"] * self.batch_norm + ["mask"] * (self.dropout > 0)

@@ -1,8 +1,19 @@
-"""How updates move the weights: SGD with momentum, Adam and AdamW as torch.optim defines them.
+"""The optimizers: SGD with momentum, Adam and AdamW, as torch.optim defines them.
 
-An update is -dLoss/dweight, the blog's sign; torch's moments are those of the gradient, -update,
-and so are these, down to the sign of a zero. Each line rounds where torch's own does: alpha times
-an update is added with one rounding, by torch.add.
+An update is -dLoss/dweight, the blog's sign. The moments are those of torch: they belong to the
+gradient, which is -update, down to the sign of a zero. Every line rounds where torch's line rounds;
+for example torch.add adds alpha times an update with a single rounding.
+
+Example: two steps of SGD with momentum.
+    >>> import torch
+    >>> from manual.optimizers import sgd
+    >>> state = {"w": torch.tensor([1.0]), "w_momentum_buffer": torch.zeros(1)}
+    >>> for _ in range(2):
+    ...     state = sgd(
+    ...         state, {"w": torch.tensor([2.0])}, ("w",), alpha=0.5, momentum=0.5, nesterov=False
+    ...     )
+    >>> state  # 1 + 0.5 * 2 + 0.5 * (2 + 0.5 * 2)
+    {'w_momentum_buffer': tensor([-3.]), 'w': tensor([3.5000])}
 """
 
 import torch
@@ -10,7 +21,8 @@ from torch import Tensor
 
 Named = dict[str, Tensor]
 
-#: What each optimizer keeps of a weight, shaped as it is; sgd only if it has momentum.
+#: The moments that each optimizer keeps for a weight, shaped as the weight; sgd has one only with
+#: momentum.
 MOMENTS = {
     "sgd": ("momentum_buffer",),
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -19,48 +31,75 @@ MOMENTS = {
 
 
 def sgd(
-    given: Named, updates: Named, weights: tuple[str, ...], *, alpha: float, momentum: float,
+    state: Named, updates: Named, weights: tuple[str, ...], *, alpha: float, momentum: float,
     nesterov: bool,
 ) -> Named:  # fmt: skip
-    """Return each weight, moved by its update, and its buffer if there is momentum.
+    """Return every weight after the step, and with momentum also its buffer.
 
-    Source: torch.optim.SGD: buffer = momentum * buffer + gradient, and Nesterov's step looks one
-    ahead, gradient + momentum * buffer.
+    Without momentum: weight += alpha * update. With momentum, as in torch.optim.SGD:
+    buffer = momentum * buffer + gradient; weight -= alpha * buffer. Nesterov's variant replaces
+    buffer in the second formula by gradient + momentum * buffer.
+
+    Args:
+        state: every weight, and with momentum <weight>_momentum_buffer, shaped as the weight.
+        updates: weight -> its update, shaped as the weight.
+        weights: the names of the weights to move.
+        alpha: the step size.
+        momentum: the share of the buffer that is kept, 0 for plain SGD.
+        nesterov: whether to use Nesterov's variant.
+
+    Returns:
+        the new weights and buffers, under the names of `state`.
     """
     moved: Named = {}
     for name in weights:
         update = updates[name]
         if not momentum:
-            moved[name] = torch.add(given[name], update, alpha=alpha)
+            moved[name] = torch.add(state[name], update, alpha=alpha)
             continue
-        buffer = momentum * given[f"{name}_momentum_buffer"]
+        buffer = momentum * state[f"{name}_momentum_buffer"]
         buffer -= update
         step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
         moved[f"{name}_momentum_buffer"] = buffer
-        moved[name] = torch.add(given[name], step, alpha=-alpha)
+        moved[name] = torch.add(state[name], step, alpha=-alpha)
     return moved
 
 
 def adam(
-    given: Named, updates: Named, weights: tuple[str, ...], *, alpha: float,
+    state: Named, updates: Named, weights: tuple[str, ...], *, alpha: float,
     betas: tuple[float, float], adam_eps: float, weight_decay: float, t: int,
 ) -> Named:  # fmt: skip
-    """Return each weight, moved by its update, and its two moments; t counts from 1.
+    """Return every weight after the step, and its two moments.
 
-    Source: Kingma and Ba, 2014, as torch.optim.Adam computes it: the corrections for the moments'
-    start at 0 go into the step and into the denominator. The decay is AdamW's, apart from the
-    gradient (Loshchilov and Hutter, 2017); Adam itself has none.
+    weight -= alpha * m / (sqrt(v) + adam_eps), where m and v are the running means of the gradient
+    and its square, divided by 1 - beta**t because they start at 0. Source: Kingma and Ba, 2014, in
+    the form of torch.optim.Adam: the two corrections go into the step size and the denominator.
+    Weight decay is that of AdamW, separate from the gradient (Loshchilov and Hutter, 2017); Adam
+    has none.
+
+    Args:
+        state: every weight, and <weight>_exp_avg and <weight>_exp_avg_sq, shaped as the weight.
+        updates: weight -> its update, shaped as the weight.
+        weights: the names of the weights to move.
+        alpha: the step size.
+        betas: the shares of the two moments that are kept.
+        adam_eps: added to the denominator.
+        weight_decay: the decay of AdamW, 0 for Adam.
+        t: the number of the step, counted from 1.
+
+    Returns:
+        the new weights and moments, under the names of `state`.
     """
     moved: Named = {}
     beta1, beta2 = betas
     step = alpha / (1 - beta1**t)
     for name in weights:
         gradient = -updates[name]
-        exp_avg = torch.lerp(given[f"{name}_exp_avg"], gradient, 1 - beta1)
-        exp_avg_sq = beta2 * given[f"{name}_exp_avg_sq"]
+        exp_avg = torch.lerp(state[f"{name}_exp_avg"], gradient, 1 - beta1)
+        exp_avg_sq = beta2 * state[f"{name}_exp_avg_sq"]
         exp_avg_sq = torch.addcmul(exp_avg_sq, gradient, gradient, value=1 - beta2)
         denominator = torch.sqrt(exp_avg_sq) / (1 - beta2**t) ** 0.5 + adam_eps
-        weight = given[name] * (1 - alpha * weight_decay) if weight_decay else given[name]
+        weight = state[name] * (1 - alpha * weight_decay) if weight_decay else state[name]
         moved[f"{name}_exp_avg"], moved[f"{name}_exp_avg_sq"] = exp_avg, exp_avg_sq
         moved[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step)
     return moved

@@ -1,17 +1,22 @@
-"""Many processes, each with its own rows of every step: their updates are added.
+"""Data parallelism: each process (rank) has some rows of every step, and the updates are added.
 
-A loss over rows is a sum of the rows' own losses (a mean divides each by the number of all rows),
-so -dLoss/dweight is the sum of what each rank finds for its rows. That sum is the same on every
-rank, and so are the weights after it. Source: Li et al., PyTorch Distributed, VLDB 2020.
+The loss is a sum over rows (a mean divides every term by the number of all rows). Therefore
+-dLoss/dweight is the sum of the updates that the ranks compute from their own rows. Every rank gets
+the same sum, so the weights stay equal on all ranks. Source: Li et al., PyTorch Distributed, VLDB
+2020.
 """
 
 from torch import Tensor, distributed
 
 
 def added(part: Tensor) -> Tensor:
-    """Return the sum over all ranks of `part`, shaped as it is; every rank must ask for it.
+    """Return the sum of `part` over all ranks. Every rank must call this.
 
-    Raises RuntimeError where a rank does not come.
+    Args:
+        part: the update from the rows of this rank, any shape; it is not modified.
+
+    Raises:
+        RuntimeError: if a rank does not join before the time limit of the process group.
     """
     total = part.clone()
     distributed.all_reduce(total)

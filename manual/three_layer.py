@@ -1,4 +1,19 @@
-"""Part 2 of the blog: three layers, two matrices of weights."""
+"""Part 2 of the blog: three layers, two matrices of weights.
+
+Example: one step with all weights 0, so that every sigmoid is 0.5.
+    >>> import torch
+    >>> from manual.three_layer import step
+    >>> values = step(
+    ...     X=torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]), y=torch.tensor([[0.0], [1.0]]),
+    ...     syn0=torch.zeros(3, 4), syn1=torch.zeros(4, 1),
+    ...     sizes=(3, 4, 1), alpha=1.0, grouping="left_to_right",
+    ... )
+    >>> list(values)[:7]
+    ['l0', 'l1', 'l2', 'l2_error', 'l2_delta', 'l1_error', 'l1_delta']
+    >>> values["l2_delta"]  # (y - 0.5) * 0.5 * 0.5
+    tensor([[-0.1250],
+            [ 0.1250]])
+"""
 
 import torch
 from torch import Tensor
@@ -11,9 +26,20 @@ def step(
     *, X: Tensor, y: Tensor, syn0: Tensor, syn1: Tensor,
     sizes: tuple[int, ...], alpha: float, grouping: str,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Take one step of Part 2: X (B, I), y (B, O), syn0 (I, H), syn1 (H, O).
+    """Take one training step of Part 2, and return every named value of it.
 
-    Raises ValueError when `sizes` is not (I, H, O), KeyError for an unknown grouping.
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights from the inputs to the hidden layer, (I, H).
+        syn1: the weights from the hidden layer to the outputs, (H, O).
+        sizes: (I, H, O).
+        alpha: the step size.
+        grouping: a key of `manual.sigmoid.GROUPINGS`.
+
+    Raises:
+        ValueError: if `sizes` does not have three numbers.
+        KeyError: for an unknown grouping.
     """
     _I, _H, _O = sizes
     delta = GROUPINGS[grouping]

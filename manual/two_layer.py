@@ -1,4 +1,18 @@
-"""Part 1 of the blog: two layers, one matrix of weights."""
+"""Part 1 of the blog: two layers, one matrix of weights.
+
+Example: the first step with all weights 0, so that every output is 0.5.
+    >>> import torch
+    >>> from manual.two_layer import step
+    >>> values = step(
+    ...     X=torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]), y=torch.tensor([[0.0], [1.0]]),
+    ...     syn0=torch.zeros(3, 1), sizes=(3, 1), alpha=1.0, grouping="left_to_right",
+    ... )
+    >>> values["l1_delta"]  # (y - 0.5) * 0.5 * 0.5
+    tensor([[-0.1250],
+            [ 0.1250]])
+    >>> values["syn0"].mT
+    tensor([[0.1250, 0.1250, 0.0000]])
+"""
 
 import torch
 from torch import Tensor
@@ -11,9 +25,19 @@ def step(
     *, X: Tensor, y: Tensor, syn0: Tensor,
     sizes: tuple[int, ...], alpha: float, grouping: str,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Take one step of Part 1: X (B, I), y (B, O), syn0 (I, O).
+    """Take one training step of Part 1, and return every named value of it.
 
-    Raises ValueError when `sizes` is not (I, O), KeyError for an unknown grouping.
+    Args:
+        X: the inputs, (B, I).
+        y: the targets, (B, O).
+        syn0: the weights, (I, O).
+        sizes: (I, O).
+        alpha: the step size.
+        grouping: a key of `manual.sigmoid.GROUPINGS`.
+
+    Raises:
+        ValueError: if `sizes` does not have two numbers.
+        KeyError: for an unknown grouping.
     """
     _I, _O = sizes
     delta = GROUPINGS[grouping]

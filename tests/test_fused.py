@@ -42,7 +42,7 @@ def test_many_fused_steps_train_as_the_listing_does(leading: tuple[int, ...]) ->
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"for \(5, 7, 3\) where sizes say \(5, 7, 4\)"):
+    with pytest.raises(ValueError, match=r"have sizes \(5, 7, 3\), but sizes is \(5, 7, 4\)"):
         step(**_drawn(), sizes=(5, 7, 4), alpha=1.0)
 
 

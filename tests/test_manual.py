@@ -144,9 +144,9 @@ def test_a_side_that_does_not_know_a_field_says_so() -> None:
     asked = {"sizes": (3, 4, 1), "alpha": 1.0}
     with pytest.raises(TypeError, match="unexpected keyword"):
         three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
-    with pytest.raises(TypeError, match="too much or too little for this network: syn7"):
+    with pytest.raises(TypeError, match="missing or unknown tensors for this network: syn7"):
         network.Network(**Network(**asked).arguments()).step(**given, syn7=given["syn1"])
-    with pytest.raises(ValueError, match=r"syn0 is \(3, 4\) where sizes say \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"syn0 has shape \(3, 4\), but sizes require \(3, 5\)"):
         network.Network(**Network((3, 5, 1)).arguments()).step(**given)
     with pytest.raises(TypeError, match="expected syn0, syn1, got"):
         Trainer(like=given["X"], **Network(**asked).arguments()).step(**given, syn7=given["syn1"])
