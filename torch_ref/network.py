@@ -1,4 +1,22 @@
-"""The blog's network, and its list of future work, as an ordinary nn.Module."""
+"""The blog's network, with every item of its list of future work, as an ordinary nn.Module.
+
+Example: the submodules are named after the values that they return.
+    >>> import torch
+    >>> from torch_ref.network import Network, Settings
+    >>> settings = Settings(
+    ...     sizes=(3, 4, 1), alpha=1.0, activation="tanh", output="sigmoid",
+    ...     loss="half_squared_error", bias=True, batch_norm=True, batch_norm_eps=1e-5,
+    ...     batch_norm_momentum=0.1, dropout=0.0, trim=0.0, trimming="clip", l1_penalty=0.0,
+    ...     l2_penalty=0.0, optimizer="sgd", momentum=0.0, nesterov=False, betas=(0.9, 0.999),
+    ...     adam_eps=1e-8, weight_decay=0.0,
+    ... )
+    >>> network = Network(settings, like=torch.zeros(2, 3))
+    >>> [name for name, _ in network.named_children()]
+    ['z1', 'norm1', 'l1', 'z2', 'l2']
+    >>> network(torch.ones(2, 3))  # all weights are 0
+    tensor([[0.5000],
+            [0.5000]], grad_fn=<SigmoidBackward0>)
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,7 +29,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the network is and how it learns; a field missing or too many is a TypeError."""
+    """A network and its training method; the fields are those of compare's Network.
+
+    No field has a default value: a missing or an unknown field is a TypeError.
+    """
 
     sizes: tuple[int, ...]
     alpha: float
@@ -36,10 +57,14 @@ class Settings:
 
 
 class Synapse(nn.Module):
-    """A matrix of weights between two layers: (..., B, I) @ (..., I, O) -> (..., B, O).
+    """The weights between two layers: (..., B, I) @ (..., I, O) -> (..., B, O).
 
-    nn.Linear, but for its weight, which lies as the blog's does, (I, O), and may have leading
-    dimensions: networks side by side.
+    It is nn.Linear with two changes: the weight is stored as in the blog, (I, O), and it may have
+    leading dimensions, networks side by side.
+
+    Args:
+        syn: the weights, (..., I, O).
+        bias: the bias, (..., 1, O), or None for a layer without one.
     """
 
     def __init__(self, syn: Tensor, bias: Tensor | None) -> None:
@@ -48,13 +73,19 @@ class Synapse(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Return `layer` times the weights, plus the bias if there is one."""
+        """Return layer @ syn, plus the bias if there is one: (..., B, I) -> (..., B, O)."""
         z = layer @ self.syn
         return z if self.bias is None else z + self.bias
 
 
 class BatchNorm(nn.Module):
-    """nn.BatchNorm1d for networks side by side: (..., B, H), its numbers (..., 1, H)."""
+    """nn.BatchNorm1d for networks side by side: (..., B, H) -> (..., B, H).
+
+    Args:
+        ones: ones, (..., 1, H), the shape of gamma, beta and the running statistics.
+        eps: added to the variance.
+        momentum: the share of a batch in the running statistics.
+    """
 
     mean: Tensor
     var: Tensor
@@ -68,7 +99,7 @@ class BatchNorm(nn.Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return z normalised; in training the running statistics move."""
+        """Return z normalised over its rows; in training mode, update the running statistics."""
         side_by_side = z.movedim(-2, 0)
         out = F.batch_norm(
             side_by_side.flatten(1), self.mean.view(-1), self.var.view(-1), self.gamma.view(-1),
@@ -78,28 +109,32 @@ class BatchNorm(nn.Module):
 
 
 class Identity(nn.Module):
-    """nn.Identity, as a view: a tensor of its own for hooks."""
+    """nn.Identity that returns a view, so that hooks see a tensor of its own."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return z."""
+        """Return a view of z."""
         return z.view_as(z)
 
 
 class Mask(nn.Module):
-    """nn.Dropout with a mask that is given: what is kept is scaled by 1 / (1 - p)."""
+    """nn.Dropout with a prescribed mask; kept values are scaled by 1 / (1 - p).
 
-    mask: Tensor  # 0 and 1, set before each step
+    Args:
+        p: the share of values that is dropped.
+    """
+
+    mask: Tensor  # 1 keeps a value, 0 drops it; set before every step, shaped as the layer
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Return what the mask keeps of `layer`, scaled; in evaluation all of it."""
+        """Return layer * mask / (1 - p) in training mode, and `layer` in evaluation mode."""
         return layer * (self.mask / (1 - self.p)) if self.training else layer
 
 
-#: Every activation by its name.
+#: All activations, by name.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -113,31 +148,37 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Network(nn.Sequential):
-    """z1, norm1, a1, l1, z2, ...: each submodule is called by the name of the value it returns.
+    """The network: submodules z1, norm1, a1, l1, z2, ..., named after the values that they return.
 
-    norm<n> is there with batch norm; with dropout a hidden layer's activation is called a<n>, and
-    l<n> is what its mask keeps. `layers` holds them by layer, from the first on, and by kind.
+    norm<n> exists only with batch norm. With dropout, the activation of a hidden layer is a<n>, and
+    l<n> is the value after the mask. `layers` lists the submodules of each layer, by kind.
     """
 
-    def __init__(self, asked: Settings, like: Tensor) -> None:
-        """Build it with zero weights, in the dtype, device and leading dimensions of `like`."""
+    def __init__(self, settings: Settings, like: Tensor) -> None:
+        """Build the network with all weights 0.
+
+        Args:
+            settings: the description of the network.
+            like: a tensor (..., B, I) with the dtype, device and leading dimensions of the network.
+        """
         leading = like.shape[:-2]
         layers: list[dict[str, nn.Module]] = []
-        for n, (inputs, outputs) in enumerate(pairwise(asked.sizes), start=1):
-            hidden = n < len(asked.sizes) - 1
-            dropped = hidden and asked.dropout > 0
+        for n, (inputs, outputs) in enumerate(pairwise(settings.sizes), start=1):
+            hidden = n < len(settings.sizes) - 1
+            dropped = hidden and settings.dropout > 0
             zeros = like.new_zeros(*leading, 1, outputs)
-            biased = asked.bias and not (asked.batch_norm and hidden)  # there beta takes its place
+            normed = settings.batch_norm and hidden
+            biased = settings.bias and not normed  # with batch norm, beta is the bias
             syn = like.new_zeros(*leading, inputs, outputs)
             layer: dict[str, nn.Module] = {"z": Synapse(syn, zeros if biased else None)}
-            if asked.batch_norm and hidden:
+            if normed:
                 layer["norm"] = BatchNorm(
-                    zeros + 1, eps=asked.batch_norm_eps, momentum=asked.batch_norm_momentum
+                    zeros + 1, eps=settings.batch_norm_eps, momentum=settings.batch_norm_momentum
                 )
-            activation = asked.activation if hidden else asked.output
+            activation = settings.activation if hidden else settings.output
             layer["a" if dropped else "l"] = ACTIVATIONS[activation]()
             if dropped:
-                layer["l"] = Mask(asked.dropout)
+                layer["l"] = Mask(settings.dropout)
             layers.append(layer)
         super().__init__(OrderedDict(
             (f"{kind}{n}", module)
