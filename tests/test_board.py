@@ -250,7 +250,7 @@ def test_the_verdict_survives_its_page(
         out, err = capsys.readouterr()
         assert out.startswith("EXACT  all ")
         lost = "--html s.html" if left == "s.json" else "--json s.json"
-        assert err == f"compare: {lost}: MemoryError; leave it out\n"
+        assert err == f"compare: {lost}: MemoryError; leave this option out\n"
         assert [path.name for path in Path().iterdir()] == [left]
         Path(left).unlink()
 

@@ -65,7 +65,7 @@ BAD_INPUT = [
     ("run --json .", "--json .: no file can be written there"),
     ("run --stepz 3", "unrecognized arguments: --stepz"),
     ("walk", "argument COMMAND: invalid choice: 'walk'"),
-    ("three_layer", "'three_layer' is a case: say run three_layer"),
+    ("three_layer", "'three_layer' is a case: use run three_layer"),
     ("run --seed 1,2", "argument --seed: '1,2' is not a whole number"),
     ("run --population 100000000", "population 100000000, sizes (3, 4, 1): one step needs about "),
     ("run --lift some", "lift 'some': choose all, none, auto or a number of entries"),
@@ -269,7 +269,9 @@ def test_a_fault_of_the_program_is_exit_code_3(
     assert main(["run", "--steps", "1"]) == 3
     err = capsys.readouterr().err
     assert "ZeroDivisionError: planted" in err
-    assert err.endswith("compare: this is a fault of the program, not of your input\n")
+    assert err.endswith(
+        "compare: internal error: this is a bug in this program, not in your input\n"
+    )
     assert list(Path("runs").iterdir()) == []
 
 

@@ -225,9 +225,9 @@ GOOD: dict[str, Any] = {"word": "a", "part": 1, "rows": [[1, 2.0]], "names": {},
 )  # fmt: skip
 def test_only_what_has_the_right_types_is_taken(change: dict[str, Any]) -> None:
     good = GOOD | {"rows": [(1, 2.0)]}
-    assert Ended(GOOD).answered(_Kind) == _Kind(**good)
+    assert Ended(GOOD).answer_as(_Kind) == _Kind(**good)
     for odd in ({**GOOD, **change}, [GOOD], {"word": "a"}):
-        assert Ended(odd).answered(_Kind) is None
+        assert Ended(odd).answer_as(_Kind) is None
 
 
 def test_colours_cross_and_nothing_else_does() -> None:
@@ -269,8 +269,8 @@ def test_what_a_file_prints_goes_to_standard_error_marked(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("os._exit(7)", "{file}: the file ended its process itself, with exit code 7: leave "),
-        ("os._exit(0)", "{file}: the file ended its process itself, with exit code 0: leave "),
+        ("os._exit(7)", "{file}: the file ended its process itself, with exit code 7; remove "),
+        ("os._exit(0)", "{file}: the file ended its process itself, with exit code 0; remove "),
         ("while True: pass", "{file}, line 1 (while True: pass) was still running after 1 seco"),
         ("raise KeyboardInterrupt", "the file raises KeyboardInterrupt"),
     ],
@@ -311,5 +311,5 @@ def test_ctrl_c_ends_a_check_and_its_file(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
-    assert err == "compare: stopped before anything was judged\n"
+    assert err == "compare: stopped before anything was checked\n"
     assert not alive(int(here.read_text()))

@@ -68,7 +68,7 @@ def test_a_signal_before_the_first_step(number: int, capsys: pytest.CaptureFixtu
 
         patch.setattr(run, "_prepare", prepared)
         assert main(["run", "two_layer", "--no-board"]) == 128 + number
-    assert capsys.readouterr().err == "compare: stopped before anything was judged\n"
+    assert capsys.readouterr().err == "compare: stopped before anything was checked\n"
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -260,7 +260,8 @@ def test_a_right_file(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.long
 def test_first_a_hint_then_more_then_the_line() -> None:
     assert practice("new", "file.py").stdout == (
-        "file.py: level two_layer, 4 lines to fill in; then\n  python -m compare practice file.py\n"
+        "file.py: level two_layer, 4 lines to fill in, then run\n"
+        "  python -m compare practice file.py\n"
     )
     blank = LEVELS["two_layer"].blanks["l1"]
     for words, shown in (
@@ -388,7 +389,7 @@ def test_ctrl_c_ends_their_code_too() -> None:
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=30)
     assert (run.returncode, out) == (130, "")
-    assert err == "compare: stopped before anything was judged\n"
+    assert err == "compare: stopped before anything was checked\n"
 
 
 def test_writing_and_refusing_do_not_import_torch() -> None:

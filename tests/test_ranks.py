@@ -453,5 +453,5 @@ def test_other_commands_run_in_a_single_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert main(["runs"]) == 2
-    message = "compare: runs on 2 ranks: torchrun is for run, leave it out\n"
+    message = "compare: runs on 2 ranks: only run works under torchrun; start it without\n"
     assert capsys.readouterr().err == message

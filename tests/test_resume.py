@@ -250,7 +250,7 @@ def test_options_that_agree_with_the_run_are_accepted(stopped: Path) -> None:
 
 
 def test_no_board_and_resume(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = "--no-board: --resume goes on in the run's folder; leave one of them out"
+    message = "--no-board: --resume needs the run folder; leave one of the two out"
     refused(capsys, stopped, message, "--no-board")
 
 

@@ -43,7 +43,7 @@ def test_runs_are_listed_with_verdict_steps_and_time(
     assert one[1:3] == ["EXACT", "7"]
     assert two[0].endswith("dropout_as_published")
     assert two[1:3] == ["WRONG", "1,200"]
-    assert three == [stopped.name, "stopped", "before", "its", "end"]
+    assert three == [stopped.name, "stopped", "early"]
 
 
 def test_diff_says_what_differs_and_from_which_step_on(
@@ -59,7 +59,7 @@ def test_diff_says_what_differs_and_from_which_step_on(
     assert "loss by hand at step 4," in told
     assert "environment" not in told  # it is the same
     assert main(["diff", "three_layer", "three_layer", "--log-dir", str(tmp_path)]) == 0
-    assert "differ in nothing but their time" in capsys.readouterr().out
+    assert "differ only in their times" in capsys.readouterr().out
 
 
 def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_report_in_other_forms(tmp_path: Path) -> None:
     [
         (["run", "two_layer", "--html", "r.pdf"], "--html r.pdf: name a file that ends in .html"),
         (["run", "two_layer", "--html", "no/r.html"], "--html no/r.html: no file can be written"),
-        (["run", "alpha", "--html", "r.html"], "--html r.html: case alpha is a table; see --json"),
+        (["run", "alpha", "--html", "r.html"], "--html r.html: case alpha trains several networks"),
     ],
 )
 def test_a_page_that_could_not_be_written(

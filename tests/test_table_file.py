@@ -71,5 +71,5 @@ def test_waiting_for_a_pipe_prints_a_note_and_ctrl_c_ends_it(
     err = capsys.readouterr().err.splitlines()
     assert err == [
         f"compare: --data {pipe}: waiting for data in this pipe",
-        "compare: stopped before anything was judged",
+        "compare: stopped before anything was checked",
     ]

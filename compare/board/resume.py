@@ -17,7 +17,7 @@ from compare.training.harness import Run
 
 
 @contextmanager
-def taken_up(
+def stopped_run(
     log_dir: Path, name: str, words: dict[str, Any], ranks: Ranks
 ) -> Iterator[tuple[Run, RunFolder | None]]:
     """Yield the run called `name`, ready to go on, and on rank 0 its folder, held within.

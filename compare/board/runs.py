@@ -47,7 +47,7 @@ class RunEntry:
 
     path: Path
     result: dict[str, Any] | None
-    odd: str = ""  # why it cannot
+    problem: str = ""  # why it cannot
 
     @property
     def name(self) -> str:
@@ -104,8 +104,8 @@ def differences(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]
     """
     results = []
     for run in (one, other):
-        if run.odd:
-            raise BadInput(run.odd)
+        if run.problem:
+            raise BadInput(run.problem)
         if run.result is None:
             raise BadInput(f"run {run.name}: it has no {RESULT}, it was stopped before its end")
         results.append(run.result)

@@ -1,4 +1,4 @@
-"""Times our steps beside those of others."""
+"""The command `bench`: time this project's training steps next to other implementations."""
 
 import argparse
 
@@ -11,32 +11,34 @@ from compare.errors import BadInput, unknown
 def add(new: NewCommand) -> None:
     """Add the command and its options."""
     parser = new(
-        help="time our steps beside autograd with SGD and other peers",
-        description="Time by-hand and checked steps beside autograd with SGD, torch.compile, "
-        "torch.func, numpy, JAX and gradcheck: each claim with its limit, whether it holds here, "
-        "and every peer that is faster. Groups: " + ", ".join(CHOICES) + ".",
-    )
-    words = "one group, may be given several times (default: all, some minutes)"
-    parser.option("--only", "GROUP", words, action="append", default=[])
-    parser.option("--json", "FILE", "write every figure as JSON, - for standard output")
-    parser.option("--plot", "FILE", "draw the growth as a picture, FILE.png (needs matplotlib)")
-    words = "of torch (default: its own choice); on a busy machine 1 is steadier"
-    parser.option("--threads", "N", words, type=whole)
+        help="time by-hand and checked steps against autograd and other libraries",
+        description="Time by-hand and checked steps against autograd with SGD, torch.compile, "
+        "torch.func, numpy, JAX and gradcheck. Lists each speed claim with its limit, whether it "
+        "holds on this machine, and every competitor that is faster. Groups: "
+        + ", ".join(CHOICES) + ".",
+    )  # fmt: skip
+    text = "run one group; repeat the option for several (default: all, takes minutes)"
+    parser.option("--only", "GROUP", text, action="append", default=[])
+    parser.option("--json", "FILE", "write all measurements as JSON; - means standard output")
+    text = "plot how the time grows with the problem size, FILE.png (needs matplotlib)"
+    parser.option("--plot", "FILE", text)
+    text = "number of torch threads (default: torch's choice); 1 varies least on a busy machine"
+    parser.option("--threads", "N", text, type=whole)
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Time what is asked for; raise BadInput for what cannot be, before anything is."""
+    """Run the requested benchmarks; raise BadInput for invalid options before timing starts."""
     for group in args.only:
         if group not in CHOICES:
             raise unknown("group", group, CHOICES)
     console = prepared(args)
     if args.threads is not None and not 1 <= args.threads <= 1024:
         raise BadInput(f"--threads {args.threads}: give 1 to 1024")
-    from compare.bench import bench as timing
+    from compare.bench import bench as benchmarks
     from compare.bench.growth import check_plot
 
     if args.plot is not None:
         check_plot(args.plot)
-    return timing.bench(
+    return benchmarks.bench(
         console, only=args.only, json_to=args.json, plot_to=args.plot, threads=args.threads
     )

@@ -1,4 +1,4 @@
-"""Serves TensorBoard on the run folders."""
+"""The command `board`: serve the run folders with TensorBoard."""
 
 import argparse
 from pathlib import Path
@@ -11,16 +11,17 @@ from compare.errors import BadInput
 def add(new: NewCommand) -> None:
     """Add the command and its options."""
     parser = new(
-        help="look at the runs in TensorBoard",
-        description="Serve the run folders with TensorBoard until Ctrl-C, every bucket of them.",
+        help="show the runs in TensorBoard",
+        description="Serve the run folders with TensorBoard until Ctrl-C. Every stored point of a "
+        "curve is shown.",
     )
-    words = "the port, or the next one that is free (default: 6006)"
-    parser.option("--port", "N", words, type=whole, default=6006)
+    text = "port to serve on; if it is in use, the next free one (default: 6006)"
+    parser.option("--port", "N", text, type=whole, default=6006)
     parser.shared("--log-dir")
 
 
 def board(args: argparse.Namespace) -> int:
-    """Serve TensorBoard on the runs until a signal."""
+    """Serve the run folders with TensorBoard until a signal arrives."""
     from compare.board.serve import serve
 
     if not 1 <= args.port <= 65535:

@@ -1,4 +1,4 @@
-"""Shows two runs side by side."""
+"""The command `diff`: list the differences between two runs."""
 
 import argparse
 from pathlib import Path
@@ -11,16 +11,17 @@ from compare.errors import printable
 def add(new: NewCommand) -> None:
     """Add the command and its options."""
     parser = new(
-        help="say in what two runs differ",
-        description="Say in what two runs differ: settings, environment, verdicts, first step.",
+        help="list the differences between two runs",
+        description="List the differences between two runs: settings, environment, verdicts, "
+        "first step.",
     )
-    parser.option("one", "RUN", "a folder's name, or its end")
-    parser.option("other", "RUN", "another")
+    parser.option("one", "RUN", "name of a run folder, or the end of the name")
+    parser.option("other", "RUN", "the run to compare it with")
     parser.shared("--log-dir")
 
 
 def diff(args: argparse.Namespace) -> int:
-    """List in what two runs differ."""
+    """List the differences between two runs; return 1 if there are any."""
     from compare.board.runs import differences, find
     from compare.report.document import plain_table
 
@@ -28,9 +29,9 @@ def diff(args: argparse.Namespace) -> int:
     names = [printable(run.name) for run in (one, other)]
     rows, console = list(differences(one, other)), PlainConsole()
     if not rows:
-        console.say(f"{' and '.join(names)} differ in nothing but their time")
+        console.say(f"{' and '.join(names)} differ only in their times")
         return 0
-    table = plain_table("what", *names, wrap=("what", *names))
+    table = plain_table("difference", *names, wrap=("difference", *names))
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)

@@ -1,4 +1,4 @@
-"""Has a person's file judged by a process of its own, and shows what that found."""
+"""Runs a user's file in a separate process with limits, and prints the result."""
 
 import argparse
 import os
@@ -15,34 +15,46 @@ from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.terminal_text import shown
 from compare.streams import streams
 
-_LINES, _COLUMNS = 200, 500  # of what a file prints, at most
+_LINES, _COLUMNS = 200, 500  # at most so much of the file's own output is shown
 
 
 @dataclass
 class Judged:
-    """What there is to show of a file."""
+    """The result that the separate process sends back, as JSON, for one file."""
 
-    code: int  # 0 the demand is met, 1 it is not
-    text: str  # with colours
+    code: int  # exit code: 0 the demand is met, 1 it is not
+    text: str  # the report for the terminal, with colours
     json: dict[str, Any]
     page: str
 
-    def told(self, args: argparse.Namespace, console: PlainConsole) -> int:
-        """Print it as that process would have, write the files asked for; return the exit code."""
+    def show(self, args: argparse.Namespace, console: PlainConsole) -> int:
+        """Print the report, write the requested files, and return the exit code."""
         console.print(shown(self.text), soft_wrap=True)
         write(args, console, lambda: self.json, lambda: self.page)
         return self.code
 
 
-def judged(
-    work: str, file: Path, args: argparse.Namespace, words: dict[str, Any], console: PlainConsole,
-    watch: Callable[[int], None] | None = None,
+def judge_file(
+    work: str, file: Path, args: argparse.Namespace, arguments: dict[str, Any],
+    console: PlainConsole, watch: Callable[[int], None] | None = None,
 ) -> Judged:  # fmt: skip
-    """Judge a file in a process of its own, as `guarded` has it.
+    """Judge a user's file in a separate process (see `guarded`).
 
-    What the file prints goes to standard error, each line with its name. Memory may be half of the
-    machine's: passes of any size are judged, and what runs away is stopped. `args` gives the
-    options that check and mutants share.
+    Everything that the file prints goes to standard error, each line prefixed with the file's name.
+    The process may use half of the machine's memory: enough for large passes, but a runaway
+    allocation is stopped.
+
+    Args:
+        work: the function that does the work, as "module:function".
+        file: the user's file, for messages.
+        args: the parsed command line; the options that check and mutants share are read from it.
+        arguments: further keyword arguments of `work`.
+        console: the console that the report is meant for; its width is passed on.
+        watch: called with each progress count that the work reports.
+
+    Raises:
+        BadInput: if the work raises it, the process dies or runs out of time, or the file writes
+            its own data into the channel for the result.
     """
 
     def say(line: str) -> None:
@@ -52,22 +64,24 @@ def judged(
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     inputs = None if args.inputs is None else str(args.inputs)
     shared = {"dtype": args.dtype, "inputs": inputs, "quiet": args.quiet, "width": console.width}
-    ended = guarded(work, words | shared, printed, seconds=args.timeout, memory=memory, watch=watch)
+    ended = guarded(
+        work, arguments | shared, printed, seconds=args.timeout, memory=memory, watch=watch
+    )
     if printed.cut:
-        say(f"... {printed.cut:,} more lines, cut here")
+        say(f"... {printed.cut:,} more lines not shown")
     if ended.answer is None:
         raise BadInput(_why(ended, file, args.timeout))
-    found = ended.answered(Judged)
-    if found is None or found.code not in (0, 1):
-        raise BadInput(f"{file} wrote an answer of its own: leave that to this program")
-    return found
+    result = ended.answer_as(Judged)
+    if result is None or result.code not in (0, 1):
+        raise BadInput(f"{file} wrote to the pipe that carries the result; remove that code")
+    return result
 
 
 def _why(ended: Ended, file: Path, seconds: float | None) -> str:
-    """Return why there is no answer, in one line."""
+    """Return the reason why there is no result, in one line."""
     if ended.code is not None:
-        leave = ": leave os._exit out" if ended.code >= 0 else ""
-        return f"{file}: {ended.why(seconds)}{leave}"
+        fix = "; remove the call of os._exit" if ended.code >= 0 else ""
+        return f"{file}: {ended.why(seconds)}{fix}"
     if line := ended.line(file):
         with suppress(OSError, IndexError):
             text = file.read_text(errors="replace").splitlines()[line - 1].strip()

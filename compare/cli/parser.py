@@ -1,4 +1,4 @@
-"""What the command line takes: each command adds its own options, most of them in a line."""
+"""The argument parser. Each command's module adds its own options, mostly one line each."""
 
 import argparse
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 from compare.errors import BadInput
 from compare.streams import streams
 
-#: In the order of --help. Each is a module of this folder, which imports nothing slow, with `add`,
-#: which adds its options, and a function of its own name, which does it.
+#: The commands, in the order of --help. Each is a module of this folder with a function `add`,
+#: which adds its options, and a function named like the command, which runs it. The modules must
+#: not import torch or numpy at the top: --help has to be fast.
 COMMANDS = "run", "check", "mutants", "practice", "board", "runs", "diff", "bench"
 
 EXAMPLES = """\
@@ -23,71 +24,78 @@ examples:
   python -m compare run three_layer --json -        the result as JSON on standard output
   python -m compare run network --sizes 3,8,8,1 --activation tanh --bias --momentum 0.9
   python -m compare run network --data my.csv --target species --dropout 0.2
-  torchrun --nproc-per-node 2 -m compare run digits   each step's rows shared by 2 processes
-  python -m compare --list                          every case and what it promises
-  python -m compare run --resume three_layer        go on with a run that was stopped
-  python -m compare check my_layer.py               your own forward, backward and inputs
+  torchrun --nproc-per-node 2 -m compare run digits   2 processes share the rows of each step
+  python -m compare --list                          all cases with their expected verdicts
+  python -m compare run --resume three_layer        resume a run that was stopped
+  python -m compare check my_layer.py               check your own forward, backward and inputs
   python -m compare practice new my_network.py      rebuild the blog's network from memory
-  python -m compare mutants my_layer.py             would the checks see a bug in it?
-  python -m compare board                           look at the curves of all runs
-  python -m compare runs                            list them; diff RUN RUN compares two
+  python -m compare mutants my_layer.py             would a check catch a bug in it?
+  python -m compare board                           show the curves of all runs
+  python -m compare runs                            list all runs; diff RUN RUN compares two
 
 exit codes:
-  0  the demand is met    1  it is not    2  bad usage or bad input
-  3  a fault of this program              130  stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP)
+  0  passed: the demand is met    1  failed: it is not    2  bad usage or bad input
+  3  internal error               130  stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP)
 """
 
-#: Options of several commands: metavar and help, and what else argparse is told.
+#: Options that several commands share: metavar, help text, further arguments of add_argument.
 _SHARED: dict[str, tuple[str | None, str, dict[str, Any]]] = {
-    "--dtype": ("T", "move the inputs' floats to this dtype", {}),
+    "--dtype": ("T", "convert floating-point inputs to this dtype", {}),
     "--inputs": (
-        "FILE", "inputs that mutants --save wrote, in place of the file's own", {"type": Path}
+        "FILE", "use the inputs that mutants --save wrote, not those of the file", {"type": Path}
     ),
     "--timeout": (
-        "SECONDS", "stop a file that runs longer (default: no limit)", {"type": float}
+        "SECONDS", "stop the file if it runs longer (default: no limit)", {"type": float}
     ),
     "--lift": (
-        "HOW", "lift all, none, or N entries of each large product (default: auto)",
-        {"default": "auto"},
+        "HOW", "compute in exact arithmetic: all, none, or N entries of each large matrix product "
+        "(default: auto)", {"default": "auto"},
     ),
-    "--quiet": (None, "print the verdict only", {}),
-    "--json": ("FILE", "write the result as JSON, - for standard output", {}),
-    "--html": ("FILE", "write the report as one page with plots, FILE.html", {}),
-    "--log-dir": ("DIR", "where the run folders are (default: runs)", {"default": "runs"}),
+    "--quiet": (None, "print only the verdict", {}),
+    "--json": ("FILE", "write the result as JSON; - means standard output", {}),
+    "--html": ("FILE", "write the report as one HTML page with plots, FILE.html", {}),
+    "--log-dir": ("DIR", "folder that holds the run folders (default: runs)", {"default": "runs"}),
 }  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes options in a line each, and says what is wrong in one."""
+    """An ArgumentParser with one-line option definitions and one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise BadInput in place of argparse's usage lines and exit."""
+        """Raise BadInput; argparse would print its usage and exit."""
         raise BadInput(f"{message} (python -m compare --help shows examples)")
 
     def print_help(self, _file: object = None) -> None:
-        """Print the help; argparse itself hides what cannot be written."""
+        """Print the help text; argparse itself would ignore a failed write."""
         streams().output.write(self.format_help())
 
-    def option(self, name: str, metavar: str | None, words: str, **more: Any) -> None:
-        """Add an option; without a metavar it is a flag, unless it has choices."""
+    def option(self, name: str, metavar: str | None, text: str, **more: Any) -> None:
+        """Add an option with its help text; without a metavar it is a flag, unless it has choices.
+
+        Args:
+            name: the option with its dashes, or the name of a positional argument.
+            metavar: the placeholder for the value in --help.
+            text: the help text.
+            more: further arguments of `add_argument`.
+        """
         if metavar is not None:
             more["metavar"] = metavar
         elif "choices" not in more:
             more["action"] = "store_true"
-        self.add_argument(name, help=words, **more)
+        self.add_argument(name, help=text, **more)
 
     def shared(self, *names: str) -> None:
-        """Add options that several commands have."""
+        """Add options that several commands share."""
         for name in names:
-            metavar, words, more = _SHARED[name]
-            self.option(name, metavar, words, **more)
+            metavar, text, more = _SHARED[name]
+            self.option(name, metavar, text, **more)
 
 
-NewCommand = Callable[..., Parser]  # takes what add_parser takes, but the command's name
+NewCommand = Callable[..., Parser]  # subparsers.add_parser with the command's name filled in
 
 
 def whole(text: str) -> int:
-    """Return a whole number, for argparse."""
+    """Return `text` as a whole number; raise ArgumentTypeError if it is none."""
     try:
         return int(text)
     except ValueError:
@@ -95,15 +103,15 @@ def whole(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+    """Return the parser with the options of every command."""
     top = Parser(
         prog="python -m compare",
         allow_abbrev=False,
-        description="Train by hand and by autograd side by side, and compare every bit.",
+        description="Train by hand and with autograd side by side, and compare every bit.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--list", action="store_true", help="list the cases and stop")
+    top.add_argument("--list", action="store_true", help="list the cases and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name in COMMANDS:
         module_of(name).add(partial(commands.add_parser, name, allow_abbrev=False))
@@ -111,5 +119,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 def module_of(command: str) -> ModuleType:
-    """Return the module of a command."""
+    """Return the module of compare/cli that implements a command."""
     return import_module(f"compare.cli.{command}")

@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: lines and a bar."""
+"""The progress of a run on the terminal: the blog's "Error:" lines and a progress bar."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class RunProgress:
-    """The blog's "Error:" lines, and on a terminal a bar while the run goes on."""
+    """Prints the blog's "Error:" lines, and on a terminal a progress bar, as chunks are done."""
 
     def __init__(
         self, console: PlainConsole, steps: int, *, done: int = 0, quiet: bool, lines: bool
     ) -> None:
         self.console = console
         self.lines = lines and not quiet
-        self.told = set(told(steps))
+        self.error_steps = set(error_steps(steps))
         self.errors: list[float] = []
         self.bar = Progress(
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
@@ -39,8 +39,8 @@ class RunProgress:
         self.bar.stop()
 
     def __call__(self, chunk: "Chunk") -> None:
-        """Move the bar, and keep and print the errors that the blog prints."""
-        for k in sorted(self.told & set(range(chunk.start, chunk.start + chunk.steps))):
+        """Advance the bar; collect and print the errors of the steps that the blog prints."""
+        for k in sorted(self.error_steps & set(range(chunk.start, chunk.start + chunk.steps))):
             error = float(chunk.error["manual"][k - chunk.start])
             self.errors.append(error)
             if self.lines:
@@ -52,6 +52,6 @@ class RunProgress:
         self.bar.update(self.task, advance=chunk.steps, speed=rate)
 
 
-def told(steps: int) -> range:
-    """Return the steps whose error is told: of 60,000 every 10,000th, as the blog does."""
+def error_steps(steps: int) -> range:
+    """Return the steps whose error is printed: every 10,000th of 60,000, as in the blog."""
     return range(0, steps, max(1, -(-steps // 6)))

@@ -1,4 +1,4 @@
-"""Trains a case, or goes on with a run that was stopped, and judges every step."""
+"""The command `run`: train a case, or resume a stopped run, and check every step."""
 
 import argparse
 import gc
@@ -23,42 +23,43 @@ if TYPE_CHECKING:
     from compare.report.report import Report
     from compare.training.harness import Run
 
-_FEW_ROWS = 8  # an output of at most this many rows is shown after training
+_FEW_ROWS = 8  # the output after training is printed if it has at most this many rows
 
 
 def add(new: NewCommand) -> None:
     """Add the command and its options."""
     parser = new(
         help="run a case (the default command)",
-        description="Run a case: train by hand, judge every step by autograd, report.",
+        description="Run a case: train by hand, check every step against autograd, print a report.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.option
-    option("case", "CASE", "one of --list (default: three_layer)", nargs="?")
-    words = f"training steps, at most {MAX_STEPS:,} (default: the case's)"
-    option("--steps", "N", words, type=whole)
+    option("case", "CASE", "a case of --list (default: three_layer)", nargs="?")
+    text = f"number of training steps, at most {MAX_STEPS:,} (default: set by the case)"
+    option("--steps", "N", text, type=whole)
     option("--dtype", "T", "float64 (default), float32, float16, bfloat16")
     option("--device", "D", "cpu (default), cuda or cuda:N")
-    option("--seed", "S", "numpy's seed (default: 1)", type=whole)
-    words = "networks side by side, with the seeds S, S+1, ... (default: 1)"
-    option("--population", "P", words, type=whole)
-    words = "what exit code 0 asks for (default: what the case promises)"
-    option("--demand", None, words, choices=("exact", "rounding"))
-    words = "where the TensorBoard run folder goes (default: runs)"
-    option("--log-dir", "DIR", words, default="runs")
-    option("--no-board", None, "write no run folder, hence no checkpoint")
-    words = "how long a rank waits for the others under torchrun (default: 300)"
-    option("--wait", "SEC", words, type=_seconds, default=DEFAULT_WAIT)
+    option("--seed", "S", "seed of numpy's random generator (default: 1)", type=whole)
+    text = "train P networks side by side, with the seeds S, S+1, ... (default: 1)"
+    option("--population", "P", text, type=whole)
+    text = "verdict that exit code 0 requires (default: the one that --list expects)"
+    option("--demand", None, text, choices=("exact", "rounding"))
+    text = "folder in which the run folder is made (default: runs)"
+    option("--log-dir", "DIR", text, default="runs")
+    option("--no-board", None, "write no run folder, and therefore no checkpoint")
+    text = "seconds that a rank waits for the others under torchrun (default: 300)"
+    option("--wait", "SEC", text, type=_seconds, default=DEFAULT_WAIT)
     option(
         "--resume", "RUN",
-        "go on with a run that was stopped, in its own folder and with its settings: the folder's "
-        "name, or its end. A run writes a checkpoint there now and then, the first after some "
-        "seconds",
+        "resume a stopped run in its own folder and with its settings. RUN is the name of the run "
+        "folder, or the end of the name. A run writes its first checkpoint after some seconds, and "
+        "then at intervals",
     )  # fmt: skip
     parser.shared("--lift", "--quiet", "--json", "--html")
     options.add(parser)
-    parser.set_defaults(**dict.fromkeys(options.DEFAULTS))  # None: not on the command line
+    # None marks an option that was not used; `run` fills in options.DEFAULTS
+    parser.set_defaults(**dict.fromkeys(options.DEFAULTS))
 
 
 def _seconds(text: str) -> float:
@@ -71,11 +72,11 @@ def _seconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a case by hand and judge every step; of several ranks the first one reports."""
+    """Train a case by hand and check every step; with several ranks only rank 0 reports."""
     if args.resume is None:
         vars(args).update({n: v for n, v in options.DEFAULTS.items() if getattr(args, n) is None})
     elif args.no_board:
-        raise BadInput("--no-board: --resume goes on in the run's folder; leave one of them out")
+        raise BadInput("--no-board: --resume needs the run folder; leave one of the two out")
     with joined_ranks(args.device, args.wait) as ranks:
         if ranks.rank:
             args.json = args.html = None
@@ -88,42 +89,45 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     if case.sweep:
         return _sweep(args, case, console, ranks)
     report, folder, _ = _train(args, case, console, ranks)
-    return _tell(args, case, console, report, folder)
+    return _report(args, case, console, report, folder)
 
 
 def _resume(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Go on with a run that was stopped."""
+    """Resume a stopped run from its checkpoint."""
     console = _prepare(args, None, ranks)
     try:
-        from compare.board.resume import taken_up
+        from compare.board.resume import stopped_run
     except ImportError as error:
         raise BadInput(f"{error}: install tensorboard (pip install tensorboard)") from error
 
-    with taken_up(Path(args.log_dir), args.resume, vars(args), ranks) as (training, folder):
-        report, _ = _go(args, training, folder, console)
-        return _tell(args, training.case, console, report, folder)
+    with stopped_run(Path(args.log_dir), args.resume, vars(args), ranks) as (training, folder):
+        report, _ = _train_to_end(args, training, folder, console)
+        return _report(args, training.case, console, report, folder)
 
 
 def _prepare(args: argparse.Namespace, case: Case | None, ranks: Ranks) -> PlainConsole:
-    """Raise BadInput, before anything runs, for outputs that cannot be; return the console."""
+    """Return the console; raise BadInput, before training starts, for impossible outputs."""
     if args.html is not None and case and case.sweep:
-        raise BadInput(f"--html {args.html}: case {case.name} is a table; see --json")
+        raise BadInput(
+            f"--html {args.html}: case {case.name} trains several networks and has no report page; "
+            "use --json"
+        )
     if str(args.log_dir) in ("", "."):
-        raise BadInput("--log-dir is empty: name a folder, runs is the usual one")
+        raise BadInput("--log-dir is empty: name a folder (the default is runs)")
     return prepared(args, quiet=ranks.rank > 0)
 
 
-def _tell(
+def _report(
     args: argparse.Namespace, case: Case, console: PlainConsole, report: "Report",
     folder: "RunFolder | None",
 ) -> int:  # fmt: skip
-    """Print and save what was found; return the exit code.
+    """Print and save the report; return the exit code.
 
-    What cannot be written takes nothing else with it, and is said in one line when all is done.
+    An output that cannot be written does not stop the others; all failures are reported last.
     """
     console.print(report.headline() if args.quiet else report, crop=False)
     if not args.quiet:
-        _closing(console, report, folder)
+        _print_summary(console, report, folder)
     failed = [folder.failed] if folder and folder.failed else []
     write(args, console, report.to_dict, report.page, failed)
     if report.interrupted:
@@ -135,31 +139,31 @@ def _train(
     args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks, *,
     lines: bool = True,
 ) -> tuple["Report", "RunFolder | None", list[float]]:  # fmt: skip
-    """Run one case; return its report, its folder, and the errors that the blog prints."""
-    from compare.training.harness import Run  # torch comes in here, not for --help or --list
+    """Run one case; return its report, its run folder, and the errors that the blog prints."""
+    from compare.training.harness import Run  # imported late: --help and --list need no torch
 
     training = Run(
         case, steps=args.steps, dtype=args.dtype, device=args.device, seed=args.seed,
         population=args.population, lift=args.lift, ranks=ranks,
     )  # fmt: skip
     folder = None if args.no_board or ranks.rank else _folder(Path(args.log_dir), training)
-    report, errors = _go(args, training, folder, console, lines=lines)
+    report, errors = _train_to_end(args, training, folder, console, lines=lines)
     return report, folder, errors
 
 
-def _go(
+def _train_to_end(
     args: argparse.Namespace, training: "Run", folder: "RunFolder | None", console: PlainConsole,
     *, lines: bool = True,
 ) -> tuple["Report", list[float]]:  # fmt: skip
-    """Train to the end, in its folder; return the report, and the errors that the blog prints."""
+    """Train to the last step; return the report and the errors that the blog prints."""
     from compare.cli.progress import RunProgress
 
     steps, done, quiet = training.steps, training.report.steps, args.quiet
     if not gc.get_freeze_count():
-        gc.freeze()  # torch and all that is loaded stays: no collection need walk through it
+        gc.freeze()  # loaded modules stay until exit: spare every collection walking through them
     try:
         with RunProgress(console, steps, done=done, quiet=quiet, lines=lines) as progress:
-            report = training.train([progress, folder or partial(_no_folder, args, training)])
+            report = training.train([progress, folder or partial(_send_state, args, training)])
         if not report.steps:
             raise KeyboardInterrupt
     except BaseException:
@@ -171,8 +175,8 @@ def _go(
     return report, progress.errors
 
 
-def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> None:
-    """Give this rank's state to the first one, where that keeps a checkpoint."""
+def _send_state(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> None:
+    """Send this rank's state to rank 0, which writes the checkpoint of all ranks."""
     from compare.checkpoint.checkpoint import states
 
     if not args.no_board:
@@ -180,72 +184,72 @@ def _no_folder(args: argparse.Namespace, training: "Run", _chunk: "Chunk") -> No
 
 
 def _sweep(args: argparse.Namespace, case: Case, console: PlainConsole, ranks: Ranks) -> int:
-    """Run a case's networks in turn; print a line of errors for each as it is done."""
-    from compare.cli.progress import told
+    """Run the networks of a case one after the other; print a line of errors for each."""
+    from compare.cli.progress import error_steps
 
     steps = check_steps(case.steps if args.steps is None else args.steps)
-    titles = "".join(f"{f'error at {step:,}':<17}" for step in told(steps))
+    titles = "".join(f"{f'error at {step:,}':<17}" for step in error_steps(steps))
     if not args.quiet:
         console.say(f"{'sizes':<8}{'alpha':>6}  {titles}verdict")
     reports: list[Report] = []
-    met: list[bool] = []
+    passed: list[bool] = []
     failed: list[str] = []
     for network in case.sweep:
-        one = replace(case, network=network, sweep=(), promises="")
-        report, folder, errors = _train(args, one, console, ranks, lines=False)
+        single = replace(case, network=network, sweep=(), promises="")
+        report, folder, errors = _train(args, single, console, ranks, lines=False)
         reports.append(report)
-        met.append(report.meets(args.demand or one.demand))
+        passed.append(report.meets(args.demand or single.demand))
         failed += [folder.failed] if folder and folder.failed else []
         if not args.quiet:
             numbers = "".join(f"{error:<17.12g}" for error in errors)
             sizes = "-".join(map(str, network.sizes))
             console.say(f"{sizes:<8}{network.alpha:>6g}  {numbers}{report.verdict}")
-            if not met[-1]:
+            if not passed[-1]:
                 console.print(report, crop=False)
         if report.interrupted:
             break
     worst = max(report.verdict for report in reports)
     console.say(f"{worst}  {len(reports)} networks, each compared at every step")
-    both = {"case": case.name, "verdict": worst}
-    write(args, console, lambda: {**both, "runs": [r.to_dict() for r in reports]}, failed=failed)
+    head = {"case": case.name, "verdict": worst}
+    write(args, console, lambda: {**head, "runs": [r.to_dict() for r in reports]}, failed=failed)
     if reports[-1].interrupted:
         return exit_code()
-    return 0 if all(met) else 1
+    return 0 if all(passed) else 1
 
 
 def _folder(log_dir: Path, run: "Run") -> "RunFolder":
-    """Make the run folder; tensorboard comes in only here."""
+    """Make the run folder; tensorboard is imported only when one is wanted."""
     try:
         from compare.board.run_folder import RunFolder
     except ImportError as error:
         raise BadInput(
-            f"{error}: install tensorboard for curves (pip install tensorboard), or say --no-board"
+            f"{error}: install tensorboard for curves (pip install tensorboard), or use --no-board"
         ) from error
     return RunFolder(log_dir, run)
 
 
-def _closing(console: PlainConsole, report: "Report", folder: "RunFolder | None") -> None:
-    """Print what else is worth knowing: the output, the free run, the time, where to look."""
+def _print_summary(console: PlainConsole, report: "Report", folder: "RunFolder | None") -> None:
+    """Print the output, the run of autograd alone, the time, and the commands that go on."""
     if 0 < len(report.output) <= _FEW_ROWS:
         rows = "  ".join(" ".join(f"{value:.8f}" for value in row) for row in report.output)
         console.say(f"  output after training  {rows}")
     if report.steps > 1:
         if all(q.equal == q.compared for q in report.quantities.values()):
-            free = "ends at the same weights, since every step is equal"
+            alone = "ends at the same weights, since every step is equal"
         elif report.free_gap is None:
-            free = "not run, because there are too many weights"
+            alone = "not tracked: too many weights"
         else:
-            free = f"ends at weights that differ by at most {report.free_gap:.3g}"
-        console.say(f"  autograd alone         {free}")
+            alone = f"ends with weights that differ by at most {report.free_gap:.3g}"
+        console.say(f"  autograd alone         {alone}")
     if report.accuracy is not None:
-        console.say(f"  rows kept back         {report.accuracy:.2%} right, by hand")
-    speed = f", {report.steps / report.seconds:,.0f} checked steps a second"
+        console.say(f"  held-out rows          {report.accuracy:.2%} classified correctly, by hand")
+    speed = f", {report.steps / report.seconds:,.0f} checked steps per second"
     console.say(f"  {report.seconds:.1f} s{speed if report.steps > 1 else ''}")
     if folder and not folder.failed:
         from compare.checkpoint.folder import CHECKPOINT
 
-        where = options.log_dir_option(folder.path.parent)
-        console.say(f"  curves: python -m compare board{where}   ({folder.path.name})")
+        log_dir = options.log_dir_option(folder.path.parent)
+        console.say(f"  curves: python -m compare board{log_dir}   ({folder.path.name})")
         if report.interrupted and (folder.path / CHECKPOINT).exists():
             console.say(
                 f"  resume: {folder.run.ranks.command(options.resume_command(folder.path))}"

@@ -1,4 +1,4 @@
-"""Lists the runs there are."""
+"""The command `runs`: list the run folders and their verdicts."""
 
 import argparse
 from pathlib import Path
@@ -17,18 +17,18 @@ def add(new: NewCommand) -> None:
 
 
 def runs(args: argparse.Namespace) -> int:
-    """List the runs and their verdicts."""
+    """List the run folders and their verdicts."""
     from compare.board.runs import runs
     from compare.report.document import plain_table
 
     figures = "steps", "seconds"
-    table = plain_table("run", "verdict", *figures, right=figures)  # a name ends in its case
+    table = plain_table("run", "verdict", *figures, right=figures)
     for run in runs(Path(args.log_dir)):
-        if (found := run.result) is None:
-            table.add_row(printable(run.name), printable(run.odd) or "stopped before its end")
+        if (result := run.result) is None:
+            table.add_row(printable(run.name), printable(run.problem) or "stopped early")
             continue
-        verdict = Text(found["verdict"], style=Verdict[found["verdict"]].style)
-        steps, seconds = f"{found['steps']:,}", f"{found['seconds']:.1f}"
+        verdict = Text(result["verdict"], style=Verdict[result["verdict"]].style)
+        steps, seconds = f"{result['steps']:,}", f"{result['seconds']:.1f}"
         table.add_row(printable(run.name), verdict, steps, seconds)
     PlainConsole().print(table, crop=False, soft_wrap=True)
     return 0

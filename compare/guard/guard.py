@@ -1,6 +1,6 @@
 """Has someone's code run by a process of its own, stopped at a limit, its output cut.
 
-What comes back is JSON; as the code may write whatever it likes there, `answered` takes nothing
+What comes back is JSON; as the code may write whatever it likes there, `answer_as` takes nothing
 that is not of the kind asked for, and nothing is ever unpickled. Imports no torch; that process
 does.
 """
@@ -75,7 +75,7 @@ class Ended:
     code: int | None = None  # of a process that gave no answer; None at its limit of time
     stack: str = ""  # where it was then, as faulthandler writes it
 
-    def answered(self, kind: type[T]) -> T | None:
+    def answer_as(self, kind: type[T]) -> T | None:
         """Return the answer as a dataclass, None where it is not one of that kind."""
         try:
             return converted(self.answer, kind)

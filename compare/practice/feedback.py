@@ -35,7 +35,7 @@ _CLOSE = (
 _NOT_PROVEN = "nothing wrong was found, but that it is right was not proven either."
 
 
-def tell(
+def show(
     console: PlainConsole, path: Path, level: Level, found: Finding, printed: Printed, *,
     hint: bool, answer: bool,
 ) -> None:  # fmt: skip

@@ -26,7 +26,7 @@ def level_of(path: Path, named: str | None) -> Level:
     return find(said)
 
 
-def look(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
+def check_file(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
     """Return what there is to say of a practice file, and what it printed.
 
     Raises BadInput for what cannot be read as one.
@@ -46,7 +46,7 @@ def look(path: Path, level: Level, seconds: float) -> tuple[Finding, Printed]:
 def _finding(ended: Ended, text: str, path: Path, seconds: float) -> Finding:
     """Return what the trial found, or why it could not."""
     if ended.answer is not None:
-        found = ended.answered(Finding)
+        found = ended.answer_as(Finding)
         return found or Finding(STOPS, "the file wrote an answer of its own")
     line = ended.line(path) if ended.code is None else 0
     lines = text.splitlines()
