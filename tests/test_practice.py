@@ -1,4 +1,4 @@
-"""`practice FILE`: what learners do, and the one paragraph that each gets."""
+"""`practice FILE`: typical mistakes of learners, and the feedback for each."""
 
 import io
 import json
@@ -14,8 +14,8 @@ import pytest
 
 from compare.cli.main import main
 from compare.practice.levels import LEVELS
-from compare.practice.result import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Finding
-from compare.practice.worker import look_at
+from compare.practice.result import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Result
+from compare.practice.worker import grade
 
 ROOT = Path(__file__).parent.parent
 L1_ERROR, L1_DELTA = "l1_error = y - l1", "l1_delta = l1_error * (1 - l1) * l1"
@@ -39,8 +39,8 @@ def solution(level: str = "two_layer", *changes: tuple[str, str], steps: int = 4
     return text
 
 
-def found(*changes: tuple[str, str], level: str = "two_layer", steps: int = 4) -> Finding:
-    return look_at(LEVELS[level], solution(level, *changes, steps=steps), "file.py")
+def found(*changes: tuple[str, str], level: str = "two_layer", steps: int = 4) -> Result:
+    return grade(LEVELS[level], solution(level, *changes, steps=steps), "file.py")
 
 
 def practice(*words: str, file: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -62,7 +62,7 @@ WRONG_LINES = [
     ("taken away", (SYN0, "syn0 -= l0.T @ l1_delta"), "syn0 -= l0.T @ l1_delta", ""),
     (
         "in place", (L1_DELTA, "l1_error *= (1 - l1) * l1\n    l1_delta = l1_error"),
-        "l1_error *= (1 - l1) * l1", "l1_error had its value from line 22, and is changed here",
+        "l1_error *= (1 - l1) * l1", "line 22 computed l1_error, and this line changes it",
     ),
     (
         "another shape", (L1_ERROR, "l1_error = (y - l1).T"),
@@ -70,11 +70,11 @@ WRONG_LINES = [
     ),
     (
         "another dtype", ("sigmoid(l0 @ syn0)", "sigmoid(l0 @ syn0).float()"),
-        "l1 = sigmoid(l0 @ syn0).float()", "makes l1 float32 where the rest is float64",
+        "l1 = sigmoid(l0 @ syn0).float()", "makes l1 float32; the other values are float64",
     ),
     (
         "a list", (L1_ERROR, "l1_error = (y - l1).tolist()"),
-        "l1_error = (y - l1).tolist()", "makes l1_error a list; it is to be a tensor",
+        "l1_error = (y - l1).tolist()", "makes l1_error a list; it must be a tensor",
     ),
     (
         "not a number", (L1_ERROR, "l1_error = (y - l1) * float('nan')"),
@@ -82,15 +82,15 @@ WRONG_LINES = [
     ),
     (
         "in a helper", ("torch.sigmoid(x)", "torch.sigmoid(-x)"),
-        "l1 = sigmoid(l0 @ syn0)", "it calls sigmoid, line 6: look there too",
+        "l1 = sigmoid(l0 @ syn0)", "it calls sigmoid (line 6): check it too",
     ),
     (
         "only later", (SYN0, "if j > 1:\n        l1_delta = -l1_delta\n    " + SYN0),
-        "if j > 1:", "at the first steps this does not show, at step 2 it does",
+        "if j > 1:", "the error does not show at the first steps; it shows at step 2",
     ),
     (
         "no step", ("range(4)", "range(0)"),
-        "for j in range(0):", "the loop runs no step: give range a number",
+        "for j in range(0):", "the loop runs no step: give range a positive number",
     ),
 ]  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_a_wrong_line(change: tuple[str, str], text: str, said: str) -> None:
     assert lines[answer.line - 1].strip() == answer.text
     assert said in [answer.said, *answer.remarks, ""]
     if not said:
-        assert re.match(r"gives \w+\[\d, \d\] the value \S+; by autograd it is \S+$", answer.said)
+        assert re.match(r"sets \w+\[\d, \d\] to \S+; autograd gives \S+$", answer.said)
 
 
 def test_weights_that_move_too_early() -> None:
@@ -118,17 +118,19 @@ def test_weights_that_move_too_early() -> None:
     assert answer.name == "l1_delta"  # there l1_error is not there at all
     early = solution("three_layer").replace(f"{move}  # (4, 1)\n", "")
     early = early.replace(back, f"{move}\n{back}")
-    answer = look_at(LEVELS["three_layer"], early, "file.py")
+    answer = grade(LEVELS["three_layer"], early, "file.py")
     assert (answer.state, answer.name) == (WRONG, "l1_error")
     line = early.splitlines().index(move) + 1
-    assert f"it reads syn1 after line {line} has moved it: weights move last" in answer.remarks
+    assert f"it reads syn1 after line {line} changed it: update the weights last" in answer.remarks
 
 
 def test_what_starts_at_nought_hides_nothing() -> None:
     """At the first step the speed and the biases are 0."""
     answer = found(("momentum * v1 + syn1_update", "syn1_update"), level="momentum")
     assert (answer.state, answer.name) == (WRONG, "v1")
-    assert answer.remarks == ["at the first step this does not show, with other weights it does"]
+    assert answer.remarks == [
+        "the error does not show at the first step; it shows with other weights"
+    ]
     assert found((" + bias1)", ")"), level="bias").name == "l2"
 
 
@@ -150,15 +152,15 @@ def test_break_ends_the_training() -> None:
 
 
 OTHERS = [
-    ("dots in a term", (L1_ERROR, "l1_error = y - ..."), BLANK, "is still to be filled in"),
-    ("None", (L1_ERROR, "l1_error = None"), BLANK, "is still to be filled in"),
-    ("renamed", ("l1_error", "miss"), MISSING, "no line assigns l1_error, and its lines are known"),
+    ("dots in a term", (L1_ERROR, "l1_error = y - ..."), BLANK, "is not filled in yet"),
+    ("None", (L1_ERROR, "l1_error = None"), BLANK, "is not filled in yet"),
+    ("renamed", ("l1_error", "miss"), MISSING, "no line assigns l1_error; the check needs"),
     ("no such name", (L1_ERROR, "l1_error = y - l3"), STOPS, "does not run: NameError: name 'l3'"),
     (
         "shapes", (SYN0, "syn0 += l0 @ l1_delta"), STOPS,
         "does not run: RuntimeError: mat1 and mat2 shapes cannot be multiplied (4x3 and 4x1)",
     ),
-    ("exit", (SYN0, f"import sys; sys.exit()\n    {SYN0}"), STOPS, "ends the program itself"),
+    ("exit", (SYN0, f"import sys; sys.exit()\n    {SYN0}"), STOPS, "ends the program: remove"),
     ("input", (SYN0, f"input()\n    {SYN0}"), STOPS, "does not run: EOFError"),
     ("too deep", ("torch.sigmoid(x)", "sigmoid(x)"), STOPS, "does not run: RecursionError"),
     ("after the loop", ("# (3, 1)\n", "#\nprint(l9)\n"), STOPS, "does not run: NameError"),
@@ -180,7 +182,7 @@ def test_a_line_that_cannot_be_judged(
 
 
 def test_a_renamed_value_is_pointed_at() -> None:
-    assert found(("l1_error", "miss")).remarks == ["is it what is called miss?"]
+    assert found(("l1_error", "miss")).remarks == ["did you rename it to miss?"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, on torch tensors
@@ -188,18 +190,26 @@ def test_an_error_in_a_helper_says_who_called() -> None:
     answer = found(("l0 @ syn0", "np.dot(l0, syn0)"))
     assert (answer.line, answer.text) == (7, "return torch.sigmoid(x)")
     assert answer.remarks[1:] == [
-        "it was called in line 19",
-        "np.dot and its like give numpy arrays; of torch tensors it is @",
+        "called from line 19",
+        "np.dot and similar functions return numpy arrays; with torch tensors use @",
     ]
 
 
 @pytest.mark.parametrize(
     ("change", "said", "back"),
     [
-        (("X = torch", "Z = torch"), "X is gone", "X = torch.tensor([[0, 0, 1]"),
-        (("float64", "float32"), "gives X another value", "X = torch.tensor([[0, 0, 1]"),
-        (("[1, 1, 1]]", "[1, 1, 0]]"), "gives X another value", "X = torch.tensor([[0, 0, 1]"),
-        (("np.random.seed(1)", "np.random.seed(2)"), "gives syn0 another", "np.random.seed(1)"),
+        (("X = torch", "Z = torch"), "X is missing", "X = torch.tensor([[0, 0, 1]"),
+        (("float64", "float32"), "gives X a value that is not", "X = torch.tensor([[0, 0, 1]"),
+        (
+            ("[1, 1, 1]]", "[1, 1, 0]]"),
+            "gives X a value that is not",
+            "X = torch.tensor([[0, 0, 1]",
+        ),
+        (
+            ("np.random.seed(1)", "np.random.seed(2)"),
+            "gives syn0 a value that is not",
+            "np.random.seed(1)",
+        ),
         (("l0 = X", "X = X * 2; l0 = X"), "changes X, which is data", ""),
     ],
 )
@@ -248,7 +258,7 @@ def test_a_right_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert "  right           l0, l1, l1_error, l1_delta, syn0\n" in done.stdout
     assert "  error at step        0  0.5172   \u2588\u2588\u2588" in done.stdout
     assert re.search(r"\n {21}399  0\.0\d+ +\u2588+\n", done.stdout)
-    assert "  beside y        0        0        1        1\n" in done.stdout
+    assert "  target y        0        0        1        1\n" in done.stdout
     command = "python -m compare practice new three_layer.py --level three_layer"
     assert done.stdout.endswith(f"  next level      {command}\n")
     assert max(map(len, done.stdout.splitlines())) <= 16 + len(command) + 2
@@ -271,7 +281,7 @@ def test_first_a_hint_then_more_then_the_line() -> None:
         assert done.returncode == 1
         text = " ".join(done.stdout.split())
         assert [t in text for t in (blank.hint, blank.more, blank.answer)] == shown
-        assert "line 23 l1 = ... # (4, 1) is the line to begin with; 4 are to be filled in." in text
+        assert "line 23 l1 = ... # (4, 1) Start here (4 lines to fill in)." in text
         assert "Traceback" not in text + done.stderr
 
 
@@ -293,7 +303,7 @@ def test_a_flood_is_cut() -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "  | " + "flood" * 15 + "f..."
-    assert lines[8] == "  | ... 992 more lines that the file printed, cut here"
+    assert lines[8] == "  | ... 992 more lines that the file printed, not shown"
     assert lines[9] == "file.py, level two_layer: every line is right"
 
 
@@ -327,9 +337,9 @@ def test_json_on_standard_output_stands_alone() -> None:
     ("words", "message"),
     [
         ("none.py", "none.py: no such file; python -m compare practice new none.py writes one"),
-        (".", ". is a folder: name the practice file itself"),
-        ("latin.py", "latin.py is not UTF-8 (byte 0xe9 in line 2): save it so"),
-        ("empty.py", "empty.py has no comment that says its level: add --level NAME"),
+        (".", ". is a folder: name the practice file"),
+        ("latin.py", "latin.py is not UTF-8 (byte 0xe9 in line 2): save it as UTF-8"),
+        ("empty.py", "empty.py has no comment that names its level: add --level NAME"),
         ("empty.py --level two", "unknown level 'two': did you mean two_layer"),
         ("empty.py --level bias", "empty.py has no `for` loop at the left margin that assigns any"),
         ("empty.py --timeout 0", "--timeout 0: give seconds, above 0"),
@@ -338,9 +348,12 @@ def test_json_on_standard_output_stands_alone() -> None:
         ("empty.py other.py", "practice empty.py other.py: name one file"),
         ("empty.py --json none/out", "--json none/out: no file can be written there"),
         ("new", "practice new: name one file"),
-        ("new empty.py", "empty.py is there already and practice new never overwrites"),
+        ("new empty.py", "empty.py exists, and practice new never overwrites a file"),
         ("new other.py --level zzz", "unknown level 'zzz': choose from two_layer, three_layer"),
-        ("new other.py --hint", "practice new writes a file: --hint, --answer and --json come"),
+        (
+            "new other.py --hint",
+            "practice new only writes the file: use --hint, --answer and --json",
+        ),
         ("", "the following arguments are required: [new] FILE"),
     ],
 )

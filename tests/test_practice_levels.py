@@ -10,9 +10,9 @@ from torch import Tensor
 
 from compare.cases.cases import expected
 from compare.errors import BadInput
-from compare.practice.levels import LEVELS, Level, find, new, said_by
+from compare.practice.levels import LEVELS, Level, find, level_name, new
 from compare.practice.result import BLANK, RIGHT, STOPS, WRONG
-from compare.practice.worker import look_at
+from compare.practice.worker import grade
 from compare.training.sampling import draw
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
@@ -42,7 +42,7 @@ def with_line(level: Level, name: str, value: str) -> tuple[str, int]:
 
 @EACH
 def test_the_solution_passes(level: Level) -> None:
-    found = look_at(level, short(level.solution), "file.py")
+    found = grade(level, short(level.solution), "file.py")
     assert (found.state, found.code, found.why_numbers) == (RIGHT, 0, "")
     assert list(found.verdicts) == ["l0", *level.blanks]
     assert set(found.verdicts.values()) <= {"EXACT", "ROUNDING"}
@@ -76,7 +76,7 @@ def test_the_template_is_answered_line_by_line(level: Level) -> None:
     text = short(level.template)
     assert text.count("= ...") == len(level.blanks)
     for k, (name, blank) in enumerate(level.blanks.items()):
-        found = look_at(level, text, "file.py")
+        found = grade(level, text, "file.py")
         line = text.splitlines()[found.line - 1]
         assert (found.state, found.name, found.left) == (BLANK, name, len(level.blanks) - k)
         assert found.code == 1
@@ -92,7 +92,7 @@ def test_a_wrong_line_is_the_one_that_is_named(level: Level, name: str) -> None:
     subtle = ["1.0000001 * ({})"] if level.name in ("two_layer", "batch_norm") else []
     for value in ("-({})", *subtle):
         text, line = with_line(level, name, value)
-        found = look_at(level, text, "file.py")
+        found = grade(level, text, "file.py")
         assert (found.state, found.name, found.line, found.code) == (WRONG, name, line, 1)
         assert found.text == text.splitlines()[line - 1].strip()
         assert [n for n, verdict in found.verdicts.items() if verdict == "WRONG"] == [name]
@@ -102,7 +102,7 @@ def test_a_wrong_line_is_the_one_that_is_named(level: Level, name: str) -> None:
 @EACH_LINE
 def test_a_line_that_does_not_run_is_the_one_that_is_named(level: Level, name: str) -> None:
     text, line = with_line(level, name, "({}) / None")
-    found = look_at(level, text, "file.py")
+    found = grade(level, text, "file.py")
     assert (found.state, found.name, found.line, found.code) == (STOPS, name, line, 1)
     assert found.said.startswith("does not run: TypeError: unsupported operand")
     assert name not in found.verdicts
@@ -124,7 +124,7 @@ def test_a_new_file_says_its_level_and_stands_alone(tmp_path: Path) -> None:
         path = tmp_path / f"{level.name}.py"
         new(path, level)
         text = path.read_text(encoding="ascii")
-        assert said_by(text) == level.name
+        assert level_name(text) == level.name
         assert f"python -m compare practice {path}\n" in text
         assert text.endswith(level.template)
         assert max(map(len, level.template.splitlines())) <= 100
@@ -133,11 +133,11 @@ def test_a_new_file_says_its_level_and_stands_alone(tmp_path: Path) -> None:
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("mine")
-    with pytest.raises(BadInput, match=r"mine\.py is there already and practice new never"):
+    with pytest.raises(BadInput, match=r"mine\.py exists, and practice new never"):
         new(path, LEVELS["bias"])
     assert path.read_text() == "mine"
     (tmp_path / "link.py").symlink_to(tmp_path / "nowhere.py")
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="exists, and practice new"):
         new(tmp_path / "link.py", LEVELS["bias"])
     with pytest.raises(BadInput, match=r"cannot write .*: No such file or directory; name another"):
         new(tmp_path / "none" / "mine.py", LEVELS["bias"])

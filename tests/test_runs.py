@@ -187,6 +187,6 @@ def test_without_tensorboard_there_is_a_hint_and_no_board_works(
     words = ["run", "two_layer", "--steps", "5", "--log-dir", str(tmp_path)]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "install tensorboard for curves (pip install tensorboard), or say --no-board" in error
+    assert "install tensorboard for curves (pip install tensorboard), or use --no-board" in error
     assert error.count("\n") == 1
     assert main([*words, "--no-board"]) == 0

@@ -1,1 +1,1 @@
-"""The blog's networks to rebuild from memory, in a file that is looked at line by line."""
+"""Practice: rebuild the blog's networks from memory, in a file that is checked line by line."""

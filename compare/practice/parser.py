@@ -1,6 +1,6 @@
-"""A practice file as its statements: what comes before the loop, what each line of it assigns.
+"""Parses a practice file: the code before its loop, and each statement of the loop.
 
-It is read, never run. Imports no torch.
+The file is parsed and not run. This module does not import torch.
 """
 
 import ast
@@ -10,37 +10,38 @@ from pathlib import Path
 from types import CodeType
 
 from compare.errors import BadInput
-from compare.practice.result import STOPS, Answer, Finding
+from compare.practice.result import STOPS, Problem, Result
 
 STEP = "__step__"
-_LARGEST = 1_000_000  # bytes: no one types more
+_LARGEST = 1_000_000  # bytes: far more than anyone types
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of the loop: its line, its text, the names it assigns and reads, its code."""
+    """One statement of the loop."""
 
     line: int
     text: str
-    assigns: frozenset[str]
-    reads: frozenset[str]
-    blank: bool
+    assigns: frozenset[str]  # names
+    reads: frozenset[str]  # names
+    blank: bool  # whether it is still to be filled in
     code: CodeType
-    dump: str  # equal for two statements that differ in blanks and comments alone
+    dump: str  # equal for two statements that differ only in spaces and comments
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """A practice file: what stands `before` the loop, the loop, its statements, `after` it.
+    """A parsed practice file: the code before the loop, the loop, and the code after it.
 
-    `loop` is the whole of it, calling `STEP` at the beginning of each step.
+    `statements` are those of the loop, one by one. `loop` is the whole loop; it calls `STEP` at the
+    beginning of every step.
     """
 
     lines: list[str]
     before: CodeType
-    assigned: dict[str, int]  # by the lines before the loop: name -> last line
-    functions: dict[str, int]  # defined there: name -> line
-    counter: str  # the loop's own variable
+    assigned: dict[str, int]  # before the loop: name -> the last line that assigns it
+    functions: dict[str, int]  # defined before the loop: name -> line
+    counter: str  # the loop variable
     line: int
     loop: CodeType
     statements: list[Statement]
@@ -48,17 +49,17 @@ class Exercise:
 
     @property
     def last(self) -> dict[str, int]:
-        """Return, for each name, the index of the last statement that assigns it."""
+        """Name -> index of the last statement of the loop that assigns it."""
         return {name: k for k, s in enumerate(self.statements) for name in s.assigns}
 
 
 def text_of(path: Path) -> str:
-    """Return the file's text; raises BadInput for what is no text file of a sensible size."""
+    """Return the text of a practice file; raise BadInput if it is not a text file of usual size."""
     if not path.exists():
         raise BadInput(f"{path}: no such file; python -m compare practice new {path} writes one")
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no plain file"
-        raise BadInput(f"{path} is {kind}: name the practice file itself")
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise BadInput(f"{path} is {kind}: name the practice file")
     try:
         if (size := path.stat().st_size) > _LARGEST:
             raise BadInput(f"{path} has {size:,} bytes: a practice file has a few thousand")
@@ -66,15 +67,24 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
-        raise BadInput(f"{path} is not UTF-8 (byte {byte:#x} in line {line}): save it so") from None
+        raise BadInput(
+            f"{path} is not UTF-8 (byte {byte:#x} in line {line}): save it as UTF-8"
+        ) from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
 
 def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
-    """Return the text as an exercise whose loop assigns some of the `wanted` names.
+    """Parse a practice file whose loop assigns some of the `wanted` names.
 
-    Raises Answer for what is not Python, BadInput where there is no such loop.
+    Args:
+        text: the text of the file.
+        name: its path, for messages and tracebacks.
+        wanted: the names that the loop should assign.
+
+    Raises:
+        Problem: if the text is not Python.
+        BadInput: if there is no such loop.
     """
     lines = text.splitlines()
     try:
@@ -82,9 +92,11 @@ def read(text: str, name: str, wanted: frozenset[str]) -> Exercise:
             tree = ast.parse(text)
             compile(text, name, "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None) or 0  # a SyntaxError has one, as a rule
-        said = f"is not Python: {type(error).__name__}: {getattr(error, 'msg', error)}"
-        raise Answer(Finding(STOPS, said, line, lines[line - 1].strip() if line else "")) from None
+        line = getattr(error, "lineno", None) or 0  # a SyntaxError usually has one
+        message = f"is not Python: {type(error).__name__}: {getattr(error, 'msg', error)}"
+        raise Problem(
+            Result(STOPS, message, line, lines[line - 1].strip() if line else "")
+        ) from None
     loops = [node for node in tree.body if isinstance(node, ast.For)]
     node = next((n for n in loops if any(_assigns(s) & wanted for s in n.body)), None)
     if node is None:
@@ -115,7 +127,7 @@ def _code(statements: list[ast.stmt], name: str) -> CodeType:
 
 
 def _statement(node: ast.stmt, lines: list[str], name: str) -> Statement:
-    # within a loop of its own, so that `break` and `continue` are Python there too
+    # inside a loop, so that `break` and `continue` compile
     once = ast.For(
         ast.Name("__", ast.Store()), ast.Tuple([ast.Constant(0)], ast.Load()), [node], []
     )
@@ -132,8 +144,8 @@ def _statement(node: ast.stmt, lines: list[str], name: str) -> Statement:
 
 
 def _assigns(node: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement gives a value, `l1[0] = ...` and `l1.mul_(...)` too."""
-    found = set()
+    """Return the names that a statement assigns, also by `l1[0] = ...` and `l1.mul_(...)`."""
+    names = set()
     for n in ast.walk(node):
         match n:
             case (
@@ -141,15 +153,15 @@ def _assigns(node: ast.stmt) -> frozenset[str]:
                 | ast.Subscript(ast.Name(name), ctx=ast.Store())
                 | ast.Attribute(ast.Name(name), ctx=ast.Store())
             ):
-                found.add(name)
+                names.add(name)
             case ast.Call(ast.Attribute(ast.Name(name), method)):
                 if method.endswith("_") and not method.endswith("__"):
-                    found.add(name)
-    return frozenset(found)
+                    names.add(name)
+    return frozenset(names)
 
 
 def _blank(node: ast.stmt) -> bool:
-    """Whether a line is still to be filled in: `...` or None in the place of its value."""
+    """Whether a line is still to be filled in: its value is None or contains `...`."""
     if not isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
         return False
     value = node.value
@@ -159,7 +171,7 @@ def _blank(node: ast.stmt) -> bool:
 
 
 def _has_dots(node: ast.AST) -> bool:
-    """Whether `...` stands somewhere in an expression, but for an index, where it means all."""
+    """Whether an expression contains `...` outside of an index, where it has a meaning."""
     if isinstance(node, ast.Subscript):
         return _has_dots(node.value)
     if isinstance(node, ast.Constant):

@@ -1,4 +1,4 @@
-"""What was found of a practice file: what is right, and the first line that is not."""
+"""The result of checking a practice file: the lines that are right, the first one that is not."""
 
 from dataclasses import dataclass, field
 
@@ -8,35 +8,40 @@ RIGHT, WRONG, BLANK, MISSING, STOPS, CHANGED = (
 
 
 @dataclass
-class Finding:
-    """One answer to a learner; `line` is 0 where it is about no line in particular."""
+class Result:
+    """The result of one check. The field names are keys of the JSON output."""
 
     state: str
-    said: str = ""  # what is the matter, in a sentence
-    line: int = 0
-    text: str = ""  # of the line, as it stands
-    name: str = ""  # of the value that it is about
+    said: str = ""  # the problem, in a sentence
+    line: int = 0  # the line that it is about, 0 for none
+    text: str = ""  # the text of that line
+    name: str = ""  # the name of the value that it is about
     remarks: list[str] = field(default_factory=list)
-    put_back: list[str] = field(default_factory=list)  # lines that came with the file
-    verdicts: dict[str, str] = field(default_factory=dict)  # of the lines judged
-    why_numbers: str = ""  # why the file was judged by its numbers alone
-    left: int = 0  # blanks in the file
-    judged_at: list[int] = field(default_factory=list)  # the steps, of a file that is right
-    errors: list[tuple[int, float]] = field(default_factory=list)  # after how many steps, and what
-    output: list[float] = field(default_factory=list)
-    wanted: list[float] = field(default_factory=list)
+    put_back: list[str] = field(default_factory=list)  # original lines that were changed
+    verdicts: dict[str, str] = field(default_factory=dict)  # name -> verdict, of checked lines
+    why_numbers: str = ""  # why only the numbers of the file could be compared
+    left: int = 0  # lines that are still blank
+    # of a file that is right:
+    judged_at: list[int] = field(default_factory=list)  # the steps that were checked
+    errors: list[tuple[int, float]] = field(default_factory=list)  # step -> mean absolute error
+    output: list[float] = field(default_factory=list)  # of the trained network
+    wanted: list[float] = field(default_factory=list)  # the targets y
 
     @property
     def code(self) -> int:
-        """The exit code: 0 all right, 1 a line to work on, 2 nothing could be judged."""
+        """The exit code: 0 all right, 1 a line is wrong or blank, 2 nothing could be checked."""
         if self.state == RIGHT:
             return 0
         return 2 if self.state in (CHANGED, STOPS) and not self.verdicts else 1
 
 
-class Answer(Exception):
-    """What there is to say of a file; `index` is the statement's place in the loop, or before."""
+class Problem(Exception):
+    """The result for a file with a problem.
 
-    def __init__(self, finding: Finding, index: float = -1) -> None:
-        super().__init__(finding.said)
-        self.finding, self.index = finding, index
+    `index` is the position of the statement in the loop. It is -1 for lines before the loop, and a
+    fraction for a line that is missing between two statements.
+    """
+
+    def __init__(self, result: Result, index: float = -1) -> None:
+        super().__init__(result.said)
+        self.result, self.index = result, index

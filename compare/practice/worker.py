@@ -1,7 +1,7 @@
-"""Judges a practice file's lines by autograd, then trains it: the guarded process's work.
+"""Compares the lines of a practice file with autograd, then trains the file's network.
 
-Every value is judged on the learner's own values above it, as in any run: one bug makes one wrong
-line.
+This runs in the separate process. As in any run, every value is compared using the learner's own
+values above it, so that one bug makes one wrong line.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from compare.guard.child_process import Tell
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
 from compare.practice.parser import STEP, text_of
-from compare.practice.result import RIGHT, WRONG, Answer, Finding
+from compare.practice.result import RIGHT, WRONG, Problem, Result
 from compare.proof.bits import compare_bits
 from compare.proof.other_inputs import uniform
 from compare.proof.program import Opaque
@@ -27,68 +27,74 @@ from compare.proof.verdict import Verdict
 from compare.training.adapters import Named
 from compare.training.prover import Prover
 
-_JUDGED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps, besides the end
-_TOLD = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # steps whose error is kept
+_CHECKED = (0, 1, 2, 10, 100, 1000, 10_000)  # steps at which lines are compared, and the last one
+_ERRORS = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)  # steps whose error is kept
 
 
-def look_at(level: Level, text: str, path: str) -> Finding:
-    """Return what there is to say of a practice file."""
+def grade(level: Level, text: str, path: str) -> Result:
+    """Return the result of checking a practice file.
+
+    Args:
+        level: the level to check it against.
+        text: the text of the file.
+        path: its path, for messages and tracebacks.
+    """
     try:
-        trial = _Grader(Attempt(level, text, path))
-    except Answer as answer:
-        return answer.finding
-    return trial.find()
+        grader = _Grader(Attempt(level, text, path))
+    except Problem as problem:
+        return problem.result
+    return grader.grade()
 
 
 class _Grader:
     def __init__(self, attempt: Attempt) -> None:
         self.a = attempt
         self.provers: dict[int | None, Prover] = {}
-        self.verdicts: dict[str, Verdict] = {}  # by the file's names
+        self.verdicts: dict[str, Verdict] = {}  # by the names of the file
         self.why_numbers = ""
-        self.places = {  # of the reference's names in the loop
+        self.places = {  # name on the autograd side -> index of its statement, name in the file
             attempt.ref(name): (attempt.exercise.last[name], name)
-            for name in attempt.own
+            for name in attempt.checked
             if name in attempt.exercise.last
         }
 
-    def find(self) -> Finding:
-        """Judge what is there at the first step and at numbers drawn at random, then train."""
+    def grade(self) -> Result:
+        """Check all lines at the first step and at random weights, then train the network."""
         a = self.a
-        _, ended = a.walk(a.first, loud=True)
+        _, ended = a.run_step(a.first, loud=True)
         stop = None if ended is None else int(ended.index)
-        elsewhere = "at the first step this does not show, with other weights it does"
-        answers = [ended, a.missing(), self.judge(a.first, stop, "")]
-        answers.append(self.judge(_elsewhere(a.first), stop, elsewhere))
+        remark = "the error does not show at the first step; it shows with other weights"
+        candidates = [ended, a.missing(), self.check(a.first, stop, "")]
+        candidates.append(self.check(_random_inputs(a.first), stop, remark))
         places = sorted(self.places.values())
         try:
-            if found := [answer for answer in answers if answer is not None]:
-                raise min(found, key=lambda answer: answer.index)
-            finding = Finding(RIGHT)
-            _Training(self, finding).run()
-        except Answer as answer:
-            finding = answer.finding  # with the verdicts on the lines up to its own
-            places = [(k, name) for k, name in dict(places).items() if k <= answer.index]
-        finding.verdicts = {n: self.verdicts[n] for _, n in places if n in self.verdicts}
-        finding.why_numbers = self.why_numbers
-        finding.left = sum(s.blank for s in a.exercise.statements)
-        return finding
+            if problems := [problem for problem in candidates if problem is not None]:
+                raise min(problems, key=lambda problem: problem.index)
+            result = Result(RIGHT)
+            _Training(self, result).run()
+        except Problem as problem:
+            result = problem.result  # gets the verdicts of the lines up to its own
+            places = [(k, name) for k, name in dict(places).items() if k <= problem.index]
+        result.verdicts = {n: self.verdicts[n] for _, n in places if n in self.verdicts}
+        result.why_numbers = self.why_numbers
+        result.left = sum(s.blank for s in a.exercise.statements)
+        return result
 
-    def judge(self, given: Named, stop: int | None, remark: str) -> Answer | None:
-        """Judge one step's values up to `stop`; return an answer about the first wrong one."""
+    def check(self, inputs: Named, stop: int | None, remark: str) -> Problem | None:
+        """Compare the values of one step up to statement `stop`; return the first problem."""
         a = self.a
-        ours, ended = a.walk(given, stop)
-        theirs = a.autograd.step_from(ours, **given)
+        manual, ended = a.run_step(inputs, stop)
+        autograd = a.autograd.step_from(manual, **inputs)
         if (prover := self.provers.get(stop)) is None:
-            prover = self.provers[stop] = Prover(  # no remedies: the hints are the level's own
-                lambda **inputs: a.walk(inputs, stop)[0], a.autograd.traceable, None, None,
+            prover = self.provers[stop] = Prover(  # no remedies: a level has its own hints
+                lambda **inputs: a.run_step(inputs, stop)[0], a.autograd.traceable, None, None,
                 find_fixes=False,
             )  # fmt: skip
         with silence():
-            proofs = prover.proof(given, ours, {name: theirs[name] for name in ours})
-        for hand in prover.manual_programs():
-            if isinstance(hand, Opaque):
-                self.why_numbers = str(hand)
+            proofs = prover.proof(inputs, manual, {name: autograd[name] for name in manual})
+        for program in prover.manual_programs():
+            if isinstance(program, Opaque):
+                self.why_numbers = str(program)
         for ref, proof in proofs.items():
             _, name = self.places[ref]
             self.verdicts[name] = max(proof.verdict, self.verdicts.get(name, proof.verdict))
@@ -96,139 +102,140 @@ class _Grader:
         if not wrong:
             return ended
         index, name, ref = min(wrong)
-        mine, right = a.turned(name, ours[ref]), a.turned(name, theirs[ref])
-        said = _apart(name, mine, right, proofs[ref].at)
+        value, right = a.signed(name, manual[ref]), a.signed(name, autograd[ref])
+        message = _difference(name, value, right, proofs[ref].at)
         remarks = [*self._remarks(index), *([remark] if remark else [])]
-        return a.answer(WRONG, index, said, remarks=remarks, put_back=a.changed())
+        return a.problem(WRONG, index, message, remarks=remarks, put_back=a.changed())
 
     def _remarks(self, index: int) -> list[str]:
-        """Return what is worth a look besides the wrong line itself."""
+        """Return possible causes of a wrong line."""
         exercise = self.a.exercise
         statement = exercise.statements[index]
-        state = {self.a.named[ref] for ref in self.a.given.state}
+        state = {self.a.file_names[ref] for ref in self.a.sample.state}
         above = {n: s.line for s in exercise.statements[:index] for n in s.assigns}
         remarks = [
-            f"it reads {name} after line {above[name]} has moved it: weights move last"
+            f"it reads {name} after line {above[name]} changed it: update the weights last"
             for name in sorted(statement.reads & state & above.keys())
         ]
         for name in sorted(statement.reads & exercise.functions.keys()):
-            if name not in self.a.fresh.functions or _function_changed(self.a, name):
-                remarks.append(f"it calls {name}, line {exercise.functions[name]}: look there too")
-        name = next(n for n in self.a.own if n in statement.assigns)
+            if name not in self.a.solution.functions or _function_changed(self.a, name):
+                remarks.append(f"it calls {name} (line {exercise.functions[name]}): check it too")
+        name = next(n for n in self.a.checked if n in statement.assigns)
         if name in above:
-            remarks.append(f"{name} had its value from line {above[name]}, and is changed here")
+            remarks.append(f"line {above[name]} computed {name}, and this line changes it")
         return remarks
 
 
-def _elsewhere(given: Named) -> Named:
-    """Return numbers of the same shapes, drawn at random: what starts at 0 or 1 hides bugs."""
+def _random_inputs(inputs: Named) -> Named:
+    """Return random inputs of the same shapes, because weights that start at 0 or 1 hide bugs."""
     return {
         name: value if quantity_kind(name) in ("mask", "mean", "var") else uniform(name, value)
-        for name, value in given.items()
+        for name, value in inputs.items()
     }
 
 
 def _function_changed(attempt: Attempt, name: str) -> bool:
-    """Whether a function that came with the file is not as it came."""
-    mine, fresh = attempt.exercise.functions[name], attempt.fresh.functions[name]
-    of_mine = attempt.exercise.lines[mine - 1 : mine + 1]
-    return of_mine != attempt.fresh.lines[fresh - 1 : fresh + 1]
+    """Whether a function that came with the file was changed."""
+    line, original = attempt.exercise.functions[name], attempt.solution.functions[name]
+    text = attempt.exercise.lines[line - 1 : line + 1]
+    return text != attempt.solution.lines[original - 1 : original + 1]
 
 
-def _apart(name: str, mine: Tensor, right: Tensor, at: tuple[int, ...] | None) -> str:
-    """Return where two values are apart, in as few digits as show it."""
-    if mine.isnan().any():
+def _difference(name: str, value: Tensor, right: Tensor, at: tuple[int, ...] | None) -> str:
+    """Return a message with one element that differs, in as few digits as show the difference."""
+    if value.isnan().any():
         return f"makes {name} not a number (NaN)"
-    worst = compare_bits(mine, right).worst
-    at = at if at is not None else worst.index if worst else (0,) * mine.ndim
-    one, other = float(mine[at]), float(right[at])
+    worst = compare_bits(value, right).worst
+    at = at if at is not None else worst.index if worst else (0,) * value.ndim
+    one, other = float(value[at]), float(right[at])
     texts = next(
         (t for d in (4, 8, 17) if len(set(t := (f"{one:.{d}g}", f"{other:.{d}g}"))) > 1),
         (repr(one), repr(other)),
     )
-    place = f"{name}[{', '.join(map(str, at))}]"
-    return f"gives {place} the value {texts[0]}; by autograd it is {texts[1]}"
+    element = f"{name}[{', '.join(map(str, at))}]"
+    return f"sets {element} to {texts[0]}; autograd gives {texts[1]}"
 
 
 class _Training:
-    """Trains the network by running the file's own loop as it stands.
+    """Trains the network by running the loop of the file as it is.
 
-    At some of the steps its lines are judged once more, and its error is kept at some.
+    It compares the lines at the steps in _CHECKED, and keeps the error at those in _ERRORS.
     """
 
-    def __init__(self, trial: _Grader, finding: Finding) -> None:
-        self.trial, self.a, self.finding = trial, trial.a, finding
+    def __init__(self, grader: _Grader, result: Result) -> None:
+        self.grader, self.a, self.result = grader, grader.a, result
         self.names: dict[str, Any] = {
             **self.a.names, **self.a.to_file(self.a.first), STEP: self.begin
         }  # fmt: skip
         self.step = -1
-        self.before: Named = {}  # what a step that is to be judged was given
+        self.before: Named = {}  # the inputs of a step that is to be checked
         self.muted = contextlib.ExitStack()
 
     def run(self) -> None:
-        """Run the loop and what stands after it; note in `finding` how the network trained.
+        """Run the loop and the code after it; record in `result` how the network trained.
 
-        Raises Answer where a line is wrong, or does not run.
+        Raises:
+            Problem: if a line is wrong, or fails.
         """
         exercise = self.a.exercise
-        with self.muted, self.a.python(None, self.names):
+        with self.muted, self.a.problems(None, self.names):
             exec(exercise.loop, self.names)
         if self.step < 0:
             text = exercise.lines[exercise.line - 1].strip()
-            said = "the loop runs no step: give range a number"
-            raise Answer(Finding(WRONG, said, exercise.line, text))
+            message = "the loop runs no step: give range a positive number"
+            raise Problem(Result(WRONG, message, exercise.line, text))
         self.end()
-        self.look_at(self.a.now(self.names), "after training it does")
-        if self.finding.errors[-1][0] != self.step:
-            self.finding.errors.append((self.step, self.error()))
-        self.finding.output = self.output().flatten().tolist()
-        self.finding.wanted = self.a.first["y"].flatten().tolist()
-        with self.a.python(len(exercise.statements)):
+        self.check(self.a.inputs(self.names), "after training")
+        if self.result.errors[-1][0] != self.step:
+            self.result.errors.append((self.step, self.error()))
+        self.result.output = self.output().flatten().tolist()
+        self.result.wanted = self.a.first["y"].flatten().tolist()
+        with self.a.problems(len(exercise.statements)):
             exec(exercise.after, self.names)
 
     def begin(self) -> None:
-        """Go from one step to the next; the loop calls it."""
+        """End the last step and begin the next one; the loop of the file calls this."""
         if self.step >= 0:
             self.end()
         self.step += 1
         if self.step == 0:
-            self.muted.enter_context(silence())  # what it prints was printed when it was judged
+            self.muted.enter_context(silence())  # `grade` has printed the output of step 0 already
         elif self.step == 1:
             self.muted.close()
-        if self.step in _JUDGED:
-            self.before = self.a.now(self.names)
+        if self.step in _CHECKED:
+            self.before = self.a.inputs(self.names)
             self.a.count = self.names.get(self.a.exercise.counter)
 
     def end(self) -> None:
-        """Judge the step that is over, if it is one of those, and keep its error."""
+        """Check the step that is over, if it is one of _CHECKED, and keep its error."""
         if self.before:
-            now = self.a.now(self.names)
-            drawn = {ref: now[ref] for ref in now if self.a.named[ref] in self.a.handed}
-            self.look_at(self.before | drawn, f"at step {self.step:,} it does")
+            now = self.a.inputs(self.names)
+            drawn = {ref: now[ref] for ref in now if self.a.file_names[ref] in self.a.drawn}
+            self.check(self.before | drawn, f"at step {self.step:,}")
             self.before = {}
-            self.finding.judged_at.append(self.step)
-        if self.step in _TOLD:
-            self.finding.errors.append((self.step, self.error()))
+            self.result.judged_at.append(self.step)
+        if self.step in _ERRORS:
+            self.result.errors.append((self.step, self.error()))
 
-    def look_at(self, given: Named, remark: str) -> None:
-        """Judge a step; raises the answer where there is one."""
-        said = f"at the first steps this does not show, {remark}"
-        if answer := self.trial.judge(given, None, said):
-            raise answer
+    def check(self, inputs: Named, when: str) -> None:
+        """Check a step; raise its problem if there is one."""
+        remark = f"the error does not show at the first steps; it shows {when}"
+        if problem := self.grader.check(inputs, None, remark):
+            raise problem
 
     def error(self) -> float:
         """Return the mean absolute error of the output."""
         return float((self.a.first["y"] - self.output()).abs().mean())
 
     def output(self) -> Tensor:
-        """Return what the network gave last."""
+        """Return the latest output of the network."""
         return torch.as_tensor(self.names[self.a.level.case.network.prediction])
 
 
-def judged(_tell: Tell, *, file: str, level: str) -> dict[str, Any]:
-    """Return what was found of a file."""
-    warnings.simplefilter("ignore")  # theirs, and torch's on their code
-    torch.set_num_threads(1)  # small tensors
+def grade_file(_tell: Tell, *, file: str, level: str) -> dict[str, Any]:
+    """Return the result of checking a practice file, as a dict: the work of `guarded`."""
+    warnings.simplefilter("ignore")  # warnings about the user's code are no part of the feedback
+    torch.set_num_threads(1)  # the tensors are small
     path = Path(file)
     sys.path.append(str(path.resolve().parent))
-    return asdict(look_at(find(level), text_of(path), file))
+    return asdict(grade(find(level), text_of(path), file))
