@@ -199,7 +199,7 @@ def test_a_folder_is_never_reused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="is a file; give --log-dir another place, or --no-board"):
+    with pytest.raises(BadInput, match="is a file; choose another --log-dir, or use --no-board"):
         RunFolder(tmp_path / "file", Run(THREE_LAYER, steps=10))
 
 
@@ -232,7 +232,7 @@ def test_the_verdict_survives_what_looks_at_it(
     assert json.loads(Path("s.json").read_text())["verdict"] == "EXACT"
     told = f"{type(BROKEN[what]).__name__}{': ' * bool(str(BROKEN[what]))}{BROKEN[what]}"
     assert err.startswith("compare: run folder runs/")
-    assert err.endswith(f": {told}; give --log-dir another place, or --no-board\n")
+    assert err.endswith(f": {told}; choose another --log-dir, or use --no-board\n")
     assert err.count("\n") == 1
     assert list(Path("runs").iterdir()) == []
 
@@ -260,7 +260,7 @@ def test_advice_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5))
     monkeypatch.setattr("os.replace", failing(OSError(28, "No space left on device")))
     folder.run.train([folder])
-    why = "No space left on device; give --log-dir another place, or --no-board"
+    why = "No space left on device; choose another --log-dir, or use --no-board"
     assert folder.failed == f"run folder {folder.path}: {why}"
 
 
@@ -291,7 +291,7 @@ def test_a_folder_that_others_move_is_noticed(
     what = place.relative_to(folder.path).parts[0] if part else "the folder"
     assert folder.failed
     assert folder.failed.startswith(f"run folder {folder.path}: {what}")
-    assert "was moved, removed or exchanged while the run went on; run it anew" in folder.failed
+    assert "was moved, removed or replaced during the run; start a new run" in folder.failed
     if how is _exchanged:
         assert [file.name for file in place.iterdir()] == ["mine"]  # and nothing of the run
 

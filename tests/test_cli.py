@@ -55,11 +55,14 @@ BAD_INPUT = [
         "seed 4294967295: numpy takes 0 to 4294967295 (the last network's is seed + 1)",
     ),
     ("run --demand close", "argument --demand: invalid choice: 'close'"),
-    ("run --log-dir a_file", "log folder a_file is a file; give --log-dir another place"),
-    ("run --log-dir a_file/below", "log folder a_file/below: Not a directory; give --log-dir"),
+    ("run --log-dir a_file", "log folder a_file is a file; choose another --log-dir"),
+    (
+        "run --log-dir a_file/below",
+        "log folder a_file/below: Not a directory; choose another --log-dir",
+    ),
     (
         "run --log-dir /proc/none",
-        "log folder /proc/none: No such file or directory; give --log-dir",
+        "log folder /proc/none: No such file or directory; choose another --log-dir",
     ),
     ("run --json none/out.json", "--json none/out.json: no file can be written there"),
     ("run --json .", "--json .: no file can be written there"),
@@ -254,7 +257,7 @@ def test_a_full_disk_does_not_lose_the_result() -> None:
     assert "EXACT  all 11 quantities have autograd's bits at each of 6,000 steps" in out
     assert done.returncode == 2
     assert err.startswith("compare: run folder runs/")
-    assert "File too large; give --log-dir another place, or --no-board\n" in err
+    assert "File too large; choose another --log-dir, or use --no-board\n" in err
     assert err.count("\n") == 1
     assert list(Path("runs").iterdir()) == []
 

@@ -93,10 +93,10 @@ def test_ranks_that_cannot_resume_print_one_line(ranks: Started, tmp_path: Path)
         assert contents(folder) == before
 
     for count in (1, 3):
-        other = "other bits come of it: torchrun --nproc-per-node 2 -m compare run --resume"
+        other = "which gives other bits: use torchrun --nproc-per-node 2 -m compare run --resume"
         refused(
-            count, f"run {name}: ranks were 2 and are {count} here, and {other} {name}, "
-            "or run it anew",
+            count, f"run {name}: number of ranks {count}, was 2, {other} {name}, "
+            "or start a new run",
         )  # fmt: skip
     kept["ranks"][1]["world"]["torch"] = "2.0"
     checksummed.write(file, kept)
@@ -106,8 +106,8 @@ def test_ranks_that_cannot_resume_print_one_line(ranks: Started, tmp_path: Path)
     )  # fmt: skip
     checksummed.write(file, {**kept, "ranks": kept["ranks"][:1]})
     refused(
-        2, f"run {name}: ranks were 1 and are 2 here, and other bits come of it: "
-        f"python -m compare run --resume {name}, or run it anew",
+        2, f"run {name}: number of ranks 2, was 1, which gives other bits: "
+        f"use python -m compare run --resume {name}, or start a new run",
     )  # fmt: skip
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     codes, _, err = ranks(2, again, patches=OFTEN)
@@ -119,7 +119,9 @@ def test_ranks_that_cannot_resume_print_one_line(ranks: Started, tmp_path: Path)
     assert codes == [0, 0], err
     assert folder_contents(folder) == folder_contents(whole)
     refused(
-        2, f"run {name} is finished, EXACT after 15 steps: there is nothing to resume, run it anew"
+        2,
+        f"run {name} is finished, EXACT after 15 steps: there is nothing to resume; "
+        "start a new run",
     )
 
 

@@ -197,7 +197,7 @@ def test_a_finished_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not (stopped / "checkpoint").exists()
     capsys.readouterr()
     message = (
-        f"run {NAME} is finished, EXACT after 9 steps: there is nothing to resume, run it anew"
+        f"run {NAME} is finished, EXACT after 9 steps: there is nothing to resume; start a new run"
     )
     refused(capsys, stopped, message)
 
@@ -401,7 +401,7 @@ def test_a_run_can_be_resumed_after_a_full_disk(
         assert main(["run", "--resume", NAME, "--quiet"]) == 2
     assert capsys.readouterr().err == (
         f"compare: run folder runs/{NAME}: No space left on device; "
-        f"put that right, then --resume {NAME}\n"
+        f"fix that, then use --resume {NAME}\n"
     )
     assert main(["run", "--resume", NAME, "--quiet"]) == 0
     assert json.loads((stopped / "result.json").read_text())["steps"] == 9

@@ -70,8 +70,11 @@ def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     for names, message in (
         (["two_layer", "tow"], "unknown run 'tow'"),
-        (["layer", "deep"], "run 'layer' is the end of 2 names: give one whole, the newest is 20"),
-        (["two_layer", "deep"], "run 2999_deep: it has no result.json, it was stopped"),
+        (
+            ["layer", "deep"],
+            "run 'layer': 2 names end in it; give a complete name, the newest is 20",
+        ),
+        (["two_layer", "deep"], "run 2999_deep has no result.json: it was stopped"),
     ):
         assert main(["diff", *names, "--log-dir", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err

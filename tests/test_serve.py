@@ -175,7 +175,7 @@ def test_nothing_to_show_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for command in (["board"], ["runs"], ["diff", "a", "b"]):
         assert main([*command, "--log-dir", str(tmp_path)]) == 2
         assert (
-            f"nothing in {tmp_path} yet: python -m compare runs a case" in capsys.readouterr().err
+            f"no runs in {tmp_path} yet: python -m compare runs a case" in capsys.readouterr().err
         )
 
 
@@ -190,5 +190,5 @@ def test_a_server_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.M
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and does not listen
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        with pytest.raises(BadInput, match=f"{address} does not answer: .*; try another --port"):
+        with pytest.raises(BadInput, match=f"{address} does not answer: .*; choose another --port"):
             _await(address)

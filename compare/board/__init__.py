@@ -1,1 +1,1 @@
-"""What a run leaves behind and how it is looked at: curves, pictures, pages, the record."""
+"""The run folder and how to look at it: curves, pictures, the per-step log, TensorBoard."""

@@ -1,7 +1,7 @@
 """Heat maps, a decision surface and a confusion matrix, each as a PNG with labels and scales.
 
-Drawn with Pillow, which TensorBoard brings along: a picture takes milliseconds, where importing
-matplotlib alone would take longer than a run may spend on its board.
+They are drawn with Pillow, which TensorBoard depends on: a picture takes milliseconds, while merely
+importing matplotlib would take longer than a run may spend on its pictures.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_MOST_CELLS = 64  # along one side; larger matrices show the largest of each block
+_MOST_CELLS = 64  # of a map's side; of a larger matrix, the largest value of each block is shown
 _MOST_PAIRS = 64  # quantities in one picture
 _SIDE = 168  # pixels of a map's longer side
 _LABEL = 150
@@ -24,7 +24,7 @@ _MINUS, _PLUS, _APART = (33, 102, 172), (178, 24, 43), (217, 95, 2)
 
 @dataclass(frozen=True)
 class Pair:
-    """One quantity of both sides, as matrices of one shape."""
+    """A quantity on both sides, as matrices of the same shape."""
 
     name: str
     manual: np.ndarray
@@ -32,9 +32,16 @@ class Pair:
 
 
 def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
-    """Return a row for each quantity: by hand, autograd, and how far they are apart.
+    """Draw one row of three maps for each quantity: by hand, autograd, |difference|.
 
-    Blue is negative, red positive, white 0; the first two maps of a row share one scale.
+    Blue is negative, red is positive, white is 0. The first two maps of a row share one scale.
+
+    Args:
+        title: the headline of the picture.
+        pairs: the quantities; of more than 64, an even selection is drawn.
+
+    Returns:
+        the picture as a PNG.
     """
     if len(pairs) > _MOST_PAIRS:
         last = len(pairs) - 1
@@ -45,8 +52,8 @@ def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
     width = _LABEL + 3 * (_SIDE + _GAP) + _GAP
     picture, draw = _paper(width, 3 * _LINE + sum(h + _GAP for h in heights) + _GAP)
     _write(draw, _GAP, 6, title, 13)
-    for k, head in enumerate(("by hand", "autograd", "|difference|")):
-        _write(draw, _LABEL + k * (_SIDE + _GAP), _LINE + 12, head)
+    for k, heading in enumerate(("by hand", "autograd", "|difference|")):
+        _write(draw, _LABEL + k * (_SIDE + _GAP), _LINE + 12, heading)
     top = 3 * _LINE
     for pair, maps, height in zip(pairs, rows, heights, strict=True):
         _write(draw, _GAP, top, pair.name)
@@ -61,31 +68,38 @@ def heat_maps(title: str, pairs: Sequence[Pair]) -> bytes:
 
 
 def _maps(pair: Pair) -> list[tuple[np.ndarray, float, str]]:
-    """Return a quantity's three maps, each with the largest value of its scale, and the scale.
+    """Return the three maps of a quantity, each with the largest value and the text of its scale.
 
-    A band of rows at a time, and in float64 no more than that: a matrix may be the run's largest.
+    It converts one band of rows at a time to float64, because the matrix may be the largest tensor
+    of the run.
     """
     step = -(-len(pair.manual) // _MOST_CELLS) or 1
-    drawn: list[list[np.ndarray]] = [[], [], []]
-    reach = furthest = 0.0
+    bands: list[list[np.ndarray]] = [[], [], []]
+    largest_value = largest_difference = 0.0
     for start in range(0, max(1, len(pair.manual)), step):
         sides = [m[start : start + step].astype(np.float64) for m in (pair.manual, pair.autograd)]
         with np.errstate(invalid="ignore"):  # inf - inf
-            apart = np.abs(sides[0] - sides[1])
-        reach = max(reach, *(_largest(np.abs(side)) for side in sides))
-        furthest = max(furthest, _largest(apart))
-        for maps, values in zip(drawn, (*sides, apart), strict=True):
+            difference = np.abs(sides[0] - sides[1])
+        largest_value = max(largest_value, *(_largest(np.abs(side)) for side in sides))
+        largest_difference = max(largest_difference, _largest(difference))
+        for maps, values in zip(bands, (*sides, difference), strict=True):
             maps.append(_largest_of_blocks(values))
-    both = f"-{reach:.3g} to {reach:.3g}"
-    scales = both, both, f"0 to {furthest:.3g}" if furthest else "0 everywhere"
+    scale = f"-{largest_value:.3g} to {largest_value:.3g}"
+    scales = (
+        scale,
+        scale,
+        f"0 to {largest_difference:.3g}" if largest_difference else "0 everywhere",
+    )
     return [
         (np.concatenate(maps), most, scale)
-        for maps, most, scale in zip(drawn, (reach, reach, furthest), scales, strict=True)
+        for maps, most, scale in zip(
+            bands, (largest_value, largest_value, largest_difference), scales, strict=True
+        )
     ]
 
 
 def _largest_of_blocks(band: np.ndarray) -> np.ndarray:
-    """Return a band of rows as one row of at most _MOST_CELLS, the largest of each block."""
+    """Return a band of rows as one row of at most _MOST_CELLS: the largest value of each block."""
     columns = -(-band.shape[1] // _MOST_CELLS) or 1
     if len(band) == columns == 1:
         return band
@@ -93,16 +107,22 @@ def _largest_of_blocks(band: np.ndarray) -> np.ndarray:
     blocks = wide.reshape(len(wide), -1, columns).swapaxes(0, 1)
     flat = blocks.reshape(len(blocks), -1)
     largest = np.abs(np.nan_to_num(flat, nan=np.inf)).argmax(-1)
-    found: np.ndarray = np.take_along_axis(flat, largest[:, None], -1).T
-    return found
+    row: np.ndarray = np.take_along_axis(flat, largest[:, None], -1).T
+    return row
 
 
 def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float]],
             points: Sequence[tuple[float, float, float]]) -> bytes:  # fmt: skip
-    """Return the output over two inputs, grid[row, column], rows upwards along the second axis.
+    """Draw the output of a network over two of its inputs, from blue (smallest) to red (largest).
 
-    `axes` are (name, least, most) of both inputs, `points` the rows learned from: x, y and target.
-    The colours run from the least output, blue, to the largest, red.
+    Args:
+        title: the headline of the picture.
+        grid: the output at grid[row, column]; rows go upwards, along the second input.
+        axes: (name, smallest, largest) of both inputs.
+        points: the training data: both inputs and the target of each row.
+
+    Returns:
+        the picture as a PNG.
     """
     side = 320
     least, most = float(grid.min()), float(grid.max())
@@ -133,10 +153,18 @@ def surface(title: str, grid: np.ndarray, axes: Sequence[tuple[str, float, float
 
 
 def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Return how many rows of each class, downwards, were taken for which, to the right.
+    """Draw a confusion matrix: true classes downwards, predicted classes to the right.
 
-    Of many classes each cell is the sum of some neighbouring ones, named by the first; `counts` may
-    be such sums already.
+    With many classes, each cell is the sum over several neighbouring classes and has the name of
+    the first.
+
+    Args:
+        title: the headline of the picture.
+        counts: the number of data rows, counts[true, predicted]; may be summed over classes.
+        classes: the names of all classes.
+
+    Returns:
+        the picture as a PNG.
     """
     each = -(-len(counts) // _MOST_CELLS)
     shared = each * -(-len(classes) // len(counts))
@@ -148,8 +176,8 @@ def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
     side = cell * len(classes)
     picture, draw = _paper(left + side + _GAP, top + side + _GAP)
     _write(draw, _GAP, 8, title, 13)
-    _write(draw, left, 28, "taken for", 11, _PALE)
-    _write(draw, _GAP, top - 18, "is", 11, _PALE)
+    _write(draw, left, 28, "predicted class", 11, _PALE)
+    _write(draw, _GAP, top - 18, "true class", 11, _PALE)
     most = max(1, int(counts.max()))
     for row, name in enumerate(classes):
         _write(draw, _GAP, top + row * cell + 9, name[:12])
@@ -184,13 +212,13 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _largest(values: np.ndarray) -> float:
-    """Return the largest finite value, 0 where there is none."""
+    """Return the largest finite value, 0 if there is none."""
     finite = values[np.isfinite(values)]
     return float(finite.max()) if finite.size else 0.0
 
 
 def _cell(values: np.ndarray) -> int:
-    """Return the pixels of one cell."""
+    """Return the side of one cell in pixels."""
     longer: int = max(values.shape[:2])
     return max(2, min(24, _SIDE // longer))
 
@@ -198,7 +226,7 @@ def _cell(values: np.ndarray) -> int:
 def _matrix(
     picture: Image.Image, draw: ImageDraw.ImageDraw, colours: np.ndarray, left: int, top: int
 ) -> int:
-    """Draw the colours as cells with a frame; return where it ends."""
+    """Draw the colours as cells with a frame; return the y coordinate of its lower edge."""
     rows, columns = colours.shape[:2]
     size = columns * _cell(colours), rows * _cell(colours)
     image = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
@@ -216,7 +244,7 @@ def _diverging(values: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _sequential(values: np.ndarray, most: float) -> np.ndarray:
-    """Return colours from white at 0 to orange at the largest; what is not 0 is never white."""
+    """Return colours from white at 0 to orange at `most`; a value above 0 is never white."""
     share = values / most if most else np.zeros_like(values)
     strength = np.where(share > 0, 0.2 + 0.8 * np.clip(share, 0, 1), 0.0)[..., None]
     return _mixed(np.array(_APART), strength, share)

@@ -1,7 +1,7 @@
-"""A run's folder: curves, text and pictures for TensorBoard, and the exact record beside them.
+"""A run's folder: curves, text and pictures for TensorBoard, and the exact results.
 
-Event files are for looking: their values are float32 and of a bucket of steps. What is exact stands
-in result.json and steps.npz.
+The event files are for viewing: their values are float32 and stand for buckets of steps. The exact
+values are in result.json and steps.npz.
 """
 
 import os
@@ -47,19 +47,23 @@ from compare.training.evaluation import decision_surface
 from compare.training.harness import Run
 
 _BINS = 30  # of a histogram
-_PICTURES = 8  # how many times in a run heat maps are drawn
+_PICTURES = 8  # heat maps are drawn at so many steps of a run
 _GAP = "differences/free-running gap"
-_CHANGE = "give --log-dir another place, or --no-board"
-#: A file of curves, as this project and TensorBoard name them: no separator, no other file.
+_FIX = "choose another --log-dir, or use --no-board"
+#: The name of an event file; a pattern without separators, so that it cannot lead elsewhere.
 EventFileName = Annotated[str, Meta(pattern=r"\Aevents\.out\.tfevents\.[0-9A-Za-z._-]{1,200}\Z")]
 _STATE = Types(told=Count, files=dict[SubRun, tuple[EventFileName, Count]], record=dict[str, Any])
 
 
 class EventFile:
-    """One TensorBoard event file, written by this thread and flushed at every point.
+    """One TensorBoard event file, written in this thread and flushed after every point.
 
-    TensorBoard's own EventFileWriter writes from a thread of its own, where a full disk ends in
-    that thread's traceback and a kill loses what is queued.
+    TensorBoard's EventFileWriter writes in a separate thread: there a full disk raises in that
+    thread, and a kill loses the queued points.
+
+    Args:
+        folder: the folder of the file, made if it does not exist.
+        name: the name of a file to append to, None for a new file.
     """
 
     def __init__(self, folder: Path, name: str | None = None) -> None:
@@ -74,27 +78,27 @@ class EventFile:
             self._write(Event(wall_time=now, file_version="brain.Event:2"))
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Add one point to each of the curves named by `values`."""
+        """Add a point at `step` to every curve in `values`: tag -> value."""
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self.put(step, Summary(value=points))
 
     def put(self, step: int, summary: Summary) -> None:
-        """Add a summary of any kind."""
+        """Add a summary of any kind at `step`."""
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
     def picture(self, tag: str, step: int, png: bytes) -> None:
-        """Add a picture."""
+        """Add a PNG picture at `step`."""
         width, height = (int.from_bytes(png[k : k + 4], "big") for k in (16, 20))  # PNG's IHDR
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self.put(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def mark(self) -> tuple[str, int]:
-        """Return its name and its length, once the disk has it."""
+        """Return the name and the length of the file, after it is synced to disk."""
         os.fsync(self.file.fileno())
         return self.name, self.file.tell()
 
     def is_there(self) -> bool:
-        """Whether what is written comes into the file of its name: it may have been removed."""
+        """Whether the open file is still the one at its path: someone may have removed it."""
         return _same(self.path, self.identity)
 
     def close(self) -> None:
@@ -107,25 +111,32 @@ class EventFile:
 
 
 class RunFolder:
-    """`log_dir/2026-11-21_00-05-03_case/`, watched into while the run goes on.
+    """The folder `log_dir/2026-11-21_00-05-03_case/`, written while the run trains.
 
-    Raises BadInput if the folder cannot be made. When writing or drawing fails later, `failed` says
-    why, and what was half written is gone, unless a checkpoint makes it useful or others have moved
-    it; the check itself goes on.
-    `stopped` is a run to go on with in its own folder, which its caller holds the lock of.
+    If writing or drawing fails during the run, `failed` holds the reason, and the run continues
+    without the folder. The incomplete folder is removed, unless it holds a checkpoint or somebody
+    else has changed it.
+
+    Args:
+        log_dir: the folder that holds the run folders.
+        run: the run to record.
+        stopped: the checkpoint of a run to resume in its own folder; the caller holds the lock.
+
+    Raises:
+        BadInput: if the folder cannot be made.
     """
 
     def __init__(self, log_dir: Path, run: Run, stopped: Checkpoint | None = None) -> None:
         self.run = run
-        self.told = 0  # buckets
+        self.written = 0  # buckets
         last = run.steps - 1
         self.drawn = {last * k // (_PICTURES - 1) for k in range(_PICTURES)}
         self.failed: str | None = None
-        self.path = log_dir / stopped.name if stopped else _fresh(log_dir, run.case.name)
+        self.path = log_dir / stopped.name if stopped else _new_folder(log_dir, run.case.name)
         self.lock = None if stopped else Lock(self.path)
-        self.identity = self.path.stat()  # held by the lock, so that no other folder comes to it
-        self.kept, self.cost = time.monotonic(), 0.0  # the last checkpoint: when, its seconds
-        self.record = StepLog(self.path / STEPS)
+        self.identity = self.path.stat()  # the lock keeps the folder open, so the inode stays
+        self.saved, self.cost = time.monotonic(), 0.0  # last checkpoint: its time, its seconds
+        self.log = StepLog(self.path / STEPS)
         self.files: dict[str, EventFile] = {}
         try:
             names = self._load_state_dict(stopped) if stopped else {}
@@ -133,43 +144,43 @@ class RunFolder:
                 self.files[name] = EventFile(self.path / name, names.get(name))
         except OSError as error:
             self._give_up(error)
-            new = f"log folder {log_dir}: {error.strerror}; {_CHANGE}"
-            raise BadInput(self.failed if stopped else new) from error
+            message = f"log folder {log_dir}: {error.strerror}; {_FIX}"
+            raise BadInput(self.failed if stopped else message) from error
 
     def __call__(self, chunk: Chunk) -> None:
-        """Write what ends within the chunk, and now and then a checkpoint."""
+        """Write the buckets that end within the chunk, and a checkpoint if one is due."""
         if not self.failed:
             with self._surviving():
-                self._see_that_all_is_there()
+                self._check_unmoved()
                 self._write(self.run.buckets.ended)
                 stop = chunk.start + chunk.steps
                 for step in sorted(self.drawn & set(range(chunk.start, stop))):
                     self._draw(chunk, step)
-                self.record.add(chunk)
-        # also where writing has failed: all ranks ask
+                self.log.add(chunk)
+        # also after a failure, because `states` gathers from all ranks
         started = time.monotonic()
-        due = started - self.kept >= max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
+        due = started - self.saved >= max(checkpoint.EVERY, self.cost / checkpoint.SHARE)
         states = None
         with self._surviving() if self.run.ranks.count == 1 else nullcontext():
             states = checkpoint.states(self.run, not self.failed and (due or self.run.stopping))
         if states:
             with self._surviving():
                 checkpoint.save(self.run, states, self.path / CHECKPOINT, self._state_dict())
-            self.kept = time.monotonic()
-            self.cost = self.kept - started
+            self.saved = time.monotonic()
+            self.cost = self.saved - started
 
     def finish(self, report: Report) -> None:
         """Write the last bucket, the verdict, result.json and steps.npz; close the event files."""
         if self.failed:
             return
         with self._surviving():
-            self._see_that_all_is_there()
+            self._check_unmoved()
             self._write(report.curves, last=True)
-            self.record.save(last=True)
+            self.log.save(last=True)
             for tag, png in _last_pictures(self.run, report):
                 self.files["compare"].picture(tag, report.steps, png)
             self.files["compare"].put(report.steps, summaries.text("verdict", report.markdown()))
-            whole = EventFile(self.path)  # one row in the table of hyperparameters
+            whole = EventFile(self.path)  # in the run folder: one row in the hyperparameter table
             self.files["run"] = whole
             for part in summaries.hparams(*_hparams(self.run, report)):
                 whole.put(0, part)
@@ -177,49 +188,51 @@ class RunFolder:
             for file in self.files.values():
                 file.close()
             save(self.path / RESULT, report.to_json())
-            self._see_that_all_is_there()
+            self._check_unmoved()
             if not report.interrupted:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
             self._unlock()
 
     def _state_dict(self) -> dict[str, Any]:
-        """Return what is its own in a checkpoint, once the disk has the curves."""
+        """Return this object's part of a checkpoint, after the curves are synced to disk."""
         return {
-            "told": self.told,
+            "told": self.written,
             "files": {name: file.mark() for name, file in self.files.items()},
-            "record": self.record.state_dict(),
+            "record": self.log.state_dict(),
         }
 
     def _load_state_dict(self, stopped: Checkpoint) -> Mapping[SubRun, str]:
-        """Make the folder what it was at the checkpoint; return the names of its event files.
+        """Restore the folder as it was at the checkpoint; return the names of its event files.
 
-        Nothing is touched, and BadInput raised, where its state does not go with the run's.
+        Raises:
+            BadInput: if the state does not fit the run; no file is changed then.
         """
         with checkpoint.usable(stopped.path):
-            found = typed(stopped.folder, _STATE)
-            require(set(found.files) == {*SUBRUNS}, "files", "not one of each sub-run")
+            state = typed(stopped.folder, _STATE)
+            require(set(state.files) == {*SUBRUNS}, "files", "not one of each sub-run")
             ended = len(self.run.buckets.ended)
-            require(found.told <= ended, "told", "more than there are curves")
-            self.record.load_state_dict(found.record, self.run.report.steps)
-        cut_back(self.path, found.files)
-        self.told = found.told
-        return {part: name for part, (name, _) in found.files.items()}
+            require(state.told <= ended, "told", "more than there are curves")
+            self.log.load_state_dict(state.record, self.run.report.steps)
+        cut_back(self.path, state.files)
+        self.written = state.told
+        return {part: name for part, (name, _) in state.files.items()}
 
     def _write(self, buckets: list[Bucket], *, last: bool = False) -> None:
-        """Write what ended since the last call. Shares are 1 until something differs.
+        """Write the buckets that ended since the last call.
 
-        They are told at first, before the fall, and at last.
+        The shares of exact elements are 1 until something differs. As long as they are, only the
+        first point, the last one before a difference, and the last one of the run are written.
         """
         compared = self.files["compare"]
 
-        def tell_last() -> None:
-            if self.told > 1 and not (known := buckets[self.told - 1]).unequal:
-                compared.add(known.stop - 1, _shares(known))
+        def write_last_shares() -> None:
+            if self.written > 1 and not (previous := buckets[self.written - 1]).unequal:
+                compared.add(previous.stop - 1, _shares(previous))
 
-        for bucket in buckets[self.told :]:
+        for bucket in buckets[self.written :]:
             for side in SIDES:
                 self.files[side].add(bucket.start, bucket.values[side])
-            told = {
+            points = {
                 "differences/unequal elements so far": bucket.unequal,
                 "differences/largest ulp so far": bucket.max_ulp,
                 "differences/largest ulp of the bucket": bucket.largest_ulp,
@@ -227,15 +240,15 @@ class RunFolder:
                 **{f"error over bound/{n}": s for n, s in bucket.share_of_bound.items()},
             }
             if bucket.unequal:
-                tell_last()
-            shares = _shares(bucket) if bucket.unequal or not self.told else {}
-            compared.add(bucket.stop - 1, told | shares)
-            self.told += 1
+                write_last_shares()
+            shares = _shares(bucket) if bucket.unequal or not self.written else {}
+            compared.add(bucket.stop - 1, points | shares)
+            self.written += 1
         if last:
-            tell_last()
+            write_last_shares()
 
     def _draw(self, chunk: Chunk, step: int) -> None:
-        """Draw weights and deltas of the first network at one step, and histograms of weights."""
+        """Draw weights and deltas of the first network at a step, and histograms of its weights."""
         pairs = []
         for name in chunk.values["manual"]:
             if quantity_kind(name) not in ("syn", "delta"):
@@ -253,40 +266,37 @@ class RunFolder:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Within, what cannot be written or drawn ends the writing, not the run."""
+        """Turn an exception within into the end of the writing, so that the run continues."""
         try:
             yield
         except Exception as error:
             self._give_up(error)
 
     def _missing(self) -> str | None:
-        """Return what is no more where it was made, as moved, removed or exchanged by others."""
+        """Return the folder or file that others have moved, removed or replaced, if any."""
         if not _same(self.path, self.identity):
             return "the folder"
         files = (file.path for file in self.files.values() if not file.is_there())
         return next((str(path.relative_to(self.path)) for path in files), None)
 
-    def _see_that_all_is_there(self) -> None:
+    def _check_unmoved(self) -> None:
         if missing := self._missing():
             raise FileNotFoundError(missing)
 
     def _give_up(self, error: Exception) -> None:
-        """Remove the half-written folder and remember why."""
-        kept = (self.path / CHECKPOINT).exists()
-        why = getattr(error, "why", None) or getattr(error, "strerror", None)
-        why = why or (str(error) if isinstance(error, BadInput) else first_line(error))
-        change = f"put that right, then --resume {self.path.name}" if kept else _CHANGE
+        """Remember the reason in `failed`, and remove the incomplete folder."""
+        resumable = (self.path / CHECKPOINT).exists()
+        reason = getattr(error, "why", None) or getattr(error, "strerror", None)
+        reason = reason or (str(error) if isinstance(error, BadInput) else first_line(error))
+        fix = f"fix that, then use --resume {self.path.name}" if resumable else _FIX
         if missing := self._missing():
-            why = f"{missing} was moved, removed or exchanged while the run went on"
-            change = "run it anew, and leave its folder alone until it ends"
-        self.failed = f"run folder {self.path}: {why}; {change}"
+            reason = f"{missing} was moved, removed or replaced during the run"
+            fix = "start a new run, and do not touch its folder until it ends"
+        self.failed = f"run folder {self.path}: {reason}; {fix}"
         self.discard()
 
     def discard(self) -> None:
-        """Remove the folder: nothing half written stays, but for what a run can go on from.
-
-        Where others have changed it, it stays as they have it.
-        """
+        """Remove the incomplete folder, unless it has a checkpoint or others have changed it."""
         for file in self.files.values():
             with suppress(Exception):  # closing flushes, and the disk may be full
                 file.close()
@@ -307,22 +317,22 @@ def _same(path: Path, identity: os.stat_result) -> bool:
 
 
 def _matrix(values: Tensor) -> np.ndarray:
-    """Return a tensor of any shape as a matrix, without a copy where numpy knows its dtype."""
+    """Return a tensor of any shape as a matrix, without a copy if numpy has its dtype."""
     known = values.float() if values.dtype == torch.bfloat16 else values
     array: np.ndarray = np.atleast_2d(known.detach().cpu().numpy())
     return array.reshape(-1, array.shape[-1])
 
 
 def _last_pictures(run: Run, report: Report) -> Iterator[tuple[str, bytes]]:
-    """Yield what is drawn after training: a decision surface, a confusion matrix."""
-    if (found := decision_surface(run.case, run.sampler, run.state)) is not None:
-        grid, axes, points = found
+    """Yield the pictures after training: a decision surface, a confusion matrix."""
+    if (drawing := decision_surface(run.case, run.sampler, run.state)) is not None:
+        grid, axes, points = drawing
         name, seed = run.case.network.prediction, run.report.settings["seed"]
         title = f"{name} after {report.steps:,} steps, seed {seed}"
         yield "decision surface", surface(title, grid, axes, points)
     if report.confusion is not None:
         counts = np.array(report.confusion)
-        title = f"{counts.sum():,} rows kept back: {report.accuracy:.1%} right"
+        title = f"{counts.sum():,} held-out rows: {report.accuracy:.1%} correct"
         yield "confusion matrix", confusion(title, counts, report.classes)
 
 
@@ -331,30 +341,32 @@ def _shares(bucket: Bucket) -> dict[str, float]:
 
 
 def _hparams(run: Run, report: Report) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return what is asked of a run and what is told of it, as the table of runs shows them."""
-    asked = {"case": report.case, **run.case.network.arguments(), **report.settings}
-    asked |= {"steps": report.steps, "init": run.case.init, "verdict": report.verdict}
-    asked["batch_size"] = run.sampler.rows
+    """Return the settings and the results of a run, for TensorBoard's hyperparameter table."""
+    settings = {"case": report.case, **run.case.network.arguments(), **report.settings}
+    settings |= {"steps": report.steps, "init": run.case.init, "verdict": report.verdict}
+    settings["batch_size"] = run.sampler.rows
     plain = (bool, int, float, str)
-    return {k: v if isinstance(v, plain) else str(v) for k, v in asked.items()}, _metrics(report)
+    values = {k: v if isinstance(v, plain) else str(v) for k, v in settings.items()}
+    return values, _metrics(report)
 
 
 def _metrics(report: Report) -> dict[str, float]:
     rows = report.quantities.values()
-    told = {
+    metrics = {
         "unequal elements": float(sum(row.compared - row.equal for row in rows)),
         "largest ulp": float(max((row.max_ulp for row in rows), default=0)),
     }
-    kept = {} if report.accuracy is None else {"right of what was kept back": report.accuracy}
-    return {f"result/{name}": value for name, value in (told | kept).items()}
+    if report.accuracy is not None:
+        metrics["right of what was kept back"] = report.accuracy
+    return {f"result/{name}": value for name, value in metrics.items()}
 
 
-def _fresh(log_dir: Path, case: str) -> Path:
-    """Make a folder that was never there before; two in one second get -2, -3, ..."""
+def _new_folder(log_dir: Path, case: str) -> Path:
+    """Make a new folder named after the time; several within a second get -2, -3, ..."""
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{case}"
     try:
         if log_dir.exists() and not log_dir.is_dir():
-            raise BadInput(f"log folder {log_dir} is a file; {_CHANGE}")
+            raise BadInput(f"log folder {log_dir} is a file; {_FIX}")
         log_dir.mkdir(parents=True, exist_ok=True)
         for n in range(1, 10_000):
             path = log_dir / (stem if n == 1 else f"{stem}-{n}")
@@ -363,9 +375,9 @@ def _fresh(log_dir: Path, case: str) -> Path:
             except FileExistsError:
                 continue
             return path
-        raise BadInput(f"log folder {log_dir}: full of {stem}-...; {_CHANGE}")
-    except (OSError, ValueError) as error:  # a name with a NUL
+        raise BadInput(f"log folder {log_dir} has 9,999 folders {stem}-...; {_FIX}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         if isinstance(error, BadInput):
             raise
-        why = getattr(error, "strerror", None) or str(error)
-        raise BadInput(f"log folder {log_dir}: {why}; {_CHANGE}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"log folder {log_dir}: {reason}; {_FIX}") from error

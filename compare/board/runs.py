@@ -1,4 +1,4 @@
-"""`python -m compare runs` and `diff`: what stands in the run folders."""
+"""Reads run folders, for `python -m compare runs` and `diff`."""
 
 import io
 import json
@@ -16,13 +16,13 @@ from compare.checkpoint.folder import EVENTS, RESULT, STEPS
 from compare.errors import BadInput, first_line, unknown
 from compare.proof.verdict import Verdict
 
-MOST_RESULT, MOST_RECORD = 2**26, 2**32  # bytes that are read
-_OF_EACH_RUN = {"quantities", "seconds", "output", "free_gap"}  # not settings
+MOST_RESULT, MOST_RECORD = 2**26, 2**32  # bytes: the largest result.json and log that are read
+_NOT_SETTINGS = {"quantities", "seconds", "output", "free_gap"}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A quantity in result.json, as far as it is read."""
+    """The part of a quantity in result.json that is read."""
 
     name: str
     verdict: Verdict
@@ -31,7 +31,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Result:
-    """result.json, as far as it is read."""
+    """The part of result.json that is read."""
 
     case: str
     verdict: Verdict
@@ -43,54 +43,62 @@ class _Result:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """A run folder: its name, and its result where it came to an end and can be read."""
+    """A run folder, and its result if the run ended and the result can be read."""
 
     path: Path
     result: dict[str, Any] | None
-    problem: str = ""  # why it cannot
+    problem: str = ""  # the reason why the result cannot be read
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the folder."""
         return self.path.name
 
 
 def runs(log_dir: Path) -> list[RunEntry]:
-    """Return the run folders, oldest first; raises BadInput where there are none."""
-    found = [path for path in log_dir.glob("*") if _is_run(path)]
-    # a name counts seconds; of one second the folder that was made first
-    folders = sorted(found, key=lambda p: (p.name[:19], (p / "manual").lstat().st_mtime_ns))
+    """Return the run folders, oldest first; raise BadInput if there are none."""
+    paths = [path for path in log_dir.glob("*") if _is_run(path)]
+    # a name holds the time to the second; within a second the folder that was made first is first
+    folders = sorted(paths, key=lambda p: (p.name[:19], (p / "manual").lstat().st_mtime_ns))
     if not folders:
         raise BadInput(
-            f"nothing in {log_dir} yet: python -m compare runs a case and leaves a folder there"
+            f"no runs in {log_dir} yet: python -m compare runs a case and makes a run folder there"
         )
-    return [_kept(path) for path in folders]
+    return [_entry(path) for path in folders]
 
 
 def find(log_dir: Path, name: str) -> RunEntry:
-    """Return the run called `name`, or the one in that folder; raises BadInput with near names."""
+    """Return the run that `name` names.
+
+    Args:
+        log_dir: the folder that holds the run folders.
+        name: the name of a run folder, the end of the name, or a path.
+
+    Raises:
+        BadInput: if no run has this name, with similar names, or if several names end in it.
+    """
     path = Path(name)
     if _is_run(path):
-        return _kept(path)
-    kept = {run.name: run for run in runs(log_dir)}
-    ending = [run for key, run in kept.items() if key.endswith(name)] if name else []
-    if name in kept:
-        return kept[name]
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
+        return _entry(path)
+    entries = {run.name: run for run in runs(log_dir)}
+    matches = [run for key, run in entries.items() if key.endswith(name)] if name else []
+    if name in entries:
+        return entries[name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise BadInput(
-            f"run {name!r} is the end of {len(ending)} names: give one whole, the newest is "
-            f"{ending[-1].name}"
+            f"run {name!r}: {len(matches)} names end in it; give a complete name, the newest is "
+            f"{matches[-1].name}"
         )
-    raise unknown("run", name, kept)
+    raise unknown("run", name, entries)
 
 
 def _is_run(path: Path) -> bool:
     return any((path / "manual").glob(f"{EVENTS}*"))
 
 
-def _kept(path: Path) -> RunEntry:
+def _entry(path: Path) -> RunEntry:
     try:
         return RunEntry(path, result(path))
     except BadInput as error:
@@ -98,19 +106,20 @@ def _kept(path: Path) -> RunEntry:
 
 
 def differences(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]]:
-    """Yield in what two runs differ: what it is, and how it is in each.
+    """Yield the differences between two runs: a name, and its value in each run.
 
-    Raises BadInput for a run without a result, or with files that cannot be read.
+    Raises:
+        BadInput: for a run without a result, or with files that cannot be read.
     """
     results = []
     for run in (one, other):
         if run.problem:
             raise BadInput(run.problem)
         if run.result is None:
-            raise BadInput(f"run {run.name}: it has no {RESULT}, it was stopped before its end")
+            raise BadInput(f"run {run.name} has no {RESULT}: it was stopped early")
         results.append(run.result)
-    for told_of in (_settings, _quantities):
-        flat = [dict(told_of(result)) for result in results]
+    for part in (_settings, _quantities):
+        flat = [dict(part(result)) for result in results]
         for key in dict.fromkeys([*flat[0], *flat[1]]):
             values = [str(each.get(key, "none")) for each in flat]
             if values[0] != values[1]:
@@ -120,7 +129,7 @@ def differences(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]
 
 def _settings(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in result.items():
-        if key in _OF_EACH_RUN:
+        if key in _NOT_SETTINGS:
             continue
         if isinstance(value, dict):
             yield from ((f"{key}.{inner}", each) for inner, each in value.items())
@@ -135,44 +144,45 @@ def _quantities(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _first_unequal_loss(one: RunEntry, other: RunEntry) -> Iterator[tuple[str, str, str]]:
-    """Yield the losses at the first step at which the two by-hand sides have another one."""
-    mine, others = (_losses(run.path / STEPS) for run in (one, other))
-    if mine is None or others is None:
+    """Yield the losses by hand at the first step at which they differ, if there is one."""
+    first, second = (_losses(run.path / STEPS) for run in (one, other))
+    if first is None or second is None:
         return
-    shared = min(len(mine), len(others))
-    for step in np.flatnonzero(mine[:shared] != others[:shared])[:1]:
-        label = f"loss by hand at step {step:,}, the first to differ"
-        yield label, repr(float(mine[step])), repr(float(others[step]))
+    shared = min(len(first), len(second))
+    for step in np.flatnonzero(first[:shared] != second[:shared])[:1]:
+        label = f"loss by hand at step {step:,}, the first that differs"
+        yield label, repr(float(first[step])), repr(float(second[step]))
 
 
 def _losses(path: Path) -> Any:
-    """Return the by-hand losses of steps.npz, None where there is none of it.
+    """Return the by-hand losses in steps.npz, None if there is no such file.
 
-    Raises BadInput for a file that is damaged.
+    Raises:
+        BadInput: if the file is damaged.
     """
     try:
         data = untrusted.read(path, MOST_RECORD)
     except FileNotFoundError:
         return None
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as found:
-            part = found.getinfo("loss_manual.npy")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            part = archive.getinfo("loss_manual.npy")
             if part.file_size > MOST_RECORD:
                 raise ValueError(f"{part.file_size:,} bytes of losses")
-            with found.open(part) as file:
+            with archive.open(part) as file:
                 whole = file.read(MOST_RECORD)
         return _vector(whole)
-    except Exception as error:  # what an odd file ends in is anything: it is bytes of anybody's
+    except Exception as error:  # a damaged or forged file can raise any exception
         raise BadInput(
-            f"{path} cannot be read ({first_line(error)}): put the run's own back, or remove it"
+            f"{path} cannot be read ({first_line(error)}): restore the original, or delete it"
         ) from None
 
 
 def _vector(data: bytes) -> np.ndarray:
-    """Return the float64 numbers of a .npy file; raises ValueError for anything else in it."""
+    """Return the float64 numbers of a .npy file; raise ValueError if it holds anything else."""
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("another kind of .npy file")
+        raise ValueError("a .npy file of another version")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     rest = data[file.tell() :]
     if dtype != np.float64 or len(shape) != 1 or shape[0] * 8 != len(rest):
@@ -181,20 +191,21 @@ def _vector(data: bytes) -> np.ndarray:
 
 
 def result(path: Path) -> dict[str, Any] | None:
-    """Return what a run folder's result.json holds, None where there is none.
+    """Return the content of result.json in a run folder, None if there is no such file.
 
-    Raises BadInput for one that cannot be read, or is no result.
+    Raises:
+        BadInput: if the file cannot be read, or does not hold a result.
     """
     file = path / RESULT
     try:
-        found = json.loads(untrusted.read(file, MOST_RESULT))
-        untrusted.converted(found, _Result)
+        content = json.loads(untrusted.read(file, MOST_RESULT))
+        untrusted.converted(content, _Result)
     except FileNotFoundError:
         return None
     except BadInput:
         raise
     except (ValueError, RecursionError) as error:
         raise BadInput(
-            f"{file} is no result ({first_line(error)}): put the run's own back, or remove it"
+            f"{file} is not a result ({first_line(error)}): restore the original, or delete it"
         ) from None
-    return dict(found)
+    return dict(content)

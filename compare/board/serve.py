@@ -1,4 +1,4 @@
-"""`python -m compare board`: TensorBoard on the run folders, as they should be looked at."""
+"""`python -m compare board`: TensorBoard on the run folders, with settings that hide no point."""
 
 import contextlib
 import io
@@ -14,18 +14,25 @@ from compare.interrupts import stop
 from compare.training.downsample import MAX_BUCKETS
 
 HOST = "127.0.0.1"
-_TRIES, _PATIENCE = 4, 20.0  # how often the server is asked, and seconds that it has each time
+_TRIES, _TIMEOUT = 4, 20.0  # attempts to reach the server, and seconds for each
 
 
 def serve(log_dir: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serve `log_dir` until a signal; say the address once it answers.
+    """Serve `log_dir` until a signal arrives; print the address once the server answers.
 
-    A port that is taken gives way to the next free one. Every bucket of a run is kept.
-    Raises BadInput where there is nothing to show, or no port.
+    TensorBoard shows every stored point of a curve, where by default it would show a sample.
+
+    Args:
+        log_dir: the folder that holds the run folders.
+        port: the port; if it is in use, one of the next 100.
+        say: prints a line.
+
+    Raises:
+        BadInput: if there are no runs, TensorBoard is not installed, or no port is free.
     """
     if not any(log_dir.glob(f"*/*/{EVENTS}*")):
         raise BadInput(
-            f"nothing in {log_dir} yet: python -m compare runs a case and leaves curves there"
+            f"no runs in {log_dir} yet: python -m compare runs a case and writes curves there"
         )
     try:
         from tensorboard import program
@@ -40,27 +47,29 @@ def serve(log_dir: Path, port: int, say: Callable[[str], None]) -> None:
             samples_per_plugin={"scalars": MAX_BUCKETS + 1, "images": 100, "text": 100},
         )  # fmt: skip
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # a note on how it reads files
+            with contextlib.redirect_stderr(io.StringIO()):  # it logs a note about its file loader
                 address = board.launch()
         except program.TensorBoardPortInUseError:
             continue
         except program.TensorBoardServerException as error:
-            raise BadInput(f"port {candidate}: {error.msg}; give another --port") from error
+            raise BadInput(f"port {candidate}: {error.msg}; choose another --port") from error
         _await(address)
         say(f"TensorBoard on {log_dir}: {address}?smoothing=0   (Ctrl-C ends it)")
         stop.wait()
         return
-    raise BadInput(f"port {port}: taken, and so are the next ones; give another --port")
+    raise BadInput(f"port {port} and the next ones are in use; choose another --port")
 
 
 def _await(address: str) -> None:
-    """Return once the server answers; raises BadInput where it does not."""
+    """Wait until the server answers; raise BadInput if it does not."""
     for left in reversed(range(_TRIES)):
         try:
-            with urllib.request.urlopen(address, timeout=_PATIENCE) as answer:
-                answer.read(1)
+            with urllib.request.urlopen(address, timeout=_TIMEOUT) as response:
+                response.read(1)
             return
         except OSError as error:
             if not left:
-                raise BadInput(f"{address} does not answer: {error}; try another --port") from error
+                raise BadInput(
+                    f"{address} does not answer: {error}; choose another --port"
+                ) from error
             time.sleep(0.5)

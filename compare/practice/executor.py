@@ -194,8 +194,8 @@ class Attempt:
             message = f"gives {name} the shape {shape}; it should be {right}"
             raise self.problem(WRONG, index, message, remarks=remarks)
         if value.dtype != expected.dtype:
-            dtype, right = (str(t.dtype).removeprefix("torch.") for t in (value, expected))
-            message = f"makes {name} {dtype}; the other values are {right}"
+            dtype, other = (str(t.dtype).removeprefix("torch.") for t in (value, expected))
+            message = f"makes {name} {dtype}; the other values are {other}"
             raise self.problem(WRONG, index, message)
         return self.signed(name, value.detach().clone())
 
