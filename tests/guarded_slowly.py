@@ -1,4 +1,4 @@
-"""Work whose module takes a while to import."""
+"""A job whose module is slow to import."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Someone's code in a process of its own: what it may do, and that nothing of it is left."""
+"""A user's code in a separate process: its limits, and that no process of it survives."""
 
 import json
 import os
@@ -25,8 +25,9 @@ def run(
     code: str, *, seconds: float | None = 20.0, memory: int = 256 * MIB, **more: Any
 ) -> tuple[Ended, Printed]:
     printed = Printed(3, 20)
-    words = {"code": code}
-    ended = guarded("tests.guarded:run", words, printed, seconds=seconds, memory=memory, **more)
+    ended = guarded(
+        "tests.guarded:run", {"code": code}, printed, seconds=seconds, memory=memory, **more
+    )
     return ended, printed
 
 
@@ -38,15 +39,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_an_answer_comes_back_and_counts_are_told() -> None:
+def test_the_result_and_the_counts_come_back() -> None:
     counts: list[int] = []
-    code = "tell({'count': 1}); tell({'count': 2}); found = {'a': [1, 2.5, None]}"
+    code = "send({'count': 1}); send({'count': 2}); found = {'a': [1, 2.5, None]}"
     assert run(code, watch=counts.append)[0].answer == {"a": [1, 2.5, None]}
     assert counts == [1, 2]
 
 
-def test_what_is_printed_is_kept_apart_and_cut() -> None:
-    """Also what code in C prints, what has no end of line, and what a terminal would obey."""
+def test_output_is_separate_and_cut() -> None:
+    """Also output of C code, output without an end of line, and control codes."""
     code = (
         "import os\nprint('one\\x1b[2J'); os.write(2, b'two' * 20 + b'\\n')\nprint('3\\n4\\n5')\n"
         "found = 1; print('6', end='')"
@@ -58,19 +59,19 @@ def test_what_is_printed_is_kept_apart_and_cut() -> None:
 
 
 ENDINGS = [
-    ("import os; os._exit(7)", "the file ended its process itself, with exit code 7"),
-    ("import os; os._exit(0)", "the file ended its process itself, with exit code 0"),
-    ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL: was it out of memory?"),
+    ("import os; os._exit(7)", "the file ended its own process with exit code 7"),
+    ("import os; os._exit(0)", "the file ended its own process with exit code 0"),
+    ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL (out of memory?)"),
     ("import os; os.abort()", "was ended by SIGABRT"),
     ("import os; os.kill(os.getppid(), 9); os._exit(0)", "was ended by SIGKILL"),
 ]
 
 
-@pytest.mark.parametrize(("code", "said"), ENDINGS)
-def test_what_ends_the_process_is_said(code: str, said: str) -> None:
+@pytest.mark.parametrize(("code", "reason"), ENDINGS)
+def test_the_end_of_the_process_is_explained(code: str, reason: str) -> None:
     ended, _ = run(code)
     assert (ended.answer, ended.code is None) == (None, False)
-    assert said in ended.why(None)
+    assert reason in ended.why(None)
 
 
 def test_a_loop_without_end_is_stopped_in_its_line() -> None:
@@ -81,7 +82,7 @@ def test_a_loop_without_end_is_stopped_in_its_line() -> None:
     assert "still running after 0.5 seconds" in ended.why(0.5)
 
 
-def test_the_limit_holds_where_the_code_takes_its_clock_away(
+def test_the_limit_holds_if_the_code_cancels_its_timer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("compare.guard.guard._GRACE", 0.2)
@@ -94,7 +95,7 @@ def test_the_limit_holds_where_the_code_takes_its_clock_away(
 
 
 def test_the_limit_does_not_include_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work's own module takes longer to import than it may run."""
+    """The module takes longer to import than the job may run."""
     monkeypatch.setattr("compare.guard.guard._GRACE", 0.0)
     monkeypatch.setenv("SLOW_IMPORT", "1.5")
     ended = guarded(
@@ -116,14 +117,14 @@ MEMORY = [
 
 
 @pytest.mark.parametrize("code", MEMORY)
-def test_memory_has_a_limit(code: str) -> None:
-    """Shared memory counts, and what the limit is, is said in one line."""
-    with pytest.raises(BadInput, match=r"may use 0\.25 GiB of memory and asked for more") as told:
+def test_memory_is_limited(code: str) -> None:
+    """Shared memory counts, and the message names the limit in one line."""
+    with pytest.raises(BadInput, match=r"may use 0\.25 GiB of memory and asked for more") as error:
         run(code)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_written_has_a_limit(tmp_path: Path) -> None:
+def test_the_size_of_a_written_file_is_limited(tmp_path: Path) -> None:
     code = (
         f"try: open({str(tmp_path / 'big')!r}, 'wb').truncate(2**31)\n"
         "except OSError as error: found = error.strerror"
@@ -138,10 +139,10 @@ STARTED = [
 ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no subreaper")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
 @pytest.mark.parametrize("how", STARTED)
 @pytest.mark.parametrize("end", ["found = 1", "os._exit(3)", "while True: pass"])
-def test_nothing_that_it_starts_is_left(how: str, end: str, tmp_path: Path) -> None:
+def test_no_process_that_it_starts_survives(how: str, end: str, tmp_path: Path) -> None:
     here = tmp_path / "pid"
     code = (
         "import os, subprocess, time\n"
@@ -153,9 +154,9 @@ def test_nothing_that_it_starts_is_left(how: str, end: str, tmp_path: Path) -> N
     assert not alive(int(here.read_text()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody is told of it")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_where_the_program_itself_is_killed(number: int, tmp_path: Path) -> None:
+def test_no_process_survives_if_the_program_itself_is_killed(number: int, tmp_path: Path) -> None:
     here = tmp_path / "pid"
     code = (
         "import os, subprocess\n"
@@ -188,14 +189,14 @@ FORGED = [
 
 
 @pytest.mark.parametrize("written", FORGED, ids=range(len(FORGED)))
-def test_what_it_writes_into_the_channel_breaks_nothing(written: bytes) -> None:
+def test_forged_messages_break_nothing(written: bytes) -> None:
     code = f"import os, sys\nos.write(int(sys.argv[1]), {written!r})\nos._exit(4)"
     ended, _ = run(code)
     assert ended.answer is None
-    assert ended.code in (0, 1, 4)  # the upper process may have been told to end before it
+    assert ended.code in (0, 1, 4)  # the supervisor may have been ended before it sent the code
 
 
-def test_bad_input_and_faults_come_back_as_such() -> None:
+def test_bad_input_and_internal_errors_come_back_as_such() -> None:
     with pytest.raises(BadInput, match="x is 3: give 4"):
         run("raise BadInput('x is 3: give 4')")
     with pytest.raises(BadInput, match="raises KeyboardInterrupt"):
@@ -223,20 +224,20 @@ GOOD: dict[str, Any] = {"word": "a", "part": 1, "rows": [[1, 2.0]], "names": {},
         {"names": {"a": 1}}, {"names": []}, {"line": "1"},
     ],
 )  # fmt: skip
-def test_only_what_has_the_right_types_is_taken(change: dict[str, Any]) -> None:
+def test_only_results_of_the_right_types_are_accepted(change: dict[str, Any]) -> None:
     good = GOOD | {"rows": [(1, 2.0)]}
     assert Ended(GOOD).answer_as(_Kind) == _Kind(**good)
-    for odd in ({**GOOD, **change}, [GOOD], {"word": "a"}):
-        assert Ended(odd).answer_as(_Kind) is None
+    for forged in ({**GOOD, **change}, [GOOD], {"word": "a"}):
+        assert Ended(forged).answer_as(_Kind) is None
 
 
-def test_colours_cross_and_nothing_else_does() -> None:
-    told = shown(rendered(80, "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1bc and 1 on"))
-    assert told.plain == "red[2J]0;titlec and 1 on"
-    assert [str(span.style) for span in told.spans] == ["color(1)"]
+def test_colour_codes_pass_and_other_control_codes_do_not() -> None:
+    text = shown(rendered(80, "\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x1bc and 1 on"))
+    assert text.plain == "red[2J]0;titlec and 1 on"
+    assert [str(span.style) for span in text.spans] == ["color(1)"]
 
 
-# -- as a person sees it
+# -- on the command line
 
 FILE = """\
 import os, torch
@@ -252,10 +253,10 @@ inputs = {"x": torch.randn(3, 4)}
 """
 
 
-def test_what_a_file_prints_goes_to_standard_error_marked(
+def test_output_of_a_file_goes_to_standard_error_with_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So that JSON stands alone."""
+    """So that standard output holds only JSON."""
     file = tmp_path / "mine.py"
     file.write_text(FILE)
     assert main(["check", str(file), "--json", "-"]) == 0
@@ -267,33 +268,33 @@ def test_what_a_file_prints_goes_to_standard_error_marked(
 
 @pytest.mark.parametrize("command", ["check", "mutants"])
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        ("os._exit(7)", "{file}: the file ended its process itself, with exit code 7; remove "),
-        ("os._exit(0)", "{file}: the file ended its process itself, with exit code 0; remove "),
+        ("os._exit(7)", "{file}: the file ended its own process with exit code 7; remove "),
+        ("os._exit(0)", "{file}: the file ended its own process with exit code 0; remove "),
         ("while True: pass", "{file}, line 1 (while True: pass) was still running after 1 seco"),
         ("raise KeyboardInterrupt", "the file raises KeyboardInterrupt"),
     ],
 )
-def test_what_a_file_does_to_its_process_is_told_in_one_line(
-    command: str, line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_ends_its_process_gets_one_line(
+    command: str, line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"{line}\n{FILE}".replace("os._exit", "__import__('os')._exit"))
     assert main([command, str(file), "--timeout", "1"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("compare: " + said.format(file=file))
+    assert err.startswith("compare: " + message.format(file=file))
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", ["--timeout 0", "--timeout nan", "--timeout 1e9"])
 @pytest.mark.parametrize("command", ["check", "mutants"])
-def test_a_limit_that_is_none_is_refused(
+def test_an_invalid_time_limit_is_refused(
     command: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, "no.py", *words.split()]) == 2
-    assert "give seconds, above 0, at most a day" in capsys.readouterr().err
+    assert "give seconds, above 0 and at most 86400 (a day)" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_a_check_and_its_file(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Someone's code in a process of its own, with limits, that nothing of it outlives."""
+"""Runs a user's code in a separate process with limits; nothing that it starts survives."""

@@ -1,9 +1,10 @@
-"""The process that runs someone's code, and one above it that lets nothing outlive it.
+"""The process that runs a user's code, and a supervisor above it that kills what is left over.
 
-`python -m compare.guard.child_process CHANNEL ASKED` is started by `guard`. It forks at once: the
-first process adopts whatever the code starts (also what leaves the group by setsid) and kills what
-is left; the second imports what is asked for, says that it is ready, takes on its limits and only
-then runs the work. Both write JSON, one object a line, to CHANNEL, a descriptor.
+`guard` starts `python -m compare.guard.child_process CHANNEL JOB`. It forks at once. The first
+process, the supervisor, becomes the parent of every process that the code starts and orphans, also
+of those that leave the process group by setsid; at the end it kills them. The second process, the
+worker, imports the job's module, sends "ready", sets its limits, and then runs the job. Both write
+messages to CHANNEL, a file descriptor: JSON, one object per line.
 """
 
 import contextlib
@@ -23,40 +24,45 @@ from typing import Any
 
 from compare.errors import BadInput, first_line
 
-_FILE = 2**30  # bytes: what a file that is written may hold
-_SPARE = 2**26  # bytes of memory, to say that there is no more
-_PARENT_DEATH, _SUBREAPER = 1, 36  # of Linux's prctl
+_FILE = 2**30  # bytes: the largest file that the code may write
+_SPARE = 2**26  # bytes of memory for the message that there is no more memory
+_PARENT_DEATH, _SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER of Linux's prctl
 
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
-def main(channel: str, asked: str) -> None:
-    """Do what is asked for, in a process below this one."""
-    words, fd = json.loads(asked), int(channel)
+def main(channel: str, job: str) -> None:
+    """Run the job in a child process, and supervise it.
+
+    Args:
+        channel: the number of the file descriptor for messages.
+        job: the job as JSON; `guarded` in guard.py writes it.
+    """
+    job_fields, fd = json.loads(job), int(channel)
     os.set_inheritable(fd, False)
     signal.signal(signal.SIGTERM, lambda *_: _end())
     _prctl(_SUBREAPER, 1)
     _prctl(_PARENT_DEATH, signal.SIGTERM)
-    if os.getppid() != words["parent"]:  # it has ended already
+    if os.getppid() != job_fields["parent"]:  # the parent ended before prctl took effect
         return
     if not (worker := os.fork()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _prctl(_PARENT_DEATH, signal.SIGKILL)
-        _work(fd, words)
+        _work(fd, job_fields)
     _, status = os.waitpid(worker, 0)
-    _tell(fd, {"ended": os.waitstatus_to_exitcode(status)})
+    _send(fd, {"ended": os.waitstatus_to_exitcode(status)})
     _end()
 
 
 def _end() -> None:
-    """Kill all that is left below this process, then end it."""
-    with contextlib.suppress(ChildProcessError):  # there is none
+    """Kill all descendants of this process, then end it."""
+    with contextlib.suppress(ChildProcessError):  # no child is left
         while True:
             for stat in Path("/proc").glob("[0-9]*/stat"):
-                with contextlib.suppress(OSError):  # it has gone
+                with contextlib.suppress(OSError):  # the process has ended meanwhile
                     if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
                         os.kill(int(stat.parent.name), signal.SIGKILL)
-            os.waitpid(-1, 0)  # what it has left in its turn is ours now
+            os.waitpid(-1, 0)  # its own children are children of this process now
     os._exit(0)
 
 
@@ -65,47 +71,47 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _tell(fd: int, message: dict[str, Any]) -> None:
-    """Write one message."""
+def _send(fd: int, message: dict[str, Any]) -> None:
+    """Write one message to the channel."""
     data = (json.dumps(message) + "\n").encode()
     while data:
         data = data[os.write(fd, data) :]
 
 
-def _work(fd: int, words: dict[str, Any]) -> None:
-    """Run the work and tell what it gave; nothing of theirs is run after that."""
-    tell = partial(_tell, fd)
+def _work(fd: int, job: dict[str, Any]) -> None:
+    """Run the job and send its result, then end without running any more of the user's code."""
+    send = partial(_send, fd)
     try:
-        module, _, function = words["work"].partition(":")
+        module, _, function = job["work"].partition(":")
         work = getattr(importlib.import_module(module), function)
-        sys.path += [place for place in words["path"] if place not in sys.path]
-        _limit(words["memory"])
-        tell({"ready": True})
-        if words["seconds"] is not None:
-            faulthandler.dump_traceback_later(words["seconds"], exit=True, file=fd)
-        found = _found(lambda: work(tell, **words["words"]), words["memory"])
+        sys.path += [folder for folder in job["path"] if folder not in sys.path]
+        _limit(job["memory"])
+        send({"ready": True})
+        if job["seconds"] is not None:
+            faulthandler.dump_traceback_later(job["seconds"], exit=True, file=fd)
+        message = _message(lambda: work(send, **job["arguments"]), job["memory"])
         faulthandler.cancel_dump_traceback_later()
-        tell(found)
-    except BaseException:  # a fault of this program
-        tell({"fault": traceback.format_exc()})
-    os._exit(0)
+        send(message)
+    except BaseException:  # an internal error of this program
+        send({"fault": traceback.format_exc()})
+    os._exit(0)  # no atexit handlers of the user's code
 
 
-def _found(work: Callable[[], dict[str, Any]], memory: int) -> dict[str, Any]:
-    """Return the message that says what the work gave, or why it gave nothing."""
+def _message(work: Callable[[], dict[str, Any]], memory: int) -> dict[str, Any]:
+    """Return the message with the result of the work, or with the reason why there is none."""
     try:
         return {"answer": work()}
     except BadInput as error:
         return {"bad": str(error)}
-    except KeyboardInterrupt:  # no Ctrl-C comes here
-        return {"bad": "the file raises KeyboardInterrupt: take that out"}
+    except KeyboardInterrupt:  # not from Ctrl-C: the process has a session of its own
+        return {"bad": "the file raises KeyboardInterrupt; remove that"}
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
         _spare()
         return {
             "bad": f"the file's process may use {memory / 2**30:.3g} GiB of memory and asked for "
-            f"more ({first_line(error)}): give it smaller inputs"
+            f"more ({first_line(error)}); use smaller inputs"
         }
 
 
@@ -113,33 +119,34 @@ def _found(work: Callable[[], dict[str, Any]], memory: int) -> dict[str, Any]:
 
 
 def _limit(memory: int) -> None:
-    """Take on limits for memory beyond what is used now, and for each file written.
+    """Limit the memory beyond the current use, and the size of each file written.
 
-    Shared memory counts in the address space; but a GPU's driver takes more of that than there is.
+    The limit is on the address space, so that it includes shared memory. With CUDA it is on data
+    only, because the GPU driver reserves more address space than the machine has memory.
     """
     torch = sys.modules.get("torch")
     gpu = torch is not None and torch.cuda.is_available()
-    kind, place = (resource.RLIMIT_DATA, 5) if gpu else (resource.RLIMIT_AS, 0)
+    kind, column = (resource.RLIMIT_DATA, 5) if gpu else (resource.RLIMIT_AS, 0)
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[place])
+        pages = int(Path("/proc/self/statm").read_text().split()[column])
     except OSError:
         pages = 0
     total = pages * resource.getpagesize() + memory
     limits = (kind, total, total + _SPARE), (resource.RLIMIT_FSIZE, _FILE, _FILE)
-    for what, least, most in limits:
-        hard = resource.getrlimit(what)[1]
-        if hard != resource.RLIM_INFINITY:
-            least, most = min(least, hard), min(most, hard)
-        with contextlib.suppress(ValueError, OSError):  # not every system has each
-            resource.setrlimit(what, (least, most))
+    for limit, soft, hard in limits:
+        present = resource.getrlimit(limit)[1]
+        if present != resource.RLIM_INFINITY:
+            soft, hard = min(soft, present), min(hard, present)
+        with contextlib.suppress(ValueError, OSError):  # not every system has every limit
+            resource.setrlimit(limit, (soft, hard))
 
 
 def _spare() -> None:
-    """Have a little more memory."""
-    for what in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+    """Raise the soft memory limits to the hard ones, to have memory for an error message."""
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         with contextlib.suppress(ValueError, OSError):
-            hard = resource.getrlimit(what)[1]
-            resource.setrlimit(what, (hard, hard))
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (hard, hard))
 
 
 if __name__ == "__main__":

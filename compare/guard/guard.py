@@ -1,8 +1,8 @@
-"""Has someone's code run by a process of its own, stopped at a limit, its output cut.
+"""Runs a user's code in a separate process, with a time limit and a limit on its output.
 
-What comes back is JSON; as the code may write whatever it likes there, `answer_as` takes nothing
-that is not of the kind asked for, and nothing is ever unpickled. Imports no torch; that process
-does.
+The result comes back as JSON. The code could write anything into that channel. Therefore
+`Ended.answer_as` accepts only data of the expected type, and nothing is ever unpickled. This module
+does not import torch; the separate process does.
 """
 
 import contextlib
@@ -23,19 +23,22 @@ from compare.errors import BadInput, UserError
 from compare.untrusted import converted
 
 _ROOT = Path(__file__).parents[2]
-_GRACE = 5.0  # seconds beyond its limit, which the process keeps by itself
-_END = 5.0  # seconds to end whatever it has started
+_GRACE = 5.0  # seconds beyond the time limit, in which the process should stop itself
+_END = 5.0  # seconds for the supervisor to kill what the code has started
 _LONGEST = 86_401  # seconds
 _MOST = 2**28  # bytes of one message
-_READ = 2**16
+_READ = 2**16  # bytes
 
 T = TypeVar("T")
 
 
 class Printed:
-    """What a process prints: its first lines, and how many more there were.
+    """Collects the first lines that a process prints, and counts the others.
 
-    `say` is given each of the first lines as it comes.
+    Args:
+        most: the number of lines to keep.
+        columns: the number of characters to keep of each line.
+        say: called with each kept line when it arrives.
     """
 
     def __init__(self, most: int, columns: int, say: Callable[[str], None] | None = None) -> None:
@@ -45,14 +48,14 @@ class Printed:
         self._rest = b""
 
     def add(self, data: bytes) -> None:
-        """Take what was printed next."""
+        """Add output of the process."""
         *whole, rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._line(line)
         self._rest = rest[: 4 * self.columns + 4]  # bytes of UTF-8
 
     def end(self) -> None:
-        """Take what stands after the last end of a line."""
+        """Add an unfinished last line."""
         if self._rest:
             self.add(b"\n")
 
@@ -69,99 +72,109 @@ class Printed:
 
 @dataclass
 class Ended:
-    """How the work ended: with an answer, at its limit of time, or in another way."""
+    """The end of a job: with a result, at its time limit, or by the end of its process."""
 
-    answer: Any = None
-    code: int | None = None  # of a process that gave no answer; None at its limit of time
-    stack: str = ""  # where it was then, as faulthandler writes it
+    answer: Any = None  # the result
+    code: int | None = None  # exit code of a process without a result; None at the time limit
+    stack: str = ""  # the traceback at the time limit, written by faulthandler
 
     def answer_as(self, kind: type[T]) -> T | None:
-        """Return the answer as a dataclass, None where it is not one of that kind."""
+        """Return the result as the dataclass `kind`, or None if it does not fit."""
         try:
             return converted(self.answer, kind)
         except ValueError:
             return None
 
     def line(self, path: Path) -> int:
-        """Return the line of a file in which the limit found it, 0 where that is not known."""
+        """Return the line of a file that ran at the time limit, 0 if it is not known."""
         shown = str(path).encode("ascii", "backslashreplace").decode()
-        place = re.search(rf'File "{re.escape(shown)}", line (\d{{1,9}})', self.stack)
-        return int(place[1]) if place else 0
+        match = re.search(rf'File "{re.escape(shown)}", line (\d{{1,9}})', self.stack)
+        return int(match[1]) if match else 0
 
     def why(self, seconds: float | None) -> str:
-        """Return in words why there is no answer; at the limit they go on from the line's."""
+        """Return why there is no result; at the time limit, as a predicate of the file or line."""
         if self.code is None:
             return (
-                f"was still running after {seconds:g} seconds and was stopped there: does a loop "
-                "end? --timeout SECONDS gives it longer"
+                f"was still running after {seconds:g} seconds and was stopped: is there an endless "
+                "loop? --timeout SECONDS allows more time"
             )
         if self.code < 0:
             known = {each.value: each.name for each in signal.Signals}
             name = known.get(-self.code, f"signal {-self.code}")
-            why = ": was it out of memory?" if name == "SIGKILL" else ""
-            return f"the file's process was ended by {name}{why}"
-        return f"the file ended its process itself, with exit code {self.code}"
+            cause = " (out of memory?)" if name == "SIGKILL" else ""
+            return f"the file's process was ended by {name}{cause}"
+        return f"the file ended its own process with exit code {self.code}"
 
 
 def guarded(
-    work: str, words: dict[str, Any], printed: Printed, *, seconds: float | None, memory: int,
+    work: str, arguments: dict[str, Any], printed: Printed, *, seconds: float | None, memory: int,
     watch: Callable[[int], None] | None = None,
 ) -> Ended:  # fmt: skip
-    """Run `work`, a "module:function" that is given a teller and `words`, and return its answer.
+    """Run a function in a separate process, and return how it ended.
 
-    It has `seconds`, from when all that it needs is imported, and so many bytes of `memory` beyond
-    that. `watch` is given the counts that it tells. Raises BadInput where the work does.
+    Args:
+        work: the function as "module:function". It is called with a function that sends messages,
+            such as {"count": 3}, and with `arguments`.
+        arguments: keyword arguments of the function, as plain values.
+        printed: collects the output of the process.
+        seconds: the time limit, which starts after the imports; None for no limit.
+        memory: bytes that the process may use beyond its use after the imports.
+        watch: called with each count that the function sends.
+
+    Raises:
+        BadInput: if the function raises it, or uses too much memory.
+        RuntimeError: for an internal error in the process.
     """
-    asked = {
-        "work": work, "words": words, "seconds": seconds, "memory": memory, "path": sys.path,
-        "parent": os.getpid(),
+    job = {
+        "work": work, "arguments": arguments, "seconds": seconds, "memory": memory,
+        "path": sys.path, "parent": os.getpid(),
     }  # fmt: skip
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    channel, theirs = os.pipe()
+    channel, child_end = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "compare.guard.child_process", str(theirs),
-             json.dumps(asked)],
+            [sys.executable, "-P", "-m", "compare.guard.child_process", str(child_end),
+             json.dumps(job)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-            pass_fds=[theirs], start_new_session=True,
+            pass_fds=[child_end], start_new_session=True,
         )  # fmt: skip
     except BaseException:
         os.close(channel)
         raise
     finally:
-        os.close(theirs)
-    heard = _Heard(seconds, watch)
+        os.close(child_end)
+    messages = _Messages(seconds, watch)
     assert process.stdout
-    takers = {channel: heard.add, process.stdout.fileno(): printed.add}
+    readers = {channel: messages.add, process.stdout.fileno(): printed.add}
     try:
-        _listen(process, takers, heard)
+        _listen(process, readers, messages)
     finally:
         _stop(process)
-        for fd, take in takers.items():  # what is still in a pipe
+        for fd, add in readers.items():  # read the rest of both pipes
             os.set_blocking(fd, False)
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(fd, _READ):
-                    take(data)
+                    add(data)
         os.close(channel)
         process.stdout.close()
         printed.end()
-    return heard.ended(process.returncode)
+    return messages.ended(process.returncode)
 
 
-class _Heard:
-    """The messages of a process."""
+class _Messages:
+    """The messages that a process has sent."""
 
     def __init__(self, seconds: float | None, watch: Callable[[int], None] | None) -> None:
         self.seconds, self.watch = seconds, watch
-        self.deadline: float | None = None  # there is none before it is ready
-        self.last: dict[str, Any] = {}  # the one that ends it
+        self.deadline: float | None = None  # set when the process is ready
+        self.last: dict[str, Any] = {}  # the message that ends the job
         self.late = False
         self.stack, self._rest = "", bytearray()
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is to be waited for."""
+        """Whether the job has ended, is too late, or floods the channel."""
         self.late = self.deadline is not None and time.monotonic() > self.deadline
         return bool(self.last) or self.late or len(self._rest) > _MOST
 
@@ -190,32 +203,39 @@ class _Heard:
             self.last = message
 
     def ended(self, code: int) -> Ended:
-        """Return how it ended, with the code of its own that it told or else `code`.
+        """Return how the job ended.
 
-        Raises BadInput or RuntimeError where the work did.
+        Args:
+            code: the exit code of the supervisor, used if it has not sent that of the worker.
+
+        Raises:
+            BadInput: if the job raised it.
+            RuntimeError: for an internal error in the process.
         """
         if isinstance(bad := self.last.get("bad"), str):
             raise (UserError if "\n" in bad else BadInput)(bad)
         if "fault" in self.last:
             raise RuntimeError(str(self.last["fault"]))
         stopped = self.stack.startswith("Timeout") or (self.late and not self.last)
-        told = self.last.get("ended")
-        code = told if isinstance(told, int) else code
+        worker_code = self.last.get("ended")
+        code = worker_code if isinstance(worker_code, int) else code
         return Ended(self.last.get("answer"), None if stopped else code, self.stack)
 
 
 def _listen(
-    process: "subprocess.Popen[bytes]", takers: Mapping[int, Callable[[bytes], None]], heard: _Heard
+    process: "subprocess.Popen[bytes]",
+    readers: Mapping[int, Callable[[bytes], None]],
+    messages: _Messages,
 ) -> None:
-    """Hand on what is written until the last message, the limit, or the end of the process."""
+    """Pass output and messages on until the last message, the time limit, or the process's end."""
     with selectors.DefaultSelector() as selector:
-        for fd, take in takers.items():
-            selector.register(fd, selectors.EVENT_READ, take)
-        while selector.get_map() and not heard.done:
-            found = selector.select(0.5)
-            if not found and process.poll() is not None:
+        for fd, add in readers.items():
+            selector.register(fd, selectors.EVENT_READ, add)
+        while selector.get_map() and not messages.done:
+            ready = selector.select(0.5)
+            if not ready and process.poll() is not None:
                 return
-            for key, _ in found:
+            for key, _ in ready:
                 if data := os.read(key.fd, _READ):
                     key.data(data)
                 else:
@@ -223,7 +243,7 @@ def _listen(
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and all that it has started: it does so itself, if it can."""
+    """End the process and everything that it has started; the supervisor does that if it can."""
     process.terminate()
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -235,6 +255,6 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def check_limit(seconds: float | None) -> None:
-    """Raise BadInput for a --timeout that is no limit."""
+    """Raise BadInput for a --timeout that is not above 0 and at most a day."""
     if seconds is not None and not 0 < seconds < _LONGEST:
-        raise BadInput(f"--timeout {seconds:g}: give seconds, above 0, at most a day")
+        raise BadInput(f"--timeout {seconds:g}: give seconds, above 0 and at most 86400 (a day)")

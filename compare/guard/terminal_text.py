@@ -1,4 +1,4 @@
-"""How what a process shows crosses to the terminal: as text with colours, and nothing else."""
+"""Passes text with colours from a process to the terminal, without other control codes."""
 
 import io
 import re
@@ -7,12 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-# What moves the cursor, sets a title or rings a bell; colours stay.
+# Control codes that move the cursor, set a title or ring the bell; colour codes do not match.
 _CONTROL = re.compile(r"\x1b(?!\[[\d;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 def rendered(width: int, *parts: Any) -> str:
-    """Return what a terminal of so many columns is to show; lines of text are never broken."""
+    """Return `parts` as text with colour codes for a terminal of `width` columns.
+
+    Strings are never wrapped; other renderables, such as tables, use the width.
+    """
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor",
         highlight=False, markup=False, emoji=False, _environ={},
@@ -24,5 +27,5 @@ def rendered(width: int, *parts: Any) -> str:
 
 
 def shown(text: str) -> Text:
-    """Return what `rendered` gave, to be printed with soft_wrap."""
+    """Return the text of `rendered` without other control codes, to be printed with soft_wrap."""
     return Text.from_ansi(_CONTROL.sub("", text))

@@ -19,7 +19,7 @@ from compare.cases.cases import CASES
 from compare.checking.user_file import load_checked_file, load_inputs, user_errors
 from compare.environment import dtype_named, short
 from compare.errors import BadInput
-from compare.guard.child_process import Tell
+from compare.guard.child_process import Send
 from compare.guard.terminal_text import rendered
 from compare.mutants.equivalence import EquivalenceTest
 from compare.mutants.inputs import other_inputs, reason_hidden, reshaped_inputs
@@ -302,12 +302,12 @@ def _counterpart_key(mutant: Mutant, subject: Subject) -> str:
 
 
 def judged(
-    tell: Tell, *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
+    send: Send, *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
     quiet: bool, width: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a mutation test in a guarded process; return the fields of `cli.guarded_file.Judged`."""
     subject = _subject(target, dtype, None if inputs is None else Path(inputs))
-    report = run_mutation_test(subject, seed=seed, watch=lambda count: tell({"count": count}))
+    report = run_mutation_test(subject, seed=seed, watch=lambda count: send({"count": count}))
     notes = []
     if save is not None and report.better_inputs is not None:
         report.save_inputs(save)
