@@ -1,4 +1,4 @@
-"""`bench`: that it times what it says and reckons rightly; never how fast anything is."""
+"""`bench`: it times the right things and computes ratios correctly; speed itself is not tested."""
 
 import json
 import math
@@ -17,8 +17,8 @@ import torch
 from compare.bench import bench, claims, figures, growth, peers, subprocesses, workloads
 from compare.bench import third_party as others
 from compare.bench.claims import CHOICES, GROUPS, Claim, Group
-from compare.bench.peers import Problem, problem, random_case
-from compare.bench.timing import NotHere, Times, Work, side_by_side, spread, timed
+from compare.bench.peers import Problem, draw_problem, random_case
+from compare.bench.timing import NotAvailable, Times, Work, side_by_side, spread, timed
 from compare.cases.cases import CASES, Case
 from compare.cli.main import main
 from compare.console import PlainConsole
@@ -27,10 +27,10 @@ THREE = CASES["three_layer"]
 Maker = Callable[[Problem], Any]
 
 
-def same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-11)
+def same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, others.Numpy, others.Func])
@@ -39,79 +39,79 @@ def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) 
     """Thirty steps, some at a time, lead every peer to the by-hand weights, to rounding."""
     if peer is others.Numpy and case is not THREE:
         pytest.skip("the listing is the blog's network alone: its alpha is 1")
-    given = problem(case, torch.float64)
-    ours, theirs = peers.ByHand(given), peer(given)
-    ours.take(30)
-    theirs.take(10)
-    theirs.take(20)
-    same_weights(ours.weights(), theirs.weights())
-    assert not torch.equal(ours.weights()["syn0"], given.state["syn0"]), "it has learned"
+    drawn = draw_problem(case, torch.float64)
+    manual, other = peers.ByHand(drawn), peer(drawn)
+    manual.take(30)
+    other.take(10)
+    other.take(20)
+    same_weights(manual.weights(), other.weights())
+    assert not torch.equal(manual.weights()["syn0"], drawn.state["syn0"]), "it has learned"
 
 
 def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
     """Mini-batches, biases, momentum and cross-entropy; the batches come round again."""
     pytest.importorskip("sklearn")
-    given = problem(CASES["digits"], torch.float64)
-    ours, theirs = peers.ByHand(given), peers.Autograd(given)
-    ours.take(20)
-    theirs.take(20)
-    same_weights(ours.weights(), theirs.weights())
+    drawn = draw_problem(CASES["digits"], torch.float64)
+    manual, other = peers.ByHand(drawn), peers.Autograd(drawn)
+    manual.take(20)
+    other.take(20)
+    same_weights(manual.weights(), other.weights())
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["step", "loop"])
 @pytest.mark.parametrize("population", [None, 3])
 def test_jax_learns_the_same(whole: bool, population: int | None) -> None:
     pytest.importorskip("jax")
-    given = problem(THREE, torch.float64, population=population)
-    ours, theirs = peers.ByHand(given), others.Jax(given, whole=whole)
-    ours.take(30)
-    theirs.take(30)
-    same_weights(ours.weights(), theirs.weights())
+    drawn = draw_problem(THREE, torch.float64, population=population)
+    manual, other = peers.ByHand(drawn), others.Jax(drawn, whole=whole)
+    manual.take(30)
+    other.take(30)
+    same_weights(manual.weights(), other.weights())
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own use of torch.jit
 def test_the_compiled_peer_learns_the_same_or_says_why_not() -> None:
-    """Its warming up leaves no trace in its weights."""
-    given = problem(THREE, torch.float64)
+    """Its warm-up does not change its weights."""
+    drawn = draw_problem(THREE, torch.float64)
     try:
-        theirs = others.Compiled(given)
-    except NotHere as error:
-        pytest.skip(f"not here: {error}")
-    ours = peers.ByHand(given)
-    ours.take(30)
-    theirs.take(30)
-    same_weights(ours.weights(), theirs.weights())
+        other = others.Compiled(drawn)
+    except NotAvailable as error:
+        pytest.skip(f"not available: {error}")
+    manual = peers.ByHand(drawn)
+    manual.take(30)
+    other.take(30)
+    same_weights(manual.weights(), other.weights())
 
 
-def test_a_compiler_that_fails_is_said_in_a_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_gets_a_short_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand so on")
 
     monkeypatch.setattr(torch, "compile", lambda _: fails)
-    with pytest.raises(NotHere, match=r"^no C\+\+ compiler$"):
-        others.Compiled(problem(THREE, torch.float64))
+    with pytest.raises(NotAvailable, match=r"^no C\+\+ compiler$"):
+        others.Compiled(draw_problem(THREE, torch.float64))
 
 
-def test_jax_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_jax_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
-    with pytest.raises(NotHere, match="JAX is not installed"):
-        others.Jax(problem(THREE, torch.float64), whole=True)
+    with pytest.raises(NotAvailable, match="JAX is not installed"):
+        others.Jax(draw_problem(THREE, torch.float64), whole=True)
 
 
 @pytest.mark.parametrize("peer", [peers.Fused, others.Func])
 def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
-    given = problem(THREE, torch.float64, population=4)
-    ours, theirs = peers.ByHand(given), peer(given)
-    ours.take(20)
-    theirs.take(20)
-    same_weights(ours.weights(), theirs.weights())
+    drawn = draw_problem(THREE, torch.float64, population=4)
+    manual, other = peers.ByHand(drawn), peer(drawn)
+    manual.take(20)
+    other.take(20)
+    same_weights(manual.weights(), other.weights())
 
 
-def test_the_products_alone_multiply_what_a_fused_step_multiplies() -> None:
-    """Their results are the products of what stands in memory; the weights stay."""
-    given = problem(random_case((8, 6, 4), 5), torch.float32)
-    products = peers.Products(given)
+def test_the_products_alone_are_those_of_a_fused_step() -> None:
+    """They multiply the tensors in memory and do not change the weights."""
+    drawn = draw_problem(random_case((8, 6, 4), 5), torch.float32)
+    products = peers.Products(drawn)
     before = {name: value.clone() for name, value in products.weights().items()}
     products.take(3)
     f = products.fused
@@ -121,8 +121,8 @@ def test_the_products_alone_multiply_what_a_fused_step_multiplies() -> None:
         assert torch.equal(value, before[name])
 
 
-def own(figures: list[float]) -> Callable[[int], float]:
-    """Return a take with planted figures, for each call."""
+def planted_take(figures: list[float]) -> Callable[[int], float]:
+    """Return a `take` that returns planted seconds, one for each call."""
     left = iter(figures)
     return lambda _: next(left)
 
@@ -131,9 +131,9 @@ def test_ratios_are_of_the_same_round() -> None:
     """Noise that slows a whole round leaves its ratio as it is."""
     times = Times()
     planted = [
-        Work("base", lambda: own([9.0, 2.0, 20.0, 4.0]), 2),
-        Work("ours", lambda: own([9.0, 1.0, 10.0, 6.0]), 2),
-        Work("both", lambda: own([9.0, 9.0, 15.0, 30.0]), 1, each=3),
+        Work("base", lambda: planted_take([9.0, 2.0, 20.0, 4.0]), 2),
+        Work("ours", lambda: planted_take([9.0, 1.0, 10.0, 6.0]), 2),
+        Work("both", lambda: planted_take([9.0, 9.0, 15.0, 30.0]), 1, each=3),
     ]
     side_by_side(planted, times, seconds=0, rounds=3)
     assert times.figures["ours"] == [0.5, 5.0, 3.0]
@@ -145,19 +145,19 @@ def test_ratios_are_of_the_same_round() -> None:
     assert found == {"median": 0.5, "least": 0.5, "most": 1.5}
 
 
-def test_what_is_not_here_is_left_out_and_said() -> None:
+def test_unavailable_workloads_are_left_out_with_a_reason() -> None:
     def missing() -> Callable[[int], None]:
-        raise NotHere("no such thing")
+        raise NotAvailable("no such thing")
 
     times = Times()
-    side_by_side([Work("a", lambda: own([1.0] * 3), 1), Work("b", missing)], times,
+    side_by_side([Work("a", lambda: planted_take([1.0] * 3), 1), Work("b", missing)], times,
                  seconds=0, rounds=2)  # fmt: skip
     assert times.figures == {"a": [1.0, 1.0]}
     assert times.not_here == {"b": "no such thing"}
 
 
 def test_steps_fill_a_slice_and_rounds_fill_the_seconds() -> None:
-    """A quick take gets more steps a round; rounds go on until the time is over."""
+    """A quick workload gets more steps per round; rounds continue until the time is over."""
     seen: list[int] = []
 
     def take(steps: int) -> float:
@@ -172,7 +172,7 @@ def test_steps_fill_a_slice_and_rounds_fill_the_seconds() -> None:
     assert times.figures["a"] == pytest.approx([1e-3] * len(times.figures["a"]))
 
 
-def test_gc_is_off_while_something_is_timed() -> None:
+def test_gc_is_off_during_timing() -> None:
     import gc
 
     states: list[bool] = []
@@ -202,7 +202,7 @@ def test_ctrl_c_keeps_the_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slopes_of_planted_power_laws(power: float) -> None:
     sizes = (3, 10, 40, 100)
     planted = {str(size): [7e-6 * size**power] * 3 for size in sizes}
-    found = growth.grown("width", Times(planted))
+    found = growth.measured("width", Times(planted))
     assert found.slope == pytest.approx(power, abs=1e-9)
     assert found.last == pytest.approx(power, abs=1e-9)
     assert found.sizes == sizes
@@ -244,14 +244,14 @@ def test_a_summary_of_planted_times() -> None:
     with console.capture() as capture:
         console.print(figures.table(found), width=200)
     text = capture.get()
-    assert "< faster than ours" in text
+    assert "< faster than: ours" in text
     assert "holds: at most 0.5, aim 0.2" in text
     assert "DOES NOT HOLD: at least 0.9" in text
-    assert "not here: not installed" in text
+    assert "not available: not installed" in text
     assert "not measured: at most 1" in text
 
 
-def test_claims_speak_of_works_that_there_are() -> None:
+def test_claims_name_existing_workloads() -> None:
     """Every label in the table of claims is one that its group measures."""
     for group in GROUPS.values():
         labels = {work.label for work in workloads.works(group.name)}
@@ -274,7 +274,7 @@ OFTEN = [n for n in CHOICES if n not in ("start", "three_layer", "wide", "huge_m
 def test_a_tiny_run_of_each_group(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything but the speed is as it is in a whole run; the compiler is left out here."""
+    """Everything but the speed is as in a whole run; only the compiler is left out."""
     tiny_run(name, tmp_path, monkeypatch)
 
 
@@ -346,16 +346,16 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
-def test_bad_input_is_refused_in_a_line_before_anything_is_timed(
+def test_bad_input_is_refused_in_a_line_before_timing(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(bench, "bench", lambda *_a, **_k: pytest.fail("it was timed"))
     assert main(["bench", *words]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith(f"compare: {message}")
-    assert said.err.count("\n") == 1
-    assert said.out == ""
+    out, err = capsys.readouterr()
+    assert err.startswith(f"compare: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
 
 
 def test_a_plot_without_matplotlib_is_refused(
@@ -366,7 +366,7 @@ def test_a_plot_without_matplotlib_is_refused(
     assert "pip install matplotlib" in capsys.readouterr().err
 
 
-def test_ctrl_c_prints_and_writes_what_there_is(
+def test_ctrl_c_prints_and_writes_the_measurements_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_works: list[Work], times: Times, **_: object) -> None:

@@ -1,1 +1,1 @@
-"""Our steps beside those of others, timed in turn; each claim beside its figure."""
+"""Benchmarks: this project's training steps and checks against other implementations."""

@@ -1,4 +1,4 @@
-"""`python -m compare bench`: our steps beside those of others, each claim beside its figure."""
+"""`python -m compare bench`: time training steps against others, and check the speed claims."""
 
 import os
 import platform
@@ -25,17 +25,26 @@ def bench(
     console: PlainConsole, *, only: Iterable[str] = (), json_to: str | None = None,
     plot_to: str | None = None, threads: int | None = None, small: bool = False,
 ) -> int:  # fmt: skip
-    """Time the groups, print each as it is done, write what is asked for; return the exit code.
+    """Time the groups, print a table for each, write the requested files; return the exit code.
 
-    Ctrl-C ends it: what was measured until then is printed and written, and the code is 130.
+    Ctrl-C ends the benchmark: the measurements so far are printed and written, and the exit code is
+    130.
+
+    Args:
+        console: where to print.
+        only: the groups to run (default: all).
+        json_to: a file for all measurements as JSON, "-" for standard output.
+        plot_to: a PNG file for the growth plots.
+        threads: the number of torch threads (default: torch's choice).
+        small: whether to use tiny sizes and a single round, for tests.
     """
     started = perf_counter()
     if threads is not None:
         torch.set_num_threads(threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that are started
-    asked = set(only) or set(CHOICES)
-    found: dict[str, Any] = {"machine": machine(), "groups": [], "growth": []}
-    grown: list[growth.Growth] = []
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for child processes
+    requested = set(only) or set(CHOICES)
+    results: dict[str, Any] = {"machine": machine(), "groups": [], "growth": []}
+    growths: list[growth.Growth] = []
     bar = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True,
         auto_refresh=False, disable=not console.is_terminal,
@@ -45,58 +54,58 @@ def bench(
     def measure(title: str, works: list[Work], times: Times, seconds: float, rounds: int) -> None:
         side_by_side(
             works, times, seconds=0 if small else seconds, rounds=1 if small else rounds,
-            tell=lambda words: bar.update(task, description=f"{title}: {words}", refresh=True),
+            report=lambda text: bar.update(task, description=f"{title}: {text}", refresh=True),
         )  # fmt: skip
 
     interrupted = False
     try:
         with bar, cut_short():
-            for name in (n for n in GROUPS if n in asked):
+            for name in (n for n in GROUPS if n in requested):
                 group, times = GROUPS[name], Times()
                 try:
                     works = workloads.works(name, small=small)
                     measure(name, works, times, group.seconds, group.rounds)
                 finally:
-                    found["groups"].append(summary(group, times))
-                    console.print(table(found["groups"][-1]))
+                    results["groups"].append(summary(group, times))
+                    console.print(table(results["groups"][-1]))
                     console.print()
-            for name in GROWTHS if "growth" in asked else ():
+            for name in GROWTHS if "growth" in requested else ():
                 times = Times()
                 measure(f"growth with {name}", growth.works(name, small=small), times, 4, 3)
-                grown.append(growth.grown(name, times))
+                growths.append(growth.measured(name, times))
     except KeyboardInterrupt:
         interrupted = True
-    if grown:
-        console.print(growth_table(grown))
+    if growths:
+        console.print(growth_table(growths))
         console.print()
-    console.say(_closing(found["machine"]))
-    found["growth"] = [
+    console.say(_machine_line(results["machine"]))
+    results["growth"] = [
         {**asdict(each), "slope": each.slope, "last": each.last, "what": GROWTHS[each.name]}
-        for each in grown
+        for each in growths
     ]
-    found |= {"interrupted": interrupted, "seconds": perf_counter() - started}
+    results |= {"interrupted": interrupted, "seconds": perf_counter() - started}
     if json_to is not None:
-        save_json(found, json_to)
-    if plot_to is not None and grown:
-        growth.plot(grown, Path(plot_to))
+        save_json(results, json_to)
+    if plot_to is not None and growths:
+        growth.plot(growths, Path(plot_to))
     return 130 if interrupted else 0
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, versions, threads."""
-    named = ""
+    """Return the facts that the timings depend on: processor, versions, threads, load."""
+    model = ""
     if (info := Path("/proc/cpuinfo")).exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        named = lines[0].partition(":")[2].strip() if lines else ""
+        model = lines[0].partition(":")[2].strip() if lines else ""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    cpu = named or platform.processor() or platform.machine()
+    cpu = model or platform.processor() or platform.machine()
     return {**environment(torch.device("cpu")), "cpu": cpu, "cores": os.cpu_count(), "load": load}
 
 
-def _closing(found: dict[str, Any]) -> str:
-    load = "" if found["load"] is None else f", load {found['load']:.1f} at the start"
+def _machine_line(facts: dict[str, Any]) -> str:
+    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
     return (
-        f"{found['cpu']} ({found['cpu_capability']}), {found['cores']} cores, "
-        f"{found['threads']} threads{load}; torch {found['torch']}, numpy {found['numpy']}, "
-        f"python {found['python']}"
+        f"{facts['cpu']} ({facts['cpu_capability']}), {facts['cores']} cores, "
+        f"{facts['threads']} threads{load}; torch {facts['torch']}, numpy {facts['numpy']}, "
+        f"python {facts['python']}"
     )

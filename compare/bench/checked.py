@@ -1,4 +1,4 @@
-"""A checked step as `bench` times it: within a whole run, or alone."""
+"""Checked training steps for `bench`: a whole run, or the steps without start and proofs."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -12,7 +12,7 @@ from compare.training.harness import Run
 
 
 def checked_run(case: Case, steps: int, **settings: Any) -> Callable[[], Report]:
-    """Return what trains a run that is ready to, and insists on the verdict promised."""
+    """Make a run; return a function that trains it and asserts the case's expected verdict."""
     run = Run(case, steps=steps, **settings)
 
     def train() -> Report:
@@ -25,7 +25,7 @@ def checked_run(case: Case, steps: int, **settings: Any) -> Callable[[], Report]
 
 
 def checked(case: Case, **settings: Any) -> Take:
-    """Return what takes so many checked steps: a whole run, from its drawing to its proofs."""
+    """Return a function that runs so many checked steps as a whole run, proofs included."""
 
     def take(steps: int) -> None:
         checked_run(case, steps, **settings)()
@@ -34,10 +34,10 @@ def checked(case: Case, **settings: Any) -> Take:
 
 
 def checked_steps(case: Case, **settings: Any) -> Take:
-    """Return what takes so many checked steps, and gives their time alone.
+    """Return a function that runs so many checked steps, and returns the seconds of these alone.
 
-    Of a large network: each is a chunk by itself, and the first and the last, which are judged more
-    closely than any other, are not timed.
+    This is for large networks, where each step is a chunk of its own. The first and the last step
+    are not timed, because they are checked more closely than the others.
     """
 
     def take(steps: int) -> float:

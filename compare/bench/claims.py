@@ -1,48 +1,48 @@
-"""What `bench` times and what is claimed of it: the groups, and each claim with its limit.
+"""The groups of `bench`, and the speed claims with their limits.
 
-Imports nothing, so that `--help` can list the groups at once.
+This module imports only the standard library, so that `--help` can list the groups quickly.
 """
 
 from dataclasses import dataclass
 
 AUTOGRAD = "autograd + SGD"
-START = "a run outside its steps"  # the default run, torch's own start apart
-TORCH = "torch's own start"  # its import, and that of its first optimizer
+START = "a run outside its steps"  # the default run without its steps and without TORCH
+TORCH = "torch's own start"  # the import of torch, and of its first optimizer
 CHECKED = "checked"  # a whole run with its proofs
 CHECKED_STEPS = "checked steps"
 HAND = "by hand"
 FUSED = "by hand, fused"
-PRODUCTS = "five products alone"  # of the fused step
+PRODUCTS = "five products alone"  # only the matrix products of the fused step
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The figure of `what`, divided by the sum of those of `over` if there are any, has a limit."""
+    """A limit on time(what) / sum(time(over)), or on time(what) if `over` is empty."""
 
-    what: str
+    what: str  # label of a workload
     limit: float
-    over: tuple[str, ...] = (AUTOGRAD,)
-    at_least: bool = False  # the limit is a lower one
-    aim: float | None = None
+    over: tuple[str, ...] = (AUTOGRAD,)  # labels of workloads
+    at_least: bool = False  # whether the limit is a lower one
+    aim: float | None = None  # the value that we would like to reach
 
     def holds(self, figure: float) -> bool:
-        """Whether the claim holds at this figure; never at NaN."""
+        """Whether the claim holds for this value; it never holds for NaN."""
         return figure >= self.limit if self.at_least else figure <= self.limit
 
 
 @dataclass(frozen=True)
 class Group:
-    """Works that are timed side by side; their ratios are to the first of them, `base`."""
+    """Workloads that are timed in turn; ratios are to the workload `base`."""
 
     name: str
     title: str
     unit: str
-    scale: float  # of the unit in seconds, bytes ...
+    scale: float  # units in a second, or in a byte
     base: str = AUTOGRAD
     claims: tuple[Claim, ...] = ()
-    ours: tuple[str, ...] = ()  # a peer that is faster than one of these is shown as such
-    seconds: float = 8.0  # how long to go on with further rounds
-    rounds: int = 5  # at least
+    ours: tuple[str, ...] = ()  # this project's workloads; a peer that is faster is marked
+    seconds: float = 8.0  # rounds start until so many seconds have passed
+    rounds: int = 5  # the least number of rounds
 
 
 _BIG = (Claim(CHECKED_STEPS, 1.3, over=(HAND, AUTOGRAD)),)
@@ -100,7 +100,7 @@ GROUPS = {
     )
 }  # fmt: skip
 
-#: Each growth by its name: what grows, in words.
+#: The growth measurements: name -> a description of what is timed against what.
 GROWTHS = {
     "width": "step of W-W-W, batch 32, float32, against W",
     "depth": "step of D layers of 8 values, batch 4, float64, against D",

@@ -1,4 +1,4 @@
-"""What `bench` says of what it timed: plain values for JSON, and tables."""
+"""The results of `bench` as plain values for JSON, and as tables."""
 
 import statistics
 from typing import Any
@@ -11,47 +11,47 @@ from compare.bench.timing import Times, spread
 from compare.report.document import plain_table
 from compare.state_dict import plain
 
-MARK = "<"  # of a peer that is faster than ours
+MARK = "<"  # marks a peer that is faster than one of our workloads
 
 
 def summary(group: Group, times: Times) -> dict[str, Any]:
-    """Return a group's figures and claims as plain values."""
+    """Return the measurements and claims of a group as plain values."""
     rows: list[dict[str, Any]] = []
     for label, figures in times.figures.items():
         ratios = times.ratios(label, (group.base,))
         row = {"label": label, "ours": label in group.ours, **spread(figures)}
         row["ratio"] = spread(ratios) if ratios else None
-        peer = not row["ours"] and label != PRODUCTS  # which are a part of ours
-        row["faster_than"] = _beaten(group, times, label) if peer else []
+        peer = not row["ours"] and label != PRODUCTS  # a part of our own step
+        row["faster_than"] = _slower(group, times, label) if peer else []
         rows.append(row)
     return {
         **{key: getattr(group, key) for key in ("name", "title", "unit", "scale", "base")},
         "rounds": max(map(len, times.figures.values()), default=0),
         "rows": rows,
         "not_here": times.not_here,
-        "claims": [_judged(claim, times) for claim in group.claims],
+        "claims": [_result(claim, times) for claim in group.claims],
     }
 
 
-def _beaten(group: Group, times: Times, label: str) -> list[str]:
-    """Return which of ours a peer is faster than, by the median of the rounds' ratios."""
-    ratios = {mine: times.ratios(label, (mine,)) for mine in group.ours}
-    return [mine for mine, found in ratios.items() if found and statistics.median(found) < 1]
+def _slower(group: Group, times: Times, label: str) -> list[str]:
+    """Return our workloads that are slower than a peer, by the median of the rounds' ratios."""
+    ratios = {ours: times.ratios(label, (ours,)) for ours in group.ours}
+    return [ours for ours, values in ratios.items() if values and statistics.median(values) < 1]
 
 
-def _judged(claim: Claim, times: Times) -> dict[str, Any]:
-    """Return a claim beside what was measured, None where nothing was."""
-    figures = times.ratios(claim.what, claim.over)
-    found = spread(figures) if figures else None
+def _result(claim: Claim, times: Times) -> dict[str, Any]:
+    """Return a claim with the measured ratio and whether it holds; None if nothing was measured."""
+    ratios = times.ratios(claim.what, claim.over)
+    measured = spread(ratios) if ratios else None
     return {
         **plain(claim),
-        "measured": found,
-        "holds": claim.holds(found["median"]) if found else None,
+        "measured": measured,
+        "holds": claim.holds(measured["median"]) if measured else None,
     }
 
 
 def table(group: dict[str, Any]) -> Table:
-    """Return a group as lines: a row for each work, and one for each claim on several of them."""
+    """Return a group's table: a row for each workload, and for each claim on several of them."""
     figures = group["unit"], "ratio", "least", "most"
     lines = plain_table(
         "", *figures, "", right=figures, wrap=("",), title_justify="left", caption_justify="left",
@@ -60,36 +60,36 @@ def table(group: dict[str, Any]) -> Table:
     )  # fmt: skip
     alone = {claim["what"]: claim for claim in group["claims"] if claim["over"] == [group["base"]]}
     for row in group["rows"]:
-        note = [_said(alone[row["label"]])] if row["label"] in alone else []
-        note += [f"{MARK} faster than {', '.join(row['faster_than'])}"] * bool(row["faster_than"])
+        note = [_claim_text(alone[row["label"]])] if row["label"] in alone else []
+        note += [f"{MARK} faster than: {'; '.join(row['faster_than'])}"] * bool(row["faster_than"])
         figure = f"{row['median'] * group['scale']:.4g}"
         lines.add_row(row["label"], figure, *_spread(row["ratio"]), ", ".join(note))
     for label, why in group["not_here"].items():
-        lines.add_row(label, "", "", "", "", f"not here: {why}")
+        lines.add_row(label, "", "", "", "", f"not available: {why}")
     for claim in group["claims"]:
         if claim not in alone.values() or not claim["measured"]:
             over = f"\n  / ({' + '.join(claim['over'])})" if claim["over"] else ""
-            lines.add_row(claim["what"] + over, "", *_spread(claim["measured"]), _said(claim))
+            lines.add_row(claim["what"] + over, "", *_spread(claim["measured"]), _claim_text(claim))
     return lines
 
 
-def _said(claim: dict[str, Any]) -> str:
-    """Return whether a claim holds, and its limit."""
+def _claim_text(claim: dict[str, Any]) -> str:
+    """Return a text that says whether a claim holds, with its limit."""
     limit = f"{'at least' if claim['at_least'] else 'at most'} {claim['limit']:g}"
     aim = f", aim {claim['aim']:g}" if claim["aim"] else ""
-    said = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
-    return f"{said}: {limit}{aim}"
+    outcome = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
+    return f"{outcome}: {limit}{aim}"
 
 
-def _spread(found: dict[str, float] | None) -> list[str]:
-    return [f"{value:.3g}" for value in found.values()] if found else ["", "", ""]
+def _spread(ratio: dict[str, float] | None) -> list[str]:
+    return [f"{value:.3g}" for value in ratio.values()] if ratio else ["", "", ""]
 
 
-def growth_table(grown: list[Growth]) -> Table:
-    """Return a line for each growth."""
-    words, figures = ("growth", "milliseconds at each size"), ("slope", "at the end")
-    lines = plain_table(*words, *figures, right=figures, wrap=words)
-    for each in grown:
+def growth_table(growths: list[Growth]) -> Table:
+    """Return a table with a row for each growth measurement."""
+    texts, figures = ("growth", "milliseconds at each size"), ("slope", "last slope")
+    lines = plain_table(*texts, *figures, right=figures, wrap=texts)
+    for each in growths:
         pairs = zip(each.sizes, each.seconds, strict=True)
         sizes = "  ".join(f"{size}: {seconds * 1e3:.3g}" for size, seconds in pairs)
         lines.add_row(GROWTHS[each.name], sizes, f"{each.slope:.2f}", f"{each.last:.2f}")

@@ -1,4 +1,4 @@
-"""One verdict on the backward pass of two layers with biases: ours, and torch's gradcheck."""
+"""One check of the backward pass of two layers with biases: compare.check, and gradcheck."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Sizes = tuple[int, int, int]
 
 
 def ours(sizes: Sizes, rows: int) -> Take:
-    """Return what judges it once by compare.check."""
+    """Return a function that runs compare.check once. `sizes` are (I, H, O), `rows` is B."""
     inputs = _inputs(*sizes, rows=rows)
 
     def take(_: int) -> None:
@@ -24,7 +24,7 @@ def ours(sizes: Sizes, rows: int) -> Take:
 
 
 def torchs(sizes: Sizes, rows: int, *, fast: bool) -> Take:
-    """Return what judges it once by torch.autograd.gradcheck; `fast` in one random direction."""
+    """Return a function that runs gradcheck once; `fast` checks a single random direction."""
     inputs = tuple(_inputs(*sizes, rows=rows).values())
 
     def take(_: int) -> None:
@@ -33,12 +33,12 @@ def torchs(sizes: Sizes, rows: int, *, fast: bool) -> Take:
     return take
 
 
-def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:  # sizes
-    """Return data, and weights that need a gradient, for I-H-O."""
-    chance = torch.Generator().manual_seed(0)
+def _inputs(I: int, H: int, O: int, *, rows: int) -> dict[str, Tensor]:
+    """Return data, and weights that need a gradient, for a network I-H-O."""
+    rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=chance, dtype=torch.float64)
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
     weights = {"w1": normal(I, H) / I**0.5, "b1": normal(H), "w2": normal(H, O) / H**0.5}
     weights["b2"] = normal(O)
@@ -61,7 +61,7 @@ def _backward(X: Tensor, y: Tensor, w2: Tensor, h: Tensor, z2: Tensor) -> dict[s
 
 
 class _TwoLayers(torch.autograd.Function):
-    """The same pass as gradcheck takes it."""
+    """The same passes as an autograd.Function, as gradcheck requires."""
 
     @staticmethod
     def forward(ctx: Any, X: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
@@ -73,5 +73,5 @@ class _TwoLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        found = _backward(*ctx.saved_tensors)
-        return None, None, *(grads[0] * found[key] for key in ("w1", "b1", "w2", "b2"))
+        gradients = _backward(*ctx.saved_tensors)
+        return None, None, *(grads[0] * gradients[key] for key in ("w1", "b1", "w2", "b2"))

@@ -1,7 +1,8 @@
-"""How the time of a checked step grows: with width, depth, batch, steps and population.
+"""Measures how the time of a checked step grows with width, depth, batch, steps and population.
 
-A slope of 1 in log-log is linear growth. The slope over all sizes mixes the part where Python's
-share rules with that where the arithmetic does; so the one between the two largest stands beside.
+A slope of 1 in a log-log plot is linear growth. At small sizes Python's overhead dominates, at
+large ones the arithmetic. The slope over all sizes mixes both, so the slope between the two largest
+sizes is given too.
 """
 
 import io
@@ -37,7 +38,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Growth:
-    """The seconds at each size, the slope over all of them, and that of the two largest."""
+    """The seconds at each size."""
 
     name: str
     sizes: tuple[int, ...]
@@ -56,57 +57,64 @@ class Growth:
 
 
 def works(name: str, *, small: bool = False) -> list[Work]:
-    """Return a work for each size."""
+    """Return a workload for each size."""
     sizes = (SMALL if small else SIZES)[name]
     take, steps = _TAKES[name]
     return [Work(str(size), partial(take, size), steps) for size in sizes]
 
 
-def grown(name: str, times: Times) -> Growth:
-    """Return the growth that was measured: the median of each size."""
-    found = {int(size): statistics.median(seconds) for size, seconds in times.figures.items()}
-    return Growth(name, tuple(found), tuple(found.values()))
+def measured(name: str, times: Times) -> Growth:
+    """Return the measured growth: the median of the rounds at each size."""
+    medians = {int(size): statistics.median(seconds) for size, seconds in times.figures.items()}
+    return Growth(name, tuple(medians), tuple(medians.values()))
 
 
-def _alone(case: Case, **settings: Any) -> Take:
-    """Return what takes checked steps; the proofs of a run stay out, they do not grow with it."""
+def _without_proofs(case: Case, **settings: Any) -> Take:
+    """Return a function that runs checked steps without proofs, whose cost does not grow."""
     return lambda steps: checked_run(case, steps, lift="none", **settings)().seconds
 
 
-#: By name, what makes a take of each size, and how many steps it takes.
+#: Name -> a function from the size to the function that is timed, and the number of steps.
 _TAKES: dict[str, tuple[Callable[[int], Take], int]] = {
-    "width": (lambda size: _alone(random_case((size,) * 3, 32), dtype="float32"), 32),
-    "depth": (lambda size: _alone(random_case((8,) * (size + 1), 4), dtype="float64"), 128),
-    "batch": (lambda size: _alone(random_case((64, 64, 10), size), dtype="float32"), 32),
+    "width": (lambda size: _without_proofs(random_case((size,) * 3, 32), dtype="float32"), 32),
+    "depth": (
+        lambda size: _without_proofs(random_case((8,) * (size + 1), 4), dtype="float64"),
+        128,
+    ),
+    "batch": (lambda size: _without_proofs(random_case((64, 64, 10), size), dtype="float32"), 32),
     "steps": (lambda size: lambda _: checked(CASES["three_layer"])(size), 1),
-    "population": (lambda size: _alone(CASES["three_layer"], population=size), 64),
+    "population": (lambda size: _without_proofs(CASES["three_layer"], population=size), 64),
 }
 
 
 def check_plot(name: str) -> None:
-    """Raise BadInput, before anything is timed, for a plot that could not be drawn."""
+    """Raise BadInput if the plot could not be drawn; this runs before the timing."""
     if not name.endswith(".png"):
         raise BadInput(f"--plot {name}: name a file that ends in .png")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise BadInput("--plot needs matplotlib: pip install matplotlib, or leave it out") from None
+        raise BadInput(
+            "--plot needs matplotlib: pip install matplotlib, or leave --plot out"
+        ) from None
 
 
-def plot(found: list[Growth], path: Path) -> None:
-    """Draw each growth in log-log, with the line of its slope."""
+def plot(growths: list[Growth], path: Path) -> None:
+    """Draw each growth in a log-log plot, with the fitted line, and save the picture as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(found), 3.6), layout="constrained")
-    for axes, growth in zip(np.ravel(figure.subplots(1, len(found))), found, strict=True):
+    figure = Figure(figsize=(4 * len(growths), 3.6), layout="constrained")
+    for axes, growth in zip(np.ravel(figure.subplots(1, len(growths))), growths, strict=True):
         fit = np.polyfit(np.log(growth.sizes), np.log(growth.seconds), 1)
         axes.loglog(growth.sizes, np.exp(np.polyval(fit, np.log(growth.sizes))), "--", c="0.6")
         axes.loglog(growth.sizes, growth.seconds, "o-")
         axes.set_xticks(growth.sizes, map(str, growth.sizes))
         axes.minorticks_off()
-        axes.set_title(f"slope {growth.slope:.2f}, at the end {growth.last:.2f}", fontsize=10)
+        axes.set_title(f"slope {growth.slope:.2f}, last {growth.last:.2f}", fontsize=10)
         axes.set_xlabel(growth.name)
-        axes.set_ylabel("seconds of a run" if growth.name == "steps" else "seconds a checked step")
+        axes.set_ylabel(
+            "seconds of a run" if growth.name == "steps" else "seconds per checked step"
+        )
         axes.grid(alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)

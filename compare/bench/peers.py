@@ -1,7 +1,7 @@
-"""A training step by hand, by hand and fused, and as any PyTorch user would write it.
+"""Training steps to time: by hand, by hand and fused, and ordinary PyTorch.
 
-Each is made from a `Problem`, drawn once, before any timing, takes steps one after the other, and
-can say what its weights have become.
+Each peer is made from a `Problem` before the timing. `take(steps)` runs steps, and `weights()`
+returns the trained weights.
 """
 
 import itertools
@@ -26,40 +26,46 @@ _ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "identity": nn.Identity}
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its batches and first weights; no leading dimension for a single network."""
+    """A case with its batches and first weights; a single network has no leading dimension."""
 
     case: Case
     batches: list[Named]
     state: Named
 
 
-def problem(case: Case, dtype: torch.dtype, *, population: int | None = None) -> Problem:
-    """Draw a problem; a population has a leading dimension."""
-    given = draw(case, seed=1, population=population or 1, dtype=dtype, device=torch.device("cpu"))
-    batches = given.steps(8 if case.batch_size else 1)
+def draw_problem(case: Case, dtype: torch.dtype, *, population: int | None = None) -> Problem:
+    """Draw the data and the first weights of a case.
+
+    Args:
+        case: the case.
+        dtype: the dtype of all tensors.
+        population: the number of networks, the leading dimension; None for one network without it.
+    """
+    sample = draw(case, seed=1, population=population or 1, dtype=dtype, device=torch.device("cpu"))
+    batches = sample.steps(8 if case.batch_size else 1)
     if population is None:
         batches = [{n: v[0] for n, v in batch.items()} for batch in batches]
-        return Problem(case, batches, {n: v[0] for n, v in given.state.items()})
-    return Problem(case, batches, given.state)
+        return Problem(case, batches, {n: v[0] for n, v in sample.state.items()})
+    return Problem(case, batches, sample.state)
 
 
 def random_case(sizes: tuple[int, ...], rows: int) -> Case:
-    """Return a network of the blog's kind on rows of chance, one class for each."""
+    """Return a case with a network of the blog's kind and random data, a random class per row."""
 
     def data(seed: int) -> Table:
-        chance = np.random.RandomState(seed)
-        X = chance.standard_normal((rows, sizes[0]))
-        y = np.eye(sizes[-1])[chance.randint(sizes[-1], size=rows)]
+        rng = np.random.RandomState(seed)
+        X = rng.standard_normal((rows, sizes[0]))
+        y = np.eye(sizes[-1])[rng.randint(sizes[-1], size=rows)]
         return Table(X, y, X[:1], y[:1], tuple(map(str, range(sizes[-1]))))
 
-    # steps so short that no unit comes to its end: numbers below the normal ones would be slow
+    # a learning rate so small that no unit saturates: subnormal numbers would be slow
     network = Network(sizes=sizes, alpha=1e-4)
     name = "-".join(map(str, sizes))
     return Case(name, "", network, data=data, init="glorot")
 
 
 class ByHand:
-    """The case's own step in manual/; any network."""
+    """The step of the case in manual/; for any network."""
 
     def __init__(self, problem: Problem) -> None:
         self.step = manual_step_of(problem.case)
@@ -67,51 +73,51 @@ class ByHand:
         self.batches = itertools.cycle(problem.batches)
 
     def take(self, steps: int) -> None:
-        """Take so many steps."""
+        """Run so many training steps."""
         state = self.state
         with torch.inference_mode():
             for batch in itertools.islice(self.batches, steps):
                 values = self.step(**batch, **state)
                 state = {name: values[name] for name in state}
-                del values  # no step needs memory for two
+                del values  # so that two steps are never in memory at once
         self.state = state
 
     def weights(self) -> Named:
-        """Return what has been learned."""
+        """Return the trained weights."""
         return {name: v for name, v in self.state.items() if "momentum" not in name}
 
 
 class Fused:
-    """manual.fused, with memory of its own that is made once."""
+    """The step of manual.fused, which allocates its memory once."""
 
     def __init__(self, problem: Problem) -> None:
         network = problem.case.network
         with torch.inference_mode():
-            given = {n: v.clone() for n, v in (problem.batches[0] | problem.state).items()}
-            self.fused = FusedStep(**given, sizes=network.sizes, alpha=network.alpha)
+            tensors = {n: v.clone() for n, v in (problem.batches[0] | problem.state).items()}
+            self.fused = FusedStep(**tensors, sizes=network.sizes, alpha=network.alpha)
 
     def take(self, steps: int) -> None:
-        """Take so many steps."""
+        """Run so many training steps."""
         step = self.fused.step
         with torch.inference_mode():
             for _ in range(steps):
                 step()
 
     def weights(self) -> Named:
-        """Return what has been learned."""
+        """Return the trained weights."""
         return {"syn0": self.fused.syn0, "syn1": self.fused.syn1}
 
 
 class Products(Fused):
-    """Nothing but the five matrix products of a fused step, in its memory; it learns nothing."""
+    """Only the five matrix products of a fused step, in the same memory; the weights stay."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        super().take(1)  # numbers to multiply
-        self.alpha = 1e-30  # the weights stay; with 0 a BLAS may leave the product out
+        super().take(1)  # fills the memory with numbers to multiply
+        self.alpha = 1e-30  # too small to change the weights; with 0 a BLAS may skip the product
 
     def take(self, steps: int) -> None:
-        """Multiply for so many steps."""
+        """Compute the products of so many steps."""
         f = self.fused
         with torch.inference_mode():
             for _ in range(steps):
@@ -123,7 +129,7 @@ class Products(Fused):
 
 
 class Autograd:
-    """What any PyTorch user would write: nn.Sequential, a loss, backward(), torch.optim.SGD."""
+    """Ordinary PyTorch: nn.Sequential, a loss, backward(), torch.optim.SGD."""
 
     def __init__(self, problem: Problem) -> None:
         network, state = problem.case.network, problem.state
@@ -152,20 +158,20 @@ class Autograd:
         return F.cross_entropy(output, y) if self.classes else ((y - output) ** 2).sum() / 2
 
     def take(self, steps: int) -> None:
-        """Take so many steps."""
+        """Run so many training steps."""
         for X, y in itertools.islice(self.batches, steps):
             self.optimizer.zero_grad()
             self.loss(X, y).backward()
             self.optimizer.step()
 
     def weights(self) -> Named:
-        """Return what has been learned, as the blog lays it out."""
-        found: Named = {}
+        """Return the trained weights in the blog's layout, (I, O)."""
+        weights: Named = {}
         for n, linear in enumerate(m for m in self.network if isinstance(m, nn.Linear)):
-            found[f"syn{n}"] = linear.weight.detach().mT
+            weights[f"syn{n}"] = linear.weight.detach().mT
             if linear.bias is not None:
-                found[f"bias{n}"] = linear.bias.detach()[None]
-        return found
+                weights[f"bias{n}"] = linear.bias.detach()[None]
+        return weights
 
 
 PEERS: dict[str, Callable[[Problem], Any]] = {

@@ -1,8 +1,8 @@
-"""What has to be measured in a process of its own: a command's CPU time, the peak of memory.
+"""Measurements that need a separate process: the CPU time of a command, the peak of memory.
 
-`python -m compare.bench.subprocesses LABEL ROWS SIZE SIZE SIZE` is that process for the peak: it
-prints how many bytes two steps of LABEL need at most, weights and data included, Python and torch
-not.
+`python -m compare.bench.subprocesses LABEL ROWS SIZE SIZE SIZE` measures the peak: it prints the
+largest number of bytes that two steps of LABEL use, including weights and data, but not Python and
+torch.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from compare.bench import claims
-from compare.bench.timing import NotHere
+from compare.bench.timing import NotAvailable
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
@@ -24,7 +24,7 @@ _STEPS = 2
 
 
 def cpu(*words: str) -> float:
-    """Return the CPU seconds, user's and system's, of `python -m compare` with these words."""
+    """Return the CPU seconds, user and system, of `python -m compare` with these arguments."""
     return _seconds("-m", "compare", *words)
 
 
@@ -36,29 +36,29 @@ def _seconds(*words: str) -> float:
 
 
 def outside(steps: int) -> float:
-    """Return the CPU seconds of the default case with so many steps, less those of torch's start.
+    """Return the CPU seconds of the default case with so many steps, minus those of torch's start.
 
-    With 1,000 all the curves of any run are written, and the steps themselves hardly count; they
-    are not taken off.
+    With 1,000 steps all curves of a run are written, and the steps themselves take little time;
+    their time is not subtracted.
     """
     with tempfile.TemporaryDirectory() as folder:
         return cpu("run", "--log-dir", folder, "--steps", str(steps)) - torch_alone()
 
 
 def torch_alone() -> float:
-    """Return the CPU seconds of torch's own start: its import, and that of its first optimizer."""
+    """Return the CPU seconds of torch's start: its import, and that of its first optimizer."""
     return _seconds("-c", "import torch; torch.optim.SGD([torch.zeros(1, requires_grad=True)])")
 
 
 def peak(label: str, sizes: tuple[int, ...], rows: int) -> float:
-    """Return how many bytes some steps of a work need, with their weights and data."""
+    """Return the peak of memory in bytes of two steps of a workload, with weights and data."""
     if not (_STATUS.exists() and os.access(_RESET, os.W_OK)):
-        raise NotHere("the peak of memory is read from Linux's /proc")
+        raise NotAvailable("the peak of memory is read from Linux's /proc")
     return float(_child("-m", "compare.bench.subprocesses", label, str(rows), *map(str, sizes)))
 
 
 def _child(*words: str) -> str:
-    """Run Python with these words in a process of its own; return what it prints."""
+    """Run Python with these arguments in a separate process; return its standard output."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
@@ -73,11 +73,11 @@ def _child(*words: str) -> str:
 
 
 def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
-    """Take the steps here; return the bytes.
+    """Run the steps in this process; return the peak in bytes.
 
-    getrusage's ru_maxrss alone would not do: drawing the weights, and the process that started this
-    one, have had peaks of their own. So the peak is set back before the steps; and what is freed
-    goes back to the system, so that the steps do not find room there.
+    getrusage's ru_maxrss would include earlier peaks: that of drawing the weights, and that of the
+    parent process. Therefore the peak is reset before the steps. And malloc is told to return freed
+    memory to the system, so that the steps cannot reuse it unnoticed.
     """
     import torch
 
@@ -91,16 +91,16 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
     if label == claims.CHECKED_STEPS:
         take = checked_run(case, _STEPS, dtype="float32")
     else:
-        take = partial(peers.PEERS[label](peers.problem(case, torch.float32)).take, _STEPS)
+        take = partial(peers.PEERS[label](peers.draw_problem(case, torch.float32)).take, _STEPS)
     _RESET.write_text("5")  # see proc(5)
     take()
     return _bytes("VmHWM") - before
 
 
-def _bytes(what: str) -> int:
-    """Return what is in memory, VmRSS, or the most that was since the last reset, VmHWM."""
+def _bytes(field: str) -> int:
+    """Return a field of /proc/self/status: VmRSS, memory now, or VmHWM, its peak since a reset."""
     lines = _STATUS.read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(what)).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Timing works side by side: in turn, round by round, so that all meet the same noise.
+"""Times workloads in turn, round by round, so that noise affects all of them alike.
 
-torch.utils.benchmark times one thing after the other; on a shared machine the ratio of two such
-figures says more of the hours between than of the things.
+torch.utils.benchmark times one workload after the other. On a shared machine the load changes in
+between, and then a ratio of two such times is mostly a ratio of loads.
 """
 
 import gc
@@ -14,11 +14,11 @@ from time import perf_counter
 from compare.errors import BadInput
 from compare.interrupts import stop
 
-SLICE = 0.05  # seconds that a work is given in each round
+SLICE = 0.05  # seconds of each workload in a round
 
 
-class NotHere(Exception):
-    """A work that cannot be done on this machine, and why, in a few words."""
+class NotAvailable(Exception):
+    """A workload that cannot run on this machine; the message is the reason, in a few words."""
 
 
 Take = Callable[[int], float | None]
@@ -26,10 +26,16 @@ Take = Callable[[int], float | None]
 
 @dataclass(frozen=True)
 class Work:
-    """`make()` returns what takes so many steps; if that returns a figure, it stands for the time.
+    """A workload: something that is timed.
 
-    `steps` at a time, or with 0 as many as fill a slice; a step counts as `each` of them.
-    `make` raises NotHere for what cannot be done here; it is not timed.
+    Attributes:
+        label: its name in the tables.
+        make: prepares the workload, untimed, and returns a function that runs a number of steps. If
+            that function returns a number, it is used in place of the measured seconds. `make`
+            raises NotAvailable if the workload cannot run on this machine.
+        steps: the number of steps to run at a time, 0 for as many as fill a slice.
+        each: the number of networks in a step; times are divided by it.
+        warm_up: whether to run once untimed before the first round.
     """
 
     label: str
@@ -41,76 +47,87 @@ class Work:
 
 @dataclass
 class Times:
-    """What was measured: a figure for each round by label, of all rounds that came to an end."""
+    """The measurements by label, one for each complete round, and the workloads left out."""
 
     figures: dict[str, list[float]] = field(default_factory=dict)
-    not_here: dict[str, str] = field(default_factory=dict)
+    not_here: dict[str, str] = field(default_factory=dict)  # label -> reason
 
     def ratios(self, what: str, over: tuple[str, ...]) -> list[float]:
-        """Return what / sum(over) of each round, or the figures themselves where over is empty."""
+        """Return what / sum(over) for each round, or the times of `what` if `over` is empty."""
         if any(label not in self.figures for label in (what, *over)):
             return []
-        found = self.figures[what]
+        figures = self.figures[what]
         if not over:
-            return found
+            return figures
         bases = zip(*(self.figures[label] for label in over), strict=True)
-        return [mine / sum(base) for mine, base in zip(found, bases, strict=True)]
+        return [figure / sum(base) for figure, base in zip(figures, bases, strict=True)]
 
 
 def spread(figures: list[float]) -> dict[str, float]:
-    """Return the median, the least and the most of at least one figure."""
+    """Return the median, the smallest and the largest of at least one number."""
     return {"median": statistics.median(figures), "least": min(figures), "most": max(figures)}
 
 
 def timed(take: Take, steps: int) -> float:
-    """Return the seconds of so many steps, or the take's own figure; gc off, as timeit has it.
+    """Return the seconds of so many steps, or the number that `take` returns.
 
-    Raises KeyboardInterrupt once a signal has asked for an end.
+    The garbage collector is off meanwhile, as in timeit.
+
+    Raises:
+        KeyboardInterrupt: if a signal has arrived.
     """
     running = gc.isenabled()
     gc.disable()
     try:
         started = perf_counter()
-        own = take(steps)
+        value = take(steps)
         seconds = perf_counter() - started
     finally:
         if running:
             gc.enable()
     if stop.is_set():
         raise KeyboardInterrupt
-    return seconds if own is None else own
+    return seconds if value is None else value
 
 
 def side_by_side(
     works: Sequence[Work], times: Times, *, seconds: float, rounds: int,
-    tell: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> None:  # fmt: skip
-    """Measure the works in turn into `times`, for at least so many rounds and seconds.
+    """Time the workloads in turn, for at least so many rounds and seconds.
 
-    Raises KeyboardInterrupt as `timed` does, with the whole rounds so far in `times`.
+    Args:
+        works: the workloads.
+        times: gets the measurements of every complete round.
+        seconds: rounds start until so many seconds have passed.
+        rounds: the least number of rounds.
+        report: called with a text about the progress.
+
+    Raises:
+        KeyboardInterrupt: if a signal has arrived; `times` holds the complete rounds.
     """
     plans: list[tuple[Work, Take, int]] = []
     for work in works:
-        tell(f"warming up: {work.label}")
+        report(f"warming up: {work.label}")
         try:
             take = work.make()
-        except (NotHere, BadInput) as error:  # digits without scikit-learn
+        except (NotAvailable, BadInput) as error:  # BadInput: digits without scikit-learn
             times.not_here[work.label] = str(error)
             continue
         plans.append((work, take, _steps(work, take)))
     started, done = perf_counter(), 0
     while plans and (done < rounds or perf_counter() - started < seconds):
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for work, take, steps in plans:
-            tell(f"round {done + 1}: {work.label}")
-            found[work.label] = timed(take, steps) / (steps * work.each)
-        for label, figure in found.items():
+            report(f"round {done + 1}: {work.label}")
+            figures[work.label] = timed(take, steps) / (steps * work.each)
+        for label, figure in figures.items():
             times.figures.setdefault(label, []).append(figure)
         done += 1
 
 
 def _steps(work: Work, take: Take) -> int:
-    """Warm the work up; return how many steps fill a slice."""
+    """Warm the workload up; return the number of steps that fill a slice."""
     steps = work.steps or 1
     if not work.warm_up:
         return steps

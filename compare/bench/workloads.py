@@ -1,4 +1,4 @@
-"""The works of each group of `bench`; with `small` on tiny sizes, for tests."""
+"""The workloads of each group of `bench`; `small` means tiny sizes, for tests."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,7 +9,7 @@ import torch
 from compare.bench import claims, gradcheck, peers, subprocesses
 from compare.bench import third_party as others
 from compare.bench.checked import checked, checked_steps
-from compare.bench.peers import Problem, problem, random_case
+from compare.bench.peers import Problem, draw_problem, random_case
 from compare.bench.timing import Take, Work
 from compare.cases.cases import CASES, Case
 
@@ -34,32 +34,32 @@ _PEERS: dict[str, Callable[[Problem], Any]] = {
 
 
 def works(group: str, *, small: bool = False) -> list[Work]:
-    """Return the works of a group."""
+    """Return the workloads of a group."""
     return _GROUPS[group](small)
 
 
-def _of(given: Callable[[], Problem], *labels: str, each: int = 1) -> list[Work]:
-    """Return a work for each of the peers."""
+def _of(problem: Callable[[], Problem], *labels: str, each: int = 1) -> list[Work]:
+    """Return a workload for each of the peers with these labels."""
 
     def make(label: str) -> Take:
-        take: Take = _PEERS[label](given()).take
+        take: Take = _PEERS[label](problem()).take
         return take
 
     return [Work(label, partial(make, label), each=each) for label in labels]
 
 
 def _drawn(case: Case, dtype: torch.dtype, **settings: int) -> Callable[[], Problem]:
-    """Return what draws a problem when it is first needed, once."""
-    return cache(partial(problem, case, dtype, **settings))
+    """Return a function that draws a problem at its first call and then returns it again."""
+    return cache(partial(draw_problem, case, dtype, **settings))
 
 
 def _three_layer(small: bool) -> list[Work]:
     case = CASES["three_layer"]
-    given = _drawn(case, torch.float64)
+    problem = _drawn(case, torch.float64)
     return [
-        *_of(given, claims.AUTOGRAD),
+        *_of(problem, claims.AUTOGRAD),
         Work(claims.CHECKED, lambda: checked(case), 60 if small else case.steps),
-        *_of(given, *_OURS, "the listing in numpy", *_OTHERS),
+        *_of(problem, *_OURS, "the listing in numpy", *_OTHERS),
     ]
 
 
@@ -74,8 +74,8 @@ def _population(small: bool) -> list[Work]:
 
 
 def _digits(_small: bool) -> list[Work]:
-    given = _drawn(CASES["digits"], torch.float64)
-    return _of(given, claims.AUTOGRAD, claims.HAND, _COMPILED)
+    problem = _drawn(CASES["digits"], torch.float64)
+    return _of(problem, claims.AUTOGRAD, claims.HAND, _COMPILED)
 
 
 def _wide(small: bool) -> list[Work]:
@@ -85,7 +85,7 @@ def _wide(small: bool) -> list[Work]:
 
 def _big(small: bool, shape: Shape) -> list[Work]:
     case = random_case(*(SMALL if small else shape))
-    # the small network's chunks hold many steps, and more than two are needed
+    # a chunk of the small network holds many steps, and checked_steps needs more than two chunks
     steps = 1_600 if small else 2
     return [
         *_of(_drawn(case, torch.float32), *peers.PEERS),
