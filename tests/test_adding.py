@@ -20,9 +20,10 @@ from compare.cases import cases
 from compare.cli.main import main
 from compare.diagnosis.fix_tables import DERIVATIVES
 from compare.proof import balls, bounds, operations
+from compare.proof.verdict import Verdict
 from compare.training.harness import run
 from manual import activations, losses, network, optimizers
-from tests import operation_cases, test_fields, test_optimizers, test_pieces
+from tests import operation_cases, test_fields, test_optimizers, test_pieces, test_verdict
 from torch_ref import trainer
 
 README = Path(__file__).parent.parent / "README.md"
@@ -76,6 +77,10 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
         "elementary function": {
             "compare.proof.balls.FUNCTIONS": balls.FUNCTIONS,
             "compare.proof.bounds._MAX_DERIVATIVES": bounds._MAX_DERIVATIVES,
+        },
+        "verdict": {
+            "compare.proof.verdict.Verdict": Verdict.__members__,
+            "tests.test_verdict.ORDER": test_verdict.ORDER,
         },
     }  # fmt: skip
 
