@@ -141,10 +141,12 @@ class _Judge:
         if isinstance(self.pair.reference, Opaque):
             return f"autograd: {self.pair.reference}"
         reference = self.lifted.reference().outputs
-        for side, outputs in (("by hand", self.manual_outputs), ("autograd", reference)):
+        for side, traced, outputs in (
+            ("by hand", "by-hand pass", self.manual_outputs),
+            ("autograd", "autograd pass", reference),
+        ):
             if name not in outputs:
-                adjective = "by-hand" if side == "by hand" else side
-                return f"missing from the traced {adjective} pass"
+                return f"missing from the traced {traced}"
             if isinstance(outputs[name].numbers, Unsupported):
                 return f"{side}, {outputs[name].numbers}"
         exact = np.asarray(self.manual_outputs[name].numbers, dtype=object)

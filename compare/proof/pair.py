@@ -1,4 +1,4 @@
-"""A by-hand pass and its reference at some inputs: the object that every question is put to.
+"""A by-hand pass and its reference at some inputs: a pair is what every check examines.
 
 A check of a user's function, a step of a training run, a practice step and the subject of mutants
 each build one. A pair can rebuild itself at other inputs.
@@ -37,7 +37,7 @@ class Pair:
             reference that holds the same value; None where it is an input of the reference too.
         manual: The by-hand value of each quantity.
         autograd: Autograd's value of each quantity.
-        entries: How many entries of a large matrix product are lifted; None for all.
+        entries: The number of entries of a large matrix product to lift; None for all.
         injected: The quantities whose by-hand value was injected into autograd; None for all.
             The gradient of an input is never injected.
         formula_ulps: The gap between two formulas that the user accepts, in ulps.
