@@ -1046,7 +1046,7 @@ def test_a_fault_in_a_line_of_this_program_is_not_a_refusal(
     """Nor is it a reason to skip the check at other inputs."""
     for where in (
         "compare.contract.calls.Graph.differentiable_outputs",
-        "compare.passes.passes.Passes.anew",
+        "compare.passes.passes.Passes.retraced_at",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, None)  # calling it is a fault in a line of this package
