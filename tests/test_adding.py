@@ -1,4 +1,4 @@
-"""Adding is easy: each table that lacks what another has is named in a sentence.
+"""Adding a row: a sentence names every table that lacks a row which another table has.
 
 To add an activation, give it a row in manual/activations.py and run this file.
 """
@@ -71,7 +71,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
             "tests.test_fields.FIELDS": test_fields.FIELDS,
         },
         "operation": {
-            "compare.proof.operations.ROWS": calls.union(operations.ROWS),  # or a list beside it
+            "compare.proof.operations.ROWS": calls.union(operations.ROWS),  # or a list next to it
             "tests/operation_cases.py": calls,
         },
         "elementary function": {
@@ -139,14 +139,14 @@ def _row(monkeypatch: pytest.MonkeyPatch, table: object, name: str, row: object)
          ["compare.proof.bounds._MAX_DERIVATIVES"]),
     ],
 )  # fmt: skip
-def test_a_row_in_one_table_alone_is_told_by_the_others(
+def test_a_row_in_one_table_alone_is_reported_for_the_others(
     table: dict[str, object], name: str, row: object, kind: str, places: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     before = lacking()
     _row(monkeypatch, table, name, row)
-    told = [sentence for sentence in lacking() if sentence not in before]
-    assert told == [f"{kind} {name} lacks a row in {place}" for place in places]
+    messages = [sentence for sentence in lacking() if sentence not in before]
+    assert messages == [f"{kind} {name} lacks a row in {place}" for place in places]
 
 
 def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,15 +155,15 @@ def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", cases.ACTIVATIONS)
-def test_a_kink_is_told_of(name: str) -> None:
-    """The slopes beside 0, where the value is 0 too, are apart just where the row says so."""
+def test_a_kink_is_declared(name: str) -> None:
+    """The derivatives left and right of 0 differ exactly where the row says so."""
     row, sides = activations.ACTIVATIONS[name], torch.tensor([-1e-9, 1e-9], dtype=torch.float64)
     below, above = row.delta(torch.ones_like(sides), sides, row.value(sides)).tolist()
     assert (abs(above - below) > 1e-3) == cases.ACTIVATIONS[name].kinked
 
 
 def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With them a network has it, and is judged: here with each value a few roundings away."""
+    """With three rows a network can use it and is checked; here values differ by rounding."""
     _row(monkeypatch, activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta))
     _row(monkeypatch, torch_ref.network.ACTIVATIONS, "mine", torch.nn.ELU)
     _row(monkeypatch, cases.ACTIVATIONS, "mine", cases.Traits("its kernel has an expm1 of its own"))
@@ -186,6 +186,6 @@ def test_a_case_is_one_row(
 
 
 def test_the_readme_counts_the_activations() -> None:
-    said = re.search(r"any of (\w+) activations", README.read_text())
+    match = re.search(r"any of (\w+) activations", README.read_text())
     count = NUMBERS[len(activations.ACTIVATIONS) - 8]
-    assert not said or said[1] == count, f"README says any of {said[1]} activations, not {count}"
+    assert not match or match[1] == count, f"README says any of {match[1]} activations, not {count}"

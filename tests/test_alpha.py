@@ -1,4 +1,4 @@
-"""The author's table of alphas, from his follow-up on gradient descent, as he printed it."""
+"""The author's table of alphas, as printed in his follow-up on gradient descent."""
 
 import dataclasses
 
@@ -35,15 +35,15 @@ def test_the_sweep_is_the_authors_table() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("hidden", "alpha"), PRINTED)
-def test_errors_by_hand_are_printed_as_the_author_did(hidden: int, alpha: float) -> None:
-    asked = Network((3, hidden, 1), alpha=alpha)
-    case = dataclasses.replace(CASES["alpha"], network=asked)
-    found = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    state = {name: w[0] for name, w in found.state.items()}
+def test_errors_by_hand_equal_the_printed_ones(hidden: int, alpha: float) -> None:
+    network = Network((3, hidden, 1), alpha=alpha)
+    case = dataclasses.replace(CASES["alpha"], network=network)
+    sample = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
+    state = {name: w[0] for name, w in sample.state.items()}
     printed = []
     for step in range(50_001):
         values = three_layer.step(
-            X=found.X[0], y=found.y[0], **state, sizes=asked.sizes, alpha=alpha,
+            X=sample.X[0], y=sample.y[0], **state, sizes=network.sizes, alpha=alpha,
             grouping="left_to_right",
         )  # fmt: skip
         state = {name: values[name] for name in state}
@@ -52,8 +52,8 @@ def test_errors_by_hand_are_printed_as_the_author_did(hidden: int, alpha: float)
     assert " ".join(printed) == PRINTED[hidden, alpha]
 
 
-@pytest.mark.parametrize("asked", SWEEP, ids=str)
-def test_every_network_of_the_table_is_autograds_bits(asked: Network) -> None:
-    """Over its first steps; `python -m compare run alpha` goes through all of them."""
-    report = run(dataclasses.replace(CASES["alpha"], network=asked), steps=1500)
+@pytest.mark.parametrize("network", SWEEP, ids=str)
+def test_every_network_of_the_table_has_autograds_bits(network: Network) -> None:
+    """Over its first steps; `python -m compare run alpha` trains to the end."""
+    report = run(dataclasses.replace(CASES["alpha"], network=network), steps=1500)
     assert report.verdict == "EXACT", str(report)

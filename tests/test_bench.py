@@ -86,7 +86,7 @@ def test_the_compiled_peer_learns_the_same_or_says_why_not() -> None:
 
 def test_a_failing_compiler_gets_a_short_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand so on")
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler result\nand so on")
 
     monkeypatch.setattr(torch, "compile", lambda _: fails)
     with pytest.raises(NotAvailable, match=r"^no C\+\+ compiler$"):
@@ -141,8 +141,8 @@ def test_ratios_are_of_the_same_round() -> None:
     assert times.ratios("both", ("base", "ours")) == [2.0, 1 / 3, 2.0]
     assert times.ratios("ours", ()) == [0.5, 5.0, 3.0]
     assert times.ratios("ours", ("missing",)) == []
-    found = spread(times.ratios("ours", ("base",)))
-    assert found == {"median": 0.5, "least": 0.5, "most": 1.5}
+    result = spread(times.ratios("ours", ("base",)))
+    assert result == {"median": 0.5, "least": 0.5, "most": 1.5}
 
 
 def test_unavailable_workloads_are_left_out_with_a_reason() -> None:
@@ -202,10 +202,10 @@ def test_ctrl_c_keeps_the_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slopes_of_planted_power_laws(power: float) -> None:
     sizes = (3, 10, 40, 100)
     planted = {str(size): [7e-6 * size**power] * 3 for size in sizes}
-    found = growth.measured("width", Times(planted))
-    assert found.slope == pytest.approx(power, abs=1e-9)
-    assert found.last == pytest.approx(power, abs=1e-9)
-    assert found.sizes == sizes
+    result = growth.measured("width", Times(planted))
+    assert result.slope == pytest.approx(power, abs=1e-9)
+    assert result.last == pytest.approx(power, abs=1e-9)
+    assert result.sizes == sizes
 
 
 def test_every_growth_has_at_least_four_sizes() -> None:
@@ -228,21 +228,21 @@ def test_a_summary_of_planted_times() -> None:
                   claims=(Claim("ours", 0.5, over=("base",), aim=0.2),
                           Claim("ours", 0.9, over=("base",), at_least=True),
                           Claim("absent", 1.0, over=("base",))),
-                  ours=("ours",))  # fmt: skip
+                  project=("ours",))  # fmt: skip
     times = Times({"base": [10.0, 10.0, 10.0], "ours": [4.0, 5.0, 3.0], "peer": [1.0, 6.0, 1.0]},
                   {"other": "not installed"})  # fmt: skip
-    found = figures.summary(group, times)
-    rows = {row["label"]: row for row in found["rows"]}
+    result = figures.summary(group, times)
+    rows = {row["label"]: row for row in result["rows"]}
     assert rows["ours"]["ratio"] == {"median": 0.4, "least": 0.3, "most": 0.5}
     assert rows["ours"]["faster_than"] == []
     assert rows["peer"]["faster_than"] == ["ours"]
     assert rows["base"]["faster_than"] == []
-    assert [claim["holds"] for claim in found["claims"]] == [True, False, None]
-    assert found["rounds"] == 3
+    assert [claim["holds"] for claim in result["claims"]] == [True, False, None]
+    assert result["rounds"] == 3
 
     console = PlainConsole()
     with console.capture() as capture:
-        console.print(figures.table(found), width=200)
+        console.print(figures.table(result), width=200)
     text = capture.get()
     assert "< faster than: ours" in text
     assert "holds: at most 0.5, aim 0.2" in text
@@ -255,7 +255,7 @@ def test_claims_name_existing_workloads() -> None:
     """Every label in the table of claims is one that its group measures."""
     for group in GROUPS.values():
         labels = {work.label for work in workloads.works(group.name)}
-        named = {group.base, *group.ours}
+        named = {group.base, *group.project}
         for claim in group.claims:
             named |= {claim.what, *claim.over}
         assert named <= labels, group.name
@@ -297,18 +297,18 @@ def tiny_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     console = PlainConsole()
     with console.capture() as capture:
         assert bench.bench(console, only=[name], json_to=str(file), small=True) == 0
-    found = json.loads(file.read_text())
-    assert found.keys() == {"machine", "groups", "growth", "interrupted", "seconds"}
-    assert {"torch", "numpy", "python", "threads", "cpu", "cores", "load"} <= set(found["machine"])
-    assert found["machine"]["cpu"] in capture.get().replace("\n", " ")
-    assert found["interrupted"] is False
+    result = json.loads(file.read_text())
+    assert result.keys() == {"machine", "groups", "growth", "interrupted", "seconds"}
+    assert {"torch", "numpy", "python", "threads", "cpu", "cores", "load"} <= set(result["machine"])
+    assert result["machine"]["cpu"] in capture.get().replace("\n", " ")
+    assert result["interrupted"] is False
     if name == "growth":
-        assert [each["name"] for each in found["growth"]] == list(claims.GROWTHS)
-        for each in found["growth"]:
+        assert [each["name"] for each in result["growth"]] == list(claims.GROWTHS)
+        for each in result["growth"]:
             assert len(each["sizes"]) == len(each["seconds"]) >= 4
             assert math.isfinite(each["slope"] + each["last"])
         return
-    (group,) = found["groups"]
+    (group,) = result["groups"]
     assert group.keys() == {
         "name", "title", "unit", "scale", "base", "rounds", "rows", "not_here", "claims"
     }  # fmt: skip
@@ -378,10 +378,10 @@ def test_ctrl_c_prints_and_writes_the_measurements_so_far(
     with console.capture() as capture:
         assert bench.bench(console, only=["digits", "wide"], json_to=str(file)) == 130
     assert "one step of digits" in capture.get()
-    found = json.loads(file.read_text())
-    assert found["interrupted"] is True
-    assert [group["name"] for group in found["groups"]] == ["digits"]
-    assert found["groups"][0]["rows"][1]["ratio"]["median"] == 0.5
+    result = json.loads(file.read_text())
+    assert result["interrupted"] is True
+    assert [group["name"] for group in result["groups"]] == ["digits"]
+    assert result["groups"][0]["rows"][1]["ratio"]["median"] == 0.5
 
 
 def test_help_names_every_group_and_leaves_torch_alone(tmp_path: Path) -> None:

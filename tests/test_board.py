@@ -1,4 +1,4 @@
-"""The run folder: what TensorBoard reads back from it, and what survives a kill."""
+"""The run folder: the data that TensorBoard reads from it, and what survives a kill."""
 
 import json
 import os
@@ -47,11 +47,11 @@ def record(log_dir: Path, run: Run) -> Path:
 
 
 def text(events: EventAccumulator) -> str:
-    """Return the one text there is."""
+    """Return the only text in the events."""
     (tag,) = events.Tags()["tensors"]
     assert tag == "verdict/text_summary"
-    found: bytes = events.Tensors(tag)[0].tensor_proto.string_val[0]
-    return found.decode()
+    content: bytes = events.Tensors(tag)[0].tensor_proto.string_val[0]
+    return content.decode()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_planted_ulp_shows_in_its_bucket_and_from_there_on(planted_run: Path) 
     assert [v for step, v in so_far if step < 101] == [0.0] * 33
     assert {v for step, v in so_far if step >= 101} == {largest}
     shares = {p.step: p.value for p in events.Scalars("share of exact elements/l1")}
-    assert list(shares)[:3] == [2, 98, 101]  # nothing is told while nothing changes
+    assert list(shares)[:3] == [2, 98, 101]  # no points while nothing changes
     assert shares[2] == shares[98] == 1.0
     assert shares[101] < shares[2999] < 1.0
 
@@ -128,7 +128,7 @@ def test_the_text_has_the_verdict_and_what_is_wrong(planted_run: Path) -> None:
     assert "| torch |" in found
 
 
-def test_pictures_are_drawn_at_first_and_at_last(planted_run: Path) -> None:
+def test_pictures_are_drawn_from_the_first_to_the_last_step(planted_run: Path) -> None:
     events = read(planted_run / "compare")
     pictures = events.Images("weights and deltas")
     assert [p.step for p in pictures] == [2999 * k // 7 for k in range(8)]
@@ -152,7 +152,7 @@ def test_digits_have_accuracy_and_a_confusion_matrix(tmp_path: Path) -> None:
     assert result["classes"] == list("0123456789")
 
 
-def test_a_bound_shows_how_much_of_it_was_used(tmp_path: Path) -> None:
+def test_curves_show_the_used_share_of_a_bound(tmp_path: Path) -> None:
     path = record(tmp_path, Run(CASES["three_layer_blog_grouping"], steps=300))
     tags = [
         t for t in read(path / "compare").Tags()["scalars"] if t.startswith("error over bound/")
@@ -165,20 +165,20 @@ def test_a_bound_shows_how_much_of_it_was_used(tmp_path: Path) -> None:
 
 
 def test_one_row_of_hyperparameters_for_each_run(planted_run: Path) -> None:
-    """In the folder itself, so that the table has a row for the run and not for its parts."""
+    """It is in the run folder itself, so that the table has one row for the run."""
     from tensorboard.plugins.hparams import plugin_data_pb2
 
     events = read(planted_run)
     start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    asked = plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.hparams
-    assert asked["case"].string_value == "three_layer"
-    assert asked["sizes"].string_value == "(3, 4, 1)"
-    assert asked["verdict"].string_value == "ROUNDING"
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.hparams
+    assert hparams["case"].string_value == "three_layer"
+    assert hparams["sizes"].string_value == "(3, 4, 1)"
+    assert hparams["verdict"].string_value == "ROUNDING"
     assert events.Scalars("result/largest ulp")[0].value > 0
 
 
 def test_the_folder_of_60000_steps_is_small(tmp_path: Path) -> None:
-    """As many points as 60,000 steps make; the record grows with the steps and is counted apart."""
+    """6,000 steps make as many points as 60,000; steps.npz grows and is counted separately."""
     path = record(tmp_path, Run(THREE_LAYER, steps=6000))
     sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
     steps = sizes.pop(path / "steps.npz")
@@ -186,7 +186,7 @@ def test_the_folder_of_60000_steps_is_small(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_never_reused(tmp_path: Path) -> None:
-    """Fifty that start at once get folders of their own."""
+    """Fifty runs that start at once get fifty folders."""
     runs = [Run(THREE_LAYER, steps=10) for _ in range(50)]
     with ThreadPoolExecutor(16) as pool:
         folders = list(pool.map(lambda run: RunFolder(tmp_path, run), runs))
@@ -220,7 +220,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_verdict_survives_what_looks_at_it(
+def test_the_verdict_survives_a_failure_of_the_board(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -230,17 +230,17 @@ def test_the_verdict_survives_what_looks_at_it(
     out, err = capsys.readouterr()
     assert out.startswith("EXACT  all ")
     assert json.loads(Path("s.json").read_text())["verdict"] == "EXACT"
-    told = f"{type(BROKEN[what]).__name__}{': ' * bool(str(BROKEN[what]))}{BROKEN[what]}"
+    message = f"{type(BROKEN[what]).__name__}{': ' * bool(str(BROKEN[what]))}{BROKEN[what]}"
     assert err.startswith("compare: run folder runs/")
-    assert err.endswith(f": {told}; choose another --log-dir, or use --no-board\n")
+    assert err.endswith(f": {message}; choose another --log-dir, or use --no-board\n")
     assert err.count("\n") == 1
     assert list(Path("runs").iterdir()) == []
 
 
-def test_the_verdict_survives_its_page(
+def test_the_verdict_survives_a_failure_of_its_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the JSON is written though the page comes to nothing, and the other way round."""
+    """The JSON is written although the page fails, and the other way round."""
     monkeypatch.chdir(tmp_path)
     words = "run two_layer --steps 5 --quiet --no-board --json s.json --html s.html"
     for name, left in (("_repr_html_", "s.json"), ("to_dict", "s.html")):
@@ -256,7 +256,7 @@ def test_the_verdict_survives_its_page(
 
 
 def test_advice_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk, which a checkpoint meets too."""
+    """On a full disk, where writing a checkpoint fails too."""
     folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5))
     monkeypatch.setattr("os.replace", failing(OSError(28, "No space left on device")))
     folder.run.train([folder])
@@ -273,10 +273,10 @@ def _exchanged(path: Path) -> None:
 @pytest.mark.parametrize("part", ["", "manual", "autograd", "compare", "events"])
 @pytest.mark.parametrize("how", [shutil.rmtree, _exchanged])
 @pytest.mark.parametrize("at", ["first", "last"])
-def test_a_folder_that_others_move_is_noticed(
+def test_a_folder_that_others_move_is_reported(
     part: str, how: Callable[[Path], object], at: str, tmp_path: Path
 ) -> None:
-    """While the run goes on or just before its end; and what others have put there stays."""
+    """During the run or just before its end; files that others have put there stay."""
     folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
     place = folder.path / part
     if part == "events":
@@ -296,7 +296,7 @@ def test_a_folder_that_others_move_is_noticed(
         assert [file.name for file in place.iterdir()] == ["mine"]  # and nothing of the run
 
 
-def test_what_vanishes_at_the_very_end_is_noticed(
+def test_a_folder_removed_at_the_very_end_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path, Run(THREE_LAYER, steps=5, lift="none"))
@@ -309,7 +309,7 @@ def test_what_vanishes_at_the_very_end_is_noticed(
 
 
 def test_many_classes_share_rows_of_the_confusion_matrix(tmp_path: Path) -> None:
-    """So that a table of 600 classes makes no result that grows with their square."""
+    """So a table of 600 classes does not make a result of 600 x 600 numbers."""
     rows = [f"{n % 600},{n % 7},c{n % 600:03}" for n in range(6000)]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,k", *rows]))
     case = options.apply(CASES["network"], {"data": tmp_path / "t.csv"}, 1)
@@ -324,15 +324,15 @@ def test_many_classes_share_rows_of_the_confusion_matrix(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_what_can_be_read(tmp_path: Path) -> None:
-    """Events and steps.npz up to a chunk that had been judged; result.json whole or absent."""
-    chance = random.Random(4)
+def test_a_kill_at_any_moment_leaves_readable_files(tmp_path: Path) -> None:
+    """Events and steps.npz end with a checked chunk; result.json is complete or absent."""
+    rng = random.Random(4)
     words = [sys.executable, "-m", "compare", "--log-dir", str(tmp_path), "--quiet"]
     for k in range(4):
         process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
         while len(list(tmp_path.glob("*/steps.npz"))) <= k and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 3))
+        time.sleep(rng.uniform(0, 3))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     folders = sorted(tmp_path.glob("*_three_layer*"))
@@ -341,12 +341,12 @@ def test_a_kill_at_any_moment_leaves_what_can_be_read(tmp_path: Path) -> None:
         with np.load(folder / "steps.npz") as kept:
             steps = len(kept["loss_manual"])
             assert steps == len(kept["loss_autograd"]) > 0
-        told = [read(folder / side).Scalars("loss") for side in ("manual", "autograd")]
-        assert abs(len(told[0]) - len(told[1])) <= 1
-        # a chunk is judged, then told, then recorded: a kill falls between two of these at most
-        assert told[0][-1].step <= steps + 2 * GRAIN // 16
+        curves = [read(folder / side).Scalars("loss") for side in ("manual", "autograd")]
+        assert abs(len(curves[0]) - len(curves[1])) <= 1
+        # a chunk is checked, then its events are written, then the log: a kill falls between two
+        assert curves[0][-1].step <= steps + 2 * GRAIN // 16
         compared = read(folder / "compare").Scalars("differences/largest ulp so far")
-        assert abs(len(compared) - len(told[0])) <= 1
+        assert abs(len(compared) - len(curves[0])) <= 1
         if (folder / "result.json").exists():
             assert json.loads((folder / "result.json").read_text())["verdict"] == "EXACT"
 

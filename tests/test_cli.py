@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and one line for each bad input."""
+"""The command line: its output, its exit codes, and one line for each bad input."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*words: str, **options: object) -> "subprocess.Popen[str]":
-    """Start `python -m compare` in a process of its own."""
+    """Start `python -m compare` in a separate process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
         [sys.executable, "-m", "compare", *words], text=True, env=environment,
@@ -185,7 +185,7 @@ def test_list_and_help_do_not_import_torch(capsys: pytest.CaptureFixture[str]) -
 
 
 def unregistered(names: Iterable[str], sources: dict[str, str]) -> list[str]:
-    """Return in words where COMMANDS and the modules of compare/cli differ."""
+    """Return sentences on the differences between COMMANDS and the modules of compare/cli."""
     adding = {name for name, text in sources.items() if "\ndef add(" in text}
     return [
         *(f"COMMANDS names {n!r}: compare/cli/{n}.py needs add" for n in {*names} - adding),
@@ -196,10 +196,10 @@ def unregistered(names: Iterable[str], sources: dict[str, str]) -> list[str]:
 def test_a_command_is_a_file_and_its_name_in_one_list() -> None:
     sources = {path.stem: path.read_text() for path in (ROOT / "compare/cli").glob("*.py")}
     assert unregistered(COMMANDS, sources) == []
-    told = unregistered((*COMMANDS, "walk"), sources)
-    assert told == ["COMMANDS names 'walk': compare/cli/walk.py needs add"]
-    told = unregistered(COMMANDS, {**sources, "walk": "\ndef add(new):"})
-    assert told == ["compare/cli/walk.py has add: give COMMANDS its name"]
+    differences = unregistered((*COMMANDS, "walk"), sources)
+    assert differences == ["COMMANDS names 'walk': compare/cli/walk.py needs add"]
+    differences = unregistered(COMMANDS, {**sources, "walk": "\ndef add(new):"})
+    assert differences == ["compare/cli/walk.py has add: give COMMANDS its name"]
 
 
 def test_a_new_command_needs_nothing_else(
@@ -217,8 +217,8 @@ def test_a_new_command_needs_nothing_else(
     assert ["walk", "go"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_ctrl_c_reports_what_was_checked() -> None:
-    """Exit code 130; the run folder is whole, and its result says that it was interrupted."""
+def test_ctrl_c_reports_the_checked_steps() -> None:
+    """Exit code 130; the run folder is complete, and its result is marked as interrupted."""
     run = command("run", "--steps", "100000000")
     assert run.stdout is not None
     assert run.stdout.readline().startswith("Error:0.49")
@@ -235,7 +235,7 @@ def test_ctrl_c_reports_what_was_checked() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    """As in `python -m compare | head`: the run is finished and recorded all the same."""
+    """As in `python -m compare | head`: the run continues to its end and is recorded."""
     run = command("run", "--steps", "4000")
     assert run.stdout is not None
     assert run.stdout.readline().startswith("Error:")
@@ -262,10 +262,10 @@ def test_a_full_disk_does_not_lose_the_result() -> None:
     assert list(Path("runs").iterdir()) == []
 
 
-def test_a_fault_of_the_program_is_exit_code_3(
+def test_an_internal_error_is_exit_code_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(**_given: object) -> None:
+    def broken(**_tensors: object) -> None:
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr("compare.training.harness.manual_step_of", lambda _case: broken)
@@ -278,7 +278,7 @@ def test_a_fault_of_the_program_is_exit_code_3(
     assert list(Path("runs").iterdir()) == []
 
 
-def test_two_ctrl_c_keep_what_was_checked() -> None:
+def test_two_ctrl_c_keep_the_checked_steps() -> None:
     run = command("run", "three_layer_blog_grouping", "--steps", "100000000")
     assert run.stdout is not None
     assert run.stdout.readline().startswith("Error:0.49")
@@ -300,7 +300,8 @@ def test_an_early_ctrl_c_is_not_lost(wait: float) -> None:
     time.sleep(wait)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
-    early = run.returncode == -signal.SIGINT or "import_site" in err  # Python itself is not up yet
+    # the signal can arrive before Python itself has started
+    early = run.returncode == -signal.SIGINT or "import_site" in err
     assert run.returncode == 130 or early, err
     assert "Traceback" not in err or early
     assert not Path("runs").exists() or len(list(Path("runs").iterdir())) <= 1
@@ -318,7 +319,7 @@ def test_a_standard_output_that_is_full(words: str) -> None:
 
 
 def test_a_folder_with_brackets_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing that a person types is read as markup, and what is printed can be pasted."""
+    """Input is never read as markup, and printed commands can be pasted."""
     assert main(["run", "two_layer", "--steps", "3", "--log-dir", "[/x] y"]) == 0
     assert "curves: python -m compare board --log-dir '[/x] y'" in capsys.readouterr().out
 
@@ -336,7 +337,7 @@ def test_json_goes_into_a_pipe_as_it_is(elsewhere: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps() -> None:
-    """Thirty times the steps, the same peak but for the noise of the allocator (in KiB)."""
+    """Thirty times the steps have the same peak of memory, up to allocator noise (in KiB)."""
 
     def peak(steps: int) -> int:
         code = (

@@ -1,4 +1,4 @@
-"""The fused step: the same formulas as the listing, in place, its memory used again and again."""
+"""The fused step: the formulas of the listing, in place and without new memory."""
 
 import pytest
 import torch
@@ -16,26 +16,31 @@ SIZES = (5, 7, 3)
 
 
 def _drawn(*leading: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    chance = torch.Generator().manual_seed(3)
+    rng = torch.Generator().manual_seed(3)
     shapes = {"X": (6, 5), "y": (6, 3), "syn0": (5, 7), "syn1": (7, 3)}
     return {
-        name: torch.randn(*leading, *shape, generator=chance, dtype=torch.float64).to(dtype)
+        name: torch.randn(*leading, *shape, generator=rng, dtype=torch.float64).to(dtype)
         for name, shape in shapes.items()
     }
 
 
 @pytest.mark.parametrize("leading", [(), (4,)])
 def test_many_fused_steps_train_as_the_listing_does(leading: tuple[int, ...]) -> None:
-    given = _drawn(*leading)
-    fused = Fused(**{n: v.clone() for n, v in given.items()}, sizes=SIZES, alpha=0.1)
+    tensors = _drawn(*leading)
+    fused = Fused(**{n: v.clone() for n, v in tensors.items()}, sizes=SIZES, alpha=0.1)
     memory = fused.l1.data_ptr(), fused.syn0.data_ptr()
-    state = {name: given[name] for name in ("syn0", "syn1")}
+    state = {name: tensors[name] for name in ("syn0", "syn1")}
     for _ in range(50):
         fused.step()
-        found = listing(
-            X=given["X"], y=given["y"], **state, sizes=SIZES, alpha=0.1, grouping="left_to_right"
+        values = listing(
+            X=tensors["X"],
+            y=tensors["y"],
+            **state,
+            sizes=SIZES,
+            alpha=0.1,
+            grouping="left_to_right",
         )
-        state = {name: found[name] for name in state}
+        state = {name: values[name] for name in state}
     assert (fused.l1.data_ptr(), fused.syn0.data_ptr()) == memory
     torch.testing.assert_close(fused.syn0, state["syn0"], rtol=1e-12, atol=0)
     torch.testing.assert_close(fused.syn1, state["syn1"], rtol=1e-12, atol=0)
@@ -55,21 +60,21 @@ def test_other_sizes_are_refused() -> None:
         ("bfloat16", {"ROUNDING"}),
     ],
 )
-def test_the_blogs_own_size(dtype: str, verdicts: set[str]) -> None:
-    """Only the weights ever differ: their update is not rounded by itself."""
+def test_the_blogs_size(dtype: str, verdicts: set[str]) -> None:
+    """Only the weights can differ, because their update is not rounded separately."""
     report = run(CASES["fused"], steps=300, dtype=dtype)
     assert {report.verdict} == verdicts, str(report)
-    odd = [q.name for q in report.quantities.values() if q.verdict != "EXACT"]
-    assert set(odd) <= {"syn0", "syn1"}
+    inexact = [q.name for q in report.quantities.values() if q.verdict != "EXACT"]
+    assert set(inexact) <= {"syn0", "syn1"}
 
 
 def test_a_larger_one_is_rounding_with_its_proof() -> None:
-    """There the product adds the update to the weights in its own way."""
+    """There the matrix product adds the update to the weights in another order."""
 
     def data(seed: int) -> Table:
-        chance = torch.Generator().manual_seed(seed)
-        X = torch.randn(32, 40, generator=chance).numpy()
-        y = torch.rand(32, 10, generator=chance).numpy()
+        rng = torch.Generator().manual_seed(seed)
+        X = torch.randn(32, 40, generator=rng).numpy()
+        y = torch.rand(32, 10, generator=rng).numpy()
         return Table(X, y, X[:1], y[:1], tuple("0123456789"))
 
     case = Case(

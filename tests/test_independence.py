@@ -1,4 +1,4 @@
-"""The two sides share the question and never the working: their source is read to prove it."""
+"""The two sides share the description of the network and no code: their source proves it."""
 
 import ast
 import re
@@ -11,44 +11,44 @@ FORBIDDEN_BY_HAND = {
     "autograd", "requires_grad", "requires_grad_", "nn", "grad", "func", "ops", "_C",
 }  # fmt: skip
 FORBIDDEN_PARTS = ("backward", "vjp", "jvp", "jacobian")
-# one elementwise kernel, (error * (1 - l)) * l, under the name that torch has for it
+# one elementwise kernel, (error * (1 - l)) * l, under torch's name for it
 ALLOWED = {"fused": {"ops", "sigmoid_backward"}}
 
 
 def imports(source: str) -> set[str]:
     """Return the dotted names of everything that `source` imports, from every level."""
-    found = set()
+    used = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            used |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module or ''}.{alias.name}" for alias in node.names}
-            found |= {"." * node.level} if node.level else set()
+            used |= {f"{node.module or ''}.{alias.name}" for alias in node.names}
+            used |= {"." * node.level} if node.level else set()
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
             "__import__",
             "exec",
             "eval",
         ):
-            found.add("a call that hides an import")
-    return found
+            used.add("a call that hides an import")
+    return used
 
 
 def names(source: str) -> set[str]:
-    """Return every identifier, attribute, keyword and string constant but docstrings."""
-    found = set()
+    """Return every identifier, attribute, keyword, and string constant that is an identifier."""
+    used = set()
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
-                found.add(name)
+                used.add(name)
             case ast.keyword(arg=str(name)) | ast.alias(name=name):
-                found |= set(name.split("."))
+                used |= set(name.split("."))
             case ast.Constant(value=str(text)) if text.isidentifier():
-                found.add(text)
-    return found
+                used.add(text)
+    return used
 
 
 def forbidden(source: str) -> set[str]:
-    """Return the names in `source` that are not by hand."""
+    """Return the names in `source` that belong to automatic differentiation."""
     used = names(source)
     return used & FORBIDDEN_BY_HAND | {n for n in used if any(p in n for p in FORBIDDEN_PARTS)}
 
@@ -58,7 +58,7 @@ def sources(package: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("path", sources("manual"), ids=str)
-def test_manual_works_by_hand(path: Path) -> None:
+def test_manual_uses_no_automatic_differentiation(path: Path) -> None:
     source = path.read_text()
     top = {name.split(".")[0] for name in imports(source)}
     assert top <= {"torch", "manual", "collections", "dataclasses", "functools", "math", "typing"}
@@ -66,7 +66,7 @@ def test_manual_works_by_hand(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources("torch_ref"), ids=str)
-def test_torch_ref_knows_nothing_of_the_others(path: Path) -> None:
+def test_torch_ref_imports_neither_manual_nor_compare(path: Path) -> None:
     top = {name.split(".")[0] for name in imports(path.read_text())}
     standard = {"collections", "dataclasses", "functools", "itertools", "typing"}
     assert top <= {"torch", "torch_ref"} | standard
@@ -100,38 +100,38 @@ FILES = {module(path): path.read_text() for path in sources("compare")}
 
 
 def modules_used(source: str) -> set[str]:
-    """Return the modules of compare/ that `source` imports, however it spells it."""
+    """Return the modules of compare/ that `source` imports, in any form of import."""
     parts = [name.split(".")[1:] for name in imports(source) if name.startswith("compare.")]
     return {".".join(part[:k]) for part in parts for k in (1, 2)} & FILES.keys()
 
 
 def assert_one_way(above: dict[str, set[str]]) -> None:
-    """Assert that nothing stands above itself."""
+    """Assert that the imports have no cycle; `above` maps a module to those it imports."""
     while leaves := [name for name, used in above.items() if not used & set(above)]:
         for name in leaves:
             del above[name]
-    assert not above  # what is left imports each other in a circle
+    assert not above  # the remaining modules import each other in a cycle
 
 
 def test_imports_inside_compare_run_one_way() -> None:
-    """From the command line down to the bits, never in a circle."""
+    """From the command line down to the bits, without a cycle."""
     above = {name: modules_used(text) for name, text in FILES.items()}
-    above["__init__"] = set()  # hands names on, when they are first used
+    above["__init__"] = set()  # it imports names lazily, when they are first used
     assert above["proof.bits"] == set()
     assert_one_way(above)
 
 
-#: The folders of compare/, from the ground up: each imports those before it alone. The first is
-#: what belongs to all, the modules at the top.
+#: The folders of compare/, from the lowest: each may import only those before it. The first, "",
+#: stands for the modules directly in compare/, which all may import.
 FLOORS = (
     "", "proof", "diagnosis", "report", "passes", "contract", "guard", "checking", "cases", "ranks",
     "training", "checkpoint", "board", "mutants", "practice", "bench", "cli",
 )  # fmt: skip
-DOORS = {"__init__", "__main__"}  # they hand on what is asked of them, from any floor
+DOORS = {"__init__", "__main__"}  # entry points, which may import from every folder
 
 
 def steps_back(files: dict[str, str]) -> list[str]:
-    """Return each import, lazy ones and those for types too, of a folder that stands higher."""
+    """Return every import of a higher folder, including lazy imports and those for types."""
     return [
         f"{name} imports {other}"
         for name, text in files.items()
@@ -142,7 +142,7 @@ def steps_back(files: dict[str, str]) -> list[str]:
 
 
 def test_imports_between_the_folders_run_one_way() -> None:
-    """What proves knows nothing of what is proved; a run knows nothing of who looks at it."""
+    """The proof engine does not know its users, and a run does not know its viewers."""
     assert {name.rpartition(".")[0] for name in FILES} == set(FLOORS)
     assert steps_back(FILES) == []
 
@@ -150,7 +150,7 @@ def test_imports_between_the_folders_run_one_way() -> None:
 @pytest.mark.parametrize(
     "line", ["from compare.board.serve import serve", "import compare.cli.run"]
 )
-def test_a_step_back_is_caught(line: str) -> None:
+def test_an_import_of_a_higher_folder_is_caught(line: str) -> None:
     lazy = f"def f():\n    {line}"
     for_types = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {line}"
     for source in (line, lazy, for_types):
@@ -223,7 +223,7 @@ def test_the_module_reader_catches(source: str, used: str) -> None:
     assert modules_used(source) == {used}
 
 
-_TAKEN_APART = re.compile(
+_NAME_PARSING = re.compile(
     r"""(startswith|endswith|removesuffix|removeprefix|replace|partition|split|strip)"""
     r"""\(\(?["'](syn|bias|mask|mean|var|l|z|\[|_?(delta|update|error|part))["']"""
 )
@@ -232,18 +232,18 @@ _TAKEN_APART = re.compile(
 @pytest.mark.parametrize("package", ["manual", "torch_ref", "compare"])
 def test_names_of_quantities_are_taken_apart_in_one_place(package: str) -> None:
     """A value and its gradient, or layer 2's update, are told apart by structure."""
-    homes = ("cases/cases.py", "proof/program.py")  # kind_of, and base_name of check's names
-    found = [
+    homes = ("cases/cases.py", "proof/program.py")  # quantity_kind, and base_name of check's names
+    used = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in sources(package)
         for line in path.read_text().splitlines()
-        if _TAKEN_APART.search(line) and not str(path).endswith(homes)
+        if _NAME_PARSING.search(line) and not str(path).endswith(homes)
     ]
-    assert found == []
+    assert used == []
 
 
 @pytest.mark.parametrize(
     "line", ['name.replace("_update", "_part")', "name.startswith(('syn', 'b'))"]
 )
-def test_a_name_taken_apart_is_caught(line: str) -> None:
-    assert _TAKEN_APART.search(line)
+def test_parsing_of_a_name_is_caught(line: str) -> None:
+    assert _NAME_PARSING.search(line)

@@ -1,4 +1,4 @@
-"""The blog's listings: its printed numbers, and one step however it is written."""
+"""The blog's listings: its printed numbers, and that all versions of a step agree."""
 
 import importlib
 
@@ -61,28 +61,28 @@ def test_the_eleven_lines_train_to_the_same_output() -> None:
     trained = eleven_lines(X, y, **weights)
     printed = [f"{row[0]:.8f}" for row in trained["l2"].tolist()]
     assert printed == ["0.00260572", "0.99672209", "0.99701711", "0.00386759"]
-    assert all(torch.equal(first[name], weights[name]) for name in first)  # left as they were
+    assert all(torch.equal(first[name], weights[name]) for name in first)  # not modified
 
 
-def test_the_eleven_lines_are_the_blogs_grouping_but_for_their_sigmoid() -> None:
-    """From the same layers on, deltas and weights have the bits of `three_layer`'s."""
+def test_the_eleven_lines_have_the_blogs_grouping_except_in_the_sigmoid() -> None:
+    """With equal layers, deltas and weights have the bits of `three_layer` with that grouping."""
     X, y, weights = _blog("three_layer")
-    ours = eleven_lines(X, y, **weights, steps=1)
-    l2_delta = GROUPINGS["blog"](y - ours["l2"], ours["l2"])
-    l1_delta = GROUPINGS["blog"](l2_delta @ weights["syn1"].mT, ours["l1"])
-    _assert_same_bits(ours["l2_delta"], l2_delta)
-    _assert_same_bits(ours["l1_delta"], l1_delta)
-    _assert_same_bits(ours["syn0"], weights["syn0"] + X.mT @ l1_delta)
-    _assert_same_bits(ours["syn1"], weights["syn1"] + ours["l1"].mT @ l2_delta)
+    manual = eleven_lines(X, y, **weights, steps=1)
+    l2_delta = GROUPINGS["blog"](y - manual["l2"], manual["l2"])
+    l1_delta = GROUPINGS["blog"](l2_delta @ weights["syn1"].mT, manual["l1"])
+    _assert_same_bits(manual["l2_delta"], l2_delta)
+    _assert_same_bits(manual["l1_delta"], l1_delta)
+    _assert_same_bits(manual["syn0"], weights["syn0"] + X.mT @ l1_delta)
+    _assert_same_bits(manual["syn1"], weights["syn1"] + manual["l1"].mT @ l2_delta)
 
 
 @pytest.mark.parametrize(("listing", "sizes"), [(two_layer, (3, 2)), (three_layer, (3, 5, 2))])
-def test_the_loops_are_the_listings(listing: object, sizes: tuple[int, ...]) -> None:
-    """`network` gives the names, the order and the bits of the written-out listings."""
-    given = _random(sizes, rows=4, leading=(6,))
-    alike = {"sizes": sizes, "alpha": 0.7}
-    expected = listing.step(**given, **alike, grouping="left_to_right")  # type: ignore[attr-defined]
-    actual = network.Network(**Network(**alike).arguments()).step(**given)
+def test_the_loops_equal_the_listings(listing: object, sizes: tuple[int, ...]) -> None:
+    """`network` returns the names, the order and the bits of the listings."""
+    tensors = _random(sizes, rows=4, leading=(6,))
+    description = {"sizes": sizes, "alpha": 0.7}
+    expected = listing.step(**tensors, **description, grouping="left_to_right")  # type: ignore[attr-defined]
+    actual = network.Network(**Network(**description).arguments()).step(**tensors)
     assert list(actual) == list(expected)
     for name in expected:
         _assert_same_bits(actual[name], expected[name])
@@ -104,72 +104,76 @@ def test_names_in_the_order_of_computation() -> None:
     population=st.integers(1, 4),
 )
 def test_a_population_is_its_networks(sizes: list[int], rows: int, population: int) -> None:
-    """The same lines serve networks side by side: each is close to what it is alone.
+    """Each network of a population is close to the same network alone.
 
-    Close and not equal: another shape selects another kernel, see `compare.training.chunking`.
+    The bits may differ, because another shape selects another kernel (compare.training.chunking).
     """
     shape = tuple(sizes)
-    given = _random(shape, rows=rows, leading=(population,))
-    asked = network.Network(**Network(shape, alpha=0.5).arguments())
-    together = asked.step(**given)
+    tensors = _random(shape, rows=rows, leading=(population,))
+    manual = network.Network(**Network(shape, alpha=0.5).arguments())
+    together = manual.step(**tensors)
     for p in range(population):
-        alone = asked.step(**{name: value[p] for name, value in given.items()})
+        alone = manual.step(**{name: value[p] for name, value in tensors.items()})
         for name, value in alone.items():
             torch.testing.assert_close(together[name][p], value, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_one_network_without_a_population_is_autograds_bits(dtype: torch.dtype) -> None:
-    """As a reader would call it: plain matrices, other kernels than a population's."""
-    given = {name: value.to(dtype) for name, value in _random((3, 5, 2), rows=4).items()}
-    question = {"sizes": (3, 5, 2), "alpha": 0.7}
-    trainer = Trainer(like=given["X"], **Network(**question).arguments())
+def test_one_network_without_a_population_has_autograds_bits(dtype: torch.dtype) -> None:
+    """As a reader would call it: plain matrices, which use other kernels than a population."""
+    tensors = {name: value.to(dtype) for name, value in _random((3, 5, 2), rows=4).items()}
+    description = {"sizes": (3, 5, 2), "alpha": 0.7}
+    trainer = Trainer(like=tensors["X"], **Network(**description).arguments())
     for _ in range(200):
-        ours = three_layer.step(**given, **question, grouping="left_to_right")
-        theirs = trainer.step(**given)
-        for name, value in theirs.items():
-            _assert_same_bits(ours[name], value)
-        given |= {"syn0": ours["syn0"], "syn1": ours["syn1"]}
+        manual = three_layer.step(**tensors, **description, grouping="left_to_right")
+        reference = trainer.step(**tensors)
+        for name, value in reference.items():
+            _assert_same_bits(manual[name], value)
+        tensors |= {"syn0": manual["syn0"], "syn1": manual["syn1"]}
 
 
 def test_the_deltas_are_known_before_a_weight_moves() -> None:
-    """With syn1 moved first, l1_error would be another: it is that of the weights given."""
-    given = _random((3, 4, 2), rows=5)
-    values = three_layer.step(**given, sizes=(3, 4, 2), alpha=1.0, grouping="blog")
-    _assert_same_bits(values["l1_error"], values["l2_delta"] @ given["syn1"].mT)
+    """l1_error uses the old syn1; if syn1 moved first, it would differ."""
+    tensors = _random((3, 4, 2), rows=5)
+    values = three_layer.step(**tensors, sizes=(3, 4, 2), alpha=1.0, grouping="blog")
+    _assert_same_bits(values["l1_error"], values["l2_delta"] @ tensors["syn1"].mT)
 
 
-def test_a_side_that_does_not_know_a_field_says_so() -> None:
-    given = _random((3, 4, 1), rows=4)
-    asked = {"sizes": (3, 4, 1), "alpha": 1.0}
+def test_an_unknown_field_is_refused() -> None:
+    tensors = _random((3, 4, 1), rows=4)
+    description = {"sizes": (3, 4, 1), "alpha": 1.0}
     with pytest.raises(TypeError, match="unexpected keyword"):
-        three_layer.step(**given, **asked, grouping="blog", syn7=given["syn1"])
+        three_layer.step(**tensors, **description, grouping="blog", syn7=tensors["syn1"])
     with pytest.raises(TypeError, match="missing or unknown tensors for this network: syn7"):
-        network.Network(**Network(**asked).arguments()).step(**given, syn7=given["syn1"])
+        network.Network(**Network(**description).arguments()).step(**tensors, syn7=tensors["syn1"])
     with pytest.raises(ValueError, match=r"syn0 has shape \(3, 4\), but sizes require \(3, 5\)"):
-        network.Network(**Network((3, 5, 1)).arguments()).step(**given)
+        network.Network(**Network((3, 5, 1)).arguments()).step(**tensors)
     with pytest.raises(TypeError, match="expected syn0, syn1, got"):
-        Trainer(like=given["X"], **Network(**asked).arguments()).step(**given, syn7=given["syn1"])
+        Trainer(like=tensors["X"], **Network(**description).arguments()).step(
+            **tensors, syn7=tensors["syn1"]
+        )
     with pytest.raises(TypeError, match="alpha"):
-        three_layer.step(**given, sizes=(3, 4, 1), grouping="blog")
+        three_layer.step(**tensors, sizes=(3, 4, 1), grouping="blog")
     with pytest.raises(ValueError, match="three layers and alpha 1"):
-        importlib.import_module("manual.eleven_lines").step(**given, sizes=(3, 4, 1), alpha=2.0)
+        importlib.import_module("manual.eleven_lines").step(**tensors, sizes=(3, 4, 1), alpha=2.0)
 
 
 def _blog(case: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return the blog's X, y and first weights without the population's dimension."""
-    found = draw(CASES[case], seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    return found.X[0], found.y[0], {name: w[0] for name, w in found.state.items()}
+    """Return the blog's X, y and first weights, without the leading population dimension."""
+    sample = draw(
+        CASES[case], seed=1, population=1, dtype=torch.float64, device=torch.device("cpu")
+    )
+    return sample.X[0], sample.y[0], {name: w[0] for name, w in sample.state.items()}
 
 
 def _random(
     sizes: tuple[int, ...], *, rows: int, leading: tuple[int, ...] = ()
 ) -> dict[str, Tensor]:
-    """Return X, y and weights for `sizes`, signed, the same each time."""
-    chance = torch.Generator().manual_seed(3)
+    """Return X, y and weights for `sizes`, of both signs, the same at each call."""
+    rng = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*leading, *shape, generator=chance, dtype=torch.float64)
+        return torch.randn(*leading, *shape, generator=rng, dtype=torch.float64)
 
     weights = {f"syn{n}": normal(sizes[n], sizes[n + 1]) for n in range(len(sizes) - 1)}
     return {"X": normal(rows, sizes[0]), "y": normal(rows, sizes[-1]), **weights}

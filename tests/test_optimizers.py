@@ -1,4 +1,4 @@
-"""The optimizers by hand, beside torch.optim's own, each going its own way."""
+"""The optimizers by hand, compared with torch.optim over many steps."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from manual.optimizers import MOMENTS, adam, sgd
 pytestmark = pytest.mark.bits
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-SIZE = 23  # no whole number of vectors: a tail goes through scalar code
+SIZE = 23  # not a multiple of the vector width, so that a tail runs through scalar code
 
-# By hand, torch's own, and the options as torch calls them.
+# Name -> the optimizer of torch, and its options.
 ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
     "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 
 
 class Side:
-    """torch's optimizer on a parameter of its own, and what is by hand on another."""
+    """An optimizer of torch on one copy of a weight, and ours on another."""
 
     def __init__(self, row: str, weight: Tensor, **other: Any) -> None:
         kind, options = ROWS[row]
@@ -39,7 +39,7 @@ class Side:
         self.sgd = kind is torch.optim.SGD
         names = () if self.sgd and "momentum" not in options else MOMENTS[kind.__name__.lower()]
         self.moments = {name: torch.zeros_like(weight) for name in names}
-        if self.sgd and names:  # torch takes the first gradient as it is; here it starts from 0
+        if self.sgd and names:  # torch's first step copies the gradient; ours starts from 0
             self.optimizer.state[self.parameter]["momentum_buffer"] = torch.zeros_like(weight)
 
     def step(self, gradient: Tensor) -> None:
@@ -48,24 +48,24 @@ class Side:
         self.parameter.grad = gradient.clone()
         self.optimizer.step()
         o = self.options
-        given = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
-        found = {"w": -gradient}
+        state = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
+        updates = {"w": -gradient}
         if self.sgd:
             moved = sgd(
-                given, found, ("w",), alpha=o["lr"], momentum=o.get("momentum", 0.0),
+                state, updates, ("w",), alpha=o["lr"], momentum=o.get("momentum", 0.0),
                 nesterov=o.get("nesterov", False),
             )  # fmt: skip
         else:
             moved = adam(
-                given, found, ("w",), alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
+                state, updates, ("w",), alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
                 adam_eps=o["eps"], weight_decay=o.get("weight_decay", 0.0), t=self.t,
             )  # fmt: skip
-        assert moved.keys() == given.keys()
+        assert moved.keys() == state.keys()
         self.weight = moved.pop("w")
         self.moments = {name.removeprefix("w_"): value for name, value in moved.items()}
 
     def differences(self) -> list[str]:
-        """Return what has not the same bits."""
+        """Return the names of the tensors whose bits differ."""
         state = self.optimizer.state[self.parameter]
         pairs = {"weight": (self.weight, self.parameter.detach())}
         pairs |= {name: (value, state[name]) for name, value in self.moments.items()}
@@ -73,18 +73,18 @@ class Side:
 
 
 def _start(dtype: torch.dtype, *shape: int) -> tuple[Tensor, torch.Generator]:
-    chance = torch.Generator().manual_seed(1)
-    return torch.randn(shape, generator=chance, dtype=torch.float64).to(dtype), chance
+    rng = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype), rng
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", ROWS)
-def test_a_thousand_steps_are_torchs(row: str, dtype: torch.dtype) -> None:
-    """The same bits after each, weight and moments, also of gradients that are 0 or -0.0."""
-    weight, chance = _start(dtype, SIZE)
+def test_a_thousand_steps_equal_torchs(row: str, dtype: torch.dtype) -> None:
+    """Weight and moments have the same bits after each step, also for gradients of 0 or -0.0."""
+    weight, rng = _start(dtype, SIZE)
     side = Side(row, weight)
     for t in range(1, 1001):
-        drawn = torch.randn(SIZE, generator=chance, dtype=torch.float64)
+        drawn = torch.randn(SIZE, generator=rng, dtype=torch.float64)
         gradient = (drawn * 10.0 ** (t % 7 - 3)).to(dtype)
         gradient[t % SIZE], gradient[(t + 5) % SIZE] = 0.0, -0.0
         if t % 50 == 0:
@@ -97,8 +97,8 @@ def test_a_thousand_steps_are_torchs(row: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 @pytest.mark.parametrize("row", ROWS)
-def test_nothing_but_zeros_as_gradients(row: str, zero: float, dtype: torch.dtype) -> None:
-    """The same bits after each step; without a decay the weights stay, those of 0 too."""
+def test_gradients_of_zero(row: str, zero: float, dtype: torch.dtype) -> None:
+    """The bits are the same after each step; without weight decay the weights do not change."""
     weight, _ = _start(dtype, 2, SIZE)
     weight[0, :2] = torch.tensor([0.0, -0.0])
     side = Side(row, weight)
@@ -109,7 +109,7 @@ def test_nothing_but_zeros_as_gradients(row: str, zero: float, dtype: torch.dtyp
 
 
 def test_an_eps_too_small_for_float16_is_0_over_0_on_both_sides() -> None:
-    """1e-8 rounds to 0 there: a gradient that was always 0 makes its weight NaN, as torch's."""
+    """1e-8 rounds to 0: a gradient that was always 0 makes the weight NaN, as in torch."""
     weight, _ = _start(torch.float16, SIZE)
     side = Side("adam", weight, eps=1e-8)
     side.step(torch.zeros_like(weight))

@@ -1,4 +1,4 @@
-"""Pictures: what they sum up, and that none grows with what it shows."""
+"""Pictures: how they summarise large matrices, and that their size is bounded."""
 
 import io
 import tracemalloc
@@ -15,17 +15,17 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def test_a_large_matrix_shows_the_largest_of_each_block() -> None:
-    """As one does that has only these values."""
+    """The picture equals that of a small matrix with only these values."""
     large, small = np.zeros((640, 128)), np.zeros((64, 64))
     for row, column, value in ((3, 5, -2.0), (63, 0, 1.0), (20, 63, 0.5)):
         large[10 * row + row % 10, 2 * column + 1] = small[row, column] = value
     one, other = (pixels(heat_maps("", [Pair("", m, m / 2)])) for m in (large, small))
-    one, other = (each[80:, 150:] for each in (one, other))  # without the shape in words
+    one, other = (each[80:, 150:] for each in (one, other))  # without the text of the shape
     assert (one == other).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_heat_map_takes_a_share_of_what_it_shows(dtype: type) -> None:
+def test_a_heat_map_needs_less_memory_than_the_matrix(dtype: type) -> None:
     values: np.ndarray = np.ones((4096, 2048), dtype)
     tracemalloc.start()
     heat_maps("", [Pair("w", values, values)])
@@ -50,7 +50,7 @@ def test_many_classes_share_cells(classes: int, rows: int) -> None:
 
 
 def test_counts_are_summed() -> None:
-    """Four to a cell: the number that is drawn is that of a matrix that has it."""
+    """Four counts per cell: the picture equals that of a matrix with the sum."""
     counts = np.full((128, 128), 0)
     counts[:2, :2] = 10
     counts[0, 0] = 11
@@ -58,4 +58,4 @@ def test_counts_are_summed() -> None:
     plain = np.zeros((64, 64), np.int64)
     plain[0, 0] = 41
     same = pixels(confusion("", plain, [str(2 * k) for k in range(64)]))
-    assert (summed[28:] == same[28:]).all()  # all but the title
+    assert (summed[28:] == same[28:]).all()  # without the title

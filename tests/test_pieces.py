@@ -1,4 +1,4 @@
-"""The pieces of the network, each by itself: torch's own function is beside every one of them."""
+"""The pieces of the by-hand network, each compared with torch's own function."""
 
 import math
 from collections.abc import Callable
@@ -25,27 +25,27 @@ pytestmark = pytest.mark.bits
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-5
 
-#: Each activation is called as torch calls it; one that torch has not has its row here.
-TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
+#: The activations of torch, by name; one that torch does not have gets a row here.
+TORCH_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: getattr(F, name) for name in ACTIVATIONS if hasattr(F, name)},
     "identity": lambda z: z.view_as(z),
 }
-# What is not always torch's bits, and how far off at most: floats between the two. Measured: 2.
+# Values whose bits are not always torch's, and the largest difference in ulps. Measured: 2.
 FEW_ULPS = {("silu", "value"): 4, ("softplus", "value"): 4, ("softplus", "delta"): 4}
 # gelu loses digits where 1 + erf cancels: in ulps of z, and of the error. Measured: 2.3 and 1.9.
 GELU = 4
 
 
 def _normal(*shape: int, seed: int = 3, scale: float = 1.0) -> Tensor:
-    chance = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(shape, generator=chance, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
 def _places(dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return inputs of an activation by what is special about them."""
+    """Return inputs of an activation, by the property that makes them special."""
     info = torch.finfo(dtype)
     twenty = torch.tensor(20.0, dtype=dtype)
-    beside = [torch.nextafter(twenty, torch.tensor(at, dtype=dtype)) for at in (0.0, 99.0)]
+    neighbours = [torch.nextafter(twenty, torch.tensor(at, dtype=dtype)) for at in (0.0, 99.0)]
     large = torch.tensor([40.0, 700.0, 1000.0, info.max], dtype=torch.float64).to(dtype)
     smallest = info.smallest_normal * info.eps  # the smallest subnormal
     sizes = [smallest, info.smallest_normal / 2, info.smallest_normal, info.eps]
@@ -53,14 +53,14 @@ def _places(dtype: torch.dtype) -> dict[str, Tensor]:
     return {
         "ordinary": _normal(300, scale=3).to(dtype),
         "wide": _normal(300, seed=4, scale=30).to(dtype),
-        "kinks": torch.stack([twenty, -twenty, *beside, 0 * twenty, -0.0 * twenty]),
+        "kinks": torch.stack([twenty, -twenty, *neighbours, 0 * twenty, -0.0 * twenty]),
         "saturation": torch.cat([large, -large]),
         "tiny": torch.cat([tiny, -tiny]),
     }
 
 
 def _vjp(function: Callable[..., Tensor], at: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Return torch's value and what autograd makes of `error`."""
+    """Return the value of a function and autograd's gradient for the cotangent `error`."""
     leaf = at.clone().requires_grad_()
     value = function(leaf)
     (gradient,) = torch.autograd.grad(value, leaf, error)
@@ -153,10 +153,10 @@ class _Penalty(torch.autograd.Function):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("place", _places(torch.float64))
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_torchs(name: str, place: str, dtype: torch.dtype) -> None:
-    """The same bits, but for those of an exp or erf of the kernel's own: within a few ulps.
+def test_an_activation_equals_torchs(name: str, place: str, dtype: torch.dtype) -> None:
+    """The same bits; within a few ulps where torch's kernel has its own exp or erf.
 
-    Each length has other elements in the tail that does not fill a vector; some errors are 0.
+    Every length puts other elements in the tail that does not fill a vector; some errors are 0.
     """
     places = _places(dtype)[place]
     eps, floor = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
@@ -164,31 +164,31 @@ def test_an_activation_is_torchs(name: str, place: str, dtype: torch.dtype) -> N
         error = _normal(len(z), seed=5).to(dtype)
         error[2::7] = 0
         error[5::7] = -0.0
-        l, delta = _vjp(TORCHS[name], z, error)
-        found = {
+        l, delta = _vjp(TORCH_FUNCTIONS[name], z, error)
+        pairs = {
             "value": (ACTIVATIONS[name].value(z), l, z),
             "delta": (ACTIVATIONS[name].delta(error, z, l), delta, error),
         }
-        for what, (ours, theirs, size) in found.items():
-            assert ours.dtype == dtype
-            assert not ours.isnan().any()
-            assert not theirs.isnan().any()
+        for what, (manual, reference, size) in pairs.items():
+            assert manual.dtype == dtype
+            assert not manual.isnan().any()
+            assert not reference.isnan().any()
             if name == "gelu":
                 # torch halves z last, so that above half of the largest number it gives inf
-                at = theirs.isfinite()
+                at = reference.isfinite()
                 assert bool(at.all()) or (what == "value" and place == "saturation")
-                gap = (ours.double() - theirs.double())[at].abs()
+                gap = (manual.double() - reference.double())[at].abs()
                 # and its bfloat16 takes subnormal results to 0 on some machines
                 assert (gap <= GELU * eps * size.double()[at].abs() + floor).all()
             else:
                 allowed = FEW_ULPS.get((name, what), 0)
-                compared = compare_bits(ours, theirs)
+                compared = compare_bits(manual, reference)
                 assert compared.max_ulp <= allowed, compared
                 assert allowed or compared.worst is None, compared
 
 
 def test_gelu_of_the_largest_numbers_is_finite_by_hand() -> None:
-    """Torch's own is infinite there with AVX-512, and is not with AVX2."""
+    """Torch's is infinite there with AVX-512, and finite with AVX2."""
     z = torch.full((16,), torch.finfo(torch.float32).max)
     assert ACTIVATIONS["gelu"].value(z).equal(z)
 
@@ -196,9 +196,9 @@ def test_gelu_of_the_largest_numbers_is_finite_by_hand() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_proved(name: str, dtype: torch.dtype) -> None:
-    """Value and slope are torch's formula, and no further off than rounding.
+    """Value and derivative have torch's formula and differ at most by rounding.
 
-    Where exp overflows on the way no bound is finite, and the bits have to be the same.
+    Where exp overflows inside, no bound is finite, and the bits must be the same.
     """
     places = _places(dtype)
     if name == "gelu":  # torch's own may be inf there, see above
@@ -206,12 +206,12 @@ def test_an_activation_is_proved(name: str, dtype: torch.dtype) -> None:
     z = torch.cat([place[:10] for place in places.values()])
     far = z.abs() > math.log(torch.finfo(dtype).max) - 1
     for part in (z[~far], z[far]):
-        report = check(_activation(name), lambda z: TORCHS[name](z), {"z": part})
+        report = check(_activation(name), lambda z: TORCH_FUNCTIONS[name](z), {"z": part})
         assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activations_slope_by_differences(name: str) -> None:
+def test_an_activations_derivative_by_differences(name: str) -> None:
     z = _normal(3, 5, scale=2).requires_grad_()
     assert float(z.detach().abs().min()) > 0.01  # not across a kink
     assert torch.autograd.gradcheck(_activation(name).apply, (z,))
@@ -224,7 +224,7 @@ def test_an_activations_slope_by_differences(name: str) -> None:
 
 
 def _rows(name: str, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return outputs, and targets as the loss wants them."""
+    """Return outputs, and targets of the kind that the loss takes."""
     l = _normal(*shape, seed=7, scale=scale)
     y = _normal(*shape, seed=8)
     if name == "cross_entropy":
@@ -243,7 +243,7 @@ def _torchs_loss(name: str, l: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), error
 
 
-# Where other bits than torch's are to be expected. The values are ours to group; measured: 2 ulps.
+# Where the bits may differ from torch's, because the grouping is ours. Measured: 2 ulps.
 OTHER_BITS = {
     ("binary_cross_entropy_with_logits", "value"),
     ("cross_entropy", "value"),
@@ -255,26 +255,26 @@ OTHER_BITS = {
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("shape", [(1, 2), (4, 3), (33, 10), (3, 4, 5)])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_torchs(
+def test_a_loss_equals_torchs(
     name: str, shape: tuple[int, ...], scale: float, dtype: torch.dtype
 ) -> None:
-    """The same bits, -0.0 and 0.0 apart, but for the means of what has an exp in it."""
+    """The same bits, also of -0.0 and 0.0, except for means of values computed with exp."""
     l, y = _rows(name, dtype, *shape, scale=scale)
     value, error = _torchs_loss(name, l, y)
     eps = torch.finfo(dtype).eps
-    found = {"value": (LOSSES[name].value(l, y), value), "error": (LOSSES[name].error(l, y), error)}
-    for what, (ours, theirs) in found.items():
+    pairs = {"value": (LOSSES[name].value(l, y), value), "error": (LOSSES[name].error(l, y), error)}
+    for what, (manual, reference) in pairs.items():
         if (name, what) in OTHER_BITS:
-            size = 1 / shape[-2] if what == "error" else theirs.double().abs()
-            assert ((ours.double() - theirs.double()).abs() <= 4 * eps * size).all()
+            size = 1 / shape[-2] if what == "error" else reference.double().abs()
+            assert ((manual.double() - reference.double()).abs() <= 4 * eps * size).all()
         else:
-            _assert_same_bits(ours, theirs)
+            _assert_same_bits(manual, reference)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ["half_squared_error", "mse"])
 def test_the_error_of_a_target_that_is_met(name: str, dtype: torch.dtype) -> None:
-    """It is 0, with the sign that torch gives it."""
+    """It is 0 with the same sign as torch's."""
     l, y = _rows(name, dtype, 4, 3)
     y[1] = l[1]
     _assert_same_bits(LOSSES[name].error(l, y), _torchs_loss(name, l, y)[1])
@@ -283,7 +283,7 @@ def test_the_error_of_a_target_that_is_met(name: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_the_error_of_a_class_that_is_certain(right: float, dtype: torch.dtype) -> None:
-    """It is 0, with the sign that torch gives it."""
+    """It is 0 with the same sign as torch's."""
     name = "binary_cross_entropy_with_logits"
     l = torch.tensor([[50.0], [800.0], [1000.0]], dtype=dtype) * (2 * right - 1)
     y = torch.full_like(l, right)
@@ -302,9 +302,9 @@ def test_extreme_logits_leave_a_loss_finite(name: str, dtype: torch.dtype) -> No
     assert error.isfinite().all()
     # each of the two outputs of the first row is 1000 off, or the class is 2000 below the other
     assert 499 < float(value) < 502 if name == "cross_entropy" else 249 < float(value) < 252
-    theirs = _torchs_loss(name, l, y)
-    _close(value.double(), theirs[0].double(), 4 * torch.finfo(dtype).eps)
-    _close(error.double(), theirs[1].double(), 4 * torch.finfo(dtype).eps)
+    reference = _torchs_loss(name, l, y)
+    _close(value.double(), reference[0].double(), 4 * torch.finfo(dtype).eps)
+    _close(error.double(), reference[1].double(), 4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -320,7 +320,7 @@ def test_networks_side_by_side_have_their_own_losses(name: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_proved(name: str, dtype: torch.dtype) -> None:
-    """Value and error are torch's formula, and no further off than rounding."""
+    """Value and error have torch's formula and differ at most by rounding."""
     l, y = _rows(name, dtype, 4, 3, scale=3)
     forward = losses.LOSSES[name]
     report = check(_loss(name), lambda l, y: forward(l, y), {"l": l.requires_grad_(), "y": y})
@@ -351,30 +351,30 @@ def _torchs_batch_norm(z: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [2, 7])
-def test_batch_norm_is_torchs(rows: int) -> None:
+def test_batch_norm_equals_torchs(rows: int) -> None:
     """In training and evaluation, its running statistics too, over several steps.
 
     The output has the biased variance and the running one is unbiased: at 2 rows it is twice that.
     """
     _, gamma, beta = _columns(torch.float64, rows, 4)
-    theirs = torch.nn.BatchNorm1d(4, eps=EPS, momentum=0.1, dtype=torch.float64)
+    reference = torch.nn.BatchNorm1d(4, eps=EPS, momentum=0.1, dtype=torch.float64)
     with torch.no_grad():
-        theirs.weight.copy_(gamma[0])
-        theirs.bias.copy_(beta[0])
+        reference.weight.copy_(gamma[0])
+        reference.bias.copy_(beta[0])
     mean, var = torch.zeros_like(gamma), torch.ones_like(gamma)
     for seed in range(4):
         z = _normal(rows, 4, seed=seed, scale=2) + 1
         out, _, batch_mean, batch_var = normalise(z, gamma, beta, EPS)
         mean, var = running(mean, batch_mean, 0.1), running(var, batch_var, 0.1)
-        _close(out, theirs(z).detach())
-        assert theirs.running_mean is not None
-        assert theirs.running_var is not None
-        _close(mean[0], theirs.running_mean)
-        _close(var[0], theirs.running_var)
+        _close(out, reference(z).detach())
+        assert reference.running_mean is not None
+        assert reference.running_var is not None
+        _close(mean[0], reference.running_mean)
+        _close(var[0], reference.running_var)
         _close(batch_var[0], z.var(0, correction=1))
-    theirs.eval()
+    reference.eval()
     z = _normal(5, 4, seed=20)
-    _close(normalise_as_learned(z, gamma, beta, mean, var, EPS), theirs(z).detach())
+    _close(normalise_as_learned(z, gamma, beta, mean, var, EPS), reference(z).detach())
 
 
 def test_batch_norm_takes_the_biased_variance_for_its_output() -> None:
@@ -419,16 +419,16 @@ def test_batch_norms_way_back_by_differences(shape: tuple[int, ...]) -> None:
         assert torch.autograd.gradcheck(_BatchNorm.apply, at)
     gamma, beta = (part.expand(*shape[:-2], 1, shape[-1]).contiguous() for part in (gamma, beta))
     error = _normal(*shape, seed=13)
-    given = [z, gamma, beta]
+    arguments = [z, gamma, beta]
     back = normalise_back(error, gamma, normalise(z, gamma, beta, EPS)[1])
     for n in range(3):
 
         def weighed(part: Any, n: int = n) -> Any:
-            parts = [*given[:n], torch.from_numpy(part), *given[n + 1 :]]
+            parts = [*arguments[:n], torch.from_numpy(part), *arguments[n + 1 :]]
             out = normalise(parts[0], parts[1], parts[2], EPS)[0]
             return (_numpy(error) * _numpy(out)).sum()
 
-        _close(back[n], _central(weighed, given[n], h=1e-6), 1e-6)
+        _close(back[n], _central(weighed, arguments[n], h=1e-6), 1e-6)
 
 
 # -- dropout and penalties
@@ -462,9 +462,9 @@ def test_a_penalty_is_torchs(l1: float, l2: float, dtype: torch.dtype) -> None:
         return l2 / 2 * (syn**2).sum() + l1 * syn.abs().sum()
 
     _, gradient = _vjp(total, syn, torch.ones((), dtype=dtype))
-    ours = penalty_update(syn, l1, l2)
-    assert bool((ours[0, :2] == 0).all())
-    gap = (ours.double() + gradient.double()).abs()
+    manual = penalty_update(syn, l1, l2)
+    assert bool((manual[0, :2] == 0).all())
+    gap = (manual.double() + gradient.double()).abs()
     assert (gap <= 2 * torch.finfo(dtype).eps * (l2 * syn.double().abs() + l1)).all()
 
 
@@ -482,20 +482,22 @@ def test_a_penalty_by_differences() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("limit", [0.5, 0.1])
 @pytest.mark.parametrize(
-    ("trimming", "theirs"),
+    ("trimming", "reference"),
     [("clip", lambda delta, t: torch.clamp(delta, -t, t)), ("zero", F.hardshrink)],
 )
-def test_trimming_is_torchs(trimming: str, theirs: Any, limit: float, dtype: torch.dtype) -> None:
-    """The same bits, at exactly the limit and its neighbours too."""
+def test_trimming_equals_torchs(
+    trimming: str, reference: Any, limit: float, dtype: torch.dtype
+) -> None:
+    """The same bits, also at the limit and its neighbours."""
     t = torch.tensor(limit, dtype=dtype)
-    beside = [torch.nextafter(t, torch.tensor(at, dtype=dtype)) for at in (0.0, 1.0)]
-    edges = torch.stack([t, *beside, 0 * t, 3 * t])
+    neighbours = [torch.nextafter(t, torch.tensor(at, dtype=dtype)) for at in (0.0, 1.0)]
+    edges = torch.stack([t, *neighbours, 0 * t, 3 * t])
     delta = torch.cat([edges, -edges, _normal(50).to(dtype)])
-    _assert_same_bits(trim(delta, limit, trimming), theirs(delta, limit))
+    _assert_same_bits(trim(delta, limit, trimming), reference(delta, limit))
 
 
 def test_trimming_at_exactly_the_limit() -> None:
-    """Clipping leaves it, zeroing takes it: only what is beyond the limit stays."""
+    """Clipping keeps the value at the limit, zeroing sets it to 0: only larger ones stay."""
     delta = torch.tensor([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
     assert trim(delta, 0.5, "clip").tolist() == [-0.5, -0.5, -0.25, 0.0, 0.25, 0.5, 0.5]
     assert trim(delta, 0.5, "zero").tolist() == [-0.75, 0, 0, 0, 0, 0, 0.75]
@@ -511,7 +513,7 @@ def _numpy(tensor: Tensor) -> Any:
 
 
 def _central(function: Callable[[Any], Any], at: Tensor, h: float = 1e-5) -> Tensor:
-    """Return the slope of sum(function(x)) by central differences, one element after another."""
+    """Return the gradient of sum(function(x)) by central differences, element by element."""
     x = at.numpy().copy()
     slope = np.zeros_like(x)
     for index in np.ndindex(*x.shape):

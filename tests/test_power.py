@@ -28,7 +28,7 @@ from compare.proof.interpreter import evaluate
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.test_pieces import (
-    TORCHS,
+    TORCH_FUNCTIONS,
     _activation,
     _BatchNorm,
     _Drop,
@@ -61,7 +61,7 @@ def _check_subject(*args: Any) -> CheckSubject:
 
 def _activation_subject(name: str) -> CheckSubject:
     z = torch.cat([_normal(9, scale=2), EDGES])
-    return _check_subject(_activation(name), lambda z: TORCHS[name](z), {"z": z})
+    return _check_subject(_activation(name), lambda z: TORCH_FUNCTIONS[name](z), {"z": z})
 
 
 def _loss_subject(name: str) -> CheckSubject:

@@ -30,7 +30,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def solution(level: str = "two_layer", *changes: tuple[str, str], steps: int = 4) -> str:
-    """Return a right file, and then changed; it trains for a few steps only."""
+    """Return a correct file with changes, which trains for a few steps only."""
     text = f"# practice, level {level}\n{LEVELS[level].solution}"
     text = re.sub(r"range\([\d_]+\)", f"range({steps})", text)
     for old, now in changes:
@@ -39,12 +39,12 @@ def solution(level: str = "two_layer", *changes: tuple[str, str], steps: int = 4
     return text
 
 
-def found(*changes: tuple[str, str], level: str = "two_layer", steps: int = 4) -> Result:
+def check(*changes: tuple[str, str], level: str = "two_layer", steps: int = 4) -> Result:
     return grade(LEVELS[level], solution(level, *changes, steps=steps), "file.py")
 
 
 def practice(*words: str, file: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run the command as a person does, on file.py."""
+    """Run the command in a process, on file.py."""
     if file is not None:
         Path("file.py").write_text(file)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
@@ -101,54 +101,54 @@ WRONG_LINES = [
     ids=[row[0] for row in WRONG_LINES],
 )
 def test_a_wrong_line(change: tuple[str, str], text: str, said: str) -> None:
-    answer = found(change)
-    assert (answer.state, answer.code) == (WRONG, 1)
-    assert answer.text.startswith(text)
+    result = check(change)
+    assert (result.state, result.code) == (WRONG, 1)
+    assert result.text.startswith(text)
     lines = solution("two_layer", change).splitlines()
-    assert lines[answer.line - 1].strip() == answer.text
-    assert said in [answer.said, *answer.remarks, ""]
+    assert lines[result.line - 1].strip() == result.text
+    assert said in [result.said, *result.remarks, ""]
     if not said:
-        assert re.match(r"sets \w+\[\d, \d\] to \S+; autograd gives \S+$", answer.said)
+        assert re.match(r"sets \w+\[\d, \d\] to \S+; autograd gives \S+$", result.said)
 
 
 def test_weights_that_move_too_early() -> None:
-    """The error goes back through syn1 as it was; which line moved it is said."""
+    """The error goes back through the old syn1; the remark names the line that changed it."""
     back, move = "    l1_error = l2_delta @ syn1.T  # (4, 4)\n", "    syn1 += l1.T @ l2_delta"
-    answer = found((back, ""), (move, f"{move}\n{back}\n  #"), level="three_layer")
-    assert answer.name == "l1_delta"  # there l1_error is not there at all
+    result = check((back, ""), (move, f"{move}\n{back}\n  #"), level="three_layer")
+    assert result.name == "l1_delta"  # l1_error does not exist there yet
     early = solution("three_layer").replace(f"{move}  # (4, 1)\n", "")
     early = early.replace(back, f"{move}\n{back}")
-    answer = grade(LEVELS["three_layer"], early, "file.py")
-    assert (answer.state, answer.name) == (WRONG, "l1_error")
+    result = grade(LEVELS["three_layer"], early, "file.py")
+    assert (result.state, result.name) == (WRONG, "l1_error")
     line = early.splitlines().index(move) + 1
-    assert f"it reads syn1 after line {line} changed it: update the weights last" in answer.remarks
+    assert f"it reads syn1 after line {line} changed it: update the weights last" in result.remarks
 
 
-def test_what_starts_at_nought_hides_nothing() -> None:
-    """At the first step the speed and the biases are 0."""
-    answer = found(("momentum * v1 + syn1_update", "syn1_update"), level="momentum")
-    assert (answer.state, answer.name) == (WRONG, "v1")
-    assert answer.remarks == [
+def test_weights_that_start_at_0_hide_nothing() -> None:
+    """The speed and the biases are 0 at the first step."""
+    result = check(("momentum * v1 + syn1_update", "syn1_update"), level="momentum")
+    assert (result.state, result.name) == (WRONG, "v1")
+    assert result.remarks == [
         "the error does not show at the first step; it shows with other weights"
     ]
-    assert found((" + bias1)", ")"), level="bias").name == "l2"
+    assert check((" + bias1)", ")"), level="bias").name == "l2"
 
 
 def test_right_in_other_words() -> None:
-    """The blog's own grouping is ROUNDING, and right; so are helpers, aliases, other lines."""
-    blog = found((L1_DELTA, "l1_delta = l1_error * (l1 * (1 - l1))"), steps=2000)
+    """The blog's grouping is ROUNDING and right; so are helpers, aliases and additional lines."""
+    blog = check((L1_DELTA, "l1_delta = l1_error * (l1 * (1 - l1))"), steps=2000)
     assert (blog.state, blog.verdicts["l1_delta"], blog.verdicts["syn0"]) == (
         RIGHT, "ROUNDING", "EXACT",
     )  # fmt: skip
-    assert found(("    l0 = X  # (4, 3)\n", ""), ("l0", "X")).state == RIGHT
-    assert found((L1_ERROR, "l1_error = y.clone()\n    l1_error -= l1")).state == RIGHT
-    assert found((L1_ERROR, "l1_error = y.clone()\n    l1_error.sub_(l1)")).state == RIGHT
-    assert found((SYN0, f"if j % 2 == 0: print(j)\n    {SYN0}")).state == RIGHT
+    assert check(("    l0 = X  # (4, 3)\n", ""), ("l0", "X")).state == RIGHT
+    assert check((L1_ERROR, "l1_error = y.clone()\n    l1_error -= l1")).state == RIGHT
+    assert check((L1_ERROR, "l1_error = y.clone()\n    l1_error.sub_(l1)")).state == RIGHT
+    assert check((SYN0, f"if j % 2 == 0: print(j)\n    {SYN0}")).state == RIGHT
 
 
 def test_break_ends_the_training() -> None:
-    answer = found((SYN0, f"if j == 2: break\n    {SYN0}"), steps=1000)
-    assert (answer.state, answer.errors[-1][0]) == (RIGHT, 2)
+    result = check((SYN0, f"if j == 2: break\n    {SYN0}"), steps=1000)
+    assert (result.state, result.errors[-1][0]) == (RIGHT, 2)
 
 
 OTHERS = [
@@ -174,22 +174,22 @@ OTHERS = [
 def test_a_line_that_cannot_be_judged(
     change: tuple[str, str], state: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO())  # as in its own process
-    answer = found(change)
-    assert (answer.state, answer.code) == (state, 1)
-    assert answer.said.startswith(said)
-    assert answer.verdicts["l0"] == "EXACT"  # what stands above is judged all the same
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # as in the separate process
+    result = check(change)
+    assert (result.state, result.code) == (state, 1)
+    assert result.said.startswith(said)
+    assert result.verdicts["l0"] == "EXACT"  # the lines above are checked all the same
 
 
 def test_a_renamed_value_is_pointed_at() -> None:
-    assert found(("l1_error", "miss")).remarks == ["did you rename it to miss?"]
+    assert check(("l1_error", "miss")).remarks == ["did you rename it to miss?"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, on torch tensors
-def test_an_error_in_a_helper_says_who_called() -> None:
-    answer = found(("l0 @ syn0", "np.dot(l0, syn0)"))
-    assert (answer.line, answer.text) == (7, "return torch.sigmoid(x)")
-    assert answer.remarks[1:] == [
+def test_an_error_in_a_helper_names_the_caller() -> None:
+    result = check(("l0 @ syn0", "np.dot(l0, syn0)"))
+    assert (result.line, result.text) == (7, "return torch.sigmoid(x)")
+    assert result.remarks[1:] == [
         "called from line 19",
         "np.dot and similar functions return numpy arrays; with torch tensors use @",
     ]
@@ -213,23 +213,23 @@ def test_an_error_in_a_helper_says_who_called() -> None:
         (("l0 = X", "X = X * 2; l0 = X"), "changes X, which is data", ""),
     ],
 )
-def test_what_came_with_the_file_is_to_stay(change: tuple[str, str], said: str, back: str) -> None:
-    answer = found(change)
-    assert (answer.state, answer.code) == (CHANGED, 2)
-    assert answer.said.startswith(said)
-    assert "".join(answer.put_back).startswith(back)
+def test_a_changed_original_line_is_reported(change: tuple[str, str], said: str, back: str) -> None:
+    result = check(change)
+    assert (result.state, result.code) == (CHANGED, 2)
+    assert result.said.startswith(said)
+    assert "".join(result.put_back).startswith(back)
 
 
-def test_the_masks_of_dropout_are_to_stay() -> None:
-    answer = found((".to(X)", ".to(X) * 2"), level="dropout")
-    assert (answer.state, answer.code) == (CHANGED, 2)
-    assert answer.put_back[0].startswith("mask1 = torch.from_numpy(np.random.binomial")
+def test_changed_masks_of_dropout_are_reported() -> None:
+    result = check((".to(X)", ".to(X) * 2"), level="dropout")
+    assert (result.state, result.code) == (CHANGED, 2)
+    assert result.put_back[0].startswith("mask1 = torch.from_numpy(np.random.binomial")
 
 
-def test_a_changed_line_above_is_to_be_put_back() -> None:
-    answer = found(("correction=0", "correction=1"), level="batch_norm")
-    assert (answer.state, answer.name) == (WRONG, "norm1")
-    assert [line.partition(" = ")[0] for line in answer.put_back] == ["rstd1"]
+def test_a_changed_line_of_the_loop_is_reported() -> None:
+    result = check(("correction=0", "correction=1"), level="batch_norm")
+    assert (result.state, result.name) == (WRONG, "norm1")
+    assert [line.partition(" = ")[0] for line in result.put_back] == ["rstd1"]
 
 
 NUMPY = (
@@ -239,16 +239,16 @@ NUMPY = (
 )  # fmt: skip
 
 
-def test_the_blog_in_numpy_is_judged_by_numbers() -> None:
-    right = found(*NUMPY, (L1_DELTA, "l1_delta = l1_error * (l1 * (1 - l1))"), steps=2000)
+def test_for_numpy_code_only_numbers_are_compared() -> None:
+    right = check(*NUMPY, (L1_DELTA, "l1_delta = l1_error * (l1 * (1 - l1))"), steps=2000)
     assert right.state == RIGHT
     assert "cannot be traced" in right.why_numbers
     assert right.verdicts["l1_delta"] == "UNDECIDED"
-    wrong = found(*NUMPY, (L1_DELTA, "l1_delta = l1_error * l1"))
+    wrong = check(*NUMPY, (L1_DELTA, "l1_delta = l1_error * l1"))
     assert (wrong.state, wrong.name) == (WRONG, "l1_delta")
 
 
-# -- as a person sees it
+# -- on the command line
 
 
 def test_a_right_file(capfd: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +285,7 @@ def test_first_a_hint_then_more_then_the_line() -> None:
         assert "Traceback" not in text + done.stderr
 
 
-def test_a_loop_without_end_is_stopped() -> None:
+def test_an_endless_loop_is_stopped() -> None:
     text = solution("two_layer", (L1_ERROR, f"{L1_ERROR}\n    while True: pass"))
     started = time.monotonic()
     done = practice("file.py", "--timeout", "15", file=text)
@@ -297,7 +297,7 @@ def test_a_loop_without_end_is_stopped() -> None:
     assert "--timeout SECONDS allows more time" in said
 
 
-def test_a_flood_is_cut() -> None:
+def test_a_flood_of_output_is_cut() -> None:
     text = solution("two_layer", (L1_ERROR, f"print('flood' * 40)\n    {L1_ERROR}"), steps=1000)
     done = practice("file.py", file=text)
     assert done.returncode == 0
@@ -308,7 +308,7 @@ def test_a_flood_is_cut() -> None:
 
 
 @pytest.mark.long
-def test_what_ends_the_process_is_said() -> None:
+def test_the_end_of_the_process_is_explained() -> None:
     done = practice("file.py", file=solution("two_layer", (L1_ERROR, "import os; os._exit(7)")))
     assert done.returncode == 2
     assert "the file ended its own process with exit code 7." in done.stdout
@@ -388,7 +388,7 @@ def test_what_is_not_python(
     assert said in out
 
 
-def test_ctrl_c_ends_their_code_too() -> None:
+def test_ctrl_c_ends_the_users_code_too() -> None:
     text = solution("two_layer", (L1_ERROR, "open('up', 'w').close()\n    while True: pass"))
     Path("file.py").write_text(
         text.replace("import numpy", "import os; print(os.getpid())\nimport numpy")

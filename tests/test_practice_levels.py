@@ -1,4 +1,4 @@
-"""The levels: each text makes its template, hints and answers; each wrong line is found."""
+"""The levels: one text makes template, hints and answers; each wrong line is named."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def short(text: str) -> str:
 
 
 def with_line(level: Level, name: str, value: str) -> tuple[str, int]:
-    """Return the solution with another right side for one name, and the line's number."""
+    """Return the solution with another right-hand side for one name, and its line number."""
     answer = level.blanks[name].answer
     left, right = answer.split("= ", 1)
     wrong = f"{left}= {value.format(right)}"
@@ -42,70 +42,70 @@ def with_line(level: Level, name: str, value: str) -> tuple[str, int]:
 
 @EACH
 def test_the_solution_passes(level: Level) -> None:
-    found = grade(level, short(level.solution), "file.py")
-    assert (found.state, found.code, found.why_numbers) == (RIGHT, 0, "")
-    assert list(found.verdicts) == ["l0", *level.blanks]
-    assert set(found.verdicts.values()) <= {"EXACT", "ROUNDING"}
+    result = grade(level, short(level.solution), "file.py")
+    assert (result.state, result.code, result.why_numbers) == (RIGHT, 0, "")
+    assert list(result.verdicts) == ["l0", *level.blanks]
+    assert set(result.verdicts.values()) <= {"EXACT", "ROUNDING"}
     if expected(level.case.network) == "EXACT" and level.case.network.alpha == 1:
-        assert set(found.verdicts.values()) == {"EXACT"}
+        assert set(result.verdicts.values()) == {"EXACT"}
 
 
 @EACH
 def test_the_file_draws_what_the_harness_draws(level: Level) -> None:
-    """By itself, too, a right file trains the very network of its case."""
+    """A correct file trains the network of its case, also when it runs on its own."""
     names: dict[str, Any] = {}
     exec(level.solution.partition("\nfor ")[0], names)
     case = level.case
-    given = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
-    for name, value in {"X": given.X, "y": given.y, **given.state}.items():
+    sample = draw(case, seed=1, population=1, dtype=torch.float64, device=torch.device("cpu"))
+    for name, value in {"X": sample.X, "y": sample.y, **sample.state}.items():
         file = next((n for n, ref in level.names.items() if ref.lstrip("-") == name), name)
         if not name.startswith(("mean", "var")):
             assert torch.equal(names[file], value[0]), name
     exec(short(level.solution), names)
-    for data in given.steps(4):
+    for data in sample.steps(4):
         for name in data.keys() & {"mask1"}:
             last: Tensor = data[name]
-            found = names[name]
+            result = names[name]
     if case.network.dropout:
-        assert torch.equal(found, last[0])
+        assert torch.equal(result, last[0])
 
 
 @EACH
-def test_the_template_is_answered_line_by_line(level: Level) -> None:
-    """Filled in one line after the other, each blank is asked for in its turn."""
+def test_the_template_is_filled_in_line_by_line(level: Level) -> None:
+    """When the blanks are filled in one by one, the check names each in turn."""
     text = short(level.template)
     assert text.count("= ...") == len(level.blanks)
     for k, (name, blank) in enumerate(level.blanks.items()):
-        found = grade(level, text, "file.py")
-        line = text.splitlines()[found.line - 1]
-        assert (found.state, found.name, found.left) == (BLANK, name, len(level.blanks) - k)
-        assert found.code == 1
+        result = grade(level, text, "file.py")
+        line = text.splitlines()[result.line - 1]
+        assert (result.state, result.name, result.left) == (BLANK, name, len(level.blanks) - k)
+        assert result.code == 1
         assert line.strip().startswith(f"{name} ")
-        assert list(found.verdicts) == ["l0", *list(level.blanks)[:k]]
+        assert list(result.verdicts) == ["l0", *list(level.blanks)[:k]]
         text = text.replace(line.partition("  # (")[0].strip(), blank.answer, 1)
     assert text == short(level.solution)
 
 
 @EACH_LINE
 def test_a_wrong_line_is_the_one_that_is_named(level: Level, name: str) -> None:
-    """With its sign turned, or off in the seventh digit; and no other line is blamed for it."""
+    """With its sign changed, or wrong in the seventh digit; no other line is named."""
     subtle = ["1.0000001 * ({})"] if level.name in ("two_layer", "batch_norm") else []
     for value in ("-({})", *subtle):
         text, line = with_line(level, name, value)
-        found = grade(level, text, "file.py")
-        assert (found.state, found.name, found.line, found.code) == (WRONG, name, line, 1)
-        assert found.text == text.splitlines()[line - 1].strip()
-        assert [n for n, verdict in found.verdicts.items() if verdict == "WRONG"] == [name]
-        assert list(found.verdicts)[-1] == name
+        result = grade(level, text, "file.py")
+        assert (result.state, result.name, result.line, result.code) == (WRONG, name, line, 1)
+        assert result.text == text.splitlines()[line - 1].strip()
+        assert [n for n, verdict in result.verdicts.items() if verdict == "WRONG"] == [name]
+        assert list(result.verdicts)[-1] == name
 
 
 @EACH_LINE
 def test_a_line_that_does_not_run_is_the_one_that_is_named(level: Level, name: str) -> None:
     text, line = with_line(level, name, "({}) / None")
-    found = grade(level, text, "file.py")
-    assert (found.state, found.name, found.line, found.code) == (STOPS, name, line, 1)
-    assert found.said.startswith("does not run: TypeError: unsupported operand")
-    assert name not in found.verdicts
+    result = grade(level, text, "file.py")
+    assert (result.state, result.name, result.line, result.code) == (STOPS, name, line, 1)
+    assert result.said.startswith("does not run: TypeError: unsupported operand")
+    assert name not in result.verdicts
 
 
 @EACH

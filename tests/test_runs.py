@@ -1,4 +1,4 @@
-"""`runs` and `diff`: what stands in run folders; and a report as a page."""
+"""`runs` and `diff` list run folders; a report becomes an HTML page."""
 
 import json
 import sys
@@ -28,13 +28,15 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 def test_runs_are_listed_with_verdict_steps_and_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Oldest first; one that was stopped has no verdict."""
+    """The oldest comes first; a stopped run has no verdict."""
     _train(tmp_path, "two_layer", "--steps", "7")
     _train(tmp_path, "dropout_as_published", "--steps", "1200")
     stopped = tmp_path / "2999-01-01_00-00-00_deep"
     stopped.mkdir()
     EventFile(stopped / "manual").close()
-    (tmp_path / "2999-01-01_00-00-00_a_checkout/manual").mkdir(parents=True)  # as that of this code
+    (tmp_path / "2999-01-01_00-00-00_a_checkout/manual").mkdir(
+        parents=True
+    )  # like a checkout of this repository, which is not a run
     capsys.readouterr()
     assert main(["runs", "--log-dir", str(tmp_path)]) == 0
     head, one, two, three = _lines(capsys)
@@ -46,23 +48,23 @@ def test_runs_are_listed_with_verdict_steps_and_time(
     assert three == [stopped.name, "stopped", "early"]
 
 
-def test_diff_says_what_differs_and_from_which_step_on(
+def test_diff_lists_differences_and_the_first_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _train(tmp_path, "three_layer", "--steps", "50")
     _train(tmp_path, "three_layer_blog_grouping", "--steps", "50")
     capsys.readouterr()
     assert main(["diff", "three_layer", "grouping", "--log-dir", str(tmp_path)]) == 1
-    told = " ".join(word for line in _lines(capsys) for word in line)
-    assert "verdict EXACT ROUNDING" in told
-    assert "l1_delta first unequal None 0" in told
-    assert "loss by hand at step 4," in told
-    assert "environment" not in told  # it is the same
+    text = " ".join(word for line in _lines(capsys) for word in line)
+    assert "verdict EXACT ROUNDING" in text
+    assert "l1_delta first unequal None 0" in text
+    assert "loss by hand at step 4," in text
+    assert "environment" not in text  # it is the same
     assert main(["diff", "three_layer", "three_layer", "--log-dir", str(tmp_path)]) == 0
     assert "differ only in their times" in capsys.readouterr().out
 
 
-def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_of_missing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _train(tmp_path, "two_layer", "--steps", "5")
     _train(tmp_path, "three_layer", "--steps", "5")
     (tmp_path / "2999_deep").mkdir()
@@ -81,7 +83,7 @@ def test_diff_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class _Links(HTMLParser):
-    """Notes every attribute that could load something, and every tag."""
+    """Collects every attribute that could load something, and every tag."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ def test_a_report_is_one_page_with_plots_and_no_links(tmp_path: Path) -> None:
     assert text.count("<tr>") >= 12
 
 
-def test_a_page_shows_what_is_in_names_as_text(tmp_path: Path) -> None:
+def test_a_page_escapes_names(tmp_path: Path) -> None:
     def forward(x: torch.Tensor) -> torch.Tensor:
         return compare.name(x * 2, "<script>")
 
@@ -135,7 +137,7 @@ def test_a_page_shows_what_is_in_names_as_text(tmp_path: Path) -> None:
     ],
 )
 def test_a_narrow_window_keeps_names_and_verdicts(width: int, titles: str) -> None:
-    """Columns are left out, nothing is cut short."""
+    """Whole columns are left out; no text is cut."""
     report = run(CASES["momentum"], steps=3)
     console = Console(width=width, no_color=True)
     with console.capture() as capture:

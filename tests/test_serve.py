@@ -1,4 +1,4 @@
-"""`python -m compare board`: what a person is served, over HTTP and in a browser."""
+"""`python -m compare board`: the data over HTTP, and the page in a browser."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def board(log_dir: Path) -> Iterator[str]:
-    """The address of a board that is running, on a port that another program wanted first."""
+    """The address of a running board, started on a port that is in use."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -60,10 +60,10 @@ def board(log_dir: Path) -> Iterator[str]:
         )  # fmt: skip
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/\?smoothing=0", line)
-        assert found, line or process.communicate(timeout=20)
-        assert int(found[1]) > port  # the next free one
-        yield found[0].removesuffix("?smoothing=0")
+        match = re.search(r"http://127\.0\.0\.1:(\d+)/\?smoothing=0", line)
+        assert match, line or process.communicate(timeout=20)
+        assert int(match[1]) > port  # the next free one
+        yield match[0].removesuffix("?smoothing=0")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (0, "")
@@ -77,7 +77,7 @@ def served(address: str, **query: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("default", [False, True])
 def test_the_one_bad_step_is_served(board: str, log_dir: Path, default: bool) -> None:
-    """By the board, and by a TensorBoard that is started without any option."""
+    """By `board`, and by a TensorBoard started without any option."""
     if default:
         process = subprocess.Popen(
             [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--port", "0"],
@@ -99,8 +99,8 @@ def test_the_one_bad_step_is_served(board: str, log_dir: Path, default: bool) ->
                 break
             time.sleep(0.1)
         assert len(points) == 1000
-        odd = [(step, value) for _, step, value in points if value]
-        assert odd == [(AT // 60 * 60 + 59, 1.0)]
+        differing = [(step, value) for _, step, value in points if value]
+        assert differing == [(AT // 60 * 60 + 59, 1.0)]
         last = served(address, run=f"{name}/compare", tag="differences/unequal elements so far")[-1]
         assert last[1:] == [59_999, 2]  # and in the syn0_update that autograd computes from it
     finally:
@@ -141,7 +141,7 @@ return count;
 def test_a_browser_shows_both_curves_and_the_verdict(
     board: str, tmp_path: Path, tab: str, wanted: list[str]
 ) -> None:
-    """In a real one, whose screenshots are kept where SCREENSHOTS says."""
+    """In a real browser; the environment variable SCREENSHOTS names a folder for screenshots."""
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         assert "SCREENSHOTS" not in os.environ, ".ci/run installs chromium and chromium-driver"
         pytest.skip("no browser here: apt-get install chromium chromium-driver")
@@ -159,7 +159,7 @@ def test_a_browser_shows_both_curves_and_the_verdict(
             patience.until(partial(_shows, words))
         if tab != "text":
             patience.until(lambda b: b.execute_script(CURVES) > 1)
-        time.sleep(2)  # what has come is being drawn
+        time.sleep(2)  # the page is still drawing the data
         shot = Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{tab}.png"
         assert browser.save_screenshot(str(shot))
         assert shot.stat().st_size > 20_000
@@ -180,12 +180,12 @@ def test_nothing_to_show_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("port", ["0", "70000"])
-def test_a_port_that_cannot_be(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["board", "--port", port]) == 2
     assert f"--port {port}: give 1 to 65535" in capsys.readouterr().err
 
 
-def test_a_server_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.board.serve.time.sleep", lambda _: None)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and does not listen

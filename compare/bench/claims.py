@@ -40,7 +40,7 @@ class Group:
     scale: float  # units in a second, or in a byte
     base: str = AUTOGRAD
     claims: tuple[Claim, ...] = ()
-    ours: tuple[str, ...] = ()  # this project's workloads; a peer that is faster is marked
+    project: tuple[str, ...] = ()  # this project's workloads; a peer that is faster is marked
     seconds: float = 8.0  # rounds start until so many seconds have passed
     rounds: int = 5  # the least number of rounds
 
@@ -54,24 +54,24 @@ GROUPS = {
         Group(
             "three_layer", "one step of 3-4-1, float64", "microseconds", 1e6,
             claims=(Claim(CHECKED, 0.5, aim=0.2), Claim(FUSED, 0.15)),
-            ours=(CHECKED, HAND, FUSED), seconds=25.0,
+            project=(CHECKED, HAND, FUSED), seconds=25.0,
         ),
         Group(
             "population", "one step of one network, 3-4-1, 256 side by side", "microseconds", 1e6,
-            claims=(Claim(CHECKED, 0.05, aim=0.02),), ours=(CHECKED, HAND),
+            claims=(Claim(CHECKED, 0.05, aim=0.02),), project=(CHECKED, HAND),
         ),
         Group(
             "digits", "one step of digits, batch 64, float64", "microseconds", 1e6,
-            claims=(Claim(HAND, 0.5),), ours=(HAND,),
+            claims=(Claim(HAND, 0.5),), project=(HAND,),
         ),
         Group(
             "wide", "one step of 784-256-10, batch 128, float32", "milliseconds", 1e3,
-            claims=(Claim(HAND, 0.8), Claim(FUSED, 0.7)), ours=(HAND, FUSED), seconds=12.0,
+            claims=(Claim(HAND, 0.8), Claim(FUSED, 0.7)), project=(HAND, FUSED), seconds=12.0,
         ),
         Group(
             "large", "one step of 2048-2048-1024, batch 1024, float32", "milliseconds", 1e3,
             claims=(Claim(FUSED, 0.8), Claim(PRODUCTS, 0.9, over=(FUSED,), at_least=True), *_BIG),
-            ours=(HAND, FUSED), seconds=30.0,
+            project=(HAND, FUSED), seconds=30.0,
         ),
         Group(
             "large_memory", "peak of 2048-2048-1024, batch 1024, float32", "MiB", 2.0**-20,
@@ -79,7 +79,7 @@ GROUPS = {
         ),
         Group(
             "huge", "one step of 4096-8192-2048, 50 million weights, batch 64", "milliseconds",
-            1e3, claims=_BIG, ours=(HAND, FUSED), seconds=20.0,
+            1e3, claims=_BIG, project=(HAND, FUSED), seconds=20.0,
         ),
         Group(
             "huge_memory", "peak of 4096-8192-2048, batch 64, float32", "MiB", 2.0**-20,
@@ -95,7 +95,7 @@ GROUPS = {
         ),
         Group(
             "verdict", "one verdict, batch 32, float64", "milliseconds", 1e3,
-            "slow gradcheck, 64-128-10", ours=("compare.check, 64-128-10",), rounds=3,
+            "slow gradcheck, 64-128-10", project=("compare.check, 64-128-10",), rounds=3,
         ),
     )
 }  # fmt: skip

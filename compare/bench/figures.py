@@ -19,7 +19,7 @@ def summary(group: Group, times: Times) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for label, figures in times.figures.items():
         ratios = times.ratios(label, (group.base,))
-        row = {"label": label, "ours": label in group.ours, **spread(figures)}
+        row = {"label": label, "ours": label in group.project, **spread(figures)}
         row["ratio"] = spread(ratios) if ratios else None
         peer = not row["ours"] and label != PRODUCTS  # a part of our own step
         row["faster_than"] = _slower(group, times, label) if peer else []
@@ -35,8 +35,12 @@ def summary(group: Group, times: Times) -> dict[str, Any]:
 
 def _slower(group: Group, times: Times, label: str) -> list[str]:
     """Return our workloads that are slower than a peer, by the median of the rounds' ratios."""
-    ratios = {ours: times.ratios(label, (ours,)) for ours in group.ours}
-    return [ours for ours, values in ratios.items() if values and statistics.median(values) < 1]
+    ratios = {own_label: times.ratios(label, (own_label,)) for own_label in group.project}
+    return [
+        own_label
+        for own_label, values in ratios.items()
+        if values and statistics.median(values) < 1
+    ]
 
 
 def _result(claim: Claim, times: Times) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from compare.passes.forward import name
 Sizes = tuple[int, int, int]
 
 
-def ours(sizes: Sizes, rows: int) -> Take:
+def compare_check(sizes: Sizes, rows: int) -> Take:
     """Return a function that runs compare.check once. `sizes` are (I, H, O), `rows` is B."""
     inputs = _inputs(*sizes, rows=rows)
 
@@ -23,7 +23,7 @@ def ours(sizes: Sizes, rows: int) -> Take:
     return take
 
 
-def torchs(sizes: Sizes, rows: int, *, fast: bool) -> Take:
+def torch_gradcheck(sizes: Sizes, rows: int, *, fast: bool) -> Take:
     """Return a function that runs gradcheck once; `fast` checks a single random direction."""
     inputs = tuple(_inputs(*sizes, rows=rows).values())
 

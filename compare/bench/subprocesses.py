@@ -23,14 +23,14 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _STEPS = 2
 
 
-def cpu(*words: str) -> float:
+def cpu(*arguments: str) -> float:
     """Return the CPU seconds, user and system, of `python -m compare` with these arguments."""
-    return _seconds("-m", "compare", *words)
+    return _seconds("-m", "compare", *arguments)
 
 
-def _seconds(*words: str) -> float:
+def _seconds(*arguments: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _child(*words)
+    _child(*arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
@@ -57,18 +57,18 @@ def peak(label: str, sizes: tuple[int, ...], rows: int) -> float:
     return float(_child("-m", "compare.bench.subprocesses", label, str(rows), *map(str, sizes)))
 
 
-def _child(*words: str) -> str:
+def _child(*arguments: str) -> str:
     """Run Python with these arguments in a separate process; return its standard output."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *arguments],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
     if done.returncode:
-        raise RuntimeError(f"python {' '.join(words)}: {done.stderr.strip()}")
+        raise RuntimeError(f"python {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
 
 

@@ -16,7 +16,7 @@ from compare.cases.cases import CASES, Case
 Shape = tuple[tuple[int, ...], int]  # sizes, rows
 LARGE, HUGE, SMALL = ((2048, 2048, 1024), 1024), ((4096, 8192, 2048), 64), ((8, 6, 4), 5)
 
-_OURS = (claims.HAND, claims.FUSED)
+_MANUAL = (claims.HAND, claims.FUSED)
 _COMPILED = "torch.compile'd autograd"
 _OTHERS: dict[str, Callable[[Problem], Any]] = {
     "torch.func.grad": others.Func,
@@ -59,7 +59,7 @@ def _three_layer(small: bool) -> list[Work]:
     return [
         *_of(problem, claims.AUTOGRAD),
         Work(claims.CHECKED, lambda: checked(case), 60 if small else case.steps),
-        *_of(problem, *_OURS, "the listing in numpy", *_OTHERS),
+        *_of(problem, *_MANUAL, "the listing in numpy", *_OTHERS),
     ]
 
 
@@ -69,7 +69,7 @@ def _population(small: bool) -> list[Work]:
     return [
         *_of(_drawn(case, torch.float64), claims.AUTOGRAD),
         Work(claims.CHECKED, lambda: checked(case, population=P), 8 if small else 1_024, P),
-        *_of(_drawn(case, torch.float64, population=P), *_OURS, *stacked, each=P),
+        *_of(_drawn(case, torch.float64, population=P), *_MANUAL, *stacked, each=P),
     ]
 
 
@@ -97,7 +97,7 @@ def _peaks(small: bool, shape: Shape) -> list[Work]:
     def make(label: str) -> Take:
         return lambda _: subprocesses.peak(label, *(SMALL if small else shape))
 
-    labels = claims.AUTOGRAD, *_OURS, claims.CHECKED_STEPS
+    labels = claims.AUTOGRAD, *_MANUAL, claims.CHECKED_STEPS
     return [Work(label, partial(make, label), 1, warm_up=False) for label in labels]
 
 
@@ -115,10 +115,14 @@ def _verdict(small: bool) -> list[Work]:
     one, other = ((5, 4, 3), (8, 4, 3)) if small else ((64, 128, 10), (784, 128, 10))
     rows = 4 if small else 32
     return [
-        Work("slow gradcheck, 64-128-10", lambda: gradcheck.torchs(one, rows, fast=False), 1),
-        Work("fast gradcheck, 64-128-10", lambda: gradcheck.torchs(one, rows, fast=True), 1),
-        Work("compare.check, 64-128-10", lambda: gradcheck.ours(one, rows), 1),
-        Work("compare.check, 784-128-10", lambda: gradcheck.ours(other, rows), 1),
+        Work(
+            "slow gradcheck, 64-128-10", lambda: gradcheck.torch_gradcheck(one, rows, fast=False), 1
+        ),
+        Work(
+            "fast gradcheck, 64-128-10", lambda: gradcheck.torch_gradcheck(one, rows, fast=True), 1
+        ),
+        Work("compare.check, 64-128-10", lambda: gradcheck.compare_check(one, rows), 1),
+        Work("compare.check, 784-128-10", lambda: gradcheck.compare_check(other, rows), 1),
     ]
 
 

@@ -190,12 +190,12 @@ class Attempt:
             raise self.problem(WRONG, index, message, remarks=remarks)
         expected = self.expected[self.ref(name)]
         if value.shape != expected.shape:
-            shape, right = tuple(value.shape), tuple(expected.shape)
-            message = f"gives {name} the shape {shape}; it should be {right}"
+            shapes = tuple(value.shape), tuple(expected.shape)
+            message = f"gives {name} the shape {shapes[0]}; it should be {shapes[1]}"
             raise self.problem(WRONG, index, message, remarks=remarks)
         if value.dtype != expected.dtype:
-            dtype, other = (str(t.dtype).removeprefix("torch.") for t in (value, expected))
-            message = f"makes {name} {dtype}; the other values are {other}"
+            dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in (value, expected)]
+            message = f"makes {name} {dtypes[0]}; the other values are {dtypes[1]}"
             raise self.problem(WRONG, index, message)
         return self.signed(name, value.detach().clone())
 
