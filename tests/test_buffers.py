@@ -111,3 +111,15 @@ def test_power_restores_them_too() -> None:
 
     assert compare.power(backward, norm, (torch.randn(2, 3),)).mutants
     assert same(before, state(norm))
+
+
+def test_code_run_by_exec_has_no_module() -> None:
+    """A function that exec defines in bare globals has None as its module's name."""
+    names: dict[str, Any] = {}
+    exec(  # as a grader or a notebook's cell may
+        "def forward(x): return x * x\n"
+        "def backward(x, grad_output): return {'x': 2 * x * grad_output}",
+        names,
+    )
+    assert names["forward"].__module__ is None
+    assert compare.check(names["backward"], names["forward"], {"x": torch.ones(3)}).ok

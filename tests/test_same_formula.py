@@ -112,7 +112,8 @@ def test_two_different_numbers_are_printed_with_enough_digits_to_differ(digits: 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_difference_is_given_in_ulps_of_the_dtype_and_may_be_accepted(dtype: torch.dtype) -> None:
     one, other = balls(1, 2), balls(1 + 3 * torch.finfo(dtype).eps, 2)
-    assert compared(one, other, dtype).text.endswith("1 of 2 elements differ, by at most 3 ulp")
+    text = compared(one, other, dtype).text
+    assert text.endswith("1 of 2 elements differ, by at most 3 ulp of the larger value")
     for accept, same in ((0.0, False), (2.9, False), (3.0, True), (100.0, True)):
         formula = compared(one, other, dtype, accept=accept)
         assert (formula.same, bool(formula.accepted)) == (same, same)

@@ -61,7 +61,7 @@ def _contents(item: Any) -> Iterable[Any]:
     if inspect.ismethod(item):
         return (item.__self__, item.__func__)
     if inspect.isfunction(item):
-        if item.__module__.partition(".")[0] == "torch":
+        if (item.__module__ or "").partition(".")[0] == "torch":  # None in code run by exec
             return ()
         closure = inspect.getclosurevars(item)
         wrapped = getattr(item, "__wrapped__", None)

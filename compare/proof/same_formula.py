@@ -94,7 +94,8 @@ def same_formula(
             f"different formula: computed exactly, {one} by hand and {other} by autograd at "
             f"{list(at[skip:])}; {int(apart.sum()):,} of {apart.size:,} elements differ"
         )
-        text += f", by at most {gaps.max():.2g} ulp" if np.isfinite(gaps.max()) else ""
+        if np.isfinite(gaps.max()):
+            text += f", by at most {gaps.max():.2g} ulp of the larger value"
         return Formula(False, text, at)
     if not manual.size:
         return Formula(True, "same formula; it has no elements")
