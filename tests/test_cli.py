@@ -195,7 +195,8 @@ def unregistered(names: Iterable[str], sources: dict[str, str]) -> list[str]:
 
 def test_a_command_is_a_file_and_its_name_in_one_list() -> None:
     sources = {path.stem: path.read_text() for path in (ROOT / "compare/cli").glob("*.py")}
-    assert unregistered(COMMANDS, sources) == []
+    missing = unregistered(COMMANDS, sources)
+    assert not missing, "\n".join(missing)
     differences = unregistered((*COMMANDS, "walk"), sources)
     assert differences == ["COMMANDS names 'walk': compare/cli/walk.py needs add"]
     differences = unregistered(COMMANDS, {**sources, "walk": "\ndef add(new):"})
