@@ -306,7 +306,7 @@ def test_a_quantity_that_goes_missing_later_is_wrong(
     report = run(THREE_LAYER, steps=2200, step=planted(THREE_LAYER, plant, at=at))
     assert (report.verdict, report.first_wrong, report.steps) == ("WRONG", name, at)
     row = report.quantities[name]
-    assert (row.problem, row.first_unequal) == (f"from step {at} on {problem}", at)
+    assert (row.problem, row.first_unequal) == (f"from step {at} on: {problem}", at)
     assert report.quantities["l1"].compared == 16 * at
 
 
@@ -318,7 +318,7 @@ def test_a_quantity_that_moves_to_another_device_later_is_noticed(at: int) -> No
     assert tally.open(steps[0], steps[0])
     steps[at] = {"l1": steps[at]["l1"].to("meta")}
     assert tally.comparable(steps, networks=1) == at
-    problem = f"from step {at} on device meta by hand, cpu at first"
+    problem = f"from step {at} on: device meta by hand, cpu at first"
     assert tally.report.quantities["l1"].problem == problem
 
 

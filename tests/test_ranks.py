@@ -229,7 +229,11 @@ def test_a_rank_on_another_machine_that_dies_is_named(ranks: Started) -> None:
     [
         ("part", "syn1_part", "worst at step 7, seed 1, rank 1, "),
         ("update", "syn1_update", "times the rounding bound of the additions"),
-        ("weights", "syn1", "from step 7 on rank 1 by hand has other bits than rank 0"),
+        (
+            "weights",
+            "syn1",
+            "from step 7 on: by hand the bits of rank 1 differ from those of rank 0",
+        ),
     ],
 )
 def test_a_rank_that_differs_is_named(what: str, name: str, says: str, ranks: Started) -> None:
@@ -255,7 +259,7 @@ def test_ranks_agree_on_the_steps_with_the_same_weights() -> None:
     after = [{"syn0": torch.full((1, 3, 1), float(k))} for k in range(5)]
     assert agree(_WithOthers(0, 3), report, ["syn0"], after) == (3, False)
     row = report.quantities["syn0"]
-    assert row.problem == "from step 7 on rank 2 by hand has other bits than rank 0"
+    assert row.problem == "from step 7 on: by hand the bits of rank 2 differ from those of rank 0"
     assert agree(ALONE, report, ["syn0"], after) == (5, True)
 
 

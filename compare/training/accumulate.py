@@ -100,7 +100,7 @@ class Tally(Stateful):
                 if problem:
                     differs = True
                     row = self.report.quantities.setdefault(name, Quantity(name, (), ""))
-                    row.problem, row.first_unequal = f"from step {step} on {problem}", step
+                    row.problem, row.first_unequal = f"from step {step} on: {problem}", step
             if differs:
                 return k
         return len(steps)

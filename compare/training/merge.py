@@ -91,8 +91,8 @@ def agree(
                 agreed, step = False, report.steps + k
                 row = report.quantities[name]
                 row.problem = (
-                    f"from step {step} on {rank_names(others)} by hand has other bits than rank "
-                    f"{sums.index(common)}"
+                    f"from step {step} on: by hand the bits of {rank_names(others)} differ from "
+                    f"those of rank {sums.index(common)}"
                 )
                 row.first_unequal = step
         if not agreed:
