@@ -43,7 +43,9 @@ def add(new: NewCommand) -> None:
     option("--seed", "S", "seed of numpy's random generator (default: 1)", type=whole)
     text = "train P networks side by side, with the seeds S, S+1, ... (default: 1)"
     option("--population", "P", text, type=whole)
-    text = "verdict that exit code 0 requires (default: the one that --list expects)"
+    text = (
+        "verdict that exit code 0 requires (default: exact if --list expects EXACT, else rounding)"
+    )
     option("--demand", None, text, choices=("exact", "rounding"))
     text = "folder in which the run folder is made (default: runs)"
     option("--log-dir", "DIR", text, default="runs")
