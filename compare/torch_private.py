@@ -1,4 +1,4 @@
-"""All private names of torch that the project uses, each with the effect of its absence.
+"""All private names of torch that the project uses, each with what is lost without it.
 
 A newer torch may rename or drop any of them. The project then uses public names instead, or does
 without; `missing` returns the effects, which a report shows in its environment. This module imports

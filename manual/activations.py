@@ -7,7 +7,7 @@ kernels compute in float32 and round once at the end, and so do these functions 
 sigmoid has a rule of its own, see `manual.sigmoid`.
 
 Every backward pass has the same arguments, whether it needs them or not: `error`, the error at the
-output (dLoss/dl with its sign turned); `z`, the activation's input; and `l`, its output. All three
+output (-dLoss/dl); `z`, the activation's input; and `l`, its output. All three
 have the same shape, and so has the result.
 
 Example:

@@ -2,8 +2,7 @@
 
 The formulas are those of `three_layer`. Each update is added to its weights by the same operation
 that multiplies the matrices. So the update has no name, and the last bits of the weights differ.
-One kernel computes a delta: (error * (1 - l)) * l. Torch uses it in the backward pass of the
-sigmoid and names it after that.
+One kernel computes a whole delta, (error * (1 - l)) * l: torch's `sigmoid_backward`.
 """
 
 import torch

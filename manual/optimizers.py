@@ -1,8 +1,8 @@
 """The optimizers: SGD with momentum, Adam and AdamW, as torch.optim defines them.
 
 An update is -dLoss/dweight, the blog's sign. The moments are those of torch: they belong to the
-gradient, which is -update, down to the sign of a zero. Every line rounds where torch's line rounds;
-for example torch.add adds alpha times an update with a single rounding.
+gradient, which is -update, including the sign of a zero. Every line rounds where torch's line
+rounds; for example torch.add adds alpha times an update with a single rounding.
 
 Example: two steps of SGD with momentum.
     >>> import torch

@@ -152,7 +152,7 @@ def test_the_fix_of_the_published_dropout_says_where_to_take_the_derivative() ->
     diagnosis = report.quantities["l1_delta"].diagnosis
     assert diagnosis is not None
     assert diagnosis.found[0] == (
-        "take the derivative of sigmoid at a1 = sigmoid(X @ syn0) (before applying the mask mask1) "
+        "take the derivative of sigmoid at a1 = sigmoid(X @ syn0) (before multiplying by mask1) "
         "in place of l1, and multiply by mask1 * 1.25"
     )
     (row,) = (q for q in json.loads(report.to_json())["quantities"] if q["name"] == "l1_delta")
@@ -243,7 +243,7 @@ FORMS: list[tuple[str, str, Callable[..., Any], Callable[..., Any], dict[str, An
     ("the slope after the mask", "x", lambda x, m: torch.sigmoid(x) * m / 0.6,
      lambda m, output, grad_output: (grad_output * m / 0.6 * output * (1 - output),),
      {"x": _drawn(4, 5).requires_grad_(), "m": MASK},
-     "use sigmoid(x) * (1 - sigmoid(x)), the derivative of sigmoid (before applying the mask m), "
+     "use sigmoid(x) * (1 - sigmoid(x)), the derivative of sigmoid (before multiplying by m), "
      "in place of"),
     ("tanh for sigmoid", "x", lambda x: torch.sigmoid(x),
      lambda output, grad_output: (grad_output * (1 - output * output),), {"x": _drawn(4, 5)},

@@ -1,4 +1,4 @@
-"""`python -m compare bench`: time training steps against others, and check the speed claims."""
+"""`python -m compare bench`: time our training steps and those of other implementations."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Checked training steps for `bench`: a whole run, or the steps without start and proofs."""
+"""Checked training steps for `bench`: a whole run, or the steps alone."""
 
 from collections.abc import Callable
 from time import perf_counter

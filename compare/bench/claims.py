@@ -1,4 +1,4 @@
-"""The groups of `bench`, and the speed claims with their limits.
+"""The groups of measurements in `bench`, and the speed claims with their limits.
 
 This module imports only the standard library, so that `--help` can list the groups quickly.
 """

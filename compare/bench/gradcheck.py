@@ -1,4 +1,4 @@
-"""One check of the backward pass of two layers with biases: compare.check, and gradcheck."""
+"""The time of one check of two layers with biases: by compare.check, and by gradcheck."""
 
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Measures how the time of a checked step grows with width, depth, batch, steps and population.
 
+The population is the number of networks that are trained side by side.
+
 A slope of 1 in a log-log plot is linear growth. At small sizes Python's overhead dominates, at
 large ones the arithmetic. The slope over all sizes mixes both, so the slope between the two largest
 sizes is given too.

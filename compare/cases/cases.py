@@ -105,7 +105,7 @@ class Network:
     activation: str = _option("sigmoid", "activation of the hidden layers", ACTIVATIONS)
     output: str = _option("sigmoid", "activation of the last layer", ACTIVATIONS)
     loss: str = _option("half_squared_error", "loss to minimise", LOSSES)
-    bias: bool = _option(False, "add bias units; a layer with batch norm has its beta instead")
+    bias: bool = _option(False, "add bias units; in a layer with batch norm, its beta is the bias")
     batch_norm: bool = _option(False, "use batch normalization in the hidden layers")
     batch_norm_eps: float = _option(1e-5, "number that batch norm adds to the variance")
     batch_norm_momentum: float = _option(
@@ -113,7 +113,9 @@ class Network:
     )
     dropout: float = _option(0.0, "share of hidden values to drop (inverted dropout)")
     trim: float = _option(0.0, "limit t of delta trimming, 0 for no trimming")
-    trimming: str = _option("clip", "clip deltas to [-t, t], or zero those within", TRIMMINGS)
+    trimming: str = _option(
+        "clip", "clip: limit deltas to [-t, t]; zero: set those within it to 0", TRIMMINGS
+    )
     l1_penalty: float = _option(0.0, "coefficient of the sum of |weight| in the loss")
     l2_penalty: float = _option(0.0, "coefficient of half the sum of squared weights in the loss")
     optimizer: str = _option("sgd", "optimizer, as torch.optim defines it", OPTIMIZERS)
@@ -291,7 +293,7 @@ _FIRST_COLUMN: Rows = ((0,), (0,), (1,), (1,))
 _XOR: Rows = ((0,), (1,), (1,), (0,))
 _THREE_LAYER = Case(
     "three_layer",
-    "the blog's Part 2: 3-4-1, the same bits at every step",
+    "the blog's Part 2, layer sizes 3-4-1: the same bits at every step",
     Network(sizes=(3, 4, 1)), _X, _XOR, steps=60_000,
     by_hand="three_layer", grouping="left_to_right",
 )  # fmt: skip
@@ -318,7 +320,7 @@ CASES = {
         ),
         Case(
             "two_layer",
-            "the blog's Part 1: 3-1, the same bits at every step",
+            "the blog's Part 1, layer sizes 3-1: the same bits at every step",
             Network(sizes=(3, 1)), _X, _FIRST_COLUMN, steps=10_000,
             by_hand="two_layer", grouping="left_to_right",
         ),
@@ -330,7 +332,7 @@ CASES = {
         ),
         dataclasses.replace(
             _THREE_LAYER, name="fused",
-            shows="Part 2 for speed: in place and fused, with one rounding less in the weights",
+            shows="Part 2 for speed: in place and fused, with one rounding fewer in the weights",
             by_hand="fused", grouping=None, promises="ROUNDING",
             unnamed=("syn1_update", "syn0_update"),
         ),
@@ -342,7 +344,7 @@ CASES = {
             by_hand="dropout_as_published", promises="WRONG", unnamed=("a1", "a1_error"),
         ),
         dataclasses.replace(
-            _blog("alpha", "the author's table: 4 and 32 hidden, alpha from 0.001 to 1000",
+            _blog("alpha", "the author's table: 4 and 32 hidden units, alpha from 0.001 to 1000",
                   steps=60_000),
             sweep=tuple(
                 Network(sizes=(3, hidden, 1), alpha=alpha)
@@ -368,7 +370,8 @@ CASES = {
               weight_decay=0.01),
         _blog("batch_norm", "batch norm on 8 hidden values, with running statistics",
               sizes=(3, 8, 1), alpha=0.1, batch_norm=True),
-        _blog("everything", "all of the above in one network", sizes=(3, 8, 6, 1), alpha=0.05,
+        _blog("everything", "all options from bias to batch norm in one network",
+              sizes=(3, 8, 6, 1), alpha=0.05,
               activation="tanh", bias=True, batch_norm=True, dropout=0.2, trim=0.5,
               l1_penalty=1e-4, l2_penalty=1e-3, momentum=0.9, nesterov=True,
               batch_size=3, init="glorot", steps=2000),

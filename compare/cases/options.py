@@ -37,7 +37,7 @@ _CASE_OPTIONS: dict[str, dict[str, Any]] = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of Network, for the initial weights and for the data."""
     group = parser.add_argument_group(
-        "your own network", "for 'run network', or to change a case that is not a fixed listing"
+        "your own network", "for 'run network', or to change a case built from these options"
     )
     fields = {field.name: _argparse_settings(field) for field in dataclasses.fields(Network)}
     for name, settings in (fields | _CASE_OPTIONS).items():

@@ -1,4 +1,4 @@
-"""Read the bytes of a table from a file or a pipe, with a limit on size and a note on waiting."""
+"""Read the bytes of a table from a file or pipe, with a size limit and a message while waiting."""
 
 import errno
 import functools

@@ -1,7 +1,7 @@
 """The check of the formulas at other inputs near the given ones, where the code is traced again.
 
-A pass that forgets a weight of 1, caches a value by shape, or uses y for x while the two are equal
-is right only at the given inputs.
+Some passes are right only at the given inputs: one that forgets a factor which is 1 there, one that
+caches a value by shape, one that reads y in place of x while the two are equal.
 """
 
 from collections.abc import Collection, Mapping, Sequence

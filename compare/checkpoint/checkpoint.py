@@ -1,8 +1,9 @@
-"""The checkpoint of a run in one file: its settings, its state, and the environment of its bits.
+"""The checkpoint of a run in one file: its settings, its state, and the versions behind its bits.
 
-The data and the first weights are sampled again from the settings; a digest detects changed rows.
-With several ranks, rank 0 writes the states of all ranks after the same chunk, and distributes them
-on resuming. So a checkpoint is complete and of one step, and other machines need no file.
+The data and the first weights are sampled again from the settings; a digest detects changed data
+rows. With several ranks, rank 0 writes the states of all ranks after the same chunk, and
+distributes them on resuming. So a checkpoint is complete and of one step, and other machines need
+no file.
 
 The state is taken between two chunks of steps, from each component of the run that has one. It is
 everything that a later step or the end of the run reads: the weights on both sides, the random

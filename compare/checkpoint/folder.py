@@ -1,4 +1,4 @@
-"""The run folder on disk: its file names, its lock, and its return to a checkpoint."""
+"""The run folder on disk: its file names, its lock, and how it is reset to a checkpoint."""
 
 import fcntl
 import os

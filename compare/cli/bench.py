@@ -13,16 +13,16 @@ def add(new: NewCommand) -> None:
     parser = new(
         help="time by-hand and checked steps against autograd and other libraries",
         description="Time by-hand and checked steps against autograd with SGD, torch.compile, "
-        "torch.func, numpy, JAX and gradcheck. Lists each speed claim with its limit, whether it "
+        "torch.func, numpy, JAX and gradcheck. List each speed claim with its limit, whether it "
         "holds on this machine, and every competitor that is faster. Groups: "
         + ", ".join(CHOICES) + ".",
     )  # fmt: skip
     text = "run one group; repeat the option for several (default: all, takes minutes)"
     parser.option("--only", "GROUP", text, action="append", default=[])
     parser.option("--json", "FILE", "write all measurements as JSON; - means standard output")
-    text = "plot how the time grows with the problem size, FILE.png (needs matplotlib)"
+    text = "plot how the time grows with the problem size; FILE ends in .png (needs matplotlib)"
     parser.option("--plot", "FILE", text)
-    text = "number of torch threads (default: torch's choice); 1 varies least on a busy machine"
+    text = "number of torch threads (default: torch's choice); 1 gives the steadiest times"
     parser.option("--threads", "N", text, type=whole)
 
 

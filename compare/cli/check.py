@@ -20,7 +20,7 @@ def add(new: NewCommand) -> None:
     parser.option("file", "FILE", "the Python file", type=Path)
     parser.shared("--dtype")
     parser.option("--device", "D", "cpu (default), cuda or cuda:N", default="cpu")
-    text = "verdict that exit code 0 requires (default: rounding)"
+    text = "worst verdict that gives exit code 0 (default: rounding)"
     parser.option("--demand", None, text, choices=("exact", "rounding"), default="rounding")
     parser.shared("--inputs", "--timeout", "--lift", "--quiet", "--json", "--html")
 

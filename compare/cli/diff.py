@@ -15,7 +15,7 @@ def add(new: NewCommand) -> None:
         description="List the differences between two runs: settings, environment, verdicts, "
         "first step.",
     )
-    parser.option("one", "RUN", "name of a run folder, or the end of the name")
+    parser.option("one", "RUN", "name of a run folder, or the last part of the name")
     parser.option("other", "RUN", "the run to compare it with")
     parser.shared("--log-dir")
 

@@ -17,9 +17,9 @@ def add(new: NewCommand) -> None:
         help="count how many bugs a check of your backward pass would catch",
         description="Make mutants of a backward pass, each with one operation made wrong. Count "
         "how many of them check catches, and how many are caught by allclose, assert_close, "
-        "gradcheck and a threshold of twice the low-precision error. Lists the lines that the "
-        "inputs do not exercise. Exit code 0: check caught every mutant that computes another "
-        "function.",
+        "gradcheck and flash-attention's rule (twice the error of a low-precision reference). "
+        "List the lines that the inputs do not exercise. Exit code 0: check caught every mutant "
+        "that is not equivalent to the original.",
     )
     text = "a file with forward, backward and inputs, or a case of --list"
     parser.option("target", "FILE|CASE", text)
@@ -27,7 +27,7 @@ def add(new: NewCommand) -> None:
     parser.option("--seed", "S", "seed for the random inputs (default: 0)", type=whole, default=0)
     parser.option("--quiet", None, "print only how many mutants survived")
     parser.shared("--json")
-    text = "save inputs that detect the survivors; pass the file to --inputs"
+    text = "save inputs at which the surviving mutants are caught, for --inputs"
     parser.option("--save", "FILE", text)
     parser.shared("--inputs", "--timeout")
 

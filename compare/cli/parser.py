@@ -34,7 +34,7 @@ examples:
   python -m compare runs                            list all runs; diff RUN RUN compares two
 
 exit codes:
-  0  passed: the demand is met    1  failed: it is not    2  bad usage or bad input
+  0  passed: the verdict meets the demand    1  failed: it does not    2  bad usage or input
   3  internal error               130  stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP)
 """
 
@@ -42,18 +42,20 @@ exit codes:
 _SHARED: dict[str, tuple[str | None, str, dict[str, Any]]] = {
     "--dtype": ("T", "convert floating-point inputs to this dtype", {}),
     "--inputs": (
-        "FILE", "use the inputs that mutants --save wrote, not those of the file", {"type": Path}
+        "INPUTS", "inputs saved by mutants --save, in place of those in FILE", {"type": Path}
     ),
     "--timeout": (
-        "SECONDS", "stop the file if it runs longer (default: no limit)", {"type": float}
+        "SECONDS", "stop the file's process after so many seconds (default: no limit)",
+        {"type": float},
     ),
     "--lift": (
-        "HOW", "compute in exact arithmetic: all, none, or N entries of each large matrix product "
-        "(default: auto)", {"default": "auto"},
+        "HOW", "how much of the matrix products to compute in exact arithmetic: all, none, N "
+        "entries of each large one, or auto: what takes seconds at most (default: auto)",
+        {"default": "auto"},
     ),
     "--quiet": (None, "print only the verdict", {}),
     "--json": ("FILE", "write the result as JSON; - means standard output", {}),
-    "--html": ("FILE", "write the report as one HTML page with plots, FILE.html", {}),
+    "--html": ("FILE", "write the report as one HTML page with plots; FILE ends in .html", {}),
     "--log-dir": ("DIR", "folder that holds the run folders (default: runs)", {"default": "runs"}),
 }  # fmt: skip
 

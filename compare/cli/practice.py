@@ -27,7 +27,7 @@ def add(new: NewCommand) -> None:
     parser.option("--level", "NAME", "level of the new file (default: two_layer)")
     parser.option("--hint", None, "show a longer hint for the line")
     parser.option("--answer", None, "show the correct line")
-    text = "stop the file if it runs longer (default: 60)"
+    text = "stop the file's process after so many seconds (default: 60)"
     parser.option("--timeout", "SECONDS", text, type=float, default=60.0)
     parser.option("--json", "FILE", "write the result as JSON; - means standard output")
 

@@ -43,9 +43,7 @@ def add(new: NewCommand) -> None:
     option("--seed", "S", "seed of numpy's random generator (default: 1)", type=whole)
     text = "train P networks side by side, with the seeds S, S+1, ... (default: 1)"
     option("--population", "P", text, type=whole)
-    text = (
-        "verdict that exit code 0 requires (default: exact if --list expects EXACT, else rounding)"
-    )
+    text = "worst verdict that gives exit code 0 (default: exact if --list expects EXACT, else rounding)"
     option("--demand", None, text, choices=("exact", "rounding"))
     text = "folder in which the run folder is made (default: runs)"
     option("--log-dir", "DIR", text, default="runs")
@@ -55,8 +53,8 @@ def add(new: NewCommand) -> None:
     option(
         "--resume", "RUN",
         "resume a stopped run in its own folder and with its settings. RUN is the name of the run "
-        "folder, or the end of the name. A run writes its first checkpoint after some seconds, and "
-        "then at intervals",
+        "folder, or the last part of the name. A run writes its first checkpoint after 5 seconds, "
+        "and then at intervals",
     )  # fmt: skip
     parser.shared("--lift", "--quiet", "--json", "--html")
     options.add(parser)
@@ -244,8 +242,10 @@ def _print_summary(console: PlainConsole, report: "Report", folder: "RunFolder |
             alone = f"ends with weights that differ by at most {report.free_gap:.3g}"
         console.say(f"  autograd alone         {alone}")
     if report.accuracy is not None:
-        console.say(f"  held-out rows          {report.accuracy:.2%} classified correctly, by hand")
-    speed = f", {report.steps / report.seconds:,.0f} checked steps per second"
+        correct = f"{report.accuracy:.2%} classified correctly by the by-hand network"
+        console.say(f"  test rows              {correct}")
+    rate = report.steps / report.seconds
+    speed = f", {rate:,.{0 if rate >= 10 else 1}f} checked steps per second"
     console.say(f"  {report.seconds:.1f} s{speed if report.steps > 1 else ''}")
     if folder and not folder.failed:
         from compare.checkpoint.folder import CHECKPOINT

@@ -13,7 +13,8 @@ from compare.proof.verdict import Verdict
 
 def add(new: NewCommand) -> None:
     """Add the command and its options."""
-    new(help="list the runs and their verdicts").shared("--log-dir")
+    words = "list the runs and their verdicts"
+    new(help=words, description=f"{words.capitalize()}, oldest first.").shared("--log-dir")
 
 
 def runs(args: argparse.Namespace) -> int:

@@ -1,9 +1,12 @@
-"""The calls that are made for each line of the contract, and the values they are compared with.
+"""The calls that are made for each point of the contract, and the values they are compared with.
+
+The contract is what PyTorch may ask of a backward pass beyond one ordinary call.
 
 Every backward pass is called with the inputs' own strides. A Function, or a function that takes
 `grad_output`, is also called with cotangents of other layouts and of zero. A Function is also
-called with missing cotangents, twice on one graph, and with fewer inputs that need a gradient; its
-inputs and its outputs without a gradient are checked. An exception of the code is a refusal.
+called with cotangents that are None, twice on one graph, and with fewer inputs that need a
+gradient; its inputs and its outputs without a gradient are checked. If the code raises, that point
+counts as refused.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator

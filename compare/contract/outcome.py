@@ -1,7 +1,8 @@
 """The outcome of a contract call: equal values pass, others are judged like any gradient.
 
-Only WRONG counts here, because the accuracy rule applies to the main call alone. Of the outputs of
-a Function that need no gradient, integers have to be equal; floats that differ are judged too.
+A contract call can only pass or be WRONG: lost digits (INACCURATE) are judged in the ordinary call.
+Of the outputs of a Function that need no gradient, integers have to be equal; floats that differ
+are judged too.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

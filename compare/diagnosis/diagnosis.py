@@ -1,4 +1,4 @@
-"""The search for candidate fixes of WRONG quantities; each fix is shown to hold in ball arithmetic.
+"""The search for candidate fixes of WRONG quantities; each fix is proven in exact arithmetic.
 
 `search` tests the candidates, `fix_quantity` and `fix_operand` make the candidates, and
 `fix_tables` holds the tables behind them.

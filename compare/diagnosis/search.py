@@ -1,7 +1,8 @@
 """The search for fixes of one WRONG quantity, and the test that a candidate must pass.
 
 A candidate is kept when it makes the by-hand quantity the same real number as autograd's. That is
-shown in ball arithmetic, at every lifted element, at the user's inputs and at others near them.
+shown in ball arithmetic, at every element computed exactly, at the user's inputs and at others near
+them.
 """
 
 import itertools
@@ -180,7 +181,7 @@ class Search:
                 if known.is_mask and broadcasts_to(mask, early) and late.shape == early.shape:
                     factor = constant_ratio(early * mask, late)
                     if factor is not None and not nearly_equal(early, late):
-                        return f" ({word} applying the mask {known.text})"
+                        return f" ({word} multiplying by {known.text})"
         return ""
 
     def reference_numbers(self) -> list[float]:

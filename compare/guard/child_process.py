@@ -1,10 +1,10 @@
 """The process that runs a user's code, and a supervisor above it that kills what is left over.
 
 `guard` starts `python -m compare.guard.child_process CHANNEL JOB`. It forks at once. The first
-process, the supervisor, becomes the parent of every process that the code starts and orphans, also
-of those that leave the process group by setsid; at the end it kills them. The second process, the
-worker, imports the job's module, sends "ready", sets its limits, and then runs the job. Both write
-messages to CHANNEL, a file descriptor: JSON, one object per line.
+process, the supervisor, becomes the parent of every orphan among the processes that the code
+starts, even of one that has left the process group by setsid. At the end it kills them. The second
+process, the worker, imports the job's module, sends "ready", sets its limits, and then runs the
+job. Both write messages to CHANNEL, a file descriptor: JSON, one object per line.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""Tests whether a mutant computes the same formula as the pass, lifting only what can differ.
+"""Tests whether a mutant computes the same formula as the pass it was made from.
 
-The operations that a mutation does not affect keep their values, and all mutants share one
-reference, so both are lifted once. `check` calls the first quantity with a different formula WRONG,
-and those before it have the same formula: once one quantity differs, no other has to be compared.
+Operations that a mutation does not affect keep their exact values, and all mutants share one
+reference, so both are computed once. One differing quantity is enough: the first of them is the one
+that `check` calls WRONG, and those before it agree.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """The usual checks, run on the same mutants for comparison with `check`.
 
 Each is used with its own defaults. `torch.allclose`, `torch.testing.assert_close` and the rule of
-flash-attention's tests see every quantity that the pass returns. gradcheck sees only the gradients
-of the inputs (for a case: of the weights), in float64.
+flash-attention's tests (an error of at most twice that of the low-precision reference) see every
+quantity that the pass returns. gradcheck sees only the gradients of the inputs (for a case: of the
+weights), in float64.
 """
 
 import time

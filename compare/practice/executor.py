@@ -1,8 +1,8 @@
 """Runs the statements of a practice file one by one, and returns their values by name.
 
-The data and the weights of a step are passed in, as for both sides of a run. A line that fails, or
-that assigns a value of a wrong type, shape or dtype, raises `Problem`. All tensors are those of a
-single network, without a leading dimension.
+The data and the weights of a step are passed in: the file and autograd get the same ones. A line
+that fails, or that assigns a value of a wrong type, shape or dtype, raises `Problem`. All tensors
+are those of a single network, without a leading dimension.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Compares the lines of a practice file with autograd, then trains the file's network.
 
-This runs in the separate process. As in any run, every value is compared using the learner's own
-values above it, so that one bug makes one wrong line.
+This runs in the separate process. As in any run, autograd computes each line from the learner's
+own values of the lines before it, so that one bug makes one wrong line.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""The interface that the rows of the table of operations use, whatever the numbers are.
+"""The interface that Balls and Bounds share, so that each operation's formula is written once.
 
-`Balls` and `Bounds` implement it; their methods are documented there.
+The two classes document its methods.
 """
 
 from collections.abc import Sequence

@@ -4,9 +4,9 @@ This is a running error analysis (Higham, Accuracy and Stability of Numerical Al
 each operation adds the rounding error of its result to the errors of its operands. The gamma bound
 for sums and products in any order is from section 3.1 of the same book. Values and bounds are
 float64 tensors with any leading dimensions, so that one pass can bound every step of a run. Each
-element has a bound of its own: an element without one does not affect the others. Where an error
-bound is too coarse, an interval is carried along too (compare/proof/intervals.py). An infinity that
-the code creates is exact.
+element has a bound of its own: one that has none leaves the others' bounds as they are. Where an
+error bound is too coarse, an interval is carried along too (compare/proof/intervals.py). An
+infinity that the code itself writes, `float('inf')`, has error 0.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Finds inputs that are derived from others: a statistic of x, passed to backward next to x.
 
-Forward computes such a value but does not read the input, and only the by-hand pass reads it. The
+Forward computes such a value itself; only the by-hand pass reads the copy that was passed in. The
 two agree up to rounding. If the input counted as independent, a correct pass would be WRONG.
 """
 

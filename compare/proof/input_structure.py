@@ -1,8 +1,8 @@
 """Finds structure that an input has up to rounding: rows that sum to 1, unit rows, symmetry.
 
 A pass may rely on such a structure, but floats have it only up to rounding, so that the exact
-formula of a correct pass would differ from the reference's in the last digit. So the input with its
-structure made exact is a second reading of the same floats.
+formula of a correct pass would differ from the reference's in the last digit. So there is a
+second set of exact numbers that the floats may stand for: those with the structure made exact.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,7 +1,8 @@
 """Runs a traced program in floats and, at the same time, in balls or bounds.
 
 Comparisons and index selections (relu's mask, max's index) are those of the float run. The
-exception is autograd's own comparison with 0 of a number that underflowed, see `_exact_mask`.
+exception is a comparison with 0, in autograd's own formulas, of a number that is 0 only because it
+underflowed, see `_exact_mask`.
 """
 
 import math

@@ -1,9 +1,9 @@
 """The verdict on each quantity, from bits, balls and bounds; there is no tolerance to set.
 
 Three questions are asked of the two programs:
-1. Is it the same formula? Both are lifted from the inputs on, in exact real arithmetic. A quantity
-   that is computed by hand from a WRONG one is compared with the reference continued from that
-   by-hand value, so that one bug makes one red line.
+1. Is it the same formula? Both are computed in exact arithmetic (lifted) from the inputs on. For
+   a quantity that is computed by hand from a WRONG one, autograd's formula is applied to that wrong
+   value, so that one bug makes one WRONG quantity.
 2. Do they differ by no more than rounding? Both are run from the by-hand floats, from one named
    quantity to the next: lifted, for the exact value, and with bounds, for the distance that a float
    run may have from it.
@@ -325,9 +325,7 @@ class _Judge:
         share = largest_share(shares)
         error = reference.error_in_ulps(manual, reference)
         autograd_error = errors.get("autograd_error")
-        numbers = f"by hand {_ulps(error)} from the exact value, autograd {_ulps(autograd_error)}"
-        if autograd_error and error is not None:
-            numbers += f" (ratio {error / autograd_error:.2g})"
+        numbers = f"the error is {_ulps(error)} by hand, {_ulps(autograd_error)} by autograd"
         errors = {**errors, "manual_error": error}
         lost = overflowed(manual, self.pair.autograd[name], reference.exact)
         if bool(lost.any()):
@@ -336,10 +334,10 @@ class _Judge:
         if not share <= 1:
             text = f"{numbers}: outside {OPAQUE_SLACK:g} times autograd's rounding bound"
             return Proof(WRONG, f"{text}; {obstacle}", share=share, **errors)
+        text = f"the formula could not be compared: {obstacle}"
         if bool(shares.isnan().any()):
-            numbers += f", without a finite bound {self._at(shares.isnan())}"
-        text = f"{numbers}; the formula could not be compared ({obstacle})"
-        return Proof(UNDECIDED, text, **errors)
+            text += f"; without a finite rounding bound {self._at(shares.isnan())}"
+        return Proof(UNDECIDED, f"{text}; torch operations in its place would decide it", **errors)
 
     def _at(self, mask: Tensor) -> str:
         """Return in words the index of the first element of a mask, and the number of elements."""

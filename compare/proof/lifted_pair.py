@@ -1,4 +1,4 @@
-"""Both programs of a pair, lifted in any reading of the code's numbers, each only once.
+"""Both programs of a pair in exact arithmetic, cached for each reading of the code's literals.
 
 They are lifted in two ways. From the inputs on: is it the same formula? From the by-hand floats,
 one named quantity to the next: how far from the exact value may a float run lie?

@@ -2,8 +2,8 @@
 
 In float32 code, 0.1 is 1/10 for its author, and 0.1 rounded to float32 for the machine. Two passes
 are the same formula if they agree in one of the readings, and different formulas only if they
-agree in none. Each reading gives exact numbers. One interval around all readings would hide the
-errors that lie between them.
+agree in none. Each reading gives exact numbers. One interval around all readings would be so
+wide that it hides errors.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A traced function as a program: a graph of ATen operations, and queries on the graph.
 
-`trace` creates a program; `lift` runs it in floats or in any other arithmetic.
+`trace` creates a program; `lift` computes it in floats and in exact arithmetic or bounds at once.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -1,8 +1,8 @@
 """Recording: the ATen operations that a function runs, as a graph.
 
-torch.fx's make_fx records them too, with a fake tensor and a proxy for every value. Here only the
-list of operations is needed, and every check waits for it. This module imports torch and its
-private names alone.
+torch.fx's make_fx records them too, with a fake tensor and a proxy for every value. Only the list
+of operations is needed here, and it has to be fast, since every check records. This module imports
+torch and its private names alone.
 """
 
 import operator

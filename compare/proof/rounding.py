@@ -1,6 +1,7 @@
 """The second and third question of a verdict: how far do floats lie from the exact values?
 
-Shares of the rounding bound that were used, errors in ulps, and counts of correct bits.
+It computes which fraction of the rounding bound a difference uses, errors in ulps, and counts of
+correct bits.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The lines of a report on the contract: one for each other way to call a backward pass."""
+"""The lines of a report on the contract: one for each kind of additional call."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

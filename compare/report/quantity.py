@@ -145,7 +145,10 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         yield "", q.proof.text
         errors = q.proof.manual_error, q.proof.autograd_error
         if None not in errors:
-            yield "", "rounding error {:.2g} ulp by hand, {:.2g} ulp by autograd".format(*errors)
+            ulps = (
+                "rounding error at most {:.2g} ulp of the largest term by hand, {:.2g} by autograd"
+            )
+            yield "", ulps.format(*errors)
         bits = q.proof.manual_bits, q.proof.autograd_bits
         if None not in bits:
             lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""

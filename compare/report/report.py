@@ -212,7 +212,8 @@ class Report(Documented, Stateful):
         if self.verdict == EXACT:
             if not any(q.compared for q in rows):
                 return "nothing to compare: every quantity is empty"
-            subject = f"all {len(rows)} quantities have" if rows[1:] else f"{rows[0].name} has"
+            count = "both" if len(rows) == 2 else f"all {len(rows)}"
+            subject = f"{count} quantities have" if rows[1:] else f"{rows[0].name} has"
             return f"{subject} autograd's bits{where}"
         worst = [q for q in rows if q.verdict == self.verdict]
         names = ", ".join(q.name for q in worst)

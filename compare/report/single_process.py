@@ -1,4 +1,4 @@
-"""The comparison of the updates that several ranks sum with those of a single process."""
+"""The ranks' summed updates, compared with the updates of a single process."""
 
 from dataclasses import dataclass, field
 from typing import Any

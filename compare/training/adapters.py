@@ -1,9 +1,9 @@
 """How the harness calls the two sides: the by-hand step, and the autograd reference.
 
-Injection: a hook sees autograd's value of each named quantity. Where its bits differ from the
-by-hand value, the hook puts the by-hand value in its place, so each quantity is judged on the
-by-hand values above it. A layer's value is overwritten in its own storage, which is also the tensor
-that autograd saved for the backward pass.
+Injection makes one bug give one wrong quantity: a hook sees autograd's value of each named
+quantity, and where its bits differ from the by-hand value it puts the by-hand value in its place.
+So autograd computes the next quantity from the by-hand one. A layer's value is overwritten in its
+own storage, which is also the tensor that autograd saved for the backward pass.
 """
 
 import importlib

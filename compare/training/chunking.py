@@ -1,4 +1,4 @@
-"""How a run is divided into chunks: the steps and networks that autograd judges at once.
+"""How a run is divided into chunks: the steps and networks that autograd computes in one batch.
 
 The bits of an elementwise operation depend on an element's position in its tensor: elements that do
 not fill a whole vector go through scalar code, whose exp has other last bits. The bits of a matrix

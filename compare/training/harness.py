@@ -1,4 +1,7 @@
-"""Train a case: per chunk, take steps by hand, judge them by autograd, and inform the watchers."""
+"""Train a case chunk by chunk: steps by hand, compared with autograd, then passed to the watchers.
+
+Watchers are the progress bar and the run folder.
+"""
 
 import copy
 import time

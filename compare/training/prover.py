@@ -1,4 +1,4 @@
-"""Proofs of a run beyond its bits: lifted at sampled steps, rounding bounds at every step."""
+"""Proofs of a run beyond its bits: exact arithmetic at some steps, rounding bounds at all."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any

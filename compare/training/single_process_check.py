@@ -1,7 +1,8 @@
 """Check the ranks' summed updates against a single process that computes all rows itself.
 
 Both use the same formula, with sums in another order. So an update may differ by the rounding of
-both computations, from the step's data and weights on, and by that of the ranks' additions.
+both computations, from the step's data and weights on, and by the
+rounding of the ranks' additions.
 """
 
 import math
