@@ -4,7 +4,7 @@ import signal
 import sys
 
 from compare.interrupts import interrupts
-from compare.streams import reserve_descriptors
+from compare.standard_streams import reserve_descriptors
 
 if __name__ == "__main__":
     reserve_descriptors()

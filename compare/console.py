@@ -5,7 +5,7 @@ from typing import IO, cast
 from rich.console import Console
 
 from compare.errors import printable
-from compare.streams import streams
+from compare.standard_streams import streams
 
 
 class PlainConsole(Console):

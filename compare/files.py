@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from compare.console import PlainConsole
 from compare.errors import BadInput
 from compare.interrupts import stop
-from compare.streams import streams
+from compare.standard_streams import streams
 
 _WRITTEN = "json", "html", "save", "plot"  # options that name a file to be written
 _READ = {  # command -> its arguments and options that name a file to be read

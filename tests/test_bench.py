@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from compare.bench import bench, claims, figures, growth, peers, subprocesses, workloads
-from compare.bench import third_party as others
+from compare.bench import bench, claims, growth, results, subprocesses, torch_steps, workloads
+from compare.bench import other_libraries as others
 from compare.bench.claims import CHOICES, GROUPS, Claim, Group
-from compare.bench.peers import Problem, draw_problem, random_case
 from compare.bench.timing import NotAvailable, Times, Work, side_by_side, spread, timed
+from compare.bench.torch_steps import Problem, draw_problem, random_case
 from compare.cases.cases import CASES, Case
 from compare.cli.main import main
 from compare.console import PlainConsole
@@ -33,14 +33,16 @@ def same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
         torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("peer", [peers.Fused, peers.Autograd, others.Numpy, others.Func])
+@pytest.mark.parametrize(
+    "peer", [torch_steps.Fused, torch_steps.Autograd, others.Numpy, others.Func]
+)
 @pytest.mark.parametrize("case", [THREE, random_case((8, 6, 4), 5)], ids=["listing", "network"])
 def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) -> None:
     """Thirty steps, some at a time, lead every peer to the by-hand weights, to rounding."""
     if peer is others.Numpy and case is not THREE:
         pytest.skip("the listing is the blog's network alone: its alpha is 1")
     drawn = draw_problem(case, torch.float64)
-    manual, other = peers.ByHand(drawn), peer(drawn)
+    manual, other = torch_steps.ByHand(drawn), peer(drawn)
     manual.take(30)
     other.take(10)
     other.take(20)
@@ -52,7 +54,7 @@ def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
     """Mini-batches, biases, momentum and cross-entropy; the batches come round again."""
     pytest.importorskip("sklearn")
     drawn = draw_problem(CASES["digits"], torch.float64)
-    manual, other = peers.ByHand(drawn), peers.Autograd(drawn)
+    manual, other = torch_steps.ByHand(drawn), torch_steps.Autograd(drawn)
     manual.take(20)
     other.take(20)
     same_weights(manual.weights(), other.weights())
@@ -63,7 +65,7 @@ def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
 def test_jax_learns_the_same(whole: bool, population: int | None) -> None:
     pytest.importorskip("jax")
     drawn = draw_problem(THREE, torch.float64, population=population)
-    manual, other = peers.ByHand(drawn), others.Jax(drawn, whole=whole)
+    manual, other = torch_steps.ByHand(drawn), others.Jax(drawn, whole=whole)
     manual.take(30)
     other.take(30)
     same_weights(manual.weights(), other.weights())
@@ -78,7 +80,7 @@ def test_the_compiled_peer_learns_the_same_or_says_why_not() -> None:
         other = others.Compiled(drawn)
     except NotAvailable as error:
         pytest.skip(f"not available: {error}")
-    manual = peers.ByHand(drawn)
+    manual = torch_steps.ByHand(drawn)
     manual.take(30)
     other.take(30)
     same_weights(manual.weights(), other.weights())
@@ -99,10 +101,10 @@ def test_missing_jax_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         others.Jax(draw_problem(THREE, torch.float64), whole=True)
 
 
-@pytest.mark.parametrize("peer", [peers.Fused, others.Func])
+@pytest.mark.parametrize("peer", [torch_steps.Fused, others.Func])
 def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
     drawn = draw_problem(THREE, torch.float64, population=4)
-    manual, other = peers.ByHand(drawn), peer(drawn)
+    manual, other = torch_steps.ByHand(drawn), peer(drawn)
     manual.take(20)
     other.take(20)
     same_weights(manual.weights(), other.weights())
@@ -111,7 +113,7 @@ def test_a_population_learns_what_each_network_learns(peer: Maker) -> None:
 def test_the_products_alone_are_those_of_a_fused_step() -> None:
     """They multiply the tensors in memory and do not change the weights."""
     drawn = draw_problem(random_case((8, 6, 4), 5), torch.float32)
-    products = peers.Products(drawn)
+    products = torch_steps.Products(drawn)
     before = {name: value.clone() for name, value in products.weights().items()}
     products.take(3)
     f = products.fused
@@ -231,7 +233,7 @@ def test_a_summary_of_planted_times() -> None:
                   project=("ours",))  # fmt: skip
     times = Times({"base": [10.0, 10.0, 10.0], "ours": [4.0, 5.0, 3.0], "peer": [1.0, 6.0, 1.0]},
                   {"other": "not installed"})  # fmt: skip
-    result = figures.summary(group, times)
+    result = results.summary(group, times)
     rows = {row["label"]: row for row in result["rows"]}
     assert rows["ours"]["ratio"] == {"median": 0.4, "least": 0.3, "most": 0.5}
     assert rows["ours"]["faster_than"] == []
@@ -242,7 +244,7 @@ def test_a_summary_of_planted_times() -> None:
 
     console = PlainConsole()
     with console.capture() as capture:
-        console.print(figures.table(result), width=200)
+        console.print(results.table(result), width=200)
     text = capture.get()
     assert "< faster than: ours" in text
     assert "holds: at most 0.5, aim 0.2" in text

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from compare.cli.main import main
+from compare.practice.grader import grade
 from compare.practice.levels import LEVELS
 from compare.practice.result import BLANK, CHANGED, MISSING, RIGHT, STOPS, WRONG, Result
-from compare.practice.worker import grade
 
 ROOT = Path(__file__).parent.parent
 L1_ERROR, L1_DELTA = "l1_error = y - l1", "l1_delta = l1_error * (1 - l1) * l1"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from compare.cases.cases import expected
 from compare.errors import BadInput
+from compare.practice.grader import grade
 from compare.practice.levels import LEVELS, Level, find, level_name, new
 from compare.practice.result import BLANK, RIGHT, STOPS, WRONG
-from compare.practice.worker import grade
 from compare.training.sampling import draw
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))

@@ -22,7 +22,7 @@ from compare.cases.cases import CASES
 from compare.cases.data import digits
 from compare.checkpoint import checkpoint
 from compare.checkpoint import file as checksummed
-from compare.checkpoint.folder import SUBRUNS, Lock
+from compare.checkpoint.run_folder_files import SUBRUNS, Lock
 from compare.cli.main import main
 from compare.errors import BadInput
 from compare.training.downsample import SIDES

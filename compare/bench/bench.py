@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from compare.bench import growth, workloads
 from compare.bench.claims import CHOICES, GROUPS, GROWTHS
-from compare.bench.figures import growth_table, summary, table
+from compare.bench.results import growth_table, summary, table
 from compare.bench.timing import Times, Work, side_by_side
 from compare.console import PlainConsole
 from compare.environment import environment

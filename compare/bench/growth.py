@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from compare.bench.checked import checked, checked_run
-from compare.bench.peers import random_case
 from compare.bench.timing import Take, Times, Work
+from compare.bench.torch_steps import random_case
 from compare.cases.cases import CASES, Case
 from compare.errors import BadInput
 from compare.files import save

@@ -81,17 +81,19 @@ def _peak_here(label: str, sizes: tuple[int, ...], rows: int) -> int:
     """
     import torch
 
-    from compare.bench import peers
+    from compare.bench import torch_steps
     from compare.bench.checked import checked_run
 
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
     before = _bytes("VmRSS")
-    case = peers.random_case(sizes, rows)
+    case = torch_steps.random_case(sizes, rows)
     take: Callable[[], object]
     if label == claims.CHECKED_STEPS:
         take = checked_run(case, _STEPS, dtype="float32")
     else:
-        take = partial(peers.PEERS[label](peers.draw_problem(case, torch.float32)).take, _STEPS)
+        take = partial(
+            torch_steps.PEERS[label](torch_steps.draw_problem(case, torch.float32)).take, _STEPS
+        )
     _RESET.write_text("5")  # see proc(5)
     take()
     return _bytes("VmHWM") - before

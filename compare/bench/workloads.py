@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from compare.bench import claims, gradcheck, peers, subprocesses
-from compare.bench import third_party as others
+from compare.bench import claims, gradcheck, subprocesses, torch_steps
+from compare.bench import other_libraries as others
 from compare.bench.checked import checked, checked_steps
-from compare.bench.peers import Problem, draw_problem, random_case
 from compare.bench.timing import Take, Work
+from compare.bench.torch_steps import Problem, draw_problem, random_case
 from compare.cases.cases import CASES, Case
 
 Shape = tuple[tuple[int, ...], int]  # sizes, rows
@@ -25,7 +25,7 @@ _OTHERS: dict[str, Callable[[Problem], Any]] = {
     "JAX, whole loop jitted": partial(others.Jax, whole=True),
 }
 _PEERS: dict[str, Callable[[Problem], Any]] = {
-    **peers.PEERS,
+    **torch_steps.PEERS,
     **_OTHERS,
     "the listing in numpy": others.Numpy,
     "torch.func, vmap of grad": others.Func,
@@ -80,7 +80,7 @@ def _digits(_small: bool) -> list[Work]:
 
 def _wide(small: bool) -> list[Work]:
     case = random_case(*(SMALL if small else ((784, 256, 10), 128)))
-    return _of(_drawn(case, torch.float32), *peers.PEERS, *_OTHERS)
+    return _of(_drawn(case, torch.float32), *torch_steps.PEERS, *_OTHERS)
 
 
 def _big(small: bool, shape: Shape) -> list[Work]:
@@ -88,7 +88,7 @@ def _big(small: bool, shape: Shape) -> list[Work]:
     # a chunk of the small network holds many steps, and checked_steps needs more than two chunks
     steps = 1_600 if small else 2
     return [
-        *_of(_drawn(case, torch.float32), *peers.PEERS),
+        *_of(_drawn(case, torch.float32), *torch_steps.PEERS),
         Work(claims.CHECKED_STEPS, lambda: checked_steps(case, dtype="float32"), steps),
     ]
 

@@ -10,7 +10,7 @@ from compare.board.run_folder import RunFolder
 from compare.cases import options
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
-from compare.checkpoint.folder import CHECKPOINT, Lock, check_plain
+from compare.checkpoint.run_folder_files import CHECKPOINT, Lock, check_plain
 from compare.errors import BadInput
 from compare.ranks.ranks import Ranks
 from compare.training.harness import Run

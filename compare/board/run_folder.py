@@ -27,7 +27,7 @@ from compare.board.step_log import StepLog
 from compare.cases.cases import quantity_kind
 from compare.checkpoint import checkpoint
 from compare.checkpoint.checkpoint import Checkpoint
-from compare.checkpoint.folder import (
+from compare.checkpoint.run_folder_files import (
     CHECKPOINT,
     EVENTS,
     RESULT,
@@ -41,7 +41,7 @@ from compare.errors import BadInput, first_line
 from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
-from compare.state_dict import Count, Types, require, typed
+from compare.state import Count, Types, require, typed
 from compare.training.downsample import SIDES
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run

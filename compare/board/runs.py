@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 
 from compare import untrusted
-from compare.checkpoint.folder import EVENTS, RESULT, STEPS
+from compare.checkpoint.run_folder_files import EVENTS, RESULT, STEPS
 from compare.errors import BadInput, first_line, unknown
 from compare.proof.verdict import Verdict
 

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from compare.checkpoint.folder import EVENTS
+from compare.checkpoint.run_folder_files import EVENTS
 from compare.errors import BadInput
 from compare.interrupts import stop
 from compare.training.downsample import MAX_BUCKETS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compare.errors import BadInput
 from compare.interrupts import stop
-from compare.streams import streams
+from compare.standard_streams import streams
 
 MAX_BYTES = 2**30  # of a table, whose numbers then take several times as much memory
 _SILENCE = 2.0  # seconds of waiting for a pipe before a message says so

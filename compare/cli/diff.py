@@ -23,7 +23,7 @@ def add(new: NewCommand) -> None:
 def diff(args: argparse.Namespace) -> int:
     """List the differences between two runs; return 1 if there are any."""
     from compare.board.runs import differences, find
-    from compare.report.document import plain_table
+    from compare.report.rendering import plain_table
 
     one, other = (find(Path(args.log_dir), name) for name in (args.one, args.other))
     names = [printable(run.name) for run in (one, other)]

@@ -13,7 +13,7 @@ from compare.console import PlainConsole
 from compare.errors import BadInput, printable
 from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.terminal_text import shown
-from compare.streams import streams
+from compare.standard_streams import streams
 
 _LINES, _COLUMNS = 200, 500  # at most so much of the file's own output is shown
 

@@ -16,7 +16,7 @@ from compare.files import check_apart
 from compare.interrupts import exit_code, interrupts
 from compare.ranks.ranks import current_ranks
 from compare.ranks.watchdog import await_rank0_then_prefix
-from compare.streams import keep_streams, streams
+from compare.standard_streams import keep_streams, streams
 
 _POSITIONAL = "file", "target", "one", "other"  # arguments without an option name before them
 
@@ -101,7 +101,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from compare.report.document import plain_table  # imported late: --help needs no table
+    from compare.report.rendering import plain_table  # imported late: --help needs no table
 
     console = PlainConsole()
     columns = "case", "expected", "steps", "description"

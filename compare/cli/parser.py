@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from compare.errors import BadInput
-from compare.streams import streams
+from compare.standard_streams import streams
 
 #: The commands, in the order of --help. Each is a module of this folder with a function `add`,
 #: which adds its options, and a function named like the command, which runs it. The modules must

@@ -43,7 +43,8 @@ def add(new: NewCommand) -> None:
     option("--seed", "S", "seed of numpy's random generator (default: 1)", type=whole)
     text = "train P networks side by side, with the seeds S, S+1, ... (default: 1)"
     option("--population", "P", text, type=whole)
-    text = "worst verdict that gives exit code 0 (default: exact if --list expects EXACT, else rounding)"
+    text = "worst verdict that gives exit code 0 (default: exact if --list expects EXACT, "
+    text += "else rounding)"
     option("--demand", None, text, choices=("exact", "rounding"))
     text = "folder in which the run folder is made (default: runs)"
     option("--log-dir", "DIR", text, default="runs")
@@ -248,7 +249,7 @@ def _print_summary(console: PlainConsole, report: "Report", folder: "RunFolder |
     speed = f", {rate:,.{0 if rate >= 10 else 1}f} checked steps per second"
     console.say(f"  {report.seconds:.1f} s{speed if report.steps > 1 else ''}")
     if folder and not folder.failed:
-        from compare.checkpoint.folder import CHECKPOINT
+        from compare.checkpoint.run_folder_files import CHECKPOINT
 
         log_dir = options.log_dir_option(folder.path.parent)
         console.say(f"  curves: python -m compare board{log_dir}   ({folder.path.name})")

@@ -20,7 +20,7 @@ def add(new: NewCommand) -> None:
 def runs(args: argparse.Namespace) -> int:
     """List the run folders and their verdicts."""
     from compare.board.runs import runs
-    from compare.report.document import plain_table
+    from compare.report.rendering import plain_table
 
     figures = "steps", "seconds"
     table = plain_table("run", "verdict", *figures, right=figures)

@@ -12,7 +12,7 @@ from compare.errors import BadInput
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import KINDS
 from compare.proof.verdict import EXACT, WRONG
-from compare.report.document import Document, Documented, plain_table, plural
+from compare.report.rendering import Document, Documented, plain_table, plural
 
 #: Each check's key in JSON, and its column in the table.
 CHECKS = {

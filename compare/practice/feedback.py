@@ -16,7 +16,7 @@ from compare.guard.guard import Printed
 from compare.practice.levels import Level
 from compare.practice.result import BLANK, RIGHT, WRONG, Result
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, Verdict
-from compare.report.document import LABEL, Document, plural
+from compare.report.rendering import LABEL, Document, plural
 
 _WIDEST = 88  # columns of prose, at most
 _BAR = 40  # characters of the longest bar

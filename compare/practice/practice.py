@@ -48,7 +48,7 @@ def check_file(path: Path, level: Level, seconds: float) -> tuple[Result, Printe
         return problem.result, printed
     arguments = {"file": str(path), "level": level.name}
     ended = guarded(
-        "compare.practice.worker:grade_file", arguments, printed, seconds=seconds, memory=_MEMORY
+        "compare.practice.grader:grade_file", arguments, printed, seconds=seconds, memory=_MEMORY
     )
     return _result(ended, text, path, seconds), printed
 

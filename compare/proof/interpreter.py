@@ -14,7 +14,7 @@ import flint
 import torch
 from torch import Tensor, fx
 
-from compare.proof.arithmetic import Arithmetic
+from compare.proof.arithmetic_interface import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
 from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.proof.arithmetic import Arithmetic, Call, N
+from compare.proof.arithmetic_interface import Arithmetic, Call, N
 from compare.proof.balls import FUNCTIONS
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from compare.errors import printable
 from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
-from compare.report.document import plain_table
-from compare.state_dict import plain
+from compare.report.rendering import plain_table
+from compare.state import plain
 
 
 @dataclass

@@ -13,11 +13,11 @@ from compare.files import save
 from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, OtherInputs, Verdict
 from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, labelled, refusals
-from compare.report.document import Document, Documented, plural
 from compare.report.html import Curve, page
 from compare.report.quantity import DROPPABLE, Quantity, lines, right_bits, table
+from compare.report.rendering import Document, Documented, plural
 from compare.report.single_process import SingleProcessResult
-from compare.state_dict import Count, Stateful, Types, plain, require
+from compare.state import Count, Stateful, Types, plain, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # demand -> gravest verdict that meets it
 

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from compare.proof.verdict import ROUNDING, WRONG
-from compare.report.document import Document, plain_table, plural
+from compare.report.rendering import Document, plain_table, plural
 from compare.report.report import Report
 
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from compare.bench.claims import GROWTHS, PRODUCTS, Claim, Group
 from compare.bench.growth import Growth
 from compare.bench.timing import Times, spread
-from compare.report.document import plain_table
-from compare.state_dict import plain
+from compare.report.rendering import plain_table
+from compare.state import plain
 
 MARK = "<"  # marks a peer that is faster than one of our workloads
 

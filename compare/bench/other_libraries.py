@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compare.bench.peers import Autograd, Problem
 from compare.bench.timing import NotAvailable
+from compare.bench.torch_steps import Autograd, Problem
 from compare.training.adapters import Named
 
 

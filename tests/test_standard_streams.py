@@ -79,7 +79,7 @@ def test_characters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """Otherwise output to descriptor 1 would go into that file."""
-    code = "from compare.streams import reserve_descriptors\nreserve_descriptors()\n"
+    code = "from compare.standard_streams import reserve_descriptors\nreserve_descriptors()\n"
     code += "exit(open('f', 'w').fileno() < 3)"
     (tmp_path / "code.py").write_text(code)
     line = f"exec {sys.executable} code.py <&- >&- 2>&-"
