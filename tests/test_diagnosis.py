@@ -400,7 +400,7 @@ def test_the_line_is_reported_for_a_run_and_for_a_wrong_shape() -> None:
     report = harness.run(CASES["dropout_as_published"], steps=2)
     (line,) = (line for line in str(report).splitlines() if line.startswith("  line  "))
     assert line == (
-        "  line           dropout_as_published.py:34  l1_delta = l1_error * (l1 * (1 - l1))"
+        "  line           dropout_as_published.py:45  l1_delta = l1_error * (l1 * (1 - l1))"
     )
 
     def backward(x: Tensor, grad_output: Tensor) -> Named:
