@@ -25,7 +25,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
 
 # The tests in which remedies are looked for; a search costs seconds, and changes no verdict.
-REMEDIES = {"test_bit_exact_search", "test_checkpoint", "test_cli", "test_diagnosis", "test_readme"}
+REMEDIES = {
+    "test_bit_exact_search", "test_checkpoint", "test_cli", "test_diagnosis", "test_docstrings",
+    "test_readme",
+}  # fmt: skip
 
 Curves = dict[str, dict[int, float]]
 Plant = Callable[[dict[str, Tensor]], None]
