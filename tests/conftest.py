@@ -24,8 +24,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
 
-# The tests in which remedies are looked for; a search costs seconds, and changes no verdict.
-REMEDIES = {
+# The tests for which fixes are searched; a search costs seconds and changes no verdict.
+TESTS_OF_FIXES = {
     "test_bit_exact_search", "test_checkpoint", "test_cli", "test_diagnosis", "test_docstrings",
     "test_readme",
 }  # fmt: skip
@@ -35,15 +35,15 @@ Plant = Callable[[dict[str, Tensor]], None]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _without_remedies(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Look for no remedies, but in the tests that are about them."""
+def _without_fix_search(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Skip the search for fixes, except in tests of fixes."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.rpartition(".")[2] not in REMEDIES:
-            look_for_no_remedies(patch)
+        if request.module.__name__.rpartition(".")[2] not in TESTS_OF_FIXES:
+            skip_fix_search(patch)
         yield
 
 
-def look_for_no_remedies(patch: pytest.MonkeyPatch) -> None:
+def skip_fix_search(patch: pytest.MonkeyPatch) -> None:
     """Leave proofs as they are."""
 
     def as_they_are(_evidence: object, proofs: dict[str, Proof], *_: object, **__: object) -> Any:

@@ -29,7 +29,7 @@ import compare.board.run_folder  # noqa: F401, imported once for all ranks
 from compare.cases.cases import Case
 from compare.cli.main import main
 from compare.training.adapters import Step
-from tests.conftest import look_for_no_remedies, planted
+from tests.conftest import planted, skip_fix_search
 
 Named = dict[str, Tensor]
 LIMIT = 120.0  # seconds; the ranks of every test take less
@@ -78,7 +78,7 @@ def run(fault: str, rank: str, step: str, *words: str) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' parent may ignore it
     with pytest.MonkeyPatch.context() as patch:
-        look_for_no_remedies(patch)
+        skip_fix_search(patch)
         if os.environ["RANK"] == rank:
             patch.setattr("compare.training.harness.manual_step_of", planted_step_of)
         return main(words)

@@ -86,7 +86,7 @@ class _Grader:
         manual, ended = a.run_step(inputs, stop)
         autograd = a.autograd.step_from(manual, **inputs)
         if (prover := self.provers.get(stop)) is None:
-            prover = self.provers[stop] = Prover(  # no remedies: a level has its own hints
+            prover = self.provers[stop] = Prover(  # a level has its own hints
                 lambda **inputs: a.run_step(inputs, stop)[0], a.autograd.traceable, None, None,
                 find_fixes=False,
             )  # fmt: skip
