@@ -1,7 +1,7 @@
 """The blog's training step in other libraries: numpy, torch.func, torch.compile, JAX.
 
-Each peer is made from a `Problem` before the timing, as in `peers`. It raises NotAvailable if its
-library is not installed or cannot compile.
+As in `torch_steps`, each peer is made from a `Problem` before the timing. It raises NotAvailable if
+its library is not installed or cannot compile.
 """
 
 import importlib

@@ -9,7 +9,7 @@ from compare.bench.claims import GROWTHS, PRODUCTS, Claim, Group
 from compare.bench.growth import Growth
 from compare.bench.timing import Times, spread
 from compare.report.rendering import plain_table
-from compare.state import plain
+from compare.stateful import plain
 
 MARK = "<"  # marks a peer that is faster than one of our workloads
 

@@ -41,7 +41,7 @@ from compare.errors import BadInput, first_line
 from compare.files import save
 from compare.report.chunk import Bucket, Chunk
 from compare.report.report import Report
-from compare.state import Count, Types, require, typed
+from compare.stateful import Count, Types, require, typed
 from compare.training.downsample import SIDES
 from compare.training.evaluation import decision_surface
 from compare.training.harness import Run

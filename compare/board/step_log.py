@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compare.files import save
 from compare.report.chunk import Chunk
-from compare.state import Types, require, typed
+from compare.stateful import Types, require, typed
 from compare.training.downsample import SIDES
 
 _SHARE = 0.02  # of a run's time may be spent on saving

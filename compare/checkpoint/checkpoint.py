@@ -31,7 +31,7 @@ from compare.checkpoint import file as checksummed
 from compare.environment import device_named, environment
 from compare.errors import BadInput, first_line
 from compare.ranks.ranks import ALONE, Ranks
-from compare.state import Count, Stateful, Types, plain, require, typed
+from compare.stateful import Count, Stateful, Types, plain, require, typed
 from compare.training.downsample import SIDES
 from compare.training.harness import Run
 from compare.training.sampling import Sampler

@@ -1,4 +1,4 @@
-"""Unusual calls of a backward pass: other layouts, twice on one graph, fewer leaves.
+"""Unusual calls of a backward pass: other layouts, twice on one graph, fewer gradients requested.
 
 All tensors that are passed to the code under test are copies, so that the user's do not change.
 """

@@ -82,7 +82,7 @@ class Passes:
             return self.not_lifted
         if self.backward.differentiates_inputs:
             return Opaque(
-                "it differentiates its own input tensors, as torch.autograd.grad(f(x), x) does, so "
+                "differentiates its own input tensors, as torch.autograd.grad(f(x), x) does, so "
                 "copies cannot replace them"
             )
         return try_trace(self.backward, self.backward.arguments)

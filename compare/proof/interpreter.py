@@ -1,8 +1,9 @@
 """Runs a traced program in floats and, at the same time, in balls or bounds.
 
 Comparisons and index selections (relu's mask, max's index) are those of the float run. The
-exception is a comparison with 0, in autograd's own formulas, of a number that is 0 only because it
-underflowed, see `_exact_mask`.
+exception is a comparison with 0 in autograd's own formulas, such as the one that makes the
+derivative of a norm 0 where the norm is 0: a norm that is 0 only because its squares underflowed is
+compared exactly, see `_exact_mask`.
 """
 
 import math

@@ -136,10 +136,11 @@ class _Judge:
 
     def _obstacle(self, name: str) -> str | None:
         """Return the reason why a quantity cannot be lifted on both sides, None if it can."""
-        if isinstance(self.pair.manual_program, Opaque):
-            return f"by hand: {self.pair.manual_program}"
-        if isinstance(self.pair.reference, Opaque):
-            return f"autograd: {self.pair.reference}"
+        manual, reference_program = self.pair.manual_program, self.pair.reference
+        if isinstance(manual, Opaque):  # one reason for both: nothing was to be lifted
+            return str(manual) if manual is reference_program else f"the by-hand side {manual}"
+        if isinstance(reference_program, Opaque):
+            return f"the autograd side {reference_program}"
         reference = self.lifted.reference().outputs
         for side, traced, outputs in (
             ("by hand", "by-hand pass", self.manual_outputs),

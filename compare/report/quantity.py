@@ -12,7 +12,7 @@ from compare.errors import printable
 from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
 from compare.report.rendering import plain_table
-from compare.state import plain
+from compare.stateful import plain
 
 
 @dataclass
@@ -145,10 +145,8 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
         yield "", q.proof.text
         errors = q.proof.manual_error, q.proof.autograd_error
         if None not in errors:
-            ulps = (
-                "rounding error at most {:.2g} ulp of the largest term by hand, {:.2g} by autograd"
-            )
-            yield "", ulps.format(*errors)
+            ulps = "distance from the exact value: up to {:.2g} ulp by hand, {:.2g} by autograd"
+            yield "", f"{ulps.format(*errors)} (ulp of the largest number summed)"
         bits = q.proof.manual_bits, q.proof.autograd_bits
         if None not in bits:
             lost = f": {q.proof.both_lost}" if q.proof.both_lost else ""

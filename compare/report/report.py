@@ -17,7 +17,7 @@ from compare.report.html import Curve, page
 from compare.report.quantity import DROPPABLE, Quantity, lines, right_bits, table
 from compare.report.rendering import Document, Documented, plural
 from compare.report.single_process import SingleProcessResult
-from compare.state import Count, Stateful, Types, plain, require
+from compare.stateful import Count, Stateful, Types, plain, require
 
 _DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # demand -> gravest verdict that meets it
 

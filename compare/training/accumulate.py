@@ -14,7 +14,7 @@ from compare.proof.bits import Difference, TensorSpec, mismatch, tensor_spec
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.report.quantity import Quantity
 from compare.report.report import Report
-from compare.state import Count, Stateful, Types, require
+from compare.stateful import Count, Stateful, Types, require
 from compare.training.adapters import Named
 
 _BIT_FIELDS = "manual_bits", "autograd_bits", "both_lost", "shortfall"

@@ -16,7 +16,7 @@ from torch import Tensor
 from compare.cases.cases import Network
 from compare.proof.bits import as_integers
 from compare.ranks.ranks import Ranks
-from compare.state import Stateful, Types, require
+from compare.stateful import Stateful, Types, require
 from compare.training.adapters import Named
 from compare.training.merge import rank_inputs
 from compare.training.sampling import Sampler

@@ -11,7 +11,7 @@ from compare.proof.rounding import share_of_rounding
 from compare.proof.verdict import EXACT, ROUNDING, WRONG, Proof
 from compare.ranks.ranks import Ranks
 from compare.report.chunk import Chunk
-from compare.state import Count, Stateful, Types
+from compare.stateful import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
 from compare.training.chunking import Shard, at_steps, one_network, stacked, unequal_steps

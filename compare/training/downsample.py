@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compare.cases.cases import quantity_kind
 from compare.report.chunk import Bucket, Chunk
-from compare.state import Count, Stateful, Types
+from compare.stateful import Count, Stateful, Types
 
 MAX_BUCKETS = 1000  # the points of a curve that TensorBoard's server keeps by default
 SIDES = ("manual", "autograd")

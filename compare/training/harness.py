@@ -22,7 +22,7 @@ from compare.ranks.ranks import ALONE, Ranks
 from compare.report.chunk import Chunk, merged
 from compare.report.report import Report
 from compare.report.single_process import SingleProcessResult
-from compare.state import Stateful, Types, require
+from compare.stateful import Stateful, Types, require
 from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, Step, manual_step_of
 from compare.training.chunking import Shard, plan

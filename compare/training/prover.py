@@ -16,7 +16,7 @@ from compare.proof.program import Opaque, Program, node_text
 from compare.proof.rounding import bounds_for, share_of_rounding
 from compare.proof.trace import recorded_texts, try_trace
 from compare.proof.verdict import ROUNDING, WRONG, Proof, Verdict
-from compare.state import Stateful, Types, require
+from compare.stateful import Stateful, Types, require
 from compare.training.adapters import Named, Step, copies
 from compare.training.chunking import one_network
 from compare.training.control_flow import may_branch

@@ -18,7 +18,7 @@ from torch import Tensor
 from compare.cases.cases import Case, Network, Rows
 from compare.environment import short
 from compare.errors import BadInput, unknown, whole_number
-from compare.state import Count, Stateful, Types, require
+from compare.stateful import Count, Stateful, Types, require
 
 SEEDS = 2**32  # the number of seeds that numpy takes
 #: The state of numpy's generator: its 624 words of 32 bits in hex, the position in them, and
