@@ -1,6 +1,6 @@
-"""Passes of which something false was once said, and their kin: what should be said instead.
+"""Regression tests for wrong verdicts and wrong statements in reports, and similar passes.
 
-Each row is a wrong pass that must be WRONG, or a right one that must be EXACT or ROUNDING.
+Each row is either a wrong pass, which must be WRONG, or a right one: EXACT or ROUNDING.
 """
 
 import math
@@ -24,7 +24,7 @@ DTYPES = [torch.float64, torch.float32, *HALF]
 
 @dataclass(frozen=True)
 class Row:
-    """One pass, and whether it is right."""
+    """A backward pass, its inputs and the expected verdict."""
 
     name: str
     forward: Callable[..., Any]
@@ -38,7 +38,7 @@ def params(rows: Sequence[Row]) -> pytest.MarkDecorator:
 
 
 def meets(row: Row, **how: Any) -> None:
-    """Assert that a pass is given the verdict that it deserves."""
+    """Assert that the check of a pass reports the expected verdict."""
     report = compare.check(row.backward, row.forward, row.inputs, **how)
     wanted = ("EXACT", "ROUNDING") if row.wanted == RIGHT else (row.wanted,)
     assert report.verdict in wanted, str(report)
@@ -54,7 +54,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def function(forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
-    """Return an autograd.Function that saves its inputs: `backward(inputs, gradients)`."""
+    """Return an autograd.Function that saves its inputs and calls `backward(inputs, gradients)`."""
 
     class Made(torch.autograd.Function):
         @staticmethod
@@ -69,7 +69,7 @@ def function(forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
     return Made
 
 
-# -- what stands above a scalar output
+# -- the cotangent of a scalar output
 
 
 def squares(x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def whole_and_sum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 X = drawn(4, 3)
 TARGETS = {"x": drawn(4, 3).requires_grad_(), "y": F.one_hot(torch.tensor([0, 2, 1, 1])).float()}
-# how a gradient may go astray on its way from above, and whether that is right
+# functions that a by-hand pass may apply to its cotangent, and whether the result is right
 ABOVE: list[tuple[str, Callable[[Tensor], Any], str]] = [
     ("times", lambda g: g, RIGHT),
     ("forgets", lambda g: 1, WRONG),
@@ -122,7 +122,7 @@ def _above(how: Callable[[Tensor], Any], name: str, wanted: str) -> Iterator[Row
     yield Row(f"asks, {name} it", squares, asks, {"x": X}, wanted)
     yield Row(f"Function, {name} it", squares, of_function, {"x": X}, wanted)
     yield Row(f"fused loss, {name} it", cross_entropy, losses, TARGETS, wanted)
-    if name != "forgets":  # the next test's
+    if name != "forgets":  # tested below, by test_a_pass_that_takes_all_...
         yield Row(f"takes all, {name} it", squares, takes_all, {"x": X}, wanted)
     yield Row(f"shape (1,), {name} it", lambda x: squares(x)[None], asks, {"x": X}, wanted)
     yield Row(
@@ -153,7 +153,7 @@ SCALARS = [row for name, how, wanted in ABOVE for row in _above(how, name, wante
 
 @params(SCALARS)
 def test_what_stands_above_a_scalar_is_looked_at(row: Row) -> None:
-    """Loss scaling and accumulation make it another number than 1."""
+    """The cotangent of a loss is not always 1: loss scaling and accumulation change it."""
     meets(row)
 
 
@@ -164,7 +164,7 @@ def test_whatever_the_seed(seed: int) -> None:
 
 
 def test_a_pass_that_does_not_ask_is_judged_for_1_and_told_so() -> None:
-    """It cannot know of another; what it gives is the gradient of the loss itself."""
+    """A pass without `grad_output` can only compute the gradient of the loss itself."""
     report = compare.check(lambda x: (2 * x,), squares, {"x": X})
     assert report.ok, str(report)
     assert "for grad_output = 1" in " ".join(str(report).split())
@@ -190,7 +190,7 @@ def test_a_pass_that_takes_all_and_reads_no_gradient_does_not_pass_in_silence() 
     ids=["squares", "exp", "Function", "two"],
 )
 def test_gradcheck_has_no_false_alarm_where_it_is_right(backward: Any, forward: Any) -> None:
-    """A mutant that drops, or divides by, a scalar's gradient is not equivalent."""
+    """A mutant that drops a scalar's cotangent, or divides by it, is not an equivalent mutant."""
     found = compare.power(backward, forward, {"x": X})
     assert found.false_alarms["gradcheck"] == 0, str(found)
     assert not found.rejects_unmutated
@@ -203,7 +203,7 @@ def test_mutants_of_a_wrong_pass_are_refused_and_not_blamed_on_gradcheck() -> No
         compare.power(pass_by_hand, squares, {"x": X})
 
 
-# -- draws that are the user's own
+# -- the user's own random draws
 
 Draw = Callable[[int, torch.dtype, Sequence[int]], Tensor]
 
@@ -233,7 +233,7 @@ DRAWS: dict[str, Draw] = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=short)
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_no_cotangent_is_a_draw_of_the_users(draw: Draw, dtype: torch.dtype) -> None:
-    """An input in the place of what comes from above is WRONG, whatever both were seeded by."""
+    """An input used in place of the cotangent is WRONG, whichever seeds were used for both."""
     for k in (0, 1, 2, 7):
         for shape in ((3, 4), (4, 5), (1,)):
             x = draw(k, dtype, shape)
@@ -244,7 +244,7 @@ def test_no_cotangent_is_a_draw_of_the_users(draw: Draw, dtype: torch.dtype) -> 
 
 
 def _pair(k: int, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Draw several, one after another."""
+    """Draw several tensors one after another from one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(k)
         return [torch.randn(*shape) for shape in shapes]
@@ -283,7 +283,7 @@ def test_values_that_happen_to_be_equal_are_not_taken_for_one(row: Row) -> None:
 
 @pytest.fixture
 def search_for_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search for fixes, which the other tests of this file do without."""
+    """Turn on the search for fixes, which is off in the other tests of this file."""
     monkeypatch.setattr("compare.checking.check.diagnose", diagnose)
     monkeypatch.setattr("compare.checking.check.suggest_rewrites", suggest_rewrites)
 
@@ -306,7 +306,7 @@ MOVED_ALIKE: list[tuple[str, Callable[..., Tensor], Callable[..., Tensor], str]]
 def test_no_fix_is_reported_that_needs_two_inputs_to_stay_equal(
     scale: Callable[..., Tensor], manual_scale: Callable[..., Tensor], false_fix: str
 ) -> None:
-    """Two inputs with equal numbers would stay equal if they were moved by the same noise."""
+    """Two inputs with equal values would stay equal if the same noise were added to both."""
     twos = torch.full((4,), 2.0)
     report = compare.check(
         lambda grad_output, a, b: {"x": grad_output * manual_scale(a, b)},
@@ -328,7 +328,7 @@ def test_equal_inputs_do_not_change_the_number_of_equivalent_mutants() -> None:
     assert count(X.clone()) == count(drawn(4, 3, seed=5))
 
 
-# -- numbers that someone wrote, and numbers that have come to be
+# -- numbers written in the code, and numbers that come from data
 
 
 def network(layers: int, width: int, seed: int = 3) -> list[Tensor]:
@@ -336,7 +336,7 @@ def network(layers: int, width: int, seed: int = 3) -> list[Tensor]:
 
 
 def _net(layers: int, width: int, dtype: torch.dtype, scale: float, decimals: int | None) -> Row:
-    """Return a net of tanh behind a closure, with its gradient times `scale`."""
+    """Return a tanh network with weights in a closure; `scale` multiplies the by-hand gradient."""
     weights = [w.to(dtype) for w in network(layers, width)]
     if decimals is not None:
         weights = [w.round(decimals=decimals) for w in weights]
@@ -391,7 +391,7 @@ def _coefficients(dtype: torch.dtype, scale: float) -> Row:
 
 
 def _eps(times: float, dtype: torch.dtype) -> Row:
-    """Return RMSNorm behind a closure's weight, with its 1e-8 `times` as large by hand."""
+    """Return RMSNorm with its weight in a closure; by hand, eps is 1e-8 times `times`."""
     w = drawn(16, 16, dtype=dtype)
 
     def scale(z: Tensor, eps: float) -> Tensor:
@@ -441,7 +441,7 @@ def _by_number(x: Tensor, numbers: Sequence[float]) -> Tensor:
 
 
 def _written(name: str, numbers: Sequence[float], dtype: torch.dtype) -> Iterator[Row]:
-    """Yield passes that have the numbers in a tensor on one side, and in the code on the other."""
+    """Yield passes that hold the numbers in a tensor on one side and in the code on the other."""
     table = torch.tensor(numbers, dtype=dtype)[:, None]
     off = [c * (1 + 1e-3 * (k == 1)) for k, c in enumerate(numbers)]
     wrong = torch.tensor(off, dtype=dtype)[:, None]
@@ -462,7 +462,7 @@ def _written(name: str, numbers: Sequence[float], dtype: torch.dtype) -> Iterato
     yield Row(f"{at}, by hand numbers", lambda x: x * table, numbers_by_hand, given, RIGHT)
     yield Row(f"{at}, a tensor made inside", lambda x: inside(x, numbers), numbers_by_hand,
               given, RIGHT)  # fmt: skip
-    # bfloat16 may hold both as the same float
+    # bfloat16 may round both to the same float
     if not torch.equal(table, wrong):
         yield Row(f"{at}, by hand a tensor off", lambda x: _by_number(x, numbers),
                   lambda grad_output: (grad_output * wrong,), given, WRONG)  # fmt: skip
@@ -472,7 +472,7 @@ def _written(name: str, numbers: Sequence[float], dtype: torch.dtype) -> Iterato
 
 
 def _computed(dtype: torch.dtype) -> Iterator[Row]:
-    """Yield passes that hold, as its nearest floats, what the other side works out."""
+    """Yield passes that hold the rounded result of a computation that the other side performs."""
     x, long = drawn(5, 7, dtype=dtype), drawn(5, 8, dtype=dtype)
     scale = 1 / math.sqrt(12)
 
@@ -507,7 +507,7 @@ def _computed(dtype: torch.dtype) -> Iterator[Row]:
 
 
 def _each_its_own(dtype: torch.dtype) -> Iterator[Row]:
-    """Yield passes with a tensor of a number that was written and one that came out of data."""
+    """Yield passes whose tensor holds one number written in the code and one that is data."""
     data = torch.tensor(0.7, dtype=dtype)
     mixed = torch.stack([torch.tensor(0.1, dtype=dtype), data])
     held = {"x": drawn(2, 4, dtype=dtype).requires_grad_(), "w": data.clone()}
@@ -547,12 +547,12 @@ LITERALS = [
 
 @params(LITERALS)
 def test_numbers_written_in_a_tensor_and_in_code_are_one(row: Row) -> None:
-    """And those that are off by a thousandth are others."""
-    meets(row, hold=[name for name in ("w",) if name in row.inputs])  # by hand it is written
+    """Numbers that differ by a thousandth are still distinguished."""
+    meets(row, hold=[name for name in ("w",) if name in row.inputs])  # by hand, w is in the code
 
 
 def _data_of_the_same_bits(dtype: torch.dtype) -> Iterator[Row]:
-    """Yield passes that write a number which the other side is given as data."""
+    """Yield passes that write a number where the other side receives the same number as data."""
     w = torch.tensor([0.1, 0.3], dtype=dtype)
     given = {"x": drawn(2, dtype=dtype).requires_grad_(), "w": w}
     for off in (1, 1.01):
@@ -562,7 +562,7 @@ def _data_of_the_same_bits(dtype: torch.dtype) -> Iterator[Row]:
             lambda grad_output, t=tenths: {"x": grad_output * torch.tensor(t, dtype=dtype)},
             given, RIGHT if off == 1 else WRONG,
         )  # fmt: skip
-        if dtype.itemsize >= 4:  # half precision reckons with numbers in float32
+        if dtype.itemsize >= 4:  # half precision computes with Python numbers in float32
             yield Row(
                 f"a number, {short(dtype)}, times {off}", lambda x, w: x * w[0],
                 lambda grad_output, t=tenths: {"x": grad_output * t[0]},
@@ -574,11 +574,11 @@ def _data_of_the_same_bits(dtype: torch.dtype) -> Iterator[Row]:
 def test_a_number_written_where_the_other_side_has_data_is_also_what_its_dtype_holds(
     row: Row,
 ) -> None:
-    """In float64 and in tensors no less than in float32 code."""
+    """The rule holds in float64 and for tensors, and not only for float32 numbers in the code."""
     meets(row, hold=("w",))
 
 
-# -- what a held tensor stands for, and what it does not
+# -- the numbers that a held tensor may stand for
 
 WEIGHT = drawn(4, 4, seed=9, dtype=torch.bfloat16)
 TENTH = torch.full((2,), 0.1, dtype=torch.bfloat16)
@@ -617,7 +617,7 @@ def test_a_held_tensor_stands_for_what_rounds_to_it_and_for_no_more(row: Row) ->
     meets(row)
 
 
-# -- a formula that widens what is known
+# -- a formula that widens the interval of a value
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -636,7 +636,7 @@ def _blocks(
 
 
 def _gpt(name: str, of_wpe: Callable[[Tensor], Tensor], dtype: torch.dtype, wanted: str) -> Row:
-    """Return a transformer of three blocks, whose by-hand pass has its own way with `wpe`."""
+    """Return a transformer of three blocks; `of_wpe` computes the by-hand gradient of `wpe`."""
     weights = {f"w{k}": drawn(6, 6, seed=40 + k, dtype=dtype) for k in range(9)}
     given = {"x": drawn(2, 3, 6, dtype=dtype), "wpe": drawn(3, 6, seed=7, dtype=dtype)}
     given["wpe"].requires_grad_()
@@ -668,11 +668,11 @@ def _gpt(name: str, of_wpe: Callable[[Tensor], Tensor], dtype: torch.dtype, want
     ]
 )
 def test_a_bug_at_the_end_of_a_transformer_is_found(row: Row) -> None:
-    """However little is known, from its inputs on, of what a constant of gelu has come to."""
+    """The bug is WRONG even if a constant of gelu makes the intervals wide from the inputs on."""
     meets(row)
 
 
-# -- names
+# -- names of intermediates
 
 
 @pytest.mark.parametrize(

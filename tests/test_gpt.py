@@ -1,6 +1,6 @@
-"""A GPT of two blocks by hand: every gradient gets a verdict, and each of 15 planted bugs is found.
+"""A GPT of two blocks by hand: every gradient has a verdict, and each of 15 planted bugs is found.
 
-B sequences, T places, V words, C channels, H heads of D channels, F hidden channels.
+Dimensions: B sequences, T positions, V words, C channels, H heads of D channels, F hidden channels.
 """
 
 import math
@@ -20,7 +20,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 MASK = torch.triu(torch.ones(T, T, dtype=torch.bool), 1)
 Named = dict[str, Tensor]
 
-#: What is wrong with each, and the quantity that it makes wrong first.
+#: Each bug, and the first quantity that it makes wrong.
 BUGS = {
     "mean for sum over rows": "lnf_b",
     "probabilities for their slope": "scores1",
@@ -41,7 +41,7 @@ BUGS = {
 
 
 def inputs(dtype: torch.dtype) -> Named:
-    """Return weights and words; a word comes twice, and norms are not at their first weights."""
+    """Return weights and words; one word occurs twice, and norm weights are not their initial 1."""
     chance = torch.Generator().manual_seed(5)
 
     def drawn(*shape: int) -> Tensor:
@@ -62,17 +62,17 @@ def inputs(dtype: torch.dtype) -> Named:
 
 
 def heads(x: Tensor) -> Tensor:
-    """Return (B, T, C) as (B, H, T, D)."""
+    """Return (B, T, C) reshaped to (B, H, T, D)."""
     return x.view(B, T, H, D).transpose(1, 2)
 
 
 def channels(x: Tensor) -> Tensor:
-    """Return (B, H, T, D) as (B, T, C)."""
+    """Return (B, H, T, D) reshaped to (B, T, C)."""
     return x.transpose(1, 2).reshape(B, T, C)
 
 
 def forward(words: Tensor, **p: Tensor) -> Tensor:
-    """Return the logits, with all on the way named."""
+    """Return the logits, with every intermediate named."""
     name = compare.name
     x = name(p["wte"][words] + p["wpe"], "x0")
     for k in range(2):
@@ -92,14 +92,14 @@ def forward(words: Tensor, **p: Tensor) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """Return all rows of all sequences."""
+    """Return the rows of all sequences as one matrix."""
     return x.reshape(-1, x.shape[-1])
 
 
 def norm_back(
     dn: Tensor, x: Tensor, w: Tensor, eps: float = 1e-5, mean: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients at a norm's input, weight and bias."""
+    """Return the gradients with respect to a norm's input, weight and bias."""
     d = x - x.mean(-1, keepdim=True)
     rstd = ((d * d).mean(-1, keepdim=True) + eps) ** -0.5
     hat, g = d * rstd, dn * w
@@ -109,7 +109,7 @@ def norm_back(
 
 
 def gelu_back(dact: Tensor, z: Tensor, cubic: float, three: float, power: int) -> Tensor:
-    """Return the gradient at gelu's input."""
+    """Return the gradient with respect to gelu's input."""
     root = math.sqrt(2 / math.pi)
     t = torch.tanh(root * (z + cubic * z**3))
     inner = root * (1 + three * cubic * z * z)
@@ -117,7 +117,7 @@ def gelu_back(dact: Tensor, z: Tensor, cubic: float, three: float, power: int) -
 
 
 def backward_with(bug: str = "") -> Callable[..., Named]:
-    """Return the pass by hand, with a bug in it."""
+    """Return the by-hand backward pass, with one bug or none."""
 
     def backward(words: Tensor, grad_output: Tensor, **p: Tensor) -> Named:
         g: Named = {"nf": grad_output @ p["head"].mT}
@@ -185,7 +185,7 @@ def backward_with(bug: str = "") -> Callable[..., Named]:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_gradient_of_a_gpt_has_a_verdict(dtype: torch.dtype) -> None:
-    """Fifty of them and one, behind gelu, layer norms and a mask, and none is undecided."""
+    """All 51 gradients are decided, through gelu, layer norms and a mask."""
     report = compare.check(backward_with(), forward, inputs(dtype))
     assert len(report.quantities) == 51
     odd = {n: q.verdict for n, q in report.quantities.items() if q.verdict not in RIGHT}
@@ -206,12 +206,12 @@ RIGHT = ("EXACT", "ROUNDING")
 def test_a_bug_in_a_gpt_is_wrong_where_it_is(
     bug: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nowhere else: what is computed from it is judged going on from it."""
+    """Only that quantity is WRONG: for later ones its by-hand value is injected into autograd."""
     monkeypatch.setattr("compare.checking.check.diagnose", lambda _pair, proofs, _odd: proofs)
     monkeypatch.setattr("compare.checking.check.suggest_rewrites", lambda _pair, proofs: proofs)
     report = compare.check(backward_with(bug), forward, inputs(dtype))
     assert report.first_wrong == BUGS[bug], str(report)
     wrong = [name for name, q in report.quantities.items() if q.verdict == "WRONG"]
-    also = ["mid0"] if bug.startswith("eps") else []  # one call gives both
+    also = ["mid0"] if bug.startswith("eps") else []  # one call computes both
     assert wrong == [BUGS[bug], *also], str(report)
     assert all(q.verdict != "UNDECIDED" for q in report.quantities.values()), str(report)

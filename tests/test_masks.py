@@ -1,8 +1,8 @@
-"""Masks get a verdict: right masked attention is no worse than ROUNDING, and its bugs are WRONG.
+"""Masked attention: a right pass is EXACT or ROUNDING, and a pass with a bug is WRONG.
 
-Every fill, way to fill, form and dtype; right, with a wrong scale, with a mask that is off by one,
-and with a contribution that is overwritten instead of added. Masked scores are filled with numbers
-down to -infinity, and a bound on rounding has to hold beside them.
+The table covers each fill value, way to fill, form and dtype, with a right pass and three bugs: a
+wrong scale, a mask that is off by one, and a contribution that is overwritten instead of added.
+Fill values go down to -infinity, and the elements that are not masked need a rounding bound too.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG
 from tests.tenth import unless_chosen
 
 T, D = 5, 4  # rows of q, k and v, and their length
-SCALE = 0.3  # no power of two, so that it rounds
+SCALE = 0.3  # not a power of two, so that multiplying by it rounds
 DTYPES = {str(d)[6:]: d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 BUGS = ("right", "wrong scale", "mask off by one", "overwritten")
 FORMS = ("softmax", "logsumexp", "online", "online from the lowest")
@@ -34,9 +34,9 @@ Backward = Callable[..., dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """A masked pass: how its scores are masked on both sides, its form by hand, its bug."""
+    """A masked pass: the way both sides mask the scores, the by-hand form, and the bug."""
 
-    reference: str  # "softmax", "causal" or "attn_mask", the last two being torch's own attention
+    reference: str  # "softmax", or torch's own attention with "causal" or "attn_mask"
     form: str
     way: str
     fill: str
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the case is called, and chosen by."""
+        """The pytest id of the case, which also decides whether the quick tests include it."""
         named = "named" if self.named else "not named"
         return "-".join(
             (self.reference, self.form, self.way, self.fill, self.dtype, named, self.bug)
@@ -54,13 +54,13 @@ class Case:
 
     @property
     def filling(self) -> float:
-        """The number for a masked score."""
+        """The number that replaces a masked score."""
         lowest = torch.finfo(DTYPES[self.dtype]).min
         return {"-inf": -math.inf, "lowest": lowest, "-1e9": -1e9, "-1e4": -1e4}[self.fill]
 
 
 def _all() -> list[Case]:
-    """Return the table, without what a dtype has no number for: -1e9 in float16."""
+    """Return all cases, except a fill value that the dtype cannot hold: -1e9 in float16."""
     own = [
         Case("softmax", *rest)
         for rest in itertools.product(FORMS, WAYS, FILLS, DTYPES, (False, True), BUGS)
@@ -75,12 +75,12 @@ def _all() -> list[Case]:
 
 
 def _params(cases: list[Any]) -> list[Any]:
-    """Return the cases for pytest, nine of ten marked as long."""
+    """Return the cases as pytest parameters, nine of ten marked as long."""
     return [pytest.param(c, id=c.name, marks=unless_chosen(c.name)) for c in cases]
 
 
 def _hidden(off: int = 0) -> Tensor:
-    """Return which keys a query does not see: those after it, `off` more of them seen."""
+    """Return the causal mask: True for keys after the query, except the first `off` of them."""
     return torch.ones(T, T, dtype=torch.bool).triu(1 + off)
 
 
@@ -93,7 +93,7 @@ def _masked(case: Case, s: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _probabilities(case: Case, z: Tensor) -> Tensor:
-    """Return the softmax of the rows of z, in the case's form."""
+    """Return the softmax of each row of z, computed in the case's form."""
     if case.form == "softmax":
         return torch.softmax(z, -1)
     if case.form == "logsumexp":
@@ -126,13 +126,13 @@ def _forward(case: Case) -> Callable[..., Tensor]:
 
 
 def _gradients(case: Case, s: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, ...]:  # fmt: skip  # noqa: E501
-    """Return the gradients of the scores, q, k and v, that of k in two parts."""
+    """Return the gradients of the scores, q, k and v; the one of k in two parts."""
     hidden = _hidden(int(case.bug == "mask off by one"))
     p = _probabilities(case, _masked(case, s, hidden))
     dp = g @ v.mT
     if case.form == "softmax":
         ds = p * (dp - (p * dp).sum(-1, keepdim=True))
-    else:  # as flash attention has it: the row sums of the output times its gradient
+    else:  # the formula of flash attention: the row sums of the output times its gradient
         ds = p * (dp - (g * (p @ v)).sum(-1, keepdim=True))
     if case.way != "added":
         ds = ds.masked_fill(hidden, 0)
@@ -183,12 +183,12 @@ def test_masked_attention(case: Case) -> None:
     _expect(compare.check(_backward(case), _forward(case), inputs), case.bug)
 
 
-# -- cross-entropy over classes that some rows don't have
+# -- cross-entropy in which some rows lack some classes
 
 
 @dataclass(frozen=True)
 class Classes:
-    """A cross-entropy with infinite logits."""
+    """A cross-entropy whose logits are partly infinite."""
 
     way: str
     form: str
@@ -197,7 +197,7 @@ class Classes:
 
     @property
     def name(self) -> str:
-        """What the case is called."""
+        """The pytest id of the case."""
         return f"classes-{self.way}-{self.form}-{self.dtype}-{self.bug}"
 
 
@@ -240,7 +240,7 @@ ROWS, COLUMNS = 3, 4
 
 @dataclass(frozen=True)
 class Path:
-    """A cheapest path through a table of costs, by the least or by the soft least of its steps."""
+    """A cheapest path through a table of costs, with a hard or a soft minimum over the steps."""
 
     least: str
     dtype: str
@@ -248,17 +248,17 @@ class Path:
 
     @property
     def name(self) -> str:
-        """What the case is called."""
+        """The pytest id of the case."""
         return f"path-{self.least}-{self.dtype}-{self.bug}"
 
     def of(self, steps: list[Tensor]) -> Tensor:
-        """Return the least of three."""
+        """Return the hard or soft minimum of three steps."""
         if self.least == "soft":
             return -torch.logsumexp(-torch.stack(steps), 0)
         return torch.minimum(torch.minimum(steps[0], steps[1]), steps[2])
 
     def costs(self, cost: Tensor) -> Table:
-        """Return what it costs to come to each place; outside the table there is no way."""
+        """Return the cost of the cheapest path to each cell; it is infinite outside the table."""
         beyond = torch.full((), math.inf, dtype=cost.dtype)
         table: Table = {(i, j): beyond for i in range(ROWS + 1) for j in range(COLUMNS + 1)}
         table[0, 0] = torch.zeros((), dtype=cost.dtype)
@@ -274,9 +274,9 @@ PATHS = [Path(*parts) for parts in itertools.product(("soft", "hard"), DTYPES, (
 @pytest.mark.parametrize("case", _params(PATHS))
 def test_a_path_with_an_infinite_border(case: Path) -> None:
     def share(table: Table, cost: Tensor, i: int, j: int, a: int, b: int) -> Tensor:
-        """Return how much of the step to (a, b) comes from (i, j)."""
+        """Return the derivative of the minimum at (a, b) by the path cost at (i, j)."""
         if case.least == "soft":
-            if a > ROWS or b > COLUMNS:  # no way leads on from the last row and column
+            if a > ROWS or b > COLUMNS:  # no path continues from the last row and column
                 return torch.exp(torch.full((), -math.inf, dtype=cost.dtype) - table[i, j])
             return torch.exp(table[a, b] - cost[a - 1, b - 1] - table[i, j])
         if a > ROWS or b > COLUMNS:
@@ -305,7 +305,7 @@ def test_a_path_with_an_infinite_border(case: Path) -> None:
     _expect(report, case.bug)
 
 
-# -- what cannot be read, and what is said
+# -- code that cannot be traced, and elements without a bound
 
 
 def _numpy_softmax(times: float) -> Backward:
@@ -324,7 +324,7 @@ def _last_hidden(x: Tensor) -> Tensor:
 
 
 def test_opaque_code_beside_a_mask_is_judged() -> None:
-    """Three times the gradient is WRONG, whatever the masked elements are."""
+    """Three times the gradient is WRONG, whichever elements are masked."""
     x = _inputs("x", torch.float32, 2, 4)
     assert compare.check(_numpy_softmax(3), _last_hidden, x).verdict == WRONG
     report = compare.check(_numpy_softmax(1), _last_hidden, x)
@@ -333,7 +333,7 @@ def test_opaque_code_beside_a_mask_is_judged() -> None:
 
 
 def test_elements_without_a_bound_do_not_hide_the_others() -> None:
-    """x[0] may overflow on the way, in the reference too; x[1] is three times too large."""
+    """x[0] may overflow in an intermediate, in the reference too; x[1] is three times too large."""
     most = torch.finfo(torch.float32).max
 
     def forward(x: Tensor) -> Tensor:
@@ -357,7 +357,7 @@ def test_elements_without_a_bound_do_not_hide_the_others() -> None:
 
 
 def test_an_overflow_by_hand_is_inaccurate() -> None:
-    """exp(89) is too large for float32, and so the by-hand gradient is an infinity for 178."""
+    """exp(89) overflows in float32, so the by-hand gradient is infinite instead of 178."""
     report = compare.check(
         lambda x, grad_output: grad_output * (torch.exp(x) * torch.exp(-x)) * 2 * x,
         lambda x: x * x,
@@ -369,12 +369,12 @@ def test_an_overflow_by_hand_is_inaccurate() -> None:
     assert proof is not None
     assert proof.text.endswith("but by hand it overflows at [0] (1 of 2 elements)")
     assert proof.manual_error is not None
-    assert 1e7 < proof.manual_error <= 2**24  # as far off as the number after the largest
+    assert 1e7 < proof.manual_error <= 2**24  # infinity counts as the next float after the largest
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_errors_are_told_beside_what_was_added_up(dtype: torch.dtype) -> None:
-    """The first query sees one key: its gradient is 0, and no float is close to that in ulps."""
+    """The first query sees one key, so its gradient is 0: an error in ulps of 0 would be huge."""
     case = Case("softmax", "logsumexp", "masked_fill", "-inf", str(dtype)[6:], False, "right")
     report = compare.check(_backward(case), _forward(case), _inputs("qkv", dtype, T, D))
     for name in "qkv":
@@ -385,7 +385,7 @@ def test_errors_are_told_beside_what_was_added_up(dtype: torch.dtype) -> None:
         assert max(proof.manual_error, proof.autograd_error) < 10_000  # not 6e29
 
 
-# -- norms far from 0
+# -- norms of inputs far from 0
 
 
 def _layer_norm_by_hand(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
@@ -399,9 +399,9 @@ def _layer_norm_by_hand(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, 
 @pytest.mark.parametrize("middle", [0.0, 100.0, 1e4])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_a_norm_far_from_0_has_a_bound(dtype: torch.dtype, middle: float) -> None:
-    """Its variance is no less than 0, so that eps bounds how steep the root is.
+    """The variance is at least 0, so eps bounds the derivative of the root.
 
-    At 1e4 float16 has steps of 8: its bound goes up to 1 / sqrt(eps), whose products overflow.
+    At 1e4 the ulp of float16 is 8: its bound rises to 1 / sqrt(eps), and products with it overflow.
     """
     x = (_inputs("x", torch.float64, 6, 8)["x"] + middle).to(dtype)
     inputs = {"x": x, "w": _inputs("w", dtype, 8)["w"]}

@@ -1,4 +1,4 @@
-"""No false alarm: right backward passes of whole layers, and in every way of writing them."""
+"""No false alarm: right backward passes of whole layers, written in many styles."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ right = FORMS.right
 INDEX = torch.tensor([[3, 0], [1, 3], [3, 4]])
 
 
-# -- places
+# -- indexing
 
 
 @right(lambda w, i: F.embedding(i, w), w=(6, 5), i=INDEX)
@@ -189,11 +189,11 @@ def rotation(x: Tensor, t: Tensor, grad_output: Tensor) -> Gradients:
     return a * t.cos() + b * t.sin(), dt
 
 
-# -- ways of writing
+# -- coding styles
 
 
 class _Swish(torch.autograd.Function):
-    """Anyone's own function, with both passes and an argument that is no tensor."""
+    """An autograd.Function with both passes and an argument that is not a tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: float) -> Tensor:
@@ -214,7 +214,7 @@ FORMS["autograd_function"] = Form(
 
 
 class _SinCos(torch.autograd.Function):
-    """Two outputs."""
+    """An autograd.Function with two outputs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""No false alarm: a right backward pass, in whatever algebra, is EXACT or ROUNDING in any dtype."""
+"""No false alarm: a right backward pass is EXACT or ROUNDING in any algebraic form and dtype."""
 
 import math
 from collections.abc import Callable
@@ -20,14 +20,14 @@ Named = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """A backward pass, its forward pass, and the inputs: a shape stands for signed normals."""
+    """A backward pass, its forward pass and the inputs; a tuple is a shape to fill with normals."""
 
     backward: Any
     forward: Callable[..., Any]
     inputs: dict[str, Any]
 
     def at(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the inputs in a dtype; tensors of integers and what is no tensor as they are."""
+        """Return the inputs with floats in `dtype`; integer tensors and other values are kept."""
         chance = torch.Generator().manual_seed(20)
 
         def made(value: Any) -> Any:
@@ -40,10 +40,10 @@ class Form:
 
 
 class Forms(dict[str, Form]):
-    """Forms by the names of their backward passes."""
+    """Forms, each under the name of its backward pass."""
 
     def right(self, forward: Callable[..., Any], **inputs: Any) -> Callable[[Any], Any]:
-        """Put the decorated backward pass into the table, under its own name."""
+        """Return a decorator that adds a backward pass to the table under its function's name."""
 
         def put(backward: Any) -> Any:
             self[backward.__name__] = Form(backward, forward, inputs)
@@ -267,7 +267,7 @@ def layer_norm_three_terms(x: Tensor, w: Tensor, grad_output: Tensor) -> Named:
 
 
 def _normed(x: Tensor, w: Tensor, b: Tensor, dim: int, n: int) -> Tensor:
-    """Written out, each step named; variance by n."""
+    """Return a norm with each intermediate named; its variance divides by n."""
     mean = name(x.mean(dim, keepdim=True), "mean")
     diff = name(x - mean, "diff")
     diff2 = name(diff**2, "diff2")
@@ -392,12 +392,11 @@ def conv2d_unfolded(x: Tensor, w: Tensor, grad_output: Tensor) -> Gradients:
     return dx, (g @ rows.mT).sum(0).reshape(w.shape)
 
 
-# Right forms that are not yet judged right: the reason, and the dtypes that show it.
 F64, F32, F16, BF16 = DTYPES
 
 
 def cases(forms: dict[str, Form]) -> list[Any]:
-    """Return every form in every dtype as a test's parameters."""
+    """Return each form in each dtype as pytest parameters."""
     return [
         pytest.param(form, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}")
         for label, form in forms.items()

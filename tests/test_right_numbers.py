@@ -226,7 +226,7 @@ def a_stabilised_norm(x: Tensor, grad_output: Tensor) -> Gradients:
     return (grad_output / (n + 1e-3) - x * along / (n * (n + 1e-3) ** 2),)
 
 
-# -- where the numbers lie
+# -- memory layout
 
 
 def _named_strides(x: Tensor) -> Tensor:
@@ -358,7 +358,7 @@ def an_ignored_row(x: Tensor, grad_output: Tensor) -> Gradients:
     return (g * torch.tensor([[1.0], [0.0], [1.0]], dtype=x.dtype) / 2 * grad_output,)
 
 
-# -- a value worked out twice, names
+# -- values computed twice, and names
 
 
 def _two_layers(x: Tensor, w: Tensor) -> Tensor:
@@ -382,7 +382,7 @@ def a_name_with_a_number(**given: Tensor) -> Named:
 
 
 def _blocks() -> list[Any]:
-    """Return all exponents of two decimals, in hundredths, in blocks: a tenth is not long."""
+    """Return all exponents of two decimals, in hundredths, in blocks; nine of ten are long."""
     found = []
     for marks in ((), (pytest.mark.long,)):
         some = [k for k in range(101, 1000) if tuple(unless_chosen(f"exponent {k}")) == marks]
@@ -396,7 +396,7 @@ def _blocks() -> list[Any]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("block", _blocks())
 def test_every_exponent_of_two_decimals(block: list[int], dtype: torch.dtype) -> None:
-    """Python comes to p - 1 with a rounding, and whoever writes the slope writes it short."""
+    """Python rounds p - 1 when it computes it, while a user writes the short decimal."""
 
     def powers(**x: Tensor) -> Tensor:
         return torch.stack([x[f"x{k}"] ** (k / 100) for k in block])

@@ -1,4 +1,4 @@
-"""A third witness, which shares nothing with either side: gradcheck and central differences."""
+"""A third method that shares no code with either side: gradcheck and central differences."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ NETWORKS = {
 
 
 class _ByHand(torch.autograd.Function):
-    """The loss of a by-hand network, and its updates as the gradient of -loss."""
+    """The loss of a by-hand network; its backward pass returns the negated by-hand updates."""
 
     @staticmethod
     def forward(ctx: Any, asked: Network, data: dict[str, Tensor], *learned: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def test_gradcheck(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_central_differences_in_numpy(name: str) -> None:
-    """The forward pass once more in numpy alone; the step and error bound are for float64."""
+    """The forward pass is written again in NumPy alone; step and tolerance suit float64."""
     asked, data = NETWORKS[name], _data()
     learned = _learned(asked)
     values = _step(asked, data, learned)
@@ -78,7 +78,7 @@ def test_central_differences_in_numpy(name: str) -> None:
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_central_differences_of_the_listing(grouping: str) -> None:
-    """Part 2 of the blog as it is written out, in either grouping of its slope."""
+    """The listing of part 2 of the blog, in either grouping of its derivative."""
     chance = np.random.default_rng(3)
     X, y = chance.standard_normal((ROWS, 3)), chance.standard_normal((ROWS, 2))
     arrays = {"syn0": chance.standard_normal((3, 5)), "syn1": chance.standard_normal((5, 2))}
@@ -128,7 +128,7 @@ def _loss_in_numpy(asked: Network, data: dict[str, Tensor], w: dict[str, np.ndar
 
 
 def _step(asked: Network, data: dict[str, Tensor], learned: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take one by-hand step; moments and statistics start where they do."""
+    """Return the values of one by-hand step, with moments and running statistics at their start."""
     weights = {name: w.detach() for name, w in learned.items()}
     given = {"X": data["X"], "y": data["y"], **weights}
     for n in asked.hidden:
@@ -153,7 +153,7 @@ def _data() -> dict[str, Tensor]:
 
 
 def _learned(asked: Network) -> dict[str, Tensor]:
-    """Return what is learned, of chance."""
+    """Return random values for the learned parameters."""
     chance = torch.Generator().manual_seed(12)
     shapes: dict[str, tuple[int, ...]] = {}
     for n in range(len(SIZES) - 1):

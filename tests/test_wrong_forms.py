@@ -1,4 +1,4 @@
-"""A wrong backward pass is WRONG in any dtype, and each bug in one quantity only."""
+"""A wrong backward pass is WRONG in any dtype, and each bug makes only one quantity WRONG."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Y = torch.tensor([4, 0, 2])
 def wrong(
     bug: str, red: str, forward: Callable[..., Any], backward: Callable[..., Any], **inputs: Any
 ) -> None:
-    """Put a bug into the table; `red` names all the quantities that it makes WRONG."""
+    """Add a bug to the table; `red` names all the quantities that the bug makes WRONG."""
     assert bug not in FORMS
     FORMS[bug] = Form(backward, forward, inputs), tuple(red.split())
 
@@ -91,7 +91,7 @@ wrong(
     **X,
 )
 
-# -- one element or index of many
+# -- one element or index of many is wrong
 
 
 def _one_sign(x: Tensor, grad_output: Tensor) -> Gradients:
@@ -232,7 +232,7 @@ wrong(
 
 
 def _bugs(*bugs: tuple[str, Callable[[Named], Tensor]]) -> Callable[..., Named]:
-    """Return the three-layer backward pass with each bug in place of its line."""
+    """Return the three-layer backward pass in which each bug replaces the line of its quantity."""
     planted = dict(bugs)
 
     def backward(**v: Tensor) -> Named:
@@ -260,7 +260,7 @@ def _network(x: Tensor, y: Tensor, w0: Tensor, b: Tensor, w1: Tensor) -> Tensor:
 
 
 def network(bug: str, red: str, *bugs: tuple[str, Callable[[Named], Tensor]]) -> None:
-    """Put one or more bugs of the three-layer network into the table."""
+    """Add one or more bugs of the three-layer network to the table."""
     wrong(
         bug, red, _network, _bugs(*bugs), x=torch.randn(4, 3), y=torch.rand(4, 2),
         w0=torch.randn(3, 5).requires_grad_(), b=torch.randn(5).requires_grad_(),
@@ -297,7 +297,7 @@ wrong("n-1 for n among named steps", "diff2", lambda x, w, b: _normed(x, w, b, 1
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bug", FORMS)
 def test_wrong_form(bug: str, dtype: torch.dtype) -> None:
-    """The quantity with the bug is WRONG, and those computed from it are not."""
+    """The quantity with the bug is WRONG; those computed from it are not."""
     case, red = FORMS[bug]
     report = check(case.backward, case.forward, case.at(dtype))
     wrong_names = [q.name for q in report.quantities.values() if q.verdict == "WRONG"]
