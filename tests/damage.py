@@ -1,6 +1,6 @@
-"""Damage to the files that the program reads, and a trial of a command on what is left of them.
+"""Random damage to the files that the program reads, and a check of how a command handles it.
 
-What is drawn here is bytes, values and things of the file system; `test_damage` puts them in place.
+This module draws bytes, values and file system entries; `test_damage` puts them in place.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 from compare.checkpoint import file as checksummed
 from compare.cli.main import main
 
-LIMIT = 30.0  # seconds that a command may take: they take a tenth of one
-ROOM = 2**30  # bytes that it may take more: one takes a hundredth
+LIMIT = 30.0  # seconds that a command may take; it usually takes a tenth of one
+ROOM = 2**30  # bytes of memory that a command may add; it usually adds a hundredth of that
 Draw = Callable[[Any], Any]
 
 WORDS = st.sampled_from(
@@ -76,7 +76,7 @@ WHOLE = st.sampled_from(
 
 @st.composite
 def bent(draw: Draw, data: bytes) -> bytes:
-    """Return `data` with bytes cut off, out, in, turned, doubled, or with others in their place."""
+    """Return `data` with bytes cut off, removed, inserted, doubled or zeroed, or a bit flipped."""
     kind = draw(st.sampled_from(["cut", "out", "in", "turn", "turn", "twice", "zeros", "whole"]))
     if kind == "whole" or not data:
         return draw(WHOLE)
@@ -97,7 +97,7 @@ def bent(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def altered(draw: Draw, value: Any, others: Any) -> Any:
-    """Return `value` with one thing somewhere inside replaced, removed, renamed or doubled."""
+    """Return `value` with one element, at any depth, replaced, removed, renamed or doubled."""
     if not isinstance(value, dict | list | tuple) or not value or draw(st.integers(0, 5)) == 0:
         return draw(others)
     pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
@@ -117,7 +117,7 @@ def altered(draw: Draw, value: Any, others: Any) -> Any:
 
 @st.composite
 def result(draw: Draw, data: bytes) -> bytes:
-    """Return a damaged result.json."""
+    """Return a damaged result.json: damaged bytes, or valid JSON with a changed value."""
     if draw(st.booleans()):
         return draw(bent(data))
     return json.dumps(draw(altered(json.loads(data), PLAIN))).encode()
@@ -125,7 +125,7 @@ def result(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def steps(draw: Draw, data: bytes) -> bytes:
-    """Return a damaged steps.npz: its bytes, or whole and with other arrays in it."""
+    """Return a damaged steps.npz: damaged bytes, or a valid file with other arrays."""
     if draw(st.booleans()):
         return draw(bent(data))
     with np.load(io.BytesIO(data)) as kept:
@@ -145,7 +145,7 @@ def steps(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def checkpoint(draw: Draw, data: bytes, outside: Path) -> bytes:
-    """Return a damaged checkpoint: its bytes, or a right digest of bytes or values that are not."""
+    """Return a damaged checkpoint: damaged bytes, or damaged contents under a matching digest."""
     how = draw(st.sampled_from(["bytes", "sealed", "values", "values", "values"]))
     if how == "bytes":
         return draw(bent(data))
@@ -156,7 +156,7 @@ def checkpoint(draw: Draw, data: bytes, outside: Path) -> bytes:
 
 
 def resealed(data: bytes, change: Callable[[Any], Any]) -> bytes:
-    """Return a checkpoint with its values changed and its digest right."""
+    """Return a checkpoint with changed values and a matching digest."""
     kept = torch.load(io.BytesIO(data.partition(b"\n")[2]), weights_only=True)
     file = io.BytesIO()
     torch.save(change(kept), file)
@@ -164,7 +164,7 @@ def resealed(data: bytes, change: Callable[[Any], Any]) -> bytes:
 
 
 def _placed(value: Any, outside: Path) -> Any:
-    """Return a value with the name of a folder outside where a word asks for it."""
+    """Return a value in which every `{outside}` is replaced by the path of the outside folder."""
     if isinstance(value, str):
         return value.replace("{outside}", str(outside))
     if isinstance(value, dict):
@@ -175,7 +175,7 @@ def _placed(value: Any, outside: Path) -> Any:
 
 
 def seal(data: bytes) -> bytes:
-    """Return bytes below a first line with their right digest."""
+    """Return the bytes below a header line with their digest."""
     digest = hashlib.sha256(data).hexdigest()
     return f"deltacheck checkpoint {checksummed.FORMAT} {digest}\n".encode() + data
 
@@ -188,7 +188,7 @@ CELLS = st.sampled_from(
 
 @st.composite
 def table(draw: Draw, data: bytes) -> bytes:
-    """Return a damaged CSV: its bytes, its cells, or a table of anything."""
+    """Return a damaged CSV: damaged bytes, damaged cells, or random text or cells."""
     how = draw(st.sampled_from(["bytes", "cells", "any", "text"]))
     if how == "bytes":
         return draw(bent(data))
@@ -209,7 +209,7 @@ def table(draw: Draw, data: bytes) -> bytes:
 
 
 def _device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # zeros without end
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero: endless zeros
 
 
 def _socket(path: Path) -> None:
@@ -217,7 +217,7 @@ def _socket(path: Path) -> None:
         own.bind(path.name)
 
 
-# What may stand in the place of a file or of a folder; `outside` has a folder of the same kind.
+# The entries that may replace a file or a folder; `outside` has a folder of the same kind.
 THINGS: dict[str, Callable[[Path, Path], object]] = {
     "nothing": lambda path, outside: None,
     "fifo": lambda path, outside: os.mkfifo(path),
@@ -239,7 +239,7 @@ THINGS: dict[str, Callable[[Path, Path], object]] = {
 
 
 def replace(path: Path, thing: str, outside: Path) -> None:
-    """Put something else in the place of what is there."""
+    """Replace a file or folder by the entry that THINGS names."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -251,7 +251,7 @@ Seen = dict[str, tuple[int, int, bytes]]
 
 
 def seen(top: Path) -> Seen:
-    """Return all that is below a folder: names, kinds and rights, sizes, contents, links."""
+    """Return the name, mode, size and content or link target of each entry below a folder."""
     found: Seen = {}
 
     def look(folder: str, within: str) -> None:
@@ -275,7 +275,7 @@ def seen(top: Path) -> Seen:
 
 @contextlib.contextmanager
 def roomy(more: int) -> Iterator[None]:
-    """Have so many more bytes of memory within: what reads zeros without end comes to know it."""
+    """Limit the memory that the block may add, so that reading endless zeros fails."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     usual = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, usual[1]))
@@ -286,12 +286,12 @@ def roomy(more: int) -> Iterator[None]:
 
 
 class TooLongError(BaseException):
-    """A command did not end; no handler of the program's takes it."""
+    """Raised when a command does not end; a BaseException, so that no handler catches it."""
 
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise TooLongError in what takes longer, also where it waits for a file."""
+    """Raise TooLongError if the block takes longer, also while it waits for a file."""
 
     def over(_number: int, _frame: FrameType | None) -> None:
         raise TooLongError
@@ -306,11 +306,11 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def wrong_end(top: Path, own: str, *words: str, codes: Collection[int] = (0, 1, 2)) -> str | None:
-    """Run a command in `top`; return what is wrong with how it ends, None where nothing is.
+    """Run a command in `top`; return a description of its first misbehaviour, or None.
 
-    It must end soon with one of the exit `codes`; say why in one line where it is 2; send nothing
-    to the terminal that steers it; and leave alone all but the folder `own`, and that too where it
-    refuses.
+    The command must end in time with one of the exit `codes`. With exit code 2 it must print one
+    line with the reason. It must print no control characters. It may change only the folder `own`,
+    and nothing at all if it refuses.
     """
     before, started = seen(top), time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The author's table of alphas, as printed in his follow-up on gradient descent."""
+"""The author's table of alphas, as printed in his follow-up post on gradient descent."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from manual import three_layer
 
 SWEEP = CASES["alpha"].sweep
 # Mean absolute error at steps 0, 10,000 ... 50,000. Two rows are left out, hidden 4 with alpha 100
-# and hidden 32 with alpha 10: there another order of summation alone changes printed digits.
+# and hidden 32 with alpha 10: there the order of summation alone changes printed digits.
 PRINTED = {
     (4, 0.001): "0.496410031903 0.495164025493 0.493596043188 0.491606358559 0.489100166544 0.485977857846",
     (4, 0.01): "0.496410031903 0.457431074442 0.359097202563 0.239358137159 0.143070659013 0.0985964298089",
@@ -54,6 +54,6 @@ def test_errors_by_hand_equal_the_printed_ones(hidden: int, alpha: float) -> Non
 
 @pytest.mark.parametrize("network", SWEEP, ids=str)
 def test_every_network_of_the_table_has_autograds_bits(network: Network) -> None:
-    """Over its first steps; `python -m compare run alpha` trains to the end."""
+    """The first steps are checked; `python -m compare run alpha` trains to the end."""
     report = run(dataclasses.replace(CASES["alpha"], network=network), steps=1500)
     assert report.verdict == "EXACT", str(report)

@@ -1,4 +1,4 @@
-"""On a CUDA device: the same verdicts. Skipped, and said so, where there is none."""
+"""On a CUDA device, cases get the verdicts that they promise; skipped where there is none."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ EXACT = [
     for name, case in CASES.items()
     for dtype in DTYPES
     if case.promises == "EXACT" and not (case.network.optimizer != "sgd" and dtype == "float16")
-]  # there adam's eps is 0
+]  # adam's eps rounds to 0 in float16
 
 
 @pytest.mark.parametrize(("name", "dtype"), EXACT)

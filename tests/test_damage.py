@@ -1,7 +1,7 @@
-"""Files that are damaged, by chance or on purpose: one line each, and nothing outside is touched.
+"""Damaged files: each command reports them in one line and changes nothing outside its folder.
 
-2,000 drawn files and things of every kind in their places go through `runs`, `diff`, `run --resume`
-and `run --data`, as the command line gets them.
+2,000 randomly damaged files, and other kinds of file system entries in their places, are read by
+`runs`, `diff`, `run --resume` and `run --data`, called as from the command line.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ TABLE = "one,two,kind\n" + "".join(f"{k % 7},{k % 5 - 0.5},{'ab'[k % 2]}\n" for 
 
 
 class World:
-    """A folder with two finished runs, a stopped one and a table; and what lies outside of them."""
+    """A folder with two finished runs, a stopped run and a table, and a folder outside the runs."""
 
     def __init__(self, top: Path) -> None:
         self.whole, self.top = top / "whole", top / "here"
@@ -57,14 +57,14 @@ class World:
 
     @property
     def outside(self) -> Path:
-        """What no command has any business with."""
+        """The folder that no command may change."""
         return self.top / "outside"
 
     def anew(self) -> Path:
-        """Put back what is not as it was; return the folder of the runs."""
+        """Restore every file that has changed; return the folder of the runs."""
         self.top.mkdir(exist_ok=True)
         whole, here = damage.seen(self.whole), damage.seen(self.top)
-        for name in sorted(here, reverse=True):  # what a folder holds goes before the folder
+        for name in sorted(here, reverse=True):  # the contents of a folder come before the folder
             if here[name] != whole.get(name):
                 path = self.top / name
                 path.rmdir() if stat.S_ISDIR(here[name][0]) else path.unlink()
@@ -79,7 +79,7 @@ class World:
         return self.top / "runs"
 
     def wrong(self, *only: str) -> list[str]:
-        """Run the commands that look at the runs, those named `only`; return what is wrong."""
+        """Run the commands named in `only`; return a line for each that does not end properly."""
         commands = {
             "runs": ["runs"],
             "diff": ["diff", ONE, OTHER],
@@ -91,7 +91,7 @@ class World:
         for name in only:
             own = f"runs/{STOPPED}" if name == "resume" else ""
             more = ["--quiet", "--lift", "none"] if name in ("resume", "data") else []
-            codes = (0,) if name == "runs" else (0, 1, 2)  # the other runs are listed all the same
+            codes = (0,) if name == "runs" else (0, 1, 2)  # `runs` lists the other runs in any case
             if wrong := damage.wrong_end(self.top, own, *commands[name], *more, codes=codes):
                 found.append(f"{name}: {wrong}")
         return found
@@ -103,7 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr("compare.training.chunking.STEPS", 3)
         patch.setattr(
             "compare.cli.main.parser", functools.cache(parser)
-        )  # of thousands of commands
+        )  # built once for thousands of commands
         yield World(tmp_path_factory.mktemp("damage"))
 
 
@@ -111,7 +111,7 @@ Search = Callable[[World, st.DataObject], None]
 
 
 def drawn(count: int, *, parts: int) -> Callable[[Search], Callable[..., None]]:
-    """Try so many, the same ones each time, in parts for several workers; what fails gets small."""
+    """Run the test on `count` examples, the same each time, in parts; failing examples shrink."""
 
     def made(trial: Search) -> Callable[..., None]:
         @pytest.mark.long
@@ -135,7 +135,10 @@ def drawn(count: int, *, parts: int) -> Callable[[Search], Callable[..., None]]:
 
 
 def test_what_is_whole_goes_on(world: World) -> None:
-    """Else nothing below would be tried: also where the checkpoint was taken apart and sealed."""
+    """An undamaged checkpoint resumes, also after its bytes were unpacked and sealed again.
+
+    Otherwise the tests below would prove nothing.
+    """
     for seal in (False, True):
         file = world.anew() / STOPPED / "checkpoint"
         if seal:
@@ -147,7 +150,7 @@ def test_what_is_whole_goes_on(world: World) -> None:
 
 @drawn(500, parts=2)
 def test_a_damaged_result(world: World, draw: st.DataObject) -> None:
-    """Of a finished run, and beside a checkpoint."""
+    """The result.json belongs to a finished run, or lies next to a checkpoint."""
     data, runs = draw.draw(damage.result(world.data["result.json"])), world.anew()
     for name in (ONE, STOPPED):
         (runs / name / "result.json").write_bytes(data)
@@ -164,7 +167,7 @@ def test_a_damaged_record(world: World, draw: st.DataObject) -> None:
 
 @drawn(600, parts=2)
 def test_a_damaged_checkpoint(world: World, draw: st.DataObject) -> None:
-    """Its digest made right again, too: that is no signature."""
+    """The digest may be recomputed to match: it is a checksum and not a signature."""
     runs = world.anew()
     data = draw.draw(damage.checkpoint(world.data["checkpoint"], world.outside))
     (runs / STOPPED / "checkpoint").write_bytes(data)
@@ -179,7 +182,7 @@ def test_a_damaged_table(world: World, draw: st.DataObject) -> None:
 
 
 def _replaced(thing: str, what: str, world: World) -> list[str]:
-    """Put `thing` in the place of a file or folder of a run, or of the table."""
+    """Replace a part of a run, or the table, by `thing`; return how the commands misbehave."""
     if what == "my.csv" and "fifo" in thing:
         pytest.skip("a table's pipe is waited for, and that is said: tests/test_table_file.py")
     runs = world.anew()
@@ -222,7 +225,7 @@ def test_another_thing_in_the_place_of_an_event_file(part: str, thing: str, worl
 
 @pytest.mark.parametrize("part", ["manual", "autograd", "compare"])
 def test_curves_of_another_place_are_not_cut(part: str, world: World) -> None:
-    """A link to a folder with files of the same names; a link to one such file."""
+    """The curves are a link to a folder with files of the same names, or to one such file."""
     for linked in (False, True):
         runs = world.anew()
         folder = runs / STOPPED / part
@@ -241,7 +244,7 @@ def test_curves_of_another_place_are_not_cut(part: str, world: World) -> None:
 def test_a_run_whose_name_steers_the_terminal(
     name: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor does it add a line to the list."""
+    """Control characters in a name do not reach the terminal and add no line to the list."""
     runs = world.anew()
     for old in (ONE, STOPPED):
         os.rename(runs / old, runs / f"2027-{old}{name}")

@@ -1,4 +1,4 @@
-"""Every field of the description counts, on both sides, alone and with any of the others."""
+"""Every field of the network description has an effect on both sides, alone and combined."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from compare.training.harness import Run, run
 X = ((0.0, 0.0, 1.0), (0.3, 1.0, -1.0), (1.0, 0.2, 1.0), (1.0, -1.0, 0.5), (0.1, 0.9, 0.4))
 CLASSES = ((0.0, 1.0), (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0))
 
-# A network in which the field counts, and another value for it.
+# field -> (a network in which the field has an effect, another value of the field)
 ADAM = {"optimizer": "adam", "alpha": 0.1}
 FIELDS: dict[str, tuple[dict[str, Any], Any]] = {
     "sizes": ({}, (3, 5, 2)),
@@ -51,9 +51,9 @@ def test_the_table_has_every_field() -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_changed_on_one_side_alone_is_caught(name: str) -> None:
-    """Both sides agree on either value; by hand on the one and autograd on the other they do not.
+    """Both sides agree on either value, and disagree when each side uses another value.
 
-    So neither side ignores it: if one did, it would agree with the other side on both.
+    So neither side ignores the field: one that did would agree with the other on both values.
     """
     asked, other = FIELDS[name]
     one, two = _case(**asked), _case(**(asked | {name: other}))
@@ -66,19 +66,19 @@ def test_a_field_changed_on_one_side_alone_is_caught(name: str) -> None:
 def _caught(manual: Case, autograd: Case) -> bool:
     try:
         report = Run(autograd, steps=3, step=manual_step_of(manual), lift=_lift(autograd)).train()
-    except (KeyError, TypeError, ValueError):  # weights that one side does not know so
+    except (KeyError, TypeError, ValueError):  # one side has no weight of that name or shape
         return True
     return report.verdict != "EXACT" if _lift(autograd) == "none" else report.verdict == "WRONG"
 
 
 def _lift(case: Case) -> str:
-    """Return how much is lifted: where all bits must be equal, unequal ones are enough."""
+    """Return "none" if all bits must be equal, so that a differing bit is enough; else "auto"."""
     return "none" if case.promises == "EXACT" else "auto"
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """Any network of every option; whether its combination is allowed is not looked at."""
+    """Draw a network with any combination of options, including combinations that are refused."""
     flag, small = st.booleans(), st.sampled_from([0.0, 1e-3, 0.1])
     return Network(
         sizes=(3, *draw(st.lists(st.integers(1, 6), max_size=3)), 2),
@@ -100,7 +100,7 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
-@pytest.mark.slow  # the same examples each time, so that red means a change
+@pytest.mark.slow  # derandomized, so that a new failure means a change of the code
 @settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     network=networks(),
@@ -111,18 +111,18 @@ def networks(draw: st.DrawFn) -> Network:
 def test_any_combination_runs_as_promised_or_is_refused(
     network: Network, dtype: str, rows: int | None, init: str
 ) -> None:
-    """At each of the first steps the verdict is what the pieces promise, or better."""
+    """The verdict of each of the first steps is the one that the pieces promise, or better."""
     case = Case("any", "", network, X, CLASSES, batch_size=rows, init=init)
     try:
         report = run(case, steps=4, dtype=dtype)
-    except BadInput:  # each reason has a test of its own
+    except BadInput:  # each reason for a refusal has a test of its own
         return
     allowed = {"EXACT"} if expected(network) == "EXACT" else {"EXACT", "ROUNDING"}
     assert report.verdict in allowed, f"{network}\n{report}"
 
 
 def test_batch_norm_beside_relu_is_bounded_in_a_batch_of_steps() -> None:
-    """The operations below count on the strides of what a by-hand value takes the place of."""
+    """Later operations rely on the strides of the autograd value that an injected one replaces."""
     network = Network((3, 2, 2), alpha=0.01, activation="relu", batch_norm=True)
     for init in ("blog", "glorot", "he"):
         case = Case("any", "", network, X, CLASSES, init=init)
@@ -130,7 +130,7 @@ def test_batch_norm_beside_relu_is_bounded_in_a_batch_of_steps() -> None:
 
 
 def test_a_row_at_a_time_keeps_the_sign_of_a_zero() -> None:
-    """Of one row autograd adds nothing: what dropout makes of a negative error stays -0."""
+    """Autograd does not sum over a single row, so dropout times a negative error stays -0."""
     network = Network((3, 5, 4, 2), bias=True, dropout=0.2)
     case = Case("any", "", network, X, CLASSES, batch_size=1)
     assert run(case, steps=20, lift="none").verdict == "EXACT"

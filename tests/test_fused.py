@@ -1,4 +1,4 @@
-"""The fused step: the formulas of the listing, in place and without new memory."""
+"""The fused step uses the formulas of the listing in place and allocates no new memory."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_the_blogs_size(dtype: str, verdicts: set[str]) -> None:
 
 
 def test_a_larger_one_is_rounding_with_its_proof() -> None:
-    """There the matrix product adds the update to the weights in another order."""
+    """In a larger network the matrix product adds the update to the weights in another order."""
 
     def data(seed: int) -> Table:
         rng = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a run as Ctrl-C does; they have no other effect."""
+"""SIGTERM and SIGHUP end a run as Ctrl-C does, and have no other effect."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_signal_before_the_first_step(number: int, capsys: pytest.CaptureFixtu
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """As under nohup; SIGTERM has its effect although Ctrl-C is ignored, as in the background."""
+    """SIGHUP may be ignored, as under nohup, or Ctrl-C, as in the background; SIGTERM works."""
     for ignored, other in ((signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)):
         before = signal.signal(ignored, signal.SIG_IGN)
         try:

@@ -1,4 +1,4 @@
-"""The measured errors of torch's elementary kernels, which the bounds' constants rely on."""
+"""The measured errors of torch's elementary kernels, on which the constants of bounds rely."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from compare.proof import kernels
 from compare.proof.bounds import _KERNELS, ERF_FLOAT32
 
-DTYPES = [torch.float64, torch.float32]  # few kernels in half precision: it has many points
+DTYPES = [torch.float64, torch.float32]  # half precision takes many points: two kernels only
 EACH = [(name, dtype) for name in _KERNELS for dtype in DTYPES]
 EACH += [(name, dtype) for name in ("tanh", "exp") for dtype in (torch.float16, torch.bfloat16)]
 
@@ -21,7 +21,7 @@ def test_no_kernel_has_a_larger_error_than_the_bounds_allow(name: str, dtype: to
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_erf_below_float64_has_a_small_absolute_error(dtype: torch.dtype) -> None:
-    """Near 0 its error in half precision is many ulps, which the bounds allow for."""
+    """Near 0, erf in half precision is off by many ulps, which the bounds allow for."""
     x = kernels.points("erf", dtype, 300, seed=3)
     exact = torch.erf(x.double())
     error = (torch.erf(x).double() - exact).abs()
@@ -29,7 +29,7 @@ def test_erf_below_float64_has_a_small_absolute_error(dtype: torch.dtype) -> Non
 
 
 def test_an_inaccurate_kernel_is_measured_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cosine eight floats too high has an error of eight ulps, and the exit status is 1."""
+    """A cosine that is eight floats too high measures as eight ulps, and the exit status is 1."""
 
     def inaccurate_cos(x: torch.Tensor) -> torch.Tensor:
         y = torch.cos(x)
@@ -45,7 +45,7 @@ def test_an_inaccurate_kernel_is_measured_as_such(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_correct_rounding_is_within_half_an_ulp() -> None:
-    """Measured on Python's square root, which IEEE 754 requires to be correctly rounded."""
+    """The kernel is Python's square root, which IEEE 754 requires to be correctly rounded."""
     x = kernels.points("sqrt", torch.float64, 200, seed=3)
     rooted = torch.tensor([math.sqrt(at) for at in x.tolist()], dtype=torch.float64)
     assert 0.4 < kernels.errors("sqrt", x, rooted).max() <= 0.5

@@ -1,4 +1,4 @@
-"""A check or a run leaves no tensor and no node of a graph in memory once it is over.
+"""A check or a run leaves no tensor and no graph node in memory after it ends.
 
 Python's garbage collector does not see autograd's graph, so a cycle through it is never freed.
 """
@@ -24,14 +24,14 @@ class Saved:
 
 
 class Watch:
-    """Wraps forward functions, and counts the tensors their graphs save that are still alive."""
+    """Wraps forward functions and counts the tensors saved by their graphs that are still alive."""
 
     def __init__(self) -> None:
         self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
         self.seen = 0
 
     def on(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the forward function, wrapped."""
+        """Return a wrapper of the forward function that tracks the tensors its graph saves."""
 
         def watched(x: Tensor) -> Tensor:
             with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor):
@@ -48,7 +48,7 @@ class Watch:
 
 
 def tensors() -> int:
-    """Return the number of tensors that Python knows of after a garbage collection."""
+    """Return the number of tensors that the garbage collector tracks, after a collection."""
     gc.collect()
     return sum(issubclass(type(one), Tensor) for one in gc.get_objects())
 
@@ -62,7 +62,7 @@ def named(x: Tensor) -> Tensor:
 
 
 def through_a_fault(x: Tensor) -> Tensor:
-    """Autograd's backward pass ends in an exception of the user's code."""
+    """Forward function whose autograd backward pass raises an exception of the user's code."""
     z = compare.name(torch.tanh(x), "z")
     return Faulty.apply(z).sum()
 
@@ -82,7 +82,7 @@ class Faulty(torch.autograd.Function):
 
 
 class Whole(torch.autograd.Function):
-    """`plain`, with its backward pass by hand."""
+    """`plain` as one Function, with its backward pass by hand."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Return the gradient at x."""
+        """Return the gradient with respect to x."""
         (x,) = ctx.saved_tensors
         z = torch.tanh(x)
         return grads[0] * z.exp() * (1 - z * z)
@@ -138,7 +138,7 @@ def raising(z: Tensor) -> dict[str, Tensor]:
 def test_checks_leave_nothing_behind(
     backward: Any, forward: Callable[[Tensor], Tensor], verdict: str | None
 ) -> None:
-    """After the first of many checks the number of tensors stays, and their graphs are freed."""
+    """Later checks add no tensors to those of the first, and every graph is freed."""
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(5))
     watch = Watch()
 
@@ -150,7 +150,7 @@ def test_checks_leave_nothing_behind(
         else:
             assert found in (verdict, "EXACT" if verdict == "ROUNDING" else verdict)
 
-    check()  # what is made once and kept, such as tables
+    check()  # caches that are filled once, such as tables
     before = tensors()
     for _ in range(4):
         check()
@@ -160,7 +160,7 @@ def test_checks_leave_nothing_behind(
 
 
 def test_runs_leave_nothing_behind() -> None:
-    """A run, whose reference has hooks on every layer, does not either."""
+    """A run leaves no tensors behind, although its reference has hooks on every layer."""
 
     def run() -> None:
         compare.run(CASES["dropout"], steps=6)

@@ -1,4 +1,4 @@
-"""`python -m compare board`: the data over HTTP, and the page in a browser."""
+"""`python -m compare board` serves the curves over HTTP and shows the page in a browser."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from compare.training.harness import Run
 from tests.conftest import one_ulp, planted
 
 ROOT = Path(__file__).parent.parent
-AT = 31_234  # of 60,000 steps, the one with another bit
+AT = 31_234  # of 60,000 steps, the one with a changed bit
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -37,7 +37,7 @@ CHROMIUM = (
 
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of three_layer with one ulp planted at one step of 60,000."""
+    """Return the folder of a run of three_layer with one ulp planted at one of 60,000 steps."""
     path = tmp_path_factory.mktemp("runs")
     case = CASES["three_layer"]
     run = Run(case, step=planted(case, one_ulp("l1_delta", 0, 1, 2), at=AT))
@@ -48,7 +48,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def board(log_dir: Path) -> Iterator[str]:
-    """The address of a running board, started on a port that is in use."""
+    """Yield the address of a running board that was started on a port in use."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -62,7 +62,7 @@ def board(log_dir: Path) -> Iterator[str]:
         line = process.stdout.readline()
         match = re.search(r"http://127\.0\.0\.1:(\d+)/\?smoothing=0", line)
         assert match, line or process.communicate(timeout=20)
-        assert int(match[1]) > port  # the next free one
+        assert int(match[1]) > port  # the board chose the next free port
         yield match[0].removesuffix("?smoothing=0")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
@@ -77,7 +77,7 @@ def served(address: str, **query: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("default", [False, True])
 def test_the_one_bad_step_is_served(board: str, log_dir: Path, default: bool) -> None:
-    """By `board`, and by a TensorBoard started without any option."""
+    """The server is `board`, or a TensorBoard that was started without options."""
     if default:
         process = subprocess.Popen(
             [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir), "--port", "0"],
@@ -141,7 +141,7 @@ return count;
 def test_a_browser_shows_both_curves_and_the_verdict(
     board: str, tmp_path: Path, tab: str, wanted: list[str]
 ) -> None:
-    """In a real browser; the environment variable SCREENSHOTS names a folder for screenshots."""
+    """The browser is real; the environment variable SCREENSHOTS names a folder for screenshots."""
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         assert "SCREENSHOTS" not in os.environ, ".ci/run installs chromium and chromium-driver"
         pytest.skip("no browser here: apt-get install chromium chromium-driver")
@@ -188,7 +188,7 @@ def test_an_invalid_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_server_that_does_not_answer_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.board.serve.time.sleep", lambda _: None)
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # and does not listen
+        silent.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with pytest.raises(BadInput, match=f"{address} does not answer: .*; choose another --port"):
             _await(address)

@@ -1,4 +1,4 @@
-"""Many checks and many runs in one process: it holds no more memory and no more files after."""
+"""Many checks or runs in one process increase neither its memory nor its open files."""
 
 import contextlib
 import ctypes
@@ -16,11 +16,11 @@ import compare
 from compare.cli.main import main
 
 MIB = 2**20
-FLAT = 4 * MIB  # what the allocator may move in half of them
+FLAT = 4 * MIB  # growth that the allocator may cause in the second half of the calls
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process has, once what is free is given back."""
+    """Return the resident memory of this process in bytes, after a garbage collection and trim."""
     gc.unfreeze()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -33,7 +33,7 @@ def files() -> int:
 
 
 def growth(once: Callable[[int], None], times: int) -> tuple[int, int]:
-    """Return the growth of memory and of open files in the second half of so many calls."""
+    """Return the growth of memory and of open files in the second half of `times` calls."""
     before = 0, 0
     for n in range(times):
         once(n)
@@ -73,7 +73,7 @@ KINDS = (
 
 @pytest.mark.long
 def test_200_checks() -> None:
-    """Right ones, wrong ones, ones that raise, and large ones."""
+    """The checks alternate between right passes, wrong ones, ones that raise, and large inputs."""
 
     def check(n: int) -> None:
         backward, verdict, rows, lift = KINDS[n % 4]
@@ -92,7 +92,7 @@ def test_200_checks() -> None:
 
 @pytest.mark.long
 def test_50_runs(tmp_path: Path) -> None:
-    """With their folders: of every kind of network, and of a wrong one; and one refused."""
+    """The runs write run folders: networks of each kind, a wrong one, and one that is refused."""
     cases = "three_layer", "digits", "everything", "dropout_as_published", "mini_batches --data no"
 
     def run(n: int) -> None:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or full: the exit code is the verdict's, without a traceback."""
+"""Closed or full standard streams: the exit code is still the verdict's, without a traceback."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ inputs = {"x": torch.ones(3)}
 
 
 def shell(line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command line of `compare`, with its redirections, in a shell."""
+    """Run a `compare` command line with its redirections in a shell."""
     line = line.replace("compare ", f"{sys.executable} -W error -m compare ", 1)
     return subprocess.run(
         ["sh", "-c", line], cwd=cwd, text=True, capture_output=True, check=False, timeout=120,
@@ -55,7 +55,7 @@ def test_closed_and_full_streams(line: str, code: int, err: str, tmp_path: Path)
     ["sys.stdout.close(); sys.stderr.close()", "os.close(1)", "sys.stdout = None; del sys.stderr"],
 )
 def test_user_code_that_closes_them_hides_nothing(code: str, tmp_path: Path) -> None:
-    """They are reopened, and the report and its JSON are written as requested."""
+    """Closed streams are reopened, and the report and its JSON are written as requested."""
     (tmp_path / "f.py").write_text(RIGHT + code)
     done = shell("compare check f.py --json -", tmp_path)
     assert done.returncode == 0, done.stderr
