@@ -1,4 +1,4 @@
-"""What several tests need: finished runs that are long, ranks, and the planting of bugs."""
+"""Fixtures that several test files share: long finished runs, ranks and planted bugs."""
 
 import itertools
 import json
@@ -20,11 +20,11 @@ from compare.report.report import Report
 from compare.training.adapters import Step, manual_step_of
 from compare.training.harness import Run
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+if "PYTEST_XDIST_WORKER" in os.environ:  # xdist starts one process per core: use one thread in each
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that a test starts
 
-# The tests for which fixes are searched; a search costs seconds and changes no verdict.
+# The test files that search for fixes; elsewhere the search costs seconds and changes no verdict.
 TESTS_OF_FIXES = {
     "test_bit_exact_search", "test_checkpoint", "test_cli", "test_diagnosis", "test_docstrings",
     "test_readme",
@@ -36,7 +36,7 @@ Plant = Callable[[dict[str, Tensor]], None]
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_fix_search(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Skip the search for fixes, except in tests of fixes."""
+    """Turn off the search for fixes, except in the files of TESTS_OF_FIXES."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.rpartition(".")[2] not in TESTS_OF_FIXES:
             skip_fix_search(patch)
@@ -44,7 +44,7 @@ def _without_fix_search(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def skip_fix_search(patch: pytest.MonkeyPatch) -> None:
-    """Leave proofs as they are."""
+    """Turn off the search for fixes, so that proofs stay unchanged."""
 
     def as_they_are(_evidence: object, proofs: dict[str, Proof], *_: object, **__: object) -> Any:
         return dict(proofs)
@@ -56,7 +56,7 @@ def skip_fix_search(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _driver() -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported torch and forks ranks; see `rank_driver` for its requests."""
+    """Yield a process that has imported torch and forks ranks; see `rank_driver` for requests."""
     root = Path(__file__).parent
     env = {"PYTHONPATH": str(root.parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
@@ -73,7 +73,7 @@ Started = Callable[..., tuple[list[int], str, str]]
 
 @pytest.fixture
 def ranks(_driver: subprocess.Popen[str], tmp_path: Path) -> Started:
-    """Run the command line on several ranks; return their exit codes and what they printed."""
+    """Return a function that runs the command line on several ranks: codes, stdout and stderr."""
 
     def run(
         count: int, words: str, plant: tuple[str, int, int] | None = None, **request: Any
@@ -92,7 +92,7 @@ def ranks(_driver: subprocess.Popen[str], tmp_path: Path) -> Started:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Set torch's number of threads for one test."""
+    """Yield a function that sets torch's number of threads until the test ends."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -100,12 +100,12 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="session")
 def three_layer() -> tuple[Report, Curves]:
-    """The default run, and the mean absolute error of both sides at every step."""
+    """Return the report of the default run, and both sides' mean absolute error at each step."""
     return run_with_curves(CASES["three_layer"])
 
 
 def run_with_curves(case: Case) -> tuple[Report, Curves]:
-    """Run `case` whole; return its report and each side's error by step."""
+    """Train `case` to the end; return its report and each side's error by step."""
     curves: Curves = {"manual": {}, "autograd": {}}
 
     def watch(chunk: Chunk) -> None:
@@ -116,13 +116,13 @@ def run_with_curves(case: Case) -> tuple[Report, Curves]:
 
 
 def planted(case: Case, plant: Plant, *, at: int) -> Step:
-    """Return the case's by-hand step with `plant` done to its values at step `at` alone."""
+    """Return the case's by-hand step, with `plant` applied to its values at step `at` alone."""
     step = manual_step_of(case)
     calls = itertools.count()
 
     def wrong(**given: Tensor) -> dict[str, Tensor]:
         values = step(**given)
-        # the run itself calls it in inference mode; reading it as a program does not count
+        # a run calls the step in inference mode; the calls that trace it do not count
         if torch.is_inference_mode_enabled() and next(calls) == at:
             plant(values)
         return values
@@ -131,7 +131,7 @@ def planted(case: Case, plant: Plant, *, at: int) -> Step:
 
 
 def one_ulp(name: str, *index: int) -> Plant:
-    """Return a plant that moves one element of `name` to the next float above."""
+    """Return a plant that replaces one element of `name` by the next larger float."""
 
     def plant(values: dict[str, Tensor]) -> None:
         values[name] = values[name].clone()

@@ -1,4 +1,4 @@
-"""What the documents hold: their blocks of code, to be run in a copy of the sources."""
+"""Helpers that extract code blocks from the documents and run them in a copy of the sources."""
 
 import os
 import re
@@ -13,20 +13,20 @@ SOURCES = ("manual", "torch_ref", "compare")
 
 
 class Block(NamedTuple):
-    """A fenced block: the language after its first fence, and its text."""
+    """A fenced block: its language, which may be empty, and its text."""
 
     language: str
     text: str
 
 
 def blocks(document: str) -> list[Block]:
-    """Return the fenced blocks of a document, in order."""
+    """Return the fenced blocks of a document in order."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     return [Block(*pair) for pair in found]
 
 
 def copy_sources(folder: Path, *more: str) -> Path:
-    """Copy the packages, and `more` files or folders of the checkout, into a folder; return it."""
+    """Copy the packages, and `more` files or folders of the checkout, to `folder`; return it."""
     for name in (*SOURCES, *more):
         if (ROOT / name).is_dir():
             shutil.copytree(
@@ -38,7 +38,7 @@ def copy_sources(folder: Path, *more: str) -> Path:
 
 
 def done(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a folder; `python` is the one that runs the tests."""
+    """Run a command in a folder; `python` is the interpreter that runs the tests."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
     return subprocess.run(
@@ -47,30 +47,30 @@ def done(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]"
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run a command that has to succeed; return what it prints to standard output."""
+    """Run a command that must succeed; return its standard output."""
     result = done(command, folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 def run_block(block: Block, folder: Path) -> str:
-    """Run a block of Python, or of shell that stops at the first failure; return its output."""
+    """Run a Python block, or a shell block that stops at the first failure; return its output."""
     if block.language == "python":
         return run([sys.executable, "-c", block.text], folder)
     return run(["bash", "-euo", "pipefail", "-c", block.text], folder)
 
 
 def numbers_masked(text: str) -> list[str]:
-    """Return the lines that are not blank, without digits, which depend on the processor."""
+    """Return the nonblank lines with numbers masked, because these depend on the processor."""
     lines = (re.sub(r"[-+]?\d[\d.,]*(e[-+]\d+)?", "#", line) for line in text.splitlines())
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def apply(diff: str, folder: Path) -> None:
-    """Make the changes of a diff, whose hunks are found by their text and not by line numbers.
+    """Apply a diff whose hunks are located by their text and not by line numbers.
 
-    After `+++ FILE` come hunks that begin with `@@`; a file that is not there yet is made of its
-    added lines. The lines kept and removed have to stand in the file just once.
+    Hunks that begin with `@@` follow `+++ FILE`. A file that does not exist is created from added
+    lines. In an existing file, the kept and removed lines of a hunk must occur exactly once.
     """
     for part in re.split(r"^\+\+\+ ", diff, flags=re.MULTILINE)[1:]:
         name, _, body = part.partition("\n")

@@ -1,4 +1,4 @@
-"""The job of a guarded process in tests: run the code of the test."""
+"""Job of a guarded process in tests: it executes code that the test passes as text."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from compare.guard.child_process import Send
 
 
 def run(send: Send, *, code: str) -> Any:
-    """Run the code; return the variable `found` of the code."""
+    """Execute the code; return the value of its variable `found`."""
     names: dict[str, Any] = {"send": send, "BadInput": BadInput}
     exec(compile(code, "given.py", "exec"), names)
     return names.get("found")

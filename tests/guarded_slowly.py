@@ -1,4 +1,4 @@
-"""A job whose module is slow to import."""
+"""Job of a guarded process whose module is slow to import."""
 
 import os
 import time

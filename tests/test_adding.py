@@ -1,6 +1,6 @@
-"""Adding a row: a sentence names every table that lacks a row which another table has.
+"""Adding a row to the tables: a message names each table that lacks a row of another table.
 
-To add an activation, give it a row in manual/activations.py and run this file.
+To add an activation, add a row to manual/activations.py and run this file.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ from tests import operation_cases, test_fields, test_optimizers, test_pieces, te
 from torch_ref import trainer
 
 README = Path(__file__).parent.parent / "README.md"
-NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # of activations, from 8 on
+NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # counts of activations, from 8 on
 
 
 def tables() -> dict[str, dict[str, Collection[str]]]:
-    """Return, for each kind of thing, the names that each of its tables has."""
+    """Return the names in each table: kind of row -> table -> names."""
     with_derivative = {row.function for row in DERIVATIVES if row.of_activation}
     tested = test_optimizers.ROWS.values()
     calls = {row for call in operation_cases.CALLS for row in call.rows}
@@ -40,7 +40,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
             "manual.activations.ACTIVATIONS": activations.ACTIVATIONS,
             "torch_ref.network.ACTIVATIONS": torch_ref.network.ACTIVATIONS,
             "compare.cases.cases.ACTIVATIONS": cases.ACTIVATIONS,
-            # only users' networks have sin and cos; the derivative of the identity is 1, no factor
+            # sin and cos: users' networks only; identity: its derivative is 1, which is no factor
             "compare.diagnosis.fix_tables.DERIVATIVES": (
                 with_derivative - {"sin", "cos"} | {"identity"}
             ),
@@ -94,7 +94,7 @@ def _fields(kind: Any) -> list[str]:
 
 
 def lacking() -> list[str]:
-    """Return a sentence for each row that a table lacks."""
+    """Return a message for each row that a table lacks."""
     return [
         f"{kind} {name} lacks a row in {place}"
         for kind, places in tables().items()
@@ -163,7 +163,7 @@ def test_a_kink_is_declared(name: str) -> None:
 
 
 def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With three rows a network can use it and is checked; here values differ by rounding."""
+    """Three rows make an activation usable and checked; the one here differs by rounding."""
     _row(monkeypatch, activations.ACTIVATIONS, "mine", activations.Activation(_elu, _elu_delta))
     _row(monkeypatch, torch_ref.network.ACTIVATIONS, "mine", torch.nn.ELU)
     _row(monkeypatch, cases.ACTIVATIONS, "mine", cases.Traits("its kernel has an expm1 of its own"))

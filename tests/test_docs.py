@@ -1,9 +1,9 @@
-"""The documents keep up with the code: what they name exists, and their code runs.
+"""The documents match the code: the names in them exist, and their code runs.
 
-In README.md, CONTRIBUTING.md and docs/: links, paths of files, commands with their options, and
-dotted names. Blocks of Python and of shell in docs/ run in a copy of the sources, as those of the
-README do in tests/test_readme.py. A page of docs/how-to/ is followed in order: its diffs are made,
-its commands run, and a block of text after a command has to stand in what that prints.
+Checked in README.md, CONTRIBUTING.md and docs/: links, paths of files, commands with their options,
+and dotted names. Python and shell blocks in docs/ run in a copy of the sources; for those of the
+README see tests/test_readme.py. A page of docs/how-to/ is followed in order: its diffs are applied,
+its commands run, and a text block after a command must occur in that command's output.
 """
 
 import importlib
@@ -31,8 +31,8 @@ from tests.documents import (
 
 GUIDES = sorted((ROOT / "docs/how-to").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FOLDERS = (*SOURCES, "tests", "docs", ".ci")  # a path that begins with one of them has to exist
-RUNS = ("python -m compare", "torchrun")  # a block of shell in docs/ that begins so is run
+FOLDERS = (*SOURCES, "tests", "docs", ".ci")  # a path that begins with one of them must exist
+RUNS = ("python -m compare", "torchrun")  # shell blocks in docs/ that begin with one of these run
 
 
 def short(path: Path) -> str:
@@ -40,7 +40,7 @@ def short(path: Path) -> str:
 
 
 def code(document: str) -> list[str]:
-    """Return the texts set as code: between backticks, and in fenced blocks."""
+    """Return the code in a document: the text between backticks, and the fenced blocks."""
     spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", document, flags=re.M | re.S))
     return [
         *(" ".join(span.split()) for span in spans),
@@ -49,13 +49,13 @@ def code(document: str) -> list[str]:
 
 
 def heading_links(document: str) -> set[str]:
-    """Return the anchors that GitHub gives a document's headings."""
+    """Return the anchors that GitHub creates for a document's headings."""
     headings = re.findall(r"^#+ (.*)$", document, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def dead_links(document: str, folder: Path) -> list[str]:
-    """Return the relative links of a document in a folder that lead nowhere."""
+    """Return the broken relative links of a document that lies in `folder`."""
     dead = []
     for link in re.findall(r"\]\(([^)\s]+)\)", document):
         path, _, anchor = link.partition("#")
@@ -71,9 +71,9 @@ def dead_links(document: str, folder: Path) -> list[str]:
 
 
 def lost_files(document: str) -> list[str]:
-    """Return the paths in a document's code where there is no file; `*` stands for any name.
+    """Return the paths in a document's code that match no file; `*` matches any name.
 
-    A file that the reader makes is announced: new file `compare/cli/name.py`.
+    A file that the reader creates must be announced: new file `compare/cli/name.py`.
     """
     made = set(re.findall(r"[Nn]ew file\s+`([^`]+)`", document))
     folders = "|".join(map(re.escape, FOLDERS))
@@ -88,7 +88,7 @@ def options(command: str) -> set[str]:
     parsers: list[Parser] = []
 
     def new(**words: Any) -> Parser:
-        words.pop("help", None)  # of add_parser alone
+        words.pop("help", None)  # an argument of add_parser only
         parsers.append(Parser(prog=command, **words))
         return parsers[-1]
 
@@ -97,9 +97,9 @@ def options(command: str) -> set[str]:
 
 
 def unknown_commands(document: str) -> list[str]:
-    """Return what a document's code asks of `python -m compare` that it has not.
+    """Return the commands and options of `python -m compare` in a document that do not exist.
 
-    A command or an option that the reader makes is announced: new command `name`, new option
+    A command or an option that the reader adds must be announced: new command `name`, new option
     `--name`.
     """
     made = set(re.findall(r"[Nn]ew (?:command|option)\s+`([^`]+)`", document))
@@ -119,13 +119,13 @@ def unknown_commands(document: str) -> list[str]:
 
 
 def unknown_modules(document: str) -> list[str]:
-    """Return the modules that a document's code runs by `python -m` and that do not exist."""
+    """Return the modules that a document runs with `python -m` and that do not exist."""
     names = {name for text in code(document) for name in re.findall(r"python3? -m ([\w.]+)", text)}
     return sorted(name for name in names if not find_spec(name.rstrip(".")))
 
 
 def unknown_names(document: str) -> list[str]:
-    """Return the dotted names of the packages in a document's code that nothing has."""
+    """Return the dotted names in a document's code that do not exist in the packages."""
     pattern = rf"(?<![\w./-])(?:{'|'.join((*SOURCES, 'tests'))})(?:\.[A-Za-z_]\w*)+(?![\w/])"
     names = {name for text in code(document) for name in re.findall(pattern, text)}
     made = re.findall(r"[Nn]ew file\s+`([^`]+)\.py`", document)
@@ -191,8 +191,8 @@ def test_the_readers_of_documents_catch(check: Any, right: str, wrong: str) -> N
 def runnable(document: str) -> list[tuple[Block, str]]:
     """Return the blocks of a page that run, each with the output that the page shows for it.
 
-    Python runs, and shell that begins with the command line. A block without a language right
-    after one of them shows its output; "" if there is none.
+    Python blocks run, and shell blocks that begin with an entry of RUNS. A block without a language
+    that directly follows one of them shows its output; without it the output is "".
     """
     page = blocks(document)
     shown = {k: block.text for k, block in enumerate(page) if not block.language}
@@ -211,13 +211,13 @@ PAGES = {short(path): path.read_text() for path in DOCUMENTS[2:] if path not in 
     [(page, *block) for page, text in PAGES.items() for block in runnable(text)],
 )
 def test_a_block_of_a_page_runs(page: str, block: Block, shown: str, tmp_path: Path) -> None:
-    """It prints what the page shows, except for digits, which depend on the processor."""
+    """The block prints the output on the page; digits are ignored: they depend on the processor."""
     printed = numbers_masked(run_block(block, copy_sources(tmp_path)))
     assert [line for line in numbers_masked(shown) if line not in printed] == []
 
 
 def checkout(folder: Path) -> Path:
-    """Return a copy of the checkout in which tests run."""
+    """Return a copy of the checkout that is complete enough to run tests."""
     return copy_sources(
         folder, "tests", "docs", ".ci", "README.md", "CONTRIBUTING.md", "pyproject.toml"
     )
@@ -225,7 +225,7 @@ def checkout(folder: Path) -> Path:
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_the_changes_of_a_guide_fit_the_sources(guide: Path, tmp_path: Path) -> None:
-    """And the guide ends by a command that shows the result."""
+    """The diffs of a guide apply, and its last command shows the result."""
     page, folder = blocks(guide.read_text()), checkout(tmp_path)
     for block in page:
         if block.language == "diff":
@@ -234,7 +234,7 @@ def test_the_changes_of_a_guide_fit_the_sources(guide: Path, tmp_path: Path) -> 
 
 
 def test_the_changes_of_all_guides_are_complete_together(tmp_path: Path) -> None:
-    """With all of them made at once, every table has every row, and all files can be imported."""
+    """With the diffs of all guides applied, every table has every row, and the files import."""
     folder = checkout(tmp_path)
     for guide in GUIDES:
         for block in blocks(guide.read_text()):
@@ -247,7 +247,7 @@ def test_the_changes_of_all_guides_are_complete_together(tmp_path: Path) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_a_guide_can_be_followed(guide: Path, tmp_path: Path) -> None:
-    """Each step has the effect that the page shows, but for digits."""
+    """Each command prints the output that the page shows; digits are ignored."""
     folder, printed, code = checkout(tmp_path), "", 0
     for block in blocks(guide.read_text()):
         if block.language == "diff":

@@ -1,4 +1,4 @@
-"""Docstrings hold: their examples run, and those of public functions are complete."""
+"""Docstrings are correct: their examples run, and those of public functions are complete."""
 
 import doctest
 import importlib
@@ -17,14 +17,14 @@ FUNCTIONS = [name for name in compare.__all__ if inspect.isfunction(getattr(comp
 
 
 def with_examples() -> list[str]:
-    """Return the names of the modules that have a doctest."""
+    """Return the names of the modules that contain a doctest."""
     paths = sorted(path for package in SOURCES for path in (ROOT / package).rglob("*.py"))
     found = [path.relative_to(ROOT) for path in paths if ">>> " in path.read_text()]
     return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in found]
 
 
 def failures(module: Any, source: str = "") -> str:
-    """Run the doctests of a module, or of a text in its place; return what fails, "" for none."""
+    """Run the doctests of a module, or of a text; return the failures, "" if there are none."""
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner, lines = doctest.DocTestRunner(optionflags=options, verbose=False), list[str]()
     if source:
@@ -41,7 +41,7 @@ def failures(module: Any, source: str = "") -> str:
 def test_the_examples_of_a_module_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an empty folder: what an example writes is no part of the checkout."""
+    """Examples run in an empty folder, so that the files they write stay out of the checkout."""
     monkeypatch.chdir(tmp_path)
     failed = failures(importlib.import_module(name))
     assert not failed, failed
@@ -53,14 +53,14 @@ def test_an_example_that_prints_something_else_is_caught() -> None:
 
 
 def sections(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the sections of a docstring in Google's style, by their titles."""
+    """Return the sections of a Google-style docstring by title."""
     parts = re.split(r"^(\w+):\n(?=    )", inspect.getdoc(function) or "", flags=re.MULTILINE)
     bodies = (re.match(r"(?:(?: {4}.*)?\n?)*", body) for body in parts[2::2])
     return {title: body[0] for title, body in zip(parts[1::2], bodies, strict=True) if body}
 
 
 def lacking(function: Callable[..., Any]) -> list[str]:
-    """Return in words what the docstring of a public function lacks."""
+    """Return a line for each part that the docstring of a public function lacks."""
     name, found = function.__name__, sections(function)
     lacks = [f"{name}: no section {title}" for title in ("Args", "Raises", "Example")
              if title not in found]  # fmt: skip

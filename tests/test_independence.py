@@ -1,4 +1,4 @@
-"""The two sides share the description of the network and no code: their source proves it."""
+"""The two sides share the description of the network and no code; their sources are checked."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ ALLOWED = {"fused": {"ops", "sigmoid_backward"}}
 
 
 def imports(source: str) -> set[str]:
-    """Return the dotted names of everything that `source` imports, from every level."""
+    """Return the dotted names of everything that `source` imports, at any nesting level."""
     used = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -34,7 +34,7 @@ def imports(source: str) -> set[str]:
 
 
 def names(source: str) -> set[str]:
-    """Return every identifier, attribute, keyword, and string constant that is an identifier."""
+    """Return each identifier, attribute and keyword, and each string that is an identifier."""
     used = set()
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -87,7 +87,7 @@ def test_torch_ref_imports_neither_manual_nor_compare(path: Path) -> None:
     ],
 )
 def test_the_reader_catches(source: str, caught: bool) -> None:
-    """The check is itself checked."""
+    """The source check itself finds forbidden names and accepts allowed ones."""
     assert bool(forbidden(source)) == caught
 
 
@@ -114,14 +114,14 @@ def assert_one_way(above: dict[str, set[str]]) -> None:
 
 
 def test_imports_inside_compare_run_one_way() -> None:
-    """From the command line down to the bits, without a cycle."""
+    """Imports lead from the command line down to proof.bits, without a cycle."""
     above = {name: modules_used(text) for name, text in FILES.items()}
-    above["__init__"] = set()  # it imports names lazily, when they are first used
+    above["__init__"] = set()  # it imports names lazily, at their first use
     assert above["proof.bits"] == set()
     assert_one_way(above)
 
 
-#: The folders of compare/, from the lowest: each may import only those before it. The first, "",
+#: The folders of compare/, lowest first: each may import only those before it. The first, "",
 #: stands for the modules directly in compare/, which all may import.
 FLOORS = (
     "", "proof", "diagnosis", "report", "passes", "contract", "guard", "checking", "cases", "ranks",
@@ -142,7 +142,7 @@ def steps_back(files: dict[str, str]) -> list[str]:
 
 
 def test_imports_between_the_folders_run_one_way() -> None:
-    """The proof engine does not know its users, and a run does not know its viewers."""
+    """The proof engine does not import its users, and a run does not import its viewers."""
     assert {name.rpartition(".")[0] for name in FILES} == set(FLOORS)
     assert steps_back(FILES) == []
 
@@ -180,7 +180,7 @@ def reached(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def drawn_arrows(page: str) -> dict[str, set[str]]:
-    """Return the arrows of the page's mermaid picture."""
+    """Return the arrows of the mermaid diagram on the page."""
     (picture,) = re.findall(
         r"^```mermaid\nflowchart TD\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
     )
@@ -189,7 +189,7 @@ def drawn_arrows(page: str) -> dict[str, set[str]]:
 
 
 def test_the_picture_of_the_folders_shows_the_imports() -> None:
-    """Every import follows from the arrows, and no arrow follows from others."""
+    """Every import follows from the arrows, and no arrow is implied by others."""
     drawn = drawn_arrows((ROOT / "docs" / "architecture.md").read_text())
     assert reached(drawn) == reached(folder_imports(FILES))
     for folder, others in drawn.items():
@@ -198,7 +198,7 @@ def test_the_picture_of_the_folders_shows_the_imports() -> None:
 
 
 def test_a_check_knows_neither_the_networks_nor_a_run() -> None:
-    """Whoever checks a pass of their own loads nothing of the blog's network."""
+    """A check of a user's own pass loads no code of the blog's network."""
     for name, text in FILES.items():
         used = {other.rpartition(".")[0] for other in modules_used(text)}
         if FLOORS.index(folder := name.rpartition(".")[0]) <= FLOORS.index("checking"):
@@ -231,8 +231,8 @@ _NAME_PARSING = re.compile(
 
 @pytest.mark.parametrize("package", ["manual", "torch_ref", "compare"])
 def test_names_of_quantities_are_taken_apart_in_one_place(package: str) -> None:
-    """A value and its gradient, or layer 2's update, are told apart by structure."""
-    homes = ("cases/cases.py", "proof/program.py")  # quantity_kind, and base_name of check's names
+    """The kind of a quantity is stored as structure; only two modules parse its name."""
+    homes = ("cases/cases.py", "proof/program.py")  # quantity_kind; base_name of check's names
     used = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in sources(package)

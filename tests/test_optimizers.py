@@ -1,4 +1,4 @@
-"""The optimizers by hand, compared with torch.optim over many steps."""
+"""The by-hand optimizers equal torch.optim over many steps."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from manual.optimizers import MOMENTS, adam, sgd
 pytestmark = pytest.mark.bits
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-SIZE = 23  # not a multiple of the vector width, so that a tail runs through scalar code
+SIZE = 23  # not a multiple of the vector width, so that the tail runs in scalar code
 
-# Name -> the optimizer of torch, and its options.
+# name -> the optimizer of torch and its options
 ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
     "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 
 
 class Side:
-    """An optimizer of torch on one copy of a weight, and ours on another."""
+    """An optimizer of torch on one copy of a weight, and the by-hand optimizer on another."""
 
     def __init__(self, row: str, weight: Tensor, **other: Any) -> None:
         kind, options = ROWS[row]
@@ -39,11 +39,11 @@ class Side:
         self.sgd = kind is torch.optim.SGD
         names = () if self.sgd and "momentum" not in options else MOMENTS[kind.__name__.lower()]
         self.moments = {name: torch.zeros_like(weight) for name in names}
-        if self.sgd and names:  # torch's first step copies the gradient; ours starts from 0
+        if self.sgd and names:  # torch's first step copies the gradient; by hand it starts from 0
             self.optimizer.state[self.parameter]["momentum_buffer"] = torch.zeros_like(weight)
 
     def step(self, gradient: Tensor) -> None:
-        """Move both by one step."""
+        """Take one step of both optimizers."""
         self.t += 1
         self.parameter.grad = gradient.clone()
         self.optimizer.step()
@@ -98,7 +98,7 @@ def test_a_thousand_steps_equal_torchs(row: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 @pytest.mark.parametrize("row", ROWS)
 def test_gradients_of_zero(row: str, zero: float, dtype: torch.dtype) -> None:
-    """The bits are the same after each step; without weight decay the weights do not change."""
+    """The bits are the same after each step; the weights change only with weight decay."""
     weight, _ = _start(dtype, 2, SIZE)
     weight[0, :2] = torch.tensor([0.0, -0.0])
     side = Side(row, weight)
@@ -109,7 +109,7 @@ def test_gradients_of_zero(row: str, zero: float, dtype: torch.dtype) -> None:
 
 
 def test_an_eps_too_small_for_float16_is_0_over_0_on_both_sides() -> None:
-    """1e-8 rounds to 0: a gradient that was always 0 makes the weight NaN, as in torch."""
+    """1e-8 rounds to 0 in float16: after gradients of 0 only, the weight is NaN, as in torch."""
     weight, _ = _start(torch.float16, SIZE)
     side = Side("adam", weight, eps=1e-8)
     side.step(torch.zeros_like(weight))

@@ -1,4 +1,4 @@
-"""The pieces of the by-hand network, each compared with torch's own function."""
+"""Each piece of the by-hand network equals torch's own function."""
 
 import math
 from collections.abc import Callable
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.bits
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-5
 
-#: The activations of torch, by name; one that torch does not have gets a row here.
+#: torch's activations by name; an activation that torch lacks needs a row here.
 TORCH_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: getattr(F, name) for name in ACTIVATIONS if hasattr(F, name)},
     "identity": lambda z: z.view_as(z),
 }
-# Values whose bits are not always torch's, and the largest difference in ulps. Measured: 2.
+# Values whose bits may differ from torch's, and the limit in ulps. Largest measured: 2.
 FEW_ULPS = {("silu", "value"): 4, ("softplus", "value"): 4, ("softplus", "delta"): 4}
-# gelu loses digits where 1 + erf cancels: in ulps of z, and of the error. Measured: 2.3 and 1.9.
+# gelu loses digits where 1 + erf cancels: limit in ulps of z, and of the error. Measured: 2.3, 1.9.
 GELU = 4
 
 
@@ -42,7 +42,7 @@ def _normal(*shape: int, seed: int = 3, scale: float = 1.0) -> Tensor:
 
 
 def _places(dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return inputs of an activation, by the property that makes them special."""
+    """Return special inputs of an activation, by their property."""
     info = torch.finfo(dtype)
     twenty = torch.tensor(20.0, dtype=dtype)
     neighbours = [torch.nextafter(twenty, torch.tensor(at, dtype=dtype)) for at in (0.0, 99.0)]
@@ -60,7 +60,7 @@ def _places(dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _vjp(function: Callable[..., Tensor], at: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the value of a function and autograd's gradient for the cotangent `error`."""
+    """Return the value of a function at `at` and autograd's gradient for the cotangent `error`."""
     leaf = at.clone().requires_grad_()
     value = function(leaf)
     (gradient,) = torch.autograd.grad(value, leaf, error)
@@ -76,7 +76,7 @@ def _close(one: Tensor, other: Tensor, rtol: float = 1e-12) -> None:
     torch.testing.assert_close(one, other, rtol=rtol, atol=rtol)
 
 
-# -- both passes by hand, as one Function
+# -- both by-hand passes as one Function
 
 
 def _activation(name: str) -> type[torch.autograd.Function]:
@@ -154,9 +154,9 @@ class _Penalty(torch.autograd.Function):
 @pytest.mark.parametrize("place", _places(torch.float64))
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_equals_torchs(name: str, place: str, dtype: torch.dtype) -> None:
-    """The same bits; within a few ulps where torch's kernel has its own exp or erf.
+    """The bits are the same, or within a few ulps where torch's kernel has its own exp or erf.
 
-    Every length puts other elements in the tail that does not fill a vector; some errors are 0.
+    Each length puts other elements in the tail that does not fill a vector; some errors are 0.
     """
     places = _places(dtype)[place]
     eps, floor = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
@@ -174,11 +174,11 @@ def test_an_activation_equals_torchs(name: str, place: str, dtype: torch.dtype) 
             assert not manual.isnan().any()
             assert not reference.isnan().any()
             if name == "gelu":
-                # torch halves z last, so that above half of the largest number it gives inf
+                # torch halves z last, so it returns inf above half of the largest number
                 at = reference.isfinite()
                 assert bool(at.all()) or (what == "value" and place == "saturation")
                 gap = (manual.double() - reference.double())[at].abs()
-                # and its bfloat16 takes subnormal results to 0 on some machines
+                # and torch's bfloat16 flushes subnormal results to 0 on some machines
                 assert (gap <= GELU * eps * size.double()[at].abs() + floor).all()
             else:
                 allowed = FEW_ULPS.get((name, what), 0)
@@ -188,7 +188,7 @@ def test_an_activation_equals_torchs(name: str, place: str, dtype: torch.dtype) 
 
 
 def test_gelu_of_the_largest_numbers_is_finite_by_hand() -> None:
-    """Torch's is infinite there with AVX-512, and finite with AVX2."""
+    """Torch's gelu is infinite there with AVX-512, and finite with AVX2."""
     z = torch.full((16,), torch.finfo(torch.float32).max)
     assert ACTIVATIONS["gelu"].value(z).equal(z)
 
@@ -198,10 +198,10 @@ def test_gelu_of_the_largest_numbers_is_finite_by_hand() -> None:
 def test_an_activation_is_proved(name: str, dtype: torch.dtype) -> None:
     """Value and derivative have torch's formula and differ at most by rounding.
 
-    Where exp overflows inside, no bound is finite, and the bits must be the same.
+    Where an inner exp overflows, no bound is finite, and the bits must be the same.
     """
     places = _places(dtype)
-    if name == "gelu":  # torch's own may be inf there, see above
+    if name == "gelu":  # torch's own may be infinite there, see above
         places["saturation"] = places["saturation"][[0, 1, 2, 4, 5, 6]]
     z = torch.cat([place[:10] for place in places.values()])
     far = z.abs() > math.log(torch.finfo(dtype).max) - 1
@@ -224,7 +224,7 @@ def test_an_activations_derivative_by_differences(name: str) -> None:
 
 
 def _rows(name: str, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return outputs, and targets of the kind that the loss takes."""
+    """Return outputs and targets of the kind that the loss accepts."""
     l = _normal(*shape, seed=7, scale=scale)
     y = _normal(*shape, seed=8)
     if name == "cross_entropy":
@@ -236,14 +236,14 @@ def _rows(name: str, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> tup
 
 
 def _torchs_loss(name: str, l: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return torch's loss and -dLoss/dl."""
+    """Return torch's loss and its negated gradient -dLoss/dl."""
     leaf = l.clone().requires_grad_()
     value = losses.LOSSES[name](leaf, y)
     (error,) = torch.autograd.grad((-value).sum(), leaf)
     return value.detach(), error
 
 
-# Where the bits may differ from torch's, because the grouping is ours. Measured: 2 ulps.
+# Losses whose bits may differ, because the by-hand grouping is another. Measured: 2 ulps.
 OTHER_BITS = {
     ("binary_cross_entropy_with_logits", "value"),
     ("cross_entropy", "value"),
@@ -258,7 +258,7 @@ OTHER_BITS = {
 def test_a_loss_equals_torchs(
     name: str, shape: tuple[int, ...], scale: float, dtype: torch.dtype
 ) -> None:
-    """The same bits, also of -0.0 and 0.0, except for means of values computed with exp."""
+    """The bits are the same, signs of zeros too, except for means of values computed with exp."""
     l, y = _rows(name, dtype, *shape, scale=scale)
     value, error = _torchs_loss(name, l, y)
     eps = torch.finfo(dtype).eps
@@ -274,7 +274,7 @@ def test_a_loss_equals_torchs(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ["half_squared_error", "mse"])
 def test_the_error_of_a_target_that_is_met(name: str, dtype: torch.dtype) -> None:
-    """It is 0 with the same sign as torch's."""
+    """The error is 0 with the same sign as torch's."""
     l, y = _rows(name, dtype, 4, 3)
     y[1] = l[1]
     _assert_same_bits(LOSSES[name].error(l, y), _torchs_loss(name, l, y)[1])
@@ -283,7 +283,7 @@ def test_the_error_of_a_target_that_is_met(name: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_the_error_of_a_class_that_is_certain(right: float, dtype: torch.dtype) -> None:
-    """It is 0 with the same sign as torch's."""
+    """The error is 0 with the same sign as torch's."""
     name = "binary_cross_entropy_with_logits"
     l = torch.tensor([[50.0], [800.0], [1000.0]], dtype=dtype) * (2 * right - 1)
     y = torch.full_like(l, right)
@@ -300,7 +300,7 @@ def test_extreme_logits_leave_a_loss_finite(name: str, dtype: torch.dtype) -> No
     value, error = LOSSES[name].value(l, y), LOSSES[name].error(l, y)
     assert value.isfinite()
     assert error.isfinite().all()
-    # each of the two outputs of the first row is 1000 off, or the class is 2000 below the other
+    # both outputs of the first row are off by 1000, or its class is 2000 below the other one
     assert 499 < float(value) < 502 if name == "cross_entropy" else 249 < float(value) < 252
     reference = _torchs_loss(name, l, y)
     _close(value.double(), reference[0].double(), 4 * torch.finfo(dtype).eps)
@@ -340,7 +340,7 @@ def test_a_losss_error_by_differences(name: str) -> None:
 
 
 def _columns(dtype: torch.dtype, *shape: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z, gamma and beta."""
+    """Return random z, gamma and beta."""
     z = _normal(*shape, seed=9, scale=2) + 1
     gamma, beta = _normal(1, shape[-1], seed=10) + 1, _normal(1, shape[-1], seed=11)
     return z.to(dtype), gamma.to(dtype), beta.to(dtype)
@@ -352,9 +352,9 @@ def _torchs_batch_norm(z: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("rows", [2, 7])
 def test_batch_norm_equals_torchs(rows: int) -> None:
-    """In training and evaluation, its running statistics too, over several steps.
+    """Training, evaluation and running statistics agree with torch over several steps.
 
-    The output has the biased variance and the running one is unbiased: at 2 rows it is twice that.
+    The output uses the biased variance, the running one is unbiased: at 2 rows it is twice that.
     """
     _, gamma, beta = _columns(torch.float64, rows, 4)
     reference = torch.nn.BatchNorm1d(4, eps=EPS, momentum=0.1, dtype=torch.float64)
@@ -378,7 +378,7 @@ def test_batch_norm_equals_torchs(rows: int) -> None:
 
 
 def test_batch_norm_takes_the_biased_variance_for_its_output() -> None:
-    """Two rows lie one biased deviation from their mean, and 1 / sqrt(2) of an unbiased one."""
+    """Two rows are one biased deviation from their mean, or 1 / sqrt(2) of an unbiased one."""
     ones = torch.ones(1, 1, dtype=torch.float64)
     z = torch.tensor([[-3.0], [5.0]], dtype=torch.float64)
     out, _, mean, var = normalise(z, ones, 0 * ones, 1e-12)
@@ -397,7 +397,7 @@ def test_batch_norm_is_proved(rows: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_column_that_is_constant(dtype: torch.dtype) -> None:
-    """It is normalised to beta, and no error is NaN or infinite."""
+    """A constant column is normalised to beta, and no error is NaN or infinite."""
     z, gamma, beta = _columns(dtype, 4, 3)
     z[:, 1] = 0.375
     out, kept, _, var = normalise(z, gamma, beta, EPS)
@@ -446,7 +446,7 @@ def test_dropout_by_differences() -> None:
 
 
 def test_dropout_keeps_the_mean() -> None:
-    """What is kept of a layer is scaled up by as much as is dropped, as torch's own does."""
+    """Kept elements are scaled by 1 / (1 - p), where p is the dropped fraction, as torch does."""
     mask = (F.dropout(torch.ones(20_000, dtype=torch.float64), 0.2) > 0).double()
     assert drop(torch.ones_like(mask), mask, 0.2).unique().tolist() == [0, 1 / 0.8]
 
@@ -454,7 +454,7 @@ def test_dropout_keeps_the_mean() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("l1", "l2"), [(0.2, 0.0), (0.0, 0.3), (0.2, 0.3)])
 def test_a_penalty_is_torchs(l1: float, l2: float, dtype: torch.dtype) -> None:
-    """Within two ulps of the weight's own size, and 0 at a weight of 0."""
+    """The gap is within two ulps of the weight's size, and the update is 0 at a weight of 0."""
     syn = _normal(4, 5).to(dtype)
     syn[0] = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0])
 
@@ -488,7 +488,7 @@ def test_a_penalty_by_differences() -> None:
 def test_trimming_equals_torchs(
     trimming: str, reference: Any, limit: float, dtype: torch.dtype
 ) -> None:
-    """The same bits, also at the limit and its neighbours."""
+    """The bits are the same, also at the limit and at its neighbours."""
     t = torch.tensor(limit, dtype=dtype)
     neighbours = [torch.nextafter(t, torch.tensor(at, dtype=dtype)) for at in (0.0, 1.0)]
     edges = torch.stack([t, *neighbours, 0 * t, 3 * t])
@@ -497,7 +497,7 @@ def test_trimming_equals_torchs(
 
 
 def test_trimming_at_exactly_the_limit() -> None:
-    """Clipping keeps the value at the limit, zeroing sets it to 0: only larger ones stay."""
+    """Clipping keeps a value at the limit, zeroing sets it to 0: only larger ones stay."""
     delta = torch.tensor([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
     assert trim(delta, 0.5, "clip").tolist() == [-0.5, -0.5, -0.25, 0.0, 0.25, 0.5, 0.5]
     assert trim(delta, 0.5, "zero").tolist() == [-0.75, 0, 0, 0, 0, 0, 0.75]
@@ -505,7 +505,7 @@ def test_trimming_at_exactly_the_limit() -> None:
         trim(delta, 0.5, "clop")
 
 
-# -- differences
+# -- central differences
 
 
 def _numpy(tensor: Tensor) -> Any:

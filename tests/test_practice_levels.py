@@ -1,4 +1,4 @@
-"""The levels: one text makes template, hints and answers; each wrong line is named."""
+"""Practice levels: one text yields template, hints and answers, and a wrong line is named."""
 
 import re
 from pathlib import Path
@@ -26,12 +26,12 @@ EACH_LINE = pytest.mark.parametrize(
 
 
 def short(text: str) -> str:
-    """Return a file that trains for a few steps only."""
+    """Return the text of a practice file with its training shortened to a few steps."""
     return re.sub(r"range\([\d_]+\)", "range(4)", text)
 
 
 def with_line(level: Level, name: str, value: str) -> tuple[str, int]:
-    """Return the solution with another right-hand side for one name, and its line number."""
+    """Return the solution with one name's right-hand side replaced, and the line number."""
     answer = level.blanks[name].answer
     left, right = answer.split("= ", 1)
     wrong = f"{left}= {value.format(right)}"
@@ -52,7 +52,7 @@ def test_the_solution_passes(level: Level) -> None:
 
 @EACH
 def test_the_file_draws_what_the_harness_draws(level: Level) -> None:
-    """A correct file trains the network of its case, also when it runs on its own."""
+    """A correct file trains the network of its case, also when it runs as a script of its own."""
     names: dict[str, Any] = {}
     exec(level.solution.partition("\nfor ")[0], names)
     case = level.case
@@ -72,7 +72,7 @@ def test_the_file_draws_what_the_harness_draws(level: Level) -> None:
 
 @EACH
 def test_the_template_is_filled_in_line_by_line(level: Level) -> None:
-    """When the blanks are filled in one by one, the check names each in turn."""
+    """While the blanks are filled in one by one, the check names the next blank each time."""
     text = short(level.template)
     assert text.count("= ...") == len(level.blanks)
     for k, (name, blank) in enumerate(level.blanks.items()):
@@ -88,7 +88,7 @@ def test_the_template_is_filled_in_line_by_line(level: Level) -> None:
 
 @EACH_LINE
 def test_a_wrong_line_is_the_one_that_is_named(level: Level, name: str) -> None:
-    """With its sign changed, or wrong in the seventh digit; no other line is named."""
+    """A line with a wrong sign, or wrong in the seventh digit, is the only line named."""
     subtle = ["1.0000001 * ({})"] if level.name in ("two_layer", "batch_norm") else []
     for value in ("-({})", *subtle):
         text, line = with_line(level, name, value)

@@ -1,4 +1,4 @@
-"""Every shell and Python block of the README runs as it stands."""
+"""Every shell and Python block of the README runs unchanged."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from compare.environment import TESTED
 from tests.documents import ROOT, Block, blocks, copy_sources, numbers_masked, run, run_block
 
 BLOCKS = blocks((ROOT / "README.md").read_text())
-SETUP = ("python3 -m venv", "pip install")  # `.ci/run` runs these, in a fresh environment
+SETUP = ("python3 -m venv", "pip install")  # `.ci/run` runs these in a fresh environment
 
 
 def texts(language: str) -> list[str]:
@@ -20,7 +20,7 @@ def texts(language: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of the checkout's sources to run in."""
+    """Return a copy of the checkout's sources in which commands run."""
     return copy_sources(tmp_path)
 
 
@@ -38,7 +38,7 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
         "pip install -c constraints.txt -e . && python -m compare",
         "pip install -c constraints.txt -e '.[dev]' && python -m pytest -n auto",
     ]
-    ci = (ROOT / ".ci/prepare").read_text()  # which .ci/run and .ci/long begin with
+    ci = (ROOT / ".ci/prepare").read_text()  # .ci/run and .ci/long source this file
     assert "readme 'python -m pytest -n auto'" in ci
     assert "readme 'python -m compare'" in ci
 
@@ -46,11 +46,11 @@ def test_the_setup_blocks_are_the_two_commands_and_ci_runs_them() -> None:
 def test_the_constraint_is_the_newest_torch_that_is_known() -> None:
     newest = ".".join(map(str, TESTED))
     assert f"torch=={newest}.*" in (ROOT / "constraints.txt").read_text().splitlines()
-    assert torch.__version__.startswith(f"{newest}.")  # and these tests run on it
+    assert torch.__version__.startswith(f"{newest}.")  # these tests run on that version
 
 
 def test_the_example_prints_what_is_shown(clone: Path) -> None:
-    """The block after the first Python block, but for digits that depend on the processor."""
+    """The block after the first Python block is its output, except for digits."""
     example = next(text for text in texts("python") if "compare.check" in text)
     (clone / "my_layer.py").write_text(example)
     printed = run([sys.executable, "my_layer.py"], clone)
@@ -58,7 +58,7 @@ def test_the_example_prints_what_is_shown(clone: Path) -> None:
 
 
 def test_the_table_is_that_of_a_real_run(clone: Path) -> None:
-    """The second block is the output of the main command, except for bits of the processor."""
+    """The second block is the output of the main command; counts of correct bits are ignored."""
 
     def plain(text: str) -> list[str]:
         lines = [line.rstrip() for line in text.splitlines()]
