@@ -353,7 +353,7 @@ def test_elements_without_a_bound_do_not_hide_the_others() -> None:
 
     told = _told(compare.check(right, forward, x))
     assert "UNDECIDED" in told
-    assert "without a finite bound at [0] (1 of 2 elements)" in told
+    assert "without a finite rounding bound at [0] (1 of 2 elements)" in told
 
 
 def test_an_overflow_by_hand_is_inaccurate() -> None:

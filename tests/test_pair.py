@@ -68,7 +68,7 @@ def test_the_pair_of_a_step_is_rebuilt_and_autograd_continues_from_its_values() 
     def reference(X: Tensor) -> Named:
         return {"a": X * 2, "b": X * 2 + 1}
 
-    prover: Any = Prover(manual_program, reference, None, None, judged=judged)
+    prover: Any = Prover(manual_program, reference, None, None, injected_step=judged)
     one = prover._pair({"X": X}, manual_program(X), judged(manual_program(X), X))
     other = one.at({"X": X + 1})
     assert torch.equal(other.inputs["X"], X + 1)
