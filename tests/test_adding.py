@@ -18,7 +18,7 @@ import torch_ref.losses
 import torch_ref.network
 from compare.cases import cases
 from compare.cli.main import main
-from compare.diagnosis.fix_tables import DERIVATIVES
+from compare.diagnosis.fix_tables import DERIVATIVES, Derivative
 from compare.proof import balls, bounds, operations
 from compare.proof.verdict import Verdict
 from compare.training.harness import run
@@ -26,7 +26,7 @@ from manual import activations, losses, network, optimizers
 from tests import operation_cases, test_fields, test_optimizers, test_pieces, test_verdict
 from torch_ref import trainer
 
-README = Path(__file__).parent.parent / "README.md"
+NETWORKS = Path(__file__).parent.parent / "docs" / "networks.md"
 NUMBERS = ("eight", "nine", "ten", "eleven", "twelve")  # counts of activations, from 8 on
 
 
@@ -154,12 +154,28 @@ def test_an_activation_that_rounds_needs_its_ulps(monkeypatch: pytest.MonkeyPatc
     assert "rounding activation tanh lacks a row in tests.test_pieces.FEW_ULPS" in lacking()
 
 
+@pytest.mark.parametrize(
+    "row",
+    [row for row in DERIVATIVES if row.of_activation],
+    ids=lambda row: f"{row.function}-{row.forward}",
+)
+def test_a_derivative_is_autograds(row: Derivative) -> None:
+    """The formula of each row, at the output or at the argument, away from kinks."""
+    z = torch.linspace(-3.1, 3.1, 24, dtype=torch.float64, requires_grad=True)
+    function = getattr(torch.nn.functional, row.function, None) or getattr(torch, row.function)
+    l = function(z)
+    (expected,) = torch.autograd.grad(l.sum(), z)
+    actual = row.in_floats((z if row.forward else l).detach())
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", cases.ACTIVATIONS)
 def test_a_kink_is_declared(name: str) -> None:
     """The derivatives left and right of 0 differ exactly where the row says so."""
     row, sides = activations.ACTIVATIONS[name], torch.tensor([-1e-9, 1e-9], dtype=torch.float64)
     below, above = row.delta(torch.ones_like(sides), sides, row.value(sides)).tolist()
-    assert (abs(above - below) > 1e-3) == cases.ACTIVATIONS[name].kinked
+    jumps, declared = abs(above - below) > 1e-3, cases.ACTIVATIONS[name].kinked
+    assert jumps == declared, f"{name} jumps at 0: {jumps}, but its row says kinked={declared}"
 
 
 def test_an_activation_is_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +201,8 @@ def test_a_case_is_one_row(
     assert main(["run", "mine", "--steps", "3", "--no-board"]) == 0
 
 
-def test_the_readme_counts_the_activations() -> None:
-    match = re.search(r"any of (\w+) activations", README.read_text())
+def test_the_page_on_networks_counts_the_activations() -> None:
+    match = re.search(r"any of (\w+) activations", NETWORKS.read_text())
+    assert match, "docs/networks.md does not say how many activations there are"
     count = NUMBERS[len(activations.ACTIVATIONS) - 8]
-    assert not match or match[1] == count, f"README says any of {match[1]} activations, not {count}"
+    assert match[1] == count, f"docs/networks.md says any of {match[1]} activations, not {count}"

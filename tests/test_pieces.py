@@ -46,6 +46,7 @@ def _places(dtype: torch.dtype) -> dict[str, Tensor]:
     info = torch.finfo(dtype)
     twenty = torch.tensor(20.0, dtype=dtype)
     neighbours = [torch.nextafter(twenty, torch.tensor(at, dtype=dtype)) for at in (0.0, 99.0)]
+    ones = torch.tensor([1.0, -1.0], dtype=dtype)
     large = torch.tensor([40.0, 700.0, 1000.0, info.max], dtype=torch.float64).to(dtype)
     smallest = info.smallest_normal * info.eps  # the smallest subnormal
     sizes = [smallest, info.smallest_normal / 2, info.smallest_normal, info.eps]
@@ -54,6 +55,7 @@ def _places(dtype: torch.dtype) -> dict[str, Tensor]:
         "ordinary": _normal(300, scale=3).to(dtype),
         "wide": _normal(300, seed=4, scale=30).to(dtype),
         "kinks": torch.stack([twenty, -twenty, *neighbours, 0 * twenty, -0.0 * twenty]),
+        "ones": torch.cat([ones, ones.nextafter(0 * ones), ones.nextafter(2 * ones)]),
         "saturation": torch.cat([large, -large]),
         "tiny": torch.cat([tiny, -tiny]),
     }
