@@ -48,6 +48,15 @@ def _elementwise() -> None:
         calls(name, getattr(aten, name), self=3 * signed(4, 6))
     for name in ("log", "log1p", "log2", "log10", "sqrt", "rsqrt", "reciprocal"):
         calls(name, getattr(aten, name), self=positive(4, 6))
+    for name in ("sinh", "cosh", "tan", "i0", "special_i0e", "special_i1", "special_i1e"):
+        calls(name, getattr(aten, name), self=signed(4, 6))
+    for name in ("asin", "acos", "atanh", "erfinv"):
+        calls(name, getattr(aten, name), self=signed(4, 6).tanh() * 0.98)
+    for name in ("lgamma", "digamma"):
+        calls(name, getattr(aten, name), self=positive(4, 6))
+    calls("acosh", aten.acosh, self=1 + positive(4, 6))
+    for order in range(6):
+        calls("polygamma", lambda x, k=order: aten.polygamma(k, x), str(order), x=1 + positive(6))
     calls("round", lambda x: aten.round(x, decimals=1), "decimals", x=signed(5))
     calls("reciprocal", aten.reciprocal, "signed", self=signed(5).sign() * positive(5))
     calls("gelu", lambda x: aten.gelu(x, approximate="tanh"), "tanh", x=signed(4, 6))
@@ -82,6 +91,13 @@ def _elementwise() -> None:
     calls("lerp", aten.lerp, self=signed(4), end=signed(4) + 1, weight=positive(4))
     mask = torch.tensor([True, False, True, False])
     calls("where", lambda x, y: aten.where(mask, x, y), x=signed(3, 4), y=signed(4) + 5)
+    places = torch.tensor([[True, False, True], [False, False, True]])
+    calls(
+        "masked_scatter",
+        lambda x, y: aten.masked_scatter(x, places, y),
+        x=signed(2, 3),
+        y=signed(5),
+    )
     calls("clamp", lambda x: aten.clamp(x, -0.3, 0.7), x=signed(4, 6))
     calls("clamp", lambda x: aten.clamp(x, max=0.7), "above", x=signed(4, 6))
     calls("clamp", aten.clamp, "tensors", self=signed(6), min=-positive(6), max=positive(6))
@@ -111,6 +127,25 @@ def _sums() -> None:
     calls("var", lambda x: x.var(), "all", x=signed(5, 3))
     calls("cumsum", lambda x: aten.cumsum(x, 1), x=signed(3, 40))
     calls("cumprod", lambda x: aten.cumprod(x, 1), x=signed(3, 7))
+    calls("logcumsumexp", lambda x: aten.logcumsumexp(x, 1), x=9 * signed(3, 7))
+    for name in ("cummax", "cummin"):
+        run = getattr(aten, name)
+        calls(name, lambda x, run=run: run(x, 1), x=signed(3, 7))
+    calls("var_mean", lambda x: torch.var_mean(x, dim=0), x=signed(5, 3))
+    calls("dist", lambda x, y: aten.dist(x, y, 3), x=signed(4, 3), y=signed(3))
+    for p in (2.0, 1.0):
+
+        def distances(x: Tensor, y: Tensor, p: float = p) -> Tensor:
+            return aten._cdist_forward(x, y, p, None)
+
+        def backward(g: Tensor, x: Tensor, y: Tensor, p: float = p) -> Tensor:
+            return aten._cdist_backward(g, x, y, p, aten._cdist_forward(x, y, p, None))
+
+        calls("_cdist_forward", distances, f"{p:g}", x=signed(4, 3), y=signed(5, 3))
+        calls("_cdist_backward", backward, f"{p:g}", g=signed(4, 5), x=signed(4, 3), y=signed(5, 3))
+    for name in ("softshrink_backward", "hardshrink_backward"):
+        run = getattr(aten, name)
+        calls(name, lambda g, x, run=run: run(g, x, 0.5), g=signed(4, 6), x=signed(4, 6))
     for order in (2, 1, 3, 0.5, float("inf"), float("-inf"), 0):
         calls("linalg_vector_norm", lambda x, o=order: aten.linalg_vector_norm(x, o, [1]), str(order), x=signed(4, 6))  # fmt: skip  # noqa: E501
     calls("linalg_vector_norm", aten.linalg_vector_norm, "all", self=signed(4, 6))
@@ -179,6 +214,52 @@ def _normalised() -> None:
     calls("max_pool2d_with_indices", lambda x: aten.max_pool2d_with_indices(x, *pooling), x=image)
     values, index = aten.max_pool2d_with_indices(image, *pooling)
     calls("max_pool2d_with_indices_backward", lambda g, x: aten.max_pool2d_with_indices_backward(g, x, *pooling, index), g=values, x=image)  # fmt: skip  # noqa: E501
+
+
+def _resized() -> None:
+    """Pooling and interpolation in one to three dimensions, up and down, with both corner rules."""
+    image, volume = signed(2, 2, 5, 7), signed(1, 2, 4, 5, 3)
+    for x, more in ((volume, ([2, 3, 2],)), (volume, (2, 1, 1, True, False))):
+        label = "3d" if len(more) == 1 else "3d-padded"
+        calls("avg_pool3d", lambda x, m=more: aten.avg_pool3d(x, *m), label, x=x)
+        full = (*more, *([], 0, False, True)[len(more) - 1 :], None)[:6]
+        g = signed(*aten.avg_pool3d(x, *more).shape)
+        back = lambda g, x, m=full: aten.avg_pool3d_backward(g, x, *m)  # noqa: E731
+        calls("avg_pool3d_backward", back, label, g=g, x=x)
+    pooling = (2, 1, 0, 1, False)
+    calls("max_pool3d_with_indices", lambda x: aten.max_pool3d_with_indices(x, *pooling), x=volume)
+    values, index = aten.max_pool3d_with_indices(volume, *pooling)
+    calls("max_pool3d_with_indices_backward", lambda g, x: aten.max_pool3d_with_indices_backward(g, x, *pooling, index), g=values, x=volume)  # fmt: skip  # noqa: E501
+    for dims, x in ((2, image), (3, volume)):
+        size = [3, 4, 2][:dims]
+        mean = getattr(aten, f"_adaptive_avg_pool{dims}d")
+        calls(f"_adaptive_avg_pool{dims}d", lambda x, f=mean, s=size: f(x, s), x=x)
+        back = getattr(aten, f"_adaptive_avg_pool{dims}d_backward")
+        calls(f"_adaptive_avg_pool{dims}d_backward", back, grad_output=mean(x, size), self=x)
+        largest = getattr(aten, f"adaptive_max_pool{dims}d")
+        calls(f"adaptive_max_pool{dims}d", lambda x, f=largest, s=size: f(x, s), x=x)
+        values, index = largest(x, size)
+        back = getattr(aten, f"adaptive_max_pool{dims}d_backward")
+        calls(f"adaptive_max_pool{dims}d_backward", lambda g, x, b=back, i=index: b(g, x, i), g=values, x=x)  # fmt: skip  # noqa: E501
+    for dims, x in ((1, signed(2, 3, 7)), (2, image), (3, volume)):
+        pad = [1, 2, 0, 1, 2, 1][: 2 * dims]
+        g = getattr(aten, f"replication_pad{dims}d")(x, pad)
+        back = getattr(aten, f"replication_pad{dims}d_backward")
+        calls(f"replication_pad{dims}d_backward", lambda g, x, b=back, p=pad: b(g, x, p), g=g, x=x)
+        for label, size in (("up", [9, 11, 7]), ("down", [3, 4, 2])):
+            new = size[3 - dims :]
+            g = signed(*x.shape[:2], *new)
+            for name in ("upsample_nearest", "_upsample_nearest_exact"):
+                back = getattr(aten, f"{name}{dims}d_backward")
+                calls(f"{name}{dims}d_backward", lambda g, b=back, o=new, i=x.shape: b(g, o, list(i)), label, g=g)  # fmt: skip  # noqa: E501
+            linear = {1: "linear1d", 2: "bilinear2d", 3: "trilinear3d"}[dims]
+            for name in (linear, "bicubic2d") if dims == 2 else (linear,):
+                for corners in (False, True):
+                    back = getattr(aten, f"upsample_{name}_backward")
+                    run = lambda g, b=back, o=new, i=x.shape, c=corners: b(g, o, list(i), c)  # noqa: E731
+                    calls(f"upsample_{name}_backward", run, f"{label}-{corners}", g=g)
+    scaled = lambda g: aten.upsample_bilinear2d_backward(g, [7, 10], [2, 2, 5, 7], False, 1.5, 1.5)  # noqa: E731
+    calls("upsample_bilinear2d_backward", scaled, "factor", g=signed(2, 2, 7, 10))
 
 
 def _placed() -> None:
@@ -257,5 +338,5 @@ def _made() -> None:
         calls(name.partition("-")[0], run, name.partition("-")[2], x=signed(4).to(f))
 
 
-for _part in (_elementwise, _sums, _products, _normalised, _placed, _moved, _made):
+for _part in (_elementwise, _sums, _products, _normalised, _resized, _placed, _moved, _made):
     _part()

@@ -4,7 +4,9 @@ A ball is an interval, midpoint +- radius. A lifted tensor is a numpy array of `
 operation returns balls that contain the exact result for every choice of numbers in its operands.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -31,7 +33,22 @@ def _erf(x: Any) -> Any:
     return flint.arb(1 if x > 0 else -1) if abs(x) == flint.arb("inf") else x.erf()
 
 
-_METHODS_OF_ARB = "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan"
+def _lgamma(x: Any) -> Any:
+    """Return log |gamma(x)|, below 0 by the reflection formula, where arb returns NaN."""
+    if x > 0:
+        return x.lgamma()
+    return flint.arb.pi().log() - abs(x.sin_pi()).log() - (1 - x).lgamma()
+
+
+def _polygamma(order: int, x: Any) -> Any:
+    """Return the derivative of digamma of an order; source: DLMF 25.11.12."""
+    return (-1) ** (order + 1) * math.factorial(order) * flint.arb(order + 1).zeta(x)
+
+
+_METHODS_OF_ARB = (
+    "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan", "sinh", "cosh", "tan", "asin",
+    "acos", "acosh", "atanh", "digamma", "erfinv",
+)  # fmt: skip
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     **{name: methodcaller(name) for name in _METHODS_OF_ARB},
     "log": _log,
@@ -41,6 +58,12 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "erf": _erf,
     "erfc": lambda x: x.erfc() if x.is_finite() else 1 - _erf(x),
     "abs": abs,
+    "lgamma": _lgamma,
+    **{f"polygamma{k}": partial(_polygamma, k) for k in range(1, 6)},
+    "i0": lambda x: x.bessel_i(0),
+    "i1": lambda x: x.bessel_i(1),
+    "i0e": lambda x: abs(x).bessel_i(0, scaled=True),
+    "i1e": lambda x: (-abs(x)).exp() * x.bessel_i(1),
 }
 _LARGER = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
 UNION = np.frompyfunc(lambda a, b: a.union(b), 2, 1)  # elementwise: a ball around both balls

@@ -12,6 +12,7 @@ infinity that the code itself writes, `float('inf')`, has error 0.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from compare.proof.intervals import Range
 # (SLEEF, which claims 1.0 ulp, and scalar libm in the tail) and CUDA's (at most 2 for these
 # functions, by its tables) stay within it. `python -m compare.proof.kernels` measures them.
 KERNEL_ULPS = 4.0
+TRIGAMMA = 2.0**-28  # relative error of polygamma(1, x), in every dtype; 1e-9 was measured
 ERF_FLOAT32 = 2.0**-21  # absolute error of erf and erfc in float32 and narrower dtypes
 # Covers two things that the analysis leaves out: the rounding of its float64 computation, and the
 # second-order term of a derivative.
@@ -138,6 +140,11 @@ class Bound:
         return Bound(self.arithmetic, value, torch.zeros_like(value))
 
 
+def _polygamma_derivative(order: int, x: Range) -> Tensor:
+    """Return the largest magnitude of the next polygamma: it decreases, and has a pole at 0."""
+    return torch.where(x[0] > 0, 1.01 * torch.polygamma(order + 1, x[0]).abs(), torch.inf)
+
+
 # For each elementary function, the largest magnitude of its derivative within a range.
 _MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
     **dict.fromkeys(("exp", "expm1"), lambda x: torch.exp(x[1])),
@@ -152,11 +159,40 @@ _MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
         ("erf", "erfc"), lambda x: 1.1284 * torch.exp(-(intervals.smallest_magnitude(x) ** 2))
     ),
     **dict.fromkeys(("sin", "cos", "atan", "abs"), lambda x: torch.ones_like(x[0])),
+    **dict.fromkeys(("sinh", "cosh"), lambda x: torch.cosh(intervals.largest_magnitude(x))),
+    "tan": lambda x: torch.maximum(1 + x[0].tan() ** 2, 1 + x[1].tan() ** 2).masked_fill(
+        intervals.crosses_pole_of_tan(x), torch.inf
+    ),
+    **dict.fromkeys(
+        ("asin", "acos"),
+        lambda x: (1 - intervals.largest_magnitude(x) ** 2).clamp_min(0).rsqrt(),
+    ),
+    "acosh": lambda x: (x[0].clamp_min(1) ** 2 - 1).rsqrt(),
+    "atanh": lambda x: 1 / (1 - intervals.largest_magnitude(x) ** 2).clamp_min(0),
+    "erfinv": lambda x: (
+        0.8863 * torch.exp(intervals.largest_magnitude(x).clamp_max(1).erfinv() ** 2)
+    ),
+    **dict.fromkeys(("i0", "i1"), lambda x: intervals.largest_magnitude(x).i0()),
+    **dict.fromkeys(("i0e", "i1e"), lambda x: torch.ones_like(x[0])),
+    # the derivative of lgamma increases from -inf to inf, those of the other two decrease in size
+    "lgamma": lambda x: torch.where(
+        x[0] > 0, torch.maximum(x[0].digamma().abs(), x[1].digamma().abs()), torch.inf
+    ),
+    "digamma": partial(_polygamma_derivative, 0),
+    **{f"polygamma{k}": partial(_polygamma_derivative, k) for k in range(1, 6)},
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
-    name: getattr(torch, name) for name in _MAX_DERIVATIVES
+    **{name: getattr(torch, name) for name in _MAX_DERIVATIVES if hasattr(torch, name)},
+    **{name: getattr(torch.special, name) for name in ("i0e", "i1", "i1e")},
+    **{f"polygamma{k}": partial(torch.polygamma, k) for k in range(1, 6)},
 }
 _ROUNDED_ONCE = {"reciprocal", "abs"}
+# Polynomials and series from Cephes, with larger errors: up to 8.8 ulp were measured.
+_OTHER_KERNEL_ULPS = dict.fromkeys(
+    ("i0", "i1", "i0e", "i1e", *(f"polygamma{k}" for k in range(2, 6))), 16.0
+)
+_EXPONENTIAL = {"sinh", "cosh", "i0", "i1"}
+_GAMMA = {"lgamma", "digamma", *(f"polygamma{k}" for k in range(1, 6))}
 # Functions that have no value at an infinity, or one that no float equals.
 _INEXACT_AT_INFINITY = {"sin", "cos", "atan"}
 # Operations whose CPU kernels may accumulate float16 sums in float16.
@@ -363,18 +399,37 @@ class Bounds:
         if name == "sqrt":  # the derivative is infinite at 0; sqrt(x + e) - sqrt(x) <= sqrt(e)
             inherited = torch.minimum(inherited, x.error.sqrt())
         # a kernel may flush results below the smallest normal number to zero
-        times, least = 2 * KERNEL_ULPS, torch.finfo(self.dtype).smallest_normal
+        times = 2 * _OTHER_KERNEL_ULPS.get(name, KERNEL_ULPS)
+        least = torch.finfo(self.dtype).smallest_normal
         if name in _ROUNDED_ONCE:
             times, least = 1.0, 0.0
         if name in ("erf", "erfc") and self.dtype.itemsize <= 4:
             least = ERF_FLOAT32  # gelu's kernel has an erf that is not torch.erf
+        if name == "digamma":
+            least = 8 * self.unit  # near its zero at 1.46 the kernel subtracts numbers of size 1
+        if name == "polygamma1":
+            inherited = inherited + TRIGAMMA * value.abs()
+        if (
+            name in _GAMMA
+        ):  # below 0 these kernels lose digits near the poles, without a known limit
+            inherited = inherited.masked_fill(~(x.range[0] > 0), torch.inf)
+        early = self._overflows_early(name, x)
+        if early is not None:
+            inherited = inherited.masked_fill(early, torch.inf)
+
+        def exact_range() -> Range:
+            low, high = intervals.image(name, x.range)
+            if early is None:
+                return low, high
+            return low.masked_fill(early, -torch.inf), high.masked_fill(early, torch.inf)
+
         result = self._round(
             value,
             inherited,
             times,
             least,
             operands=(x,),
-            exact_range=lambda: intervals.image(name, x.range),
+            exact_range=exact_range,
             never_negative=name in intervals.NEVER_NEGATIVE,
         )
         if name in _INEXACT_AT_INFINITY:
@@ -383,6 +438,13 @@ class Bounds:
         if name in ("log", "log1p"):
             exact |= (x.error == 0) & (value == -torch.inf)
         return replace(result, value=torch.where(exact, value, result.value)).with_exact(exact)
+
+    def _overflows_early(self, name: str, x: Bound) -> Tensor | None:
+        """Return where a kernel that multiplies by exp overflows before its result does."""
+        if name not in _EXPONENTIAL:
+            return None
+        exp = intervals.largest_magnitude(x.range).exp()
+        return (exp >= torch.finfo(self.dtype).max) & x.value.isfinite()
 
     def power(self, x: Bound, exponent: float, _dtype: torch.dtype) -> Bound:
         """Return x**exponent, for an exponent that is a number in the code."""

@@ -25,7 +25,9 @@ from compare.proof.same_formula import elementwise
 MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
 # Operations that take integer or boolean tensors as indices or masks, not as numbers.
 _TAKES_INDICES = MOVES | JOINS | {
-    "index_add", "index_put", "max_pool2d_with_indices_backward", "scatter_add", "where",
+    "adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward", "index_add", "index_put",
+    "masked_scatter", "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward",
+    "scatter_add", "where",
 }  # fmt: skip
 # The position of the argument with the fill value, which is not yet rounded to the dtype.
 _FILL_VALUE_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}

@@ -8,6 +8,7 @@ ends.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,13 +26,35 @@ _INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "erf": torch.erf,
     "atan": torch.atan,
+    "sinh": torch.sinh,
+    "i1": torch.special.i1,
+    "asin": lambda x: x.clamp(-1, 1).asin(),
+    "acosh": lambda x: x.clamp_min(1).acosh(),
+    "atanh": lambda x: x.clamp(-1, 1).atanh(),
+    "erfinv": lambda x: x.clamp(-1, 1).erfinv(),
 }
 _DECREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "rsqrt": lambda x: x.clamp_min(0).rsqrt(),
     "erfc": torch.erfc,
+    "acos": lambda x: x.clamp(-1, 1).acos(),
 }
 #: Functions without negative values; no kernel returns one either.
-NEVER_NEGATIVE = {"exp", "sigmoid", "sqrt", "rsqrt", "abs"}
+NEVER_NEGATIVE = {"exp", "sigmoid", "sqrt", "rsqrt", "abs", "acos", "acosh", "cosh", "i0", "i0e"}
+
+
+# On positive numbers digamma increases and trigamma decreases; lgamma falls to its least value,
+# -0.1214862905..., near 1.46163 and rises from there.
+_GAMMA: dict[str, Callable[[Range], Range]] = {
+    "digamma": lambda x: (x[0].digamma(), x[1].digamma()),
+    "lgamma": lambda x: (
+        torch.where(
+            (x[0] < 1.47) & (x[1] > 1.46),
+            torch.full_like(x[0], -0.1214862905358497),
+            torch.minimum(x[0].lgamma(), x[1].lgamma()),
+        ),
+        torch.maximum(x[0].lgamma(), x[1].lgamma()),
+    ),
+}
 
 
 def replace_nan(low: Tensor, high: Tensor) -> Range:
@@ -88,7 +111,27 @@ def image(name: str, x: Range) -> Range:
     if name == "reciprocal":
         one = torch.ones_like(low)
         return quotient((one, one), x)
-    return -torch.ones_like(low), torch.ones_like(low)  # sin and cos
+    if name == "cosh":
+        return torch.cosh(smallest_magnitude(x)), torch.cosh(largest_magnitude(x))
+    if name == "i0":
+        return smallest_magnitude(x).i0(), largest_magnitude(x).i0()
+    if name in ("sin", "cos", "i0e", "i1e"):
+        return -torch.ones_like(low), torch.ones_like(low)
+    infinity = torch.full_like(low, torch.inf)
+    ends, known = (low, high), torch.zeros_like(low, dtype=torch.bool)
+    if name == "tan":
+        ends, known = (low.tan(), high.tan()), ~crosses_pole_of_tan(x)
+    elif name in _GAMMA:
+        ends, known = _GAMMA[name](x), low > 0
+    return torch.where(known, ends[0], -infinity), torch.where(known, ends[1], infinity)
+
+
+def crosses_pole_of_tan(x: Range) -> Tensor:
+    """Return the mask of the ranges in which tan has, or may have, a pole."""
+    periods = [(end / math.pi - 0.5).floor() for end in x]
+    near = torch.stack([(end / math.pi - 0.5 - (end / math.pi - 0.5).floor()) for end in x])
+    near = torch.minimum(near, 1 - near).amin(0) < 1e-9  # the quotient itself is rounded
+    return near | (periods[0] != periods[1]) | ~(x[0].isfinite() & x[1].isfinite())
 
 
 def power(x: Range, exponent: float, exponent_error: float) -> Range:

@@ -17,6 +17,7 @@ from torch import Tensor
 from compare.proof.arithmetic_interface import Arithmetic, Call, N
 from compare.proof.balls import FUNCTIONS
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
+from compare.proof.resampling import RESAMPLING
 
 aten = torch.ops.aten
 
@@ -126,7 +127,9 @@ def _sub(n: Call[N], x: N, y: N, alpha: N | int = 1) -> N:
 
 
 def _addmm(n: Call[N], c: N, a: N, b: N, beta: N | int = 1, alpha: N | int = 1) -> N:
-    return _times(c, beta) + _times(n.matmul(a, b), alpha)
+    product = _times(n.matmul(a, b), alpha)
+    # with beta = 0 the kernel does not read c, which may be uninitialised memory
+    return product if n.scalar(beta) == 0 else _times(c, beta) + product
 
 
 def _zero(n: Call[N]) -> N:
@@ -184,6 +187,46 @@ def _var(n: Call[N], x: N, dim: Any = None, correction: Any = 1, keepdim: bool =
     return n.sum(middle * middle, dims, keepdim) / freedom
 
 
+def _var_mean(n: Call[N], x: N, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> _Outputs:  # fmt: skip  # noqa: E501
+    dims = _dims(dim) or list(range(x.ndim))
+    return _var(n, x, dims, correction, keepdim), _mean(n, x, dims, keepdim)
+
+
+def _distances(n: Call[N], difference: N, p: Any) -> N:
+    """Return the p-norm of differences over the last dimension."""
+    return _norm(n, difference, p, [difference.ndim - 1])
+
+
+def _cdist(n: Call[N], x: N, y: N, p: Any, _mode: Any) -> N:
+    rows, columns = move(n, torch.unsqueeze, x, -2), move(n, torch.unsqueeze, y, -3)
+    return _distances(n, rows - columns, p)
+
+
+def _cdist_backward(n: Call[N], g: N, x: N, y: N, p: Any, distance: N) -> N:
+    """Return the gradient at x: of |d|**p, summed, it is g * sign(d) * (|d| / distance)**(p-1)."""
+    order = float(n.scalar(p))
+    difference = move(n, torch.unsqueeze, x, -2) - move(n, torch.unsqueeze, y, -3)
+    weight, zero = move(n, torch.unsqueeze, g, -1), _zero(n)
+    floats = [n.floats[k] for k in range(1, 3)]
+    d = floats[0].unsqueeze(-2) - floats[1].unsqueeze(-3)
+    if order == 1:
+        share = n.exact(d.sign())
+    elif order == 2:
+        far = n.floats[3].unsqueeze(-1).expand_as(d) != 0  # the kernel gives 0 at equal points
+        one = n.broadcast_to(n.exact(torch.ones(())), tuple(d.shape))
+        wide = n.broadcast_to(move(n, torch.unsqueeze, distance, -1), tuple(d.shape))
+        share = n.where(far, difference / n.where(far, wide, one), n.broadcast_to(zero, d.shape))
+    else:
+        raise ValueError(f"its p is {order:g}, and only 1 and 2 are supported")
+    return n.sum(share * weight, [d.ndim - 2], False)
+
+
+def _shrink_backward(n: Call[N], g: N, x: N, threshold: Any) -> N:
+    """Return the gradient where |x| lies beyond the threshold, as in the float run, else 0."""
+    beyond = n.floats[1].abs() > float(n.scalar(threshold))
+    return n.where(beyond, g, n.broadcast_to(_zero(n), beyond.shape))
+
+
 def _amax(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N:
     return n.amax(x, list(dim) or list(range(x.ndim)), keepdim)
 
@@ -202,6 +245,34 @@ def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False)
     kept = index if keepdim else index.unsqueeze(dim)
     values = move(n, torch.gather, x, dim, kept)
     return values if keepdim else move(n, torch.squeeze, values, dim), index
+
+
+def _cumulative_extreme(n: Call[N], x: N, dim: int) -> _Outputs:
+    """Return cummax or cummin, at the indices of the float run."""
+    return move(n, torch.gather, x, dim, n.out[1].cpu()), n.out[1]
+
+
+def _logcumsumexp(n: Call[N], x: N, dim: int) -> N:
+    if not x.ndim:
+        return x
+    floats = n.floats[0].transpose(dim, -1)
+    rows = n.take(x, _flat_indices(x.shape).transpose(dim, -1))
+    # the largest of each prefix keeps exp from overflowing; any number gives the same result
+    shift = n.exact(floats.cummax(-1).values.nan_to_num(0, 0, 0))
+    terms = move(n, torch.unsqueeze, rows, -2) - move(n, torch.unsqueeze, shift, -1)
+    prefix = torch.ones(floats.shape[-1], floats.shape[-1], dtype=torch.bool).tril()
+    prefix = prefix.expand(tuple(terms.shape))
+    zero = n.broadcast_to(_zero(n), tuple(terms.shape))
+    sums = n.sum(n.where(prefix, n.function("exp", terms), zero), [terms.ndim - 1], False)
+    out = n.function("log", sums) + shift
+    return n.take(out, _flat_indices(out.shape).transpose(dim, -1))
+
+
+def _polygamma(n: Call[N], order: int, x: N) -> N:
+    name = f"polygamma{order}" if order else "digamma"
+    if name not in FUNCTIONS:
+        raise ValueError(f"its order is {order}, and at most 5 is supported")
+    return n.function(name, x)
 
 
 def _sorted(n: Call[N], x: N, *args: Any, **kwargs: Any) -> _Outputs:
@@ -323,6 +394,10 @@ def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     return join(n, [x, source], lambda p: p[0].scatter(dim, index, p[1]))
 
 
+def _masked_scatter(n: Call[N], x: N, mask: Tensor, source: N) -> N:
+    return join(n, [x, source], lambda p: p[0].masked_scatter(mask.cpu(), p[1]))
+
+
 def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
     inside = F.pad(_flat_indices(x.shape), list(pad), value=-1)
     moved = n.take(x, inside)
@@ -410,33 +485,45 @@ def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride:
     return to_input, to_weight, to_bias
 
 
-def _pair_of_ints(value: Any) -> list[int]:
+def _each_dim(value: Any, dims: int) -> list[int]:
+    """Return a size for each of so many dimensions, from one for all or one for each."""
     values = [value] if isinstance(value, int) else list(value)
-    return values * 2 if len(values) == 1 else values
+    return values * dims if len(values) == 1 else values
 
 
-def _avg_windows(shape: Sequence[int], kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: int | None) -> tuple[Tensor, Tensor]:  # fmt: skip  # noqa: E501
+def _avg_windows(dims: int, shape: Sequence[int], kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: int | None) -> tuple[Tensor, Tensor]:  # fmt: skip  # noqa: E501
     """Return the flat indices in each window, and the divisor of each window's sum."""
-    kernel, padding = _pair_of_ints(kernel), _pair_of_ints(padding)
-    stride = _pair_of_ints(stride) if stride else kernel
-    ones = torch.ones(1, 1, *shape[-2:], dtype=torch.float64)
-    share = F.avg_pool2d(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
-    reach = [(share.shape[d] - 1) * stride[d] + kernel[d] - shape[d - 2] for d in (0, 1)]
-    after = [max(padding[d], reach[d] - padding[d]) for d in (0, 1)]
-    around = [padding[1], after[1], padding[0], after[0]]
-    indices = F.pad(_flat_indices(shape), around, value=-1)
-    indices = indices.unfold(-2, kernel[0], stride[0]).unfold(-2, kernel[1], stride[1])
-    indices = indices[..., : share.shape[0], : share.shape[1], :, :].flatten(-2)
+    kernel, padding = _each_dim(kernel, dims), _each_dim(padding, dims)
+    stride = _each_dim(stride, dims) if stride else kernel
+    ones = torch.ones(1, 1, *shape[-dims:], dtype=torch.float64)
+    mean = {2: F.avg_pool2d, 3: F.avg_pool3d}[dims]
+    share = mean(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
+    indices = _flat_indices(shape)
+    for d in range(dims):
+        dim = d - dims
+        reach = (share.shape[d] - 1) * stride[d] + kernel[d] - shape[dim]
+        around = [0, 0] * (-dim - 1) + [padding[d], max(padding[d], reach - padding[d])]
+        indices = F.pad(indices, around, value=-1)
+    for d in range(dims):
+        indices = indices.unfold(-dims, kernel[d], stride[d])  # appends the window's dimension
+        indices = indices.narrow(-dims - 1, 0, share.shape[d])
+    indices = indices.flatten(-dims)
     return indices, ((indices >= 0).sum(-1).double() / share).round()
 
 
+def _dims_of(n: Call[N]) -> int:
+    """Return the number of dimensions in the operation's name, as in avg_pool2d."""
+    return int(n.name.partition("pool")[2][0])
+
+
 def _avg_pool(n: Call[N], x: N, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, pad_counts: bool = True, divisor: Any = None) -> N:  # fmt: skip  # noqa: E501
-    indices, divisors = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+    window = kernel, stride, padding, ceil, pad_counts, divisor
+    indices, divisors = _avg_windows(_dims_of(n), x.shape, *window)
     return n.sum(n.take(x, indices), [-1], False) / n.exact(divisors)
 
 
-def _avg_pool_backward(n: Call[N], g: N, x: N, kernel: Any, stride: Any, padding: Any, ceil: bool, pad_counts: bool, divisor: Any) -> N:  # fmt: skip  # noqa: E501
-    indices, divisors = _avg_windows(x.shape, kernel, stride, padding, ceil, pad_counts, divisor)
+def _avg_pool_backward(n: Call[N], g: N, x: N, *window: Any) -> N:
+    indices, divisors = _avg_windows(_dims_of(n), x.shape, *window)
     share = move(n, torch.unsqueeze, g / n.exact(divisors), -1)
     spread = move(n, torch.expand_copy, share, indices.shape)
     return n.scatter_add(n.exact(torch.zeros(tuple(x.shape))), indices, spread)
@@ -444,18 +531,18 @@ def _avg_pool_backward(n: Call[N], g: N, x: N, kernel: Any, stride: Any, padding
 
 def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Outputs:
     """Return the elements at the float run's indices."""
-    index = n.out[1]
-    flat = move(n, torch.flatten, x, -2)
-    values = move(n, torch.gather, flat, -1, index.cpu().flatten(-2))
+    index, first = n.out[1], -_dims_of(n)
+    flat = move(n, torch.flatten, x, first)
+    values = move(n, torch.gather, flat, -1, index.cpu().flatten(first))
     return move(n, torch.reshape, values, tuple(index.shape)), index
 
 
 def _max_pool_backward(n: Call[N], g: N, x: N, *args: Any) -> N:
-    index = args[-1].cpu()
-    plane = _flat_indices(x.shape).flatten(-2)
-    target = plane.gather(-1, index.flatten(-2))
+    index, first = args[-1].cpu(), -_dims_of(n)
+    plane = _flat_indices(x.shape).flatten(first)
+    target = plane.gather(-1, index.flatten(first))
     return n.scatter_add(
-        n.exact(torch.zeros(tuple(x.shape))), target, move(n, torch.flatten, g, -2)
+        n.exact(torch.zeros(tuple(x.shape))), target, move(n, torch.flatten, g, first)
     )
 
 
@@ -496,13 +583,15 @@ def _function(name: str) -> Callable[..., Any]:
 
 ROWS: dict[str, Callable[..., Any]] = {
     # elementwise
-    **{name: _function(name) for name in FUNCTIONS},
+    **{name: _function(name) for name in FUNCTIONS if hasattr(aten, name)},
     "add": _add,
     "sub": _sub,
     "mul": lambda _n, x, y: x * y,
     "div": lambda _n, x, y: x / y,
     "neg": lambda _n, x: -x,
     "pow": _pow,
+    "polygamma": _polygamma,
+    **{f"special_{name}": _function(name) for name in ("i0e", "i1", "i1e")},
     "log2": lambda n, x: n.function("log", x) / _log_of(n, 2),
     "log10": lambda n, x: n.function("log", x) / _log_of(n, 10),
     "exp2": lambda n, x: n.function("exp", x * _log_of(n, 2)),
@@ -525,6 +614,8 @@ ROWS: dict[str, Callable[..., Any]] = {
     "min": _with_index,
     "amax": _amax,
     "amin": _amin,
+    "cummax": _cumulative_extreme,
+    "cummin": _cumulative_extreme,
     "sort": _sorted,
     "topk": _sorted,
     # products
@@ -537,9 +628,14 @@ ROWS: dict[str, Callable[..., Any]] = {
     "sum": _sum,
     "mean": _mean,
     "var": _var,
+    "var_mean": _var_mean,
+    "dist": lambda n, x, y, p=2: _norm(n, move(n, torch.flatten, x - y), p),
+    "_cdist_forward": _cdist,
+    "_cdist_backward": _cdist_backward,
     "prod": _prod,
     "cumsum": lambda n, x, dim: n.cumulative(x, dim, product=False),
     "cumprod": lambda n, x, dim: n.cumulative(x, dim, product=True),
+    "logcumsumexp": _logcumsumexp,
     "linalg_vector_norm": _norm,
     "_softmax": _softmax,
     "_log_softmax": _log_softmax,
@@ -551,15 +647,34 @@ ROWS: dict[str, Callable[..., Any]] = {
     ),
     "_native_batch_norm_legit_functional": _batch_norm,
     "native_group_norm": _group_norm,
-    # pooling
-    "avg_pool2d": _avg_pool,
-    "avg_pool2d_backward": _avg_pool_backward,
-    "max_pool2d_with_indices": _max_pool,
-    "max_pool2d_with_indices_backward": _max_pool_backward,
+    **dict.fromkeys(("softshrink_backward", "hardshrink_backward"), _shrink_backward),
+    # pooling and resizing
+    **dict.fromkeys(("avg_pool2d", "avg_pool3d"), _avg_pool),
+    **dict.fromkeys(("avg_pool2d_backward", "avg_pool3d_backward"), _avg_pool_backward),
+    **dict.fromkeys(
+        (
+            "max_pool2d_with_indices",
+            "max_pool3d_with_indices",
+            "adaptive_max_pool2d",
+            "adaptive_max_pool3d",
+        ),
+        _max_pool,
+    ),
+    **dict.fromkeys(
+        (
+            "max_pool2d_with_indices_backward",
+            "max_pool3d_with_indices_backward",
+            "adaptive_max_pool2d_backward",
+            "adaptive_max_pool3d_backward",
+        ),
+        _max_pool_backward,
+    ),
+    **RESAMPLING,
     # writes at indices
     "index_put": _index_put,
     "scatter_add": _scatter_add,
     "scatter": _scatter,
+    "masked_scatter": _masked_scatter,
     "as_strided": _as_strided,
     "as_strided_copy": _as_strided,
     "as_strided_scatter": _as_strided_scatter,
