@@ -105,3 +105,11 @@ def test_addmm_with_beta_zero_reads_no_memory() -> None:
 
     inputs = (normal(9, 3).float(), normal(3, 4).float())
     assert compare.check(backward, lambda x, w: 0.3 * (x @ w), inputs).verdict == "ROUNDING"
+
+
+def test_a_row_that_would_need_too_many_numbers_is_not_supported() -> None:
+    """Its arrays grow with the square of the input; lifting them would take minutes and memory."""
+    x = {"x": normal(2000).float()}
+    report = compare.check(lambda x: {"x": x}, lambda x: torch.logcumsumexp(x, 0), x)
+    assert "intermediate numbers, and at most 1,000,000 are supported" in str(report)
+    assert report.verdict == "UNDECIDED", report

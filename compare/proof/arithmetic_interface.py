@@ -3,6 +3,7 @@
 The two classes document its methods.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, Self, TypeVar
 
@@ -63,3 +64,8 @@ class Call(Arithmetic[N], Protocol[N]):
 
     def number(self, value: float, /) -> N: ...
     def scalar(self, value: Any, /) -> Any: ...  # the Python number; None for a tensor's numbers
+
+
+def flat_indices(shape: Sequence[int], start: int = 0) -> Tensor:
+    """Return each element's flat index, counted from `start`: the index that `take` takes."""
+    return torch.arange(start, start + math.prod(shape)).reshape(tuple(shape))

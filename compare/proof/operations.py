@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.proof.arithmetic_interface import Arithmetic, Call, N
+from compare.proof.arithmetic_interface import Arithmetic, Call, N, flat_indices
 from compare.proof.balls import FUNCTIONS
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 from compare.proof.resampling import RESAMPLING
 
 aten = torch.ops.aten
+
+#: A row whose arrays are larger than its operands makes at most so many numbers.
+MAX_INTERMEDIATE = 1_000_000
 
 _Outputs = tuple[Any, ...]  # of an operation with more than one output
 
@@ -35,11 +38,6 @@ JOINS = {
 }  # fmt: skip
 
 
-def _flat_indices(shape: Sequence[int], start: int = 0) -> Tensor:
-    """Return a tensor of a shape that holds each element's flat index, counted from `start`."""
-    return torch.arange(start, start + math.prod(shape)).reshape(tuple(shape))
-
-
 def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kwargs: Any) -> N:
     """Return the result of an operation that only moves the numbers of x.
 
@@ -50,7 +48,7 @@ def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kw
         args: Further arguments of the operation.
         kwargs: Keyword arguments of the operation.
     """
-    moved = operation(_flat_indices(x.shape), *args, **kwargs)
+    moved = operation(flat_indices(x.shape), *args, **kwargs)
     if isinstance(moved, Tensor):
         return n.take(x, moved)
     return [n.take(x, part) for part in moved]  # type: ignore[return-value]  # of a split
@@ -66,7 +64,7 @@ def join(n: Arithmetic[N], parts: Sequence[N], call: Callable[[list[Tensor]], Te
     """
     starts, indices = 0, []
     for part in parts:
-        indices.append(_flat_indices(part.shape, starts))
+        indices.append(flat_indices(part.shape, starts))
         starts += indices[-1].numel()
     return n.take(n.join(parts), call(indices))
 
@@ -109,8 +107,8 @@ def _as_strided_scatter(
     n: Call[N], x: N, source: N, size: Any, stride: Any, storage_offset: int | None = None
 ) -> Any:
     target = _strided_indices(n, size, stride, storage_offset)
-    indices = _flat_indices(x.shape).flatten()
-    indices[target.flatten()] = _flat_indices(source.shape, len(indices)).flatten()
+    indices = flat_indices(x.shape).flatten()
+    indices[target.flatten()] = flat_indices(source.shape, len(indices)).flatten()
     return n.take(n.join([x, source]), indices.reshape(tuple(x.shape)))
 
 
@@ -197,7 +195,15 @@ def _distances(n: Call[N], difference: N, p: Any) -> N:
     return _norm(n, difference, p, [difference.ndim - 1])
 
 
+def _check_count(count: int) -> None:
+    """Raise ValueError for more intermediate numbers than can be lifted in seconds."""
+    if count > MAX_INTERMEDIATE:
+        limit = f"at most {MAX_INTERMEDIATE:,} are supported"
+        raise ValueError(f"it needs {count:,} intermediate numbers, and {limit}")
+
+
 def _cdist(n: Call[N], x: N, y: N, p: Any, _mode: Any) -> N:
+    _check_count(math.prod(x.shape) * y.shape[-2])
     rows, columns = move(n, torch.unsqueeze, x, -2), move(n, torch.unsqueeze, y, -3)
     return _distances(n, rows - columns, p)
 
@@ -205,6 +211,7 @@ def _cdist(n: Call[N], x: N, y: N, p: Any, _mode: Any) -> N:
 def _cdist_backward(n: Call[N], g: N, x: N, y: N, p: Any, distance: N) -> N:
     """Return the gradient at x: of |d|**p, summed, it is g * sign(d) * (|d| / distance)**(p-1)."""
     order = float(n.scalar(p))
+    _check_count(math.prod(x.shape) * y.shape[-2])
     difference = move(n, torch.unsqueeze, x, -2) - move(n, torch.unsqueeze, y, -3)
     weight, zero = move(n, torch.unsqueeze, g, -1), _zero(n)
     floats = [n.floats[k] for k in range(1, 3)]
@@ -256,7 +263,8 @@ def _logcumsumexp(n: Call[N], x: N, dim: int) -> N:
     if not x.ndim:
         return x
     floats = n.floats[0].transpose(dim, -1)
-    rows = n.take(x, _flat_indices(x.shape).transpose(dim, -1))
+    _check_count(floats.numel() * floats.shape[-1])
+    rows = n.take(x, flat_indices(x.shape).transpose(dim, -1))
     # the largest of each prefix keeps exp from overflowing; any number gives the same result
     shift = n.exact(floats.cummax(-1).values.nan_to_num(0, 0, 0))
     terms = move(n, torch.unsqueeze, rows, -2) - move(n, torch.unsqueeze, shift, -1)
@@ -265,7 +273,7 @@ def _logcumsumexp(n: Call[N], x: N, dim: int) -> N:
     zero = n.broadcast_to(_zero(n), tuple(terms.shape))
     sums = n.sum(n.where(prefix, n.function("exp", terms), zero), [terms.ndim - 1], False)
     out = n.function("log", sums) + shift
-    return n.take(out, _flat_indices(out.shape).transpose(dim, -1))
+    return n.take(out, flat_indices(out.shape).transpose(dim, -1))
 
 
 def _polygamma(n: Call[N], order: int, x: N) -> N:
@@ -368,7 +376,7 @@ def _group_norm(
 
 def _index_put(n: Call[N], x: N, indices: Sequence[Tensor | None], values: N, accumulate: bool = False) -> N:  # fmt: skip  # noqa: E501
     full = [slice(None) if i is None else i for i in _on_cpu(indices)]
-    target = _flat_indices(x.shape)[tuple(full)]
+    target = flat_indices(x.shape)[tuple(full)]
     spread = move(n, torch.expand_copy, values, target.shape)
     if accumulate:
         return n.scatter_add(x, target, spread)
@@ -382,7 +390,7 @@ def _on_cpu(indices: Sequence[Tensor | None]) -> list[Any]:
 def _scatter_add(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
     index = index.cpu()
     part = move(n, lambda p: p[tuple(slice(s) for s in index.shape)], source)
-    return n.scatter_add(x, _flat_indices(x.shape).gather(dim, index), part)
+    return n.scatter_add(x, flat_indices(x.shape).gather(dim, index), part)
 
 
 def _scatter(n: Call[N], x: N, dim: int, index: Tensor, source: N) -> N:
@@ -399,7 +407,7 @@ def _masked_scatter(n: Call[N], x: N, mask: Tensor, source: N) -> N:
 
 
 def _pad(n: Call[N], x: N, pad: Sequence[int], value: Any = 0) -> N:
-    inside = F.pad(_flat_indices(x.shape), list(pad), value=-1)
+    inside = F.pad(flat_indices(x.shape), list(pad), value=-1)
     moved = n.take(x, inside)
     if float(n.scalar(value)) == 0:
         return moved
@@ -410,7 +418,7 @@ def _windows(shape: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
     """Return the flat indices in each window, (N, C, *outputs, *kernel); -1 for padding."""
     k = len(kernel)
     around = [p for size in reversed(padding) for p in (size, size)]
-    indices = F.pad(_flat_indices(shape), around, value=-1)
+    indices = F.pad(flat_indices(shape), around, value=-1)
     for d in range(k):
         dim = len(shape) - k + d
         wide = indices.unfold(dim, dilation[d] * (kernel[d] - 1) + 1, stride[d])
@@ -498,7 +506,7 @@ def _avg_windows(dims: int, shape: Sequence[int], kernel: Any, stride: Any, padd
     ones = torch.ones(1, 1, *shape[-dims:], dtype=torch.float64)
     mean = {2: F.avg_pool2d, 3: F.avg_pool3d}[dims]
     share = mean(ones, kernel, stride, padding, ceil, pad_counts, divisor)[0, 0]
-    indices = _flat_indices(shape)
+    indices = flat_indices(shape)
     for d in range(dims):
         dim = d - dims
         reach = (share.shape[d] - 1) * stride[d] + kernel[d] - shape[dim]
@@ -539,7 +547,7 @@ def _max_pool(n: Call[N], x: N, *_args: Any, **_kwargs: Any) -> _Outputs:
 
 def _max_pool_backward(n: Call[N], g: N, x: N, *args: Any) -> N:
     index, first = args[-1].cpu(), -_dims_of(n)
-    plane = _flat_indices(x.shape).flatten(first)
+    plane = flat_indices(x.shape).flatten(first)
     target = plane.gather(-1, index.flatten(first))
     return n.scatter_add(
         n.exact(torch.zeros(tuple(x.shape))), target, move(n, torch.flatten, g, first)

@@ -11,21 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from compare.proof.arithmetic_interface import Call, N
+from compare.proof.arithmetic_interface import Call, N, flat_indices
 
 aten = torch.ops.aten
 
 
-def _flat(shape: Sequence[int]) -> Tensor:
-    """Return the flat index of each element, as float64: resizing kernels take no integers."""
-    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(tuple(shape))
-
-
 def _transposed_copy(n: Call[N], g: N, shape: Sequence[int], copy: Callable[..., Any]) -> N:
     """Return the gradient at the input of an operation that copies elements, of this shape."""
-    index = copy(_flat(shape)).long()
+    index = copy(flat_indices(shape).double()).long()  # resizing kernels take no integers
     return n.scatter_add(n.exact(torch.zeros(tuple(shape))), index, g)
 
 
@@ -48,13 +42,13 @@ def _resized(n: Call[N], x: N, weights: Sequence[N], *, transposed: bool = False
     """Return x with its last dimensions multiplied by the weights, (out, in) each."""
     first = x.ndim - len(weights)
     for dim, matrix in enumerate(weights, start=first):
-        right = matrix if transposed else n.take(matrix, _flat(matrix.shape).long().mT)
+        right = matrix if transposed else n.take(matrix, flat_indices(matrix.shape).mT)
         order = [*range(dim), *range(dim + 1, x.ndim), dim]
-        index = _flat(x.shape).long().permute(order)
+        index = flat_indices(x.shape).permute(order)
         rows = n.take(x, index.reshape(-1, index.shape[-1]))
         product = n.matmul(rows, right)
         shape = (*index.shape[:-1], product.shape[1])
-        back = _flat(shape).long().permute([*range(dim), x.ndim - 1, *range(dim, x.ndim - 1)])
+        back = flat_indices(shape).permute([*range(dim), x.ndim - 1, *range(dim, x.ndim - 1)])
         x = n.take(product, back)
     return x
 
