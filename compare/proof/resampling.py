@@ -103,8 +103,8 @@ def _interpolation_backward(weights: Callable[..., Any]) -> Callable[..., Any]:
     ) -> N:
         scales = scales or (None,) * len(size)
         matrices = [
-            weights(n, count, given, align_corners, scale)
-            for count, given, scale in zip(size, shape[-len(size) :], scales, strict=True)
+            weights(n, count, length, align_corners, scale)
+            for count, length, scale in zip(size, shape[-len(size) :], scales, strict=True)
         ]
         result: N = _resized(n, g, matrices, transposed=True)
         return result
