@@ -28,6 +28,14 @@ from compare.proof.intervals import Range
 KERNEL_ULPS = 4.0
 TRIGAMMA = 2.0**-28  # relative error of polygamma(1, x), in every dtype; 1e-9 was measured
 ERF_FLOAT32 = 2.0**-21  # absolute error of erf and erfc in float32 and narrower dtypes
+# The n roundings of a sum are at most so many times sqrt(n) roundings if they are independent
+# (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019).
+DEVIATIONS = 4.0
+# A number takes part in at most so many additions of a sum, in any order, that add it to a larger
+# one: each of these at least doubles the smaller side of a tree of additions.
+ADDITIONS = 64.0
+# Operands with fewer nonzero numbers than this share have their nonzero terms counted.
+SPARSE = 0.25
 # Covers two things that the analysis leaves out: the rounding of its float64 computation, and the
 # second-order term of a derivative.
 SLACK = 1.0 + 2.0**-10
@@ -213,6 +221,7 @@ class Bounds:
         tf32_products: bool = False,
         narrow_sums: bool = False,
         terms: bool = False,
+        independent: bool = False,
     ) -> None:
         self.operation, self.dtype = "", torch.float64
         # dtypes that a fused kernel may round intermediate results to
@@ -220,6 +229,7 @@ class Bounds:
         self.tf32_products = tf32_products  # float32 factors may be rounded to 10 bits
         self.narrow_sums = narrow_sums  # half-precision sums may be accumulated in half precision
         self.terms = terms  # whether to track the magnitude of the terms that are added up
+        self.independent = independent  # whether the roundings of one sum count as independent
 
     @property
     def unit(self) -> float:
@@ -311,6 +321,24 @@ class Bounds:
         # Some CPU kernels (layer norm's bias, a convolution's weight) hold partial sums in half
         # precision; errors of up to 1.5 units of the sum of magnitudes were measured.
         return gamma + 4 * self.unit if half_precision else gamma
+
+    def _roundings(self, terms: int) -> int:
+        """Return how many roundings of one sign a sum of so many terms stands for."""
+        if not self.independent:
+            return terms
+        return min(terms, math.ceil(DEVIATIONS * math.sqrt(terms)))
+
+    def _sparse(self, x: Bound) -> Tensor | None:
+        """Return 1 for the elements of x that are not 0 or nearly so, None unless these are few.
+
+        Adding a number t changes a sum by no more than t, rounding included. So a term that is 0,
+        or the underflow of a product with 0, adds no relative rounding error, only a multiple of
+        itself, see ADDITIONS.
+        """
+        info = torch.finfo(self.dtype)
+        nonzero = x.value.abs() + x.error > 4 * info.smallest_normal * info.eps
+        few = int(nonzero.count_nonzero()) < SPARSE * nonzero.numel()
+        return nonzero.double() if few else None
 
     def _overflow(self, size: Tensor, largest: float | None = None) -> Tensor:
         """Return infinity where a partial sum of terms of these magnitudes may overflow, else 0."""
@@ -527,11 +555,17 @@ class Bounds:
 
         value, error = added(x.value), added(x.error)
         size = added(x.value.abs()) + error
-        gamma = self._sum_unit(math.prod(x.shape[dim] for dim in over))
+        terms, lost = math.prod(x.shape[dim] for dim in over), torch.zeros(())
+        if (nonzero := self._sparse(x)) is not None:
+            terms = _largest(added(nonzero))
+            lost = added((x.value.abs() + x.error) * (1 - nonzero)) * ADDITIONS
+        if not bool((x.value == x.value.flatten()[:1]).all()):  # equal numbers round to one side
+            terms = self._roundings(terms)
+        gamma = self._sum_unit(terms)
 
         def exact_range() -> Range:
             low, high = x.range
-            off = gamma * added(intervals.largest_magnitude(x.range)) + self._overflow(size)
+            off = gamma * added(intervals.largest_magnitude(x.range)) + lost + self._overflow(size)
             # a rounded sum of numbers of one sign keeps that sign
             negative, positive = (high <= 0).all(over, keepdim), (low >= 0).all(over, keepdim)
             low, high = added(low), added(high)
@@ -542,7 +576,7 @@ class Bounds:
 
         return self._round(
             value,
-            error + self._overflow(size) + gamma * size,
+            error + self._overflow(size) + gamma * size + lost,
             2.0,
             operands=(x,),
             exact_range=exact_range,
@@ -585,7 +619,15 @@ class Bounds:
         """Return the matrix product, with error gamma_k |x| |y| for inner length k in any order."""
         a, b = x.value.abs() + x.error, y.value.abs() + y.error
         inherited = x.error @ b + a @ y.error
-        relative = self._sum_unit(x.shape[-1])
+        terms, nonzero = x.shape[-1], (self._sparse(x), self._sparse(y))
+        if nonzero != (None, None):
+            big, large = (
+                torch.ones_like(sizes) if mask is None else mask
+                for sizes, mask in zip((a, b), nonzero, strict=True)
+            )
+            terms = _largest(big @ large)
+            inherited = inherited + ADDITIONS * ((a * (1 - big)) @ b + a @ (b * (1 - large)))
+        relative = self._sum_unit(self._roundings(terms))
         if self.tf32_products and self.dtype == torch.float32:
             relative += 2 * 2.0**-10
         size = a @ b
@@ -641,6 +683,10 @@ class Bounds:
         if x.shape == tuple(shape):
             return x
         return self._map(lambda parts: parts[0].expand(tuple(shape)), (x,))
+
+
+def _largest(counts: Tensor) -> int:
+    return int(counts.max()) if counts.numel() else 0
 
 
 def _stays_infinite(x: Bound, y: Bound) -> Tensor:

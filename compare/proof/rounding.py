@@ -225,14 +225,14 @@ def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -
     return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
-def bounds_for(program: Program | Opaque, inputs: Iterable[Any], *, terms: bool = False) -> Bounds:
+def bounds_for(program: Program | Opaque, inputs: Iterable[Any], **options: bool) -> Bounds:
     """Return the arithmetic of rounding bounds for a program, at its precision.
 
     Args:
         program: The program to run.
         inputs: Its inputs. Their dtypes and devices decide, with torch's flags for CUDA and with
             fused kernels, in which precision kernels may compute.
-        terms: Whether to record the largest term that was added up to each element.
+        options: `terms` and `independent` of `Bounds`.
     """
     if isinstance(program, Opaque):
         return Bounds()
@@ -246,7 +246,7 @@ def bounds_for(program: Program | Opaque, inputs: Iterable[Any], *, terms: bool 
     narrow_sums = cuda and (
         flags.allow_fp16_reduced_precision_reduction or flags.allow_bf16_reduced_precision_reduction
     )
-    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums, terms=terms)
+    return Bounds(narrowest, tf32_products=tf32, narrow_sums=narrow_sums, **options)
 
 
 def largest_terms(
