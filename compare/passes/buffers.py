@@ -69,4 +69,5 @@ def _contents(item: Any) -> Iterable[Any]:
     if isinstance(item, type):
         is_function = issubclass(item, torch.autograd.Function)
         return vars(item).values() if is_function else ()
-    return getattr(item, "__dict__", {}).values()
+    attributes = getattr(item, "__dict__", None)  # of a wrapper it may be anything
+    return attributes.values() if isinstance(attributes, dict) else ()
