@@ -8,7 +8,7 @@ import pytest
 
 from compare.proof.verdict import Verdict
 
-ORDER = ("EXACT", "ROUNDING", "UNDECIDED", "INACCURATE", "WRONG")
+ORDER = ("EXACT", "ROUNDING", "WITHIN", "UNDECIDED", "INACCURATE", "WRONG")
 
 
 @pytest.mark.parametrize("word", ORDER)

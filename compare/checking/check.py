@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from compare.checking.by_numbers import judged_by_numbers
 from compare.checking.second_inputs import SecondInputs
 from compare.contract.contract import Contract
 from compare.diagnosis.bit_exact_search import suggest_rewrites
@@ -21,7 +22,7 @@ from compare.proof.program import Program
 from compare.proof.verdict import WRONG, Proof
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
 from compare.report.quantity import Quantity
-from compare.report.report import Report
+from compare.report.report import DEMANDS, Report
 
 
 def check(
@@ -140,7 +141,7 @@ def assert_same(
         forward: Differentiable torch code, as for `check`.
         inputs: The arguments of `forward`, tensors of any shape, as for `check`.
         demand: "rounding" accepts EXACT and ROUNDING; "exact" accepts EXACT alone, the bits of
-            autograd.
+            autograd; "within" also accepts WITHIN, a verdict by numbers.
         seed: Seed of the cotangents.
         lift: How many entries of a large matrix product are computed exactly, as for `check`.
         hold: Names of inputs and parameters that keep their values in the check at other inputs.
@@ -168,8 +169,8 @@ def assert_same(
         ...
     """
     __tracebackhide__ = True
-    if demand not in ("exact", "rounding"):
-        raise unknown("demand", demand, ("exact", "rounding"))
+    if demand not in DEMANDS:
+        raise unknown("demand", demand, DEMANDS)
     report = check(
         backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract,
         formula_ulps=formula_ulps,
@@ -189,6 +190,7 @@ def _judged(passes: Passes) -> Report:
         autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
         proofs = judge(pair, list(pair.manual))
     misshapen = [name for name in autograd if name in manual and name not in pair.manual]
+    proofs = judged_by_numbers(passes, pair, proofs)
     proofs = suggest_rewrites(pair, diagnose(pair, proofs, misshapen))
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
     for name, value in autograd.items():

@@ -35,7 +35,7 @@ class CannotCheck(Exception):
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """A draw of other inputs: the size of the change, the draw's number, and inputs to hold."""
 
     share: float
@@ -81,7 +81,7 @@ class SecondInputs:
         remarks = self._remarks(right, there, draw, suspects.keys() - wrong.keys())
         return result, OtherInputs(True, remarks)
 
-    def _confirmed(self, draw: _Draw, suspects: Mapping[str, Proof]) -> Mapping[str, Proof]:
+    def _confirmed(self, draw: Draw, suspects: Mapping[str, Proof]) -> Mapping[str, Proof]:
         """Return the suspects that are WRONG in another draw too.
 
         An input of ones may be a scale, or the labels of one class: the first draw scales it, the
@@ -96,7 +96,7 @@ class SecondInputs:
         return {}
 
     def _remarks(
-        self, right: Collection[str], there: Mapping[str, Proof], draw: _Draw, once: Collection[str]
+        self, right: Collection[str], there: Mapping[str, Proof], draw: Draw, once: Collection[str]
     ) -> str:
         """Return a text on everything that was not shown at other inputs.
 
@@ -131,9 +131,9 @@ class SecondInputs:
                 remarks.append(f"{name}: undecided at other inputs: {proof.text}")
         return "; ".join(remarks)
 
-    def _dependence(self, name: str, draw: _Draw) -> str:
+    def _dependence(self, name: str, draw: Draw) -> str:
         """Return a text on the inputs that have to keep their values for a quantity to be right."""
-        changed = [*self._changed(self._inputs(draw)), *self.parameters]
+        changed = [*self._changed(self.inputs(draw)), *self.parameters]
         sufficient = []
         for label in changed[:MOST_HELD] if len(changed) > 1 else ():
             try:
@@ -156,7 +156,7 @@ class SecondInputs:
             f"never changes, pass hold=({one!r},))"
         )
 
-    def _first_draw(self, right: Collection[str]) -> tuple[_Draw, dict[str, Proof]]:
+    def _first_draw(self, right: Collection[str]) -> tuple[Draw, dict[str, Proof]]:
         """Return the draw with the largest usable change, and the proofs there.
 
         The last draw to be tried holds the inputs that are one whole number.
@@ -166,10 +166,10 @@ class SecondInputs:
                 "the by-hand side differentiates its own input tensors, so copies cannot replace "
                 "them"
             )
-        draws = [_Draw(share) for share in SHARES]
+        draws = [Draw(share) for share in SHARES]
         whole = frozenset(k for k, v in tensors(self.forward.inputs).items() if _whole(v))
         reasons = []
-        for draw in [*draws, *([_Draw(1.0, held=whole)] if whole else [])]:
+        for draw in [*draws, *([Draw(1.0, held=whole)] if whole else [])]:
             try:
                 return draw, self._judged_at(draw, right)
             except CannotCheck as reason:
@@ -183,18 +183,18 @@ class SecondInputs:
         kept = {*self.forward.leaves, *self.check.hold}
         return [k for k, v in values if k not in kept and v.numel() > 1 and all_zeros_or_ones(v)]
 
-    def _unchanged(self, draw: _Draw) -> list[str]:
+    def _unchanged(self, draw: Draw) -> list[str]:
         """Return the inputs and parameters for which no other value of their kind is known."""
-        inputs, changed = tensors(self.forward.inputs), self._changed(self._inputs(draw))
+        inputs, changed = tensors(self.forward.inputs), self._changed(self.inputs(draw))
         kept = {*self.check.hold, *self.outside, *self.unread, *changed}
         floats = [k for k, v in inputs.items() if v.is_floating_point() and k not in kept]
         return floats + [k for k in self.forward.parameters if k not in self.parameters]
 
     # -- one draw
 
-    def _judged_at(self, draw: _Draw, names: Collection[str]) -> dict[str, Proof]:
+    def _judged_at(self, draw: Draw, names: Collection[str]) -> dict[str, Proof]:
         """Return the proofs of these quantities at other inputs; raises CannotCheck."""
-        inputs = self._inputs(draw)
+        inputs = self.inputs(draw)
         if not self._changed(inputs) and not self.parameters:
             raise CannotCheck("every input is held, or of whole numbers")
         try:
@@ -217,7 +217,7 @@ class SecondInputs:
         proofs = judge(pair, list(pair.manual), brief=True)
         return {k: v for k, v in proofs.items() if k in names and k not in self.depends_on_unread}
 
-    def _inputs(self, draw: _Draw) -> dict[str, Any]:
+    def inputs(self, draw: Draw) -> dict[str, Any]:
         """Return the arguments of forward in this draw."""
         forward = self.forward
         kept = {*self.check.hold, *draw.held, *self.unread, *self.outside}
@@ -295,7 +295,7 @@ class SecondInputs:
                 return {}
         return {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}
 
-    def _with_parameters(self, pair: Pair, draw: _Draw) -> Pair:
+    def _with_parameters(self, pair: Pair, draw: Draw) -> Pair:
         """Return the pair with other parameters in both programs, and with their values."""
         manual_program, reference = pair.manual_program, pair.reference
         if (

@@ -21,7 +21,9 @@ def add(new: NewCommand) -> None:
     parser.shared("--dtype")
     parser.option("--device", "D", "cpu (default), cuda or cuda:N", default="cpu")
     text = "worst verdict that gives exit code 0 (default: rounding)"
-    parser.option("--demand", None, text, choices=("exact", "rounding"), default="rounding")
+    parser.option(
+        "--demand", None, text, choices=("exact", "rounding", "within"), default="rounding"
+    )
     parser.shared("--inputs", "--timeout", "--lift", "--quiet", "--json", "--html")
 
 

@@ -45,7 +45,7 @@ def add(new: NewCommand) -> None:
     option("--population", "P", text, type=whole)
     text = "worst verdict that gives exit code 0 (default: exact if --list expects EXACT, "
     text += "else rounding)"
-    option("--demand", None, text, choices=("exact", "rounding"))
+    option("--demand", None, text, choices=("exact", "rounding", "within"))
     text = "folder in which the run folder is made (default: runs)"
     option("--log-dir", "DIR", text, default="runs")
     option("--no-board", None, "write no run folder, and therefore no checkpoint")

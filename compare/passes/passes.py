@@ -5,6 +5,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compare.errors import BadInput, unknown, whole_number
@@ -110,6 +111,32 @@ class Passes:
             self.backward.function, self.forward.function, inputs, self.seed, hold=self.hold,
             formula_ulps=self.formula_ulps, lift=self.lift,
         )  # fmt: skip
+
+    def traced_at_any_size(self) -> "Passes":
+        """Return the passes with the reference as a program, even of too many elements to lift."""
+        if self.not_lifted is None or self.lift != "auto":
+            return self
+        other = copy(self)
+        other.reference = try_trace(self.forward.reference, self.forward.arguments)
+        return other
+
+    def in_dtype(self, dtype: torch.dtype) -> "Passes":
+        """Return the passes with the inputs and cotangents of fewer bits in a wider dtype."""
+
+        def widened(value: Any) -> Any:
+            narrow = isinstance(value, Tensor) and value.is_floating_point()
+            if not narrow or torch.finfo(value.dtype).eps <= torch.finfo(dtype).eps:
+                return value
+            return value.detach().to(dtype).requires_grad_(value.requires_grad)
+
+        other = Passes(
+            self.backward.function, self.forward.function,
+            {key: widened(value) for key, value in self.forward.inputs.items()}, self.seed,
+            cotangents=[widened(value) for value in self.forward.cotangents], hold=self.hold,
+        )  # fmt: skip
+        if isinstance(self.manual_program, Opaque):
+            other.manual_program = self.manual_program
+        return other
 
     def at(self, inputs: Mapping[str, Any], cotangents: Sequence[Tensor] | None = None) -> "Passes":
         """Return the passes at other values of the inputs, with the programs traced here.

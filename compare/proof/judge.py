@@ -120,10 +120,11 @@ class _Judge:
             text = formula.text if formula.same else f"formula not checked: {formula.text}"
             if formula.same and not self.brief:
                 errors |= self._correct_bits(name, by_hand, reference)
-            return Proof(EXACT, text, bool(formula.same), **errors)
+            why = "" if formula.same else formula.text
+            return Proof(EXACT, text, bool(formula.same), obstacle=why, **errors)
         if obstacle is not None and reference is not None and reference.known:
             return self._opaque(name, obstacle, reference, errors)
-        return Proof(UNDECIDED, formula.text, **errors)
+        return Proof(UNDECIDED, formula.text, obstacle=formula.text, **errors)
 
     def _is_uninitialised(self, name: str) -> bool:
         """Whether the by-hand value holds whatever the memory of a torch.empty contained."""
@@ -334,11 +335,12 @@ class _Judge:
             return Proof(WRONG, text, **errors)
         if not share <= 1:
             text = f"{numbers}: outside {OPAQUE_SLACK:g} times autograd's rounding bound"
-            return Proof(WRONG, f"{text}; {obstacle}", share=share, **errors)
+            return Proof(WRONG, f"{text}; {obstacle}", obstacle=obstacle, share=share, **errors)
         text = f"the formula could not be compared: {obstacle}"
         if bool(shares.isnan().any()):
             text += f"; without a finite rounding bound {self._at(shares.isnan())}"
-        return Proof(UNDECIDED, f"{text}; torch operations in its place would decide it", **errors)
+        text = f"{text}; torch operations in its place would decide it"
+        return Proof(UNDECIDED, text, obstacle=obstacle, **errors)
 
     def _at(self, mask: Tensor) -> str:
         """Return in words the index of the first element of a mask, and the number of elements."""

@@ -49,6 +49,8 @@ class LiftedPair:
 
     def manual_program(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
         """Return the lifted by-hand program; values of the forward pass come from the reference."""
+        if isinstance(self.pair.manual_program, Opaque):
+            return Lift(Balls(self.pair.entries, reading, precision), {})
         key = "by hand", reading, precision
         if key not in self._lifts:
             forward = self.reference(reading, precision).outputs
@@ -122,13 +124,34 @@ class LiftedPair:
         used = None if by_hand else self.pair.bypasses.get(name)
         key = by_hand, reading, used
         if key not in self._quantities:
-            exact = self.lift_locally(program, Balls(self.pair.entries, reading), reading, used)
             bounds = bounds_for(program, self._inputs(program).values(), terms=True)
             bound = self.lift_locally(program, bounds, reading, used)
+            exact = self._float64_values(bound) or {
+                n: value.numbers
+                for n, value in self.lift_locally(
+                    program, Balls(self.pair.entries, reading), reading, used
+                ).items()
+            }
             self._quantities[key] = {
-                n: LiftedQuantity(exact[n].numbers, bound[n].numbers) for n in exact
+                n: LiftedQuantity(exact[n], bound[n].numbers) for n in exact
             }
         return self._quantities[key].get(name)
+
+    def _float64_values(self, bounds: Mapping[Key, Lifted]) -> dict[Key, Any]:
+        """Return values computed in float64 as balls, if they are exact enough for all quantities.
+
+        They are if no formula is compared, because the by-hand side is opaque, and the quantities
+        have a narrower dtype: then the distance of floats from them is all that is needed.
+        """
+        narrow = all(value.dtype.itemsize < 8 for value in self.pair.manual.values())
+        if not isinstance(self.pair.manual_program, Opaque) or not narrow:
+            return {}
+        return {
+            key: Balls().exact(value.numbers.value)
+            if isinstance(value.numbers, Bound)
+            else value.numbers
+            for key, value in bounds.items()
+        }
 
     def terms(self, name: str) -> Tensor | None:
         """Return the largest term that either side adds up to each element, None if unknown.
@@ -163,6 +186,25 @@ class LiftedPair:
         """
         if isinstance(program, Opaque):
             return {}
+        floats = self.local_floats(program, used)
+        overrides = {key: Lifted(value, n.exact(value)) for key, value in floats.items()}
+        replacements = self.tables(program, reading)
+        if isinstance(n, Bounds):  # the error of a table is that of its stored floats
+            replacements = {
+                node: _table_bound(n, node, numbers) for node, numbers in replacements.items()
+            }
+        inputs = self._inputs(program)
+        return lift(program, n, inputs, overrides=overrides, replacements=replacements)
+
+    def local_floats(
+        self, program: Program, used: Collection[str] | None = None
+    ) -> dict[Key, Tensor]:
+        """Return the floats from which each quantity of one side is computed locally.
+
+        Args:
+            program: One of the pair's two programs.
+            used: The quantities to continue from; None for all.
+        """
         forward: dict[Key, Tensor] = {}
         if program is not self.pair.manual_program:
             # an input that is derived from the others is no value that the reference computed
@@ -172,15 +214,7 @@ class LiftedPair:
                 if key is not None and name not in self.pair.inputs
             }
         injected = self.pair.injected_among(self.pair.manual if used is None else used)
-        floats = forward | {name: self.pair.manual[name] for name in injected}
-        overrides = {key: Lifted(value, n.exact(value)) for key, value in floats.items()}
-        replacements = self.tables(program, reading)
-        if isinstance(n, Bounds):  # the error of a table is that of its stored floats
-            replacements = {
-                node: _table_bound(n, node, numbers) for node, numbers in replacements.items()
-            }
-        inputs = self._inputs(program)
-        return lift(program, n, inputs, overrides=overrides, replacements=replacements)
+        return forward | {name: self.pair.manual[name] for name in injected}
 
     def _inputs(self, program: Program | Opaque) -> Mapping[str, Tensor]:
         by_hand = program is self.pair.manual_program

@@ -15,6 +15,7 @@ masks and signs; `uniform` keeps nothing.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -171,6 +172,57 @@ def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tens
 def all_zeros_or_ones(values: Tensor) -> bool:
     """Whether all numbers are 0, or all are 1: labels of one class, a mask that hides nothing."""
     return _moves(values) and len(values.unique()) == 1 and float(values.flatten()[0]) in (0, 1)
+
+
+def is_scalable(values: Tensor) -> bool:
+    """Whether a leaf shows no property that would be lost if all its numbers were scaled.
+
+    Probabilities, whole numbers, unit rows and grids show one; so do numbers between 0 and 1.
+    """
+    x = values.detach().double().cpu()
+    if not _moves(values) or not bool(x.isfinite().all()):
+        return False
+    whole = bool((x == x.round()).all()) and bool(x.any())
+    shares = bool(((x >= 0) & (x <= 1)).all()) and bool(x.any())
+    lines = find_normalised_lines(values) is not None
+    fixed = _is_orthonormal(values) or _is_constant_along_diagonals(x) or _is_even_grid(values)
+    return not (whole or shares or lines or fixed)
+
+
+def whole_numbers(name: str, like: Tensor) -> Tensor:
+    """Return numbers of 1 to 3, of both signs unless `like` has no negative number; name seeds."""
+    rng = seeded_generator("whole", name, tuple(like.shape))
+    size = torch.randint(1, 4, like.shape, generator=rng)
+    sign = torch.randint(2, like.shape, generator=rng) * 2 - 1
+    return (size * sign if bool((like < 0).any()) else size).to(like)
+
+
+def block(name: str, values: Tensor, number: int, *, rows: bool) -> Tensor | None:
+    """Return a cotangent that is 0 but for a block of some sqrt(n) of its n rows or columns.
+
+    Args:
+        name: It seeds the choice.
+        values: The cotangent.
+        number: 0 and 1 are the first and the last block, others are drawn.
+        rows: Whether the last dimension is whole in the block; else all others are.
+
+    Returns:
+        None if there are fewer than 4 rows or columns.
+    """
+    if values.ndim < 1 or (rows and values.ndim < 2):
+        return None
+    flat = values.reshape(-1, values.shape[-1])
+    dim = 0 if rows else 1
+    count = flat.shape[dim]
+    if count < 4:
+        return None
+    length = math.isqrt(count - 1) + 1
+    rng = seeded_generator("block", name, number, rows)
+    drawn = int(torch.randint(count - length + 1, (), generator=rng))
+    start = {0: 0, 1: count - length}.get(number, drawn)
+    part = torch.zeros_like(flat)
+    part.narrow(dim, start, length).copy_(flat.narrow(dim, start, length))
+    return part.reshape(values.shape)
 
 
 def _moves(values: Tensor) -> bool:

@@ -14,6 +14,7 @@ class Verdict(StrEnum):
 
     EXACT = "EXACT", "green", "#1a7f37"
     ROUNDING = "ROUNDING", "cyan", "#0a6c8a"
+    WITHIN = "WITHIN", "blue", "#0550ae"
     UNDECIDED = "UNDECIDED", "yellow", "#9a6700"
     INACCURATE = "INACCURATE", "magenta", "#8250df"
     WRONG = "WRONG", "red", "#cf222e"
@@ -49,7 +50,7 @@ class Verdict(StrEnum):
     __repr__ = str.__repr__  # a report shows the plain word
 
 
-EXACT, ROUNDING, UNDECIDED, INACCURATE, WRONG = Verdict
+EXACT, ROUNDING, WITHIN, UNDECIDED, INACCURATE, WRONG = Verdict
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Proof:
         verdict: The verdict.
         text: What was shown, or why it could not be shown.
         lifted: Whether both formulas were shown to be the same in exact arithmetic.
+        obstacle: Why nothing could be shown about the formulas, so that the numbers alone can
+            decide; "" if they were compared.
+        tried: The inputs at which the numbers were judged, if they alone were.
+        resolution: The smallest relative error that would have shown there, of all elements.
         manual_error: The by-hand distance from the exact value in ulps, of the worst element.
         autograd_error: The same for autograd.
         manual_bits: The number of correct bits by hand, over all elements together.
@@ -112,6 +117,9 @@ class Proof:
     verdict: Verdict
     text: str
     lifted: bool = False
+    obstacle: str = ""
+    tried: str = ""
+    resolution: float | None = None
     manual_error: float | None = None
     autograd_error: float | None = None
     manual_bits: float | None = None
@@ -135,6 +143,8 @@ class Proof:
             "manual_bits": self.manual_bits,
             "autograd_bits": self.autograd_bits,
             "share_of_bound": self.share,
+            "tried": self.tried or None,
+            "resolution": self.resolution,
             "at": None if self.at is None else list(self.at),
             "line": self.line or None,
         }

@@ -1,7 +1,7 @@
 """The report of a check or a run: a verdict for each quantity, and one for all of them."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,15 @@ from msgspec import Meta
 
 from compare.errors import BadInput, unknown
 from compare.files import save
-from compare.proof.verdict import EXACT, ROUNDING, UNDECIDED, WRONG, OtherInputs, Verdict
+from compare.proof.verdict import (
+    EXACT,
+    ROUNDING,
+    UNDECIDED,
+    WITHIN,
+    WRONG,
+    OtherInputs,
+    Verdict,
+)
 from compare.report.chunk import Bucket
 from compare.report.contract_line import Line, broken, labelled, refusals
 from compare.report.html import Curve, page
@@ -19,7 +27,8 @@ from compare.report.rendering import Document, Documented, plural
 from compare.report.single_process import SingleProcessResult
 from compare.stateful import Count, Stateful, Types, plain, require
 
-_DEMANDS = {"exact": EXACT, "rounding": ROUNDING}  # demand -> gravest verdict that meets it
+#: Demand -> gravest verdict that meets it.
+DEMANDS = {"exact": EXACT, "rounding": ROUNDING, "within": WITHIN}
 
 
 @dataclass
@@ -105,14 +114,15 @@ class Report(Documented, Stateful):
         """Return whether the verdict meets `demand`.
 
         Args:
-            demand: "exact" accepts EXACT; "rounding" accepts EXACT and ROUNDING.
+            demand: "exact" accepts EXACT; "rounding" accepts EXACT and ROUNDING; "within" accepts
+                WITHIN too.
 
         Raises:
             BadInput: `demand` is another word.
         """
-        if demand not in _DEMANDS:
-            raise unknown("demand", demand, _DEMANDS)
-        return self.verdict <= _DEMANDS[demand]
+        if demand not in DEMANDS:
+            raise unknown("demand", demand, DEMANDS)
+        return self.verdict <= DEMANDS[demand]
 
     @property
     def classes_each(self) -> int:
@@ -230,9 +240,14 @@ class Report(Documented, Stateful):
             claim += [
                 f"{name}: formulas differ by {gap}, as accepted" for name, gap in accepted.items()
             ]
-            claim += [
-                f"{q.name} {q.proof.shortfall}" for q in worst if q.proof and q.proof.shortfall
-            ]
+            claim += _shortfalls(worst)
+            return "; ".join(claim)
+        if self.verdict == WITHIN:
+            proofs = [q.proof for q in worst if q.proof]
+            resolution = max(proof.resolution or 0.0 for proof in proofs)
+            shown = f"a relative error above {resolution:.1g} would have shown"
+            claim = [f"{names}: by numbers within autograd's rounding, {shown}"]
+            claim += _shortfalls(worst)
             return "; ".join(claim)
         if not worst:
             return (
@@ -257,6 +272,13 @@ class Report(Documented, Stateful):
         if self.first_wrong and (affected := self.follows.get(self.first_wrong)):
             yield "affected", f"{', '.join(affected)} (computed from {self.first_wrong})"
         yield from right_bits(q for q in rows if q.verdict == EXACT)
+        by_numbers: dict[str, list[str]] = {}
+        for q in rows:
+            if q.proof and q.proof.tried:
+                text = f"at {q.proof.tried}; formulas not compared: {q.proof.obstacle}"
+                by_numbers.setdefault(text, []).append(q.name)
+        for text, names in by_numbers.items():
+            yield "by numbers", f"{', '.join(names)}: {text}"
         bits_only: dict[str, list[str]] = {}
         for q in rows:
             if q.verdict == EXACT and q.proof and not q.proof.lifted:
@@ -279,3 +301,7 @@ class Report(Documented, Stateful):
             yield "note", self.environment["note"]
         if self.command and self.verdict != EXACT:
             yield "run again", self.command
+
+
+def _shortfalls(rows: Iterable[Quantity]) -> list[str]:
+    return [f"{q.name} {q.proof.shortfall}" for q in rows if q.proof and q.proof.shortfall]

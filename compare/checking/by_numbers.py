@@ -1,0 +1,197 @@
+"""The verdict WITHIN: code whose formula cannot be compared is judged by its numbers.
+
+It is run at many inputs, and its numbers are compared with the limits of `compare.proof.limits`: at
+the given inputs, at similar ones, at 1/1000 to 1000 times these, with whole numbers, with
+cotangents that are 0 but for a block of terms, and in wider dtypes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from compare.checking.estimate import estimated_numbers
+from compare.checking.observation import Observation
+from compare.checking.trials import GIVEN, SCALED, Trial, Trials
+from compare.passes.passes import Passes
+from compare.proof.limits import ELEMENT_SLACK, Projection, numbers_of
+from compare.proof.pair import Pair
+from compare.proof.verdict import INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
+
+SUSPICIOUS = 8.0  # times autograd's error, over all elements
+ENOUGH = 3  # inputs at which numbers alone give a verdict
+UNRELATED = 1 / 8  # a relative error that shows that the code does not take a dtype
+# Roundings that many elements share, in multiples of what independent roundings explain.
+SHARED_ROUNDING = 4.0
+
+
+def judged_by_numbers(passes: Passes, pair: Pair, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+    """Return the proofs, with a verdict by numbers where the formulas were not compared.
+
+    The code under test is called at some 20 other inputs, fewer if these are large.
+
+    Args:
+        passes: Both passes at the given inputs.
+        pair: Both sides' values that were judged there.
+        proofs: The proofs there.
+    """
+    open_names = [name for name, proof in proofs.items() if proof.obstacle]
+    if not open_names or passes.lift == "none":
+        return dict(proofs)
+    trials = Trials(passes.traced_at_any_size(), pair)
+    observed = _observed(trials.in_dtype(), open_names)
+    wider = _observed(trials.in_wider_dtypes(), open_names)
+    decided = {
+        name: _Evidence(observed[name], wider[name]).decide(proofs[name])
+        for name in open_names
+        if observed[name] and observed[name][0].trial.kind == GIVEN
+    }
+    return {**proofs, **decided}
+
+
+def _observed(trials: Iterable[Trial], names: Iterable[str]) -> dict[str, list[Observation]]:
+    """Return what the trials show of each quantity, without the inputs that the code refuses."""
+    observed: dict[str, list[Observation]] = {name: [] for name in names}
+    for trial in trials:
+        try:
+            passes = trial.passes
+            _, pair = passes.with_autograd(passes.manual, passes.manual_program)
+            numbers = numbers_of(pair)
+            if not numbers.keys() >= pair.manual.keys():
+                numbers = estimated_numbers(passes, pair) | numbers
+        except Exception:  # the user's code may raise anything at inputs that are not the user's
+            continue
+        for name, seen in numbers.items():
+            if name in observed and seen.described:
+                observed[name].append(Observation.of(trial, seen))
+    return observed
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """All observations of one quantity.
+
+    Attributes:
+        observed: In the dtype of the check, the given inputs first.
+        wider: At the given inputs in wider dtypes.
+    """
+
+    observed: list[Observation]
+    wider: list[Observation]
+
+    @property
+    def given(self) -> Observation:
+        """The observation at the given inputs."""
+        return self.observed[0]
+
+    @cached_property
+    def taken(self) -> list[Observation]:
+        """Those in wider dtypes that the code takes: elsewhere its numbers mean nothing."""
+        return [o for o in self.wider if o.relative < UNRELATED or o.within]
+
+    @cached_property
+    def right_in_wider(self) -> bool:
+        """Whether a wider dtype shows that the formula is right: the error shrinks with the unit.
+
+        An error in the dtype of the check is then made of roundings.
+        """
+        runs = [self.given, *self.taken]
+        return any(wide.is_right_beside(narrow) for narrow, wide in pairwise(runs))
+
+    @property
+    def _half(self) -> bool:
+        return self.given.dtype.itemsize < 4
+
+    @cached_property
+    def usable(self) -> list[Observation]:
+        """The observations that count: a scale that the code does not cover is no fault of it."""
+        return [
+            o for o in self.observed
+            if o.trial.kind != SCALED or (o.within and not (self._half and o.ratio > SUSPICIOUS))
+        ]  # fmt: skip
+
+    @cached_property
+    def pooled(self) -> Projection | None:
+        """The systematic error over all usable inputs, None if it has no limit."""
+        return Projection.pooled([o.projection for o in self.usable])
+
+    def decide(self, proof: Proof) -> Proof:
+        """Return the proof with the verdict that the numbers give."""
+        given = self.given
+        numbers: dict[str, Any] = {
+            "manual_bits": given.bits[0], "autograd_bits": given.bits[1], "share": given.share,
+            "tried": self._tried(),
+        }  # fmt: skip
+        if self.right_in_wider and given.has_lost_digits and not given.uniform:
+            manual, autograd = given.bits
+            shortfall = f"keeps {manual:.1f} of autograd's {autograd:.1f} correct bits"
+            text = f"by hand it {shortfall}; the same code is right in {self.taken[-1].trial.wide}"
+            return replace(proof, verdict=INACCURATE, text=text, shortfall=shortfall, **numbers)
+        if wrong := self._wrong():
+            return replace(proof, verdict=WRONG, text=wrong, **numbers)
+        if proof.verdict != UNDECIDED:
+            return proof
+        outside = [o for o in self.usable if o.lost or o.share > ELEMENT_SLACK]
+        if outside:
+            return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)
+        if self.pooled is None or len(self.usable) < ENOUGH or given.has_lost_digits:
+            return proof
+        worst = max(self.usable, key=lambda o: o.ratio)
+        remark = ""
+        if worst.ratio > SUSPICIOUS:
+            remark = f"is suspicious: {worst.ratio:.2g} times autograd's error {worst.trial.words}"
+            if self._half:
+                return replace(proof, text=f"{remark}; {proof.text}", **numbers)
+        return replace(
+            proof, verdict=WITHIN, text=self._finding(), shortfall=remark,
+            resolution=self.pooled.limit, **numbers,
+        )  # fmt: skip
+
+    def _wrong(self) -> str:
+        """Return why the numbers are WRONG, "" if they are not."""
+        # roundings that many elements share look systematic: the wider dtype shows which it is
+        least = SHARED_ROUNDING if self.right_in_wider else 0.0
+        wrong = [
+            o for o in self.observed
+            if o.excess > least
+            or (o.gross and o.trial.kind != SCALED and not self.right_in_wider)
+        ]  # fmt: skip
+        # code that computes in float32 inside has errors of that size in float64 too
+        eps = torch.finfo(self.given.dtype).eps
+        wrong += [o for o in self.taken if o.factor > (1 if o.uniform else 4) * eps or o.one_is_far]
+        if wrong:
+            return wrong[0].problem()
+        pooled = self.pooled
+        if pooled is not None and abs(pooled.value) > max(1.0, least) * pooled.limit:
+            return f"over {len(self.usable)} inputs {pooled}"
+        return ""
+
+    def _finding(self) -> str:
+        """Return in words what numbers within the limits show."""
+        assert self.pooled is not None
+        widths = [str(self.given.dtype).removeprefix("torch.")]
+        widths += [o.trial.wide for o in self.taken if o.within]
+        limit = "estimated rounding error" if self.given.estimated else "rounding bound"
+        text = (
+            f"within {ELEMENT_SLACK:g} times autograd's {limit} in {' and '.join(widths)}; a "
+            f"relative error above {self.pooled.limit:.1g} would have shown"
+        )
+        if all(o.exact for o in self.usable):
+            text += "; each element is the exact value, rounded once"
+        beyond = sorted(o.trial.scale for o in self.observed if o not in self.usable)
+        if beyond:
+            text += f"; outside that at {', '.join(f'{s:g}' for s in beyond)} times similar inputs"
+        return text
+
+    def _tried(self) -> str:
+        """Return in words the inputs that were tried, and their number."""
+        counts = Counter(o.trial.kind for o in self.usable)
+        described = [kind if n == 1 else f"{kind} ({n})" for kind, n in counts.items()]
+        if scales := [o.trial.scale for o in self.usable if o.trial.kind == SCALED]:
+            where = f"similar inputs scaled by {min(scales):g} to {max(scales):g}"
+            described = [where if text.startswith(SCALED) else text for text in described]
+        return f"{len(self.usable)} inputs ({', '.join(described)})"
