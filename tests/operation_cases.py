@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.linear_algebra_cases import LINEAR_ALGEBRA_CALLS
+
 aten = torch.ops.aten
 
 
@@ -340,3 +342,5 @@ def _made() -> None:
 
 for _part in (_elementwise, _sums, _products, _normalised, _resized, _placed, _moved, _made):
     _part()
+for _rows, _label, _run, _inputs in LINEAR_ALGEBRA_CALLS:
+    calls(_rows, _run, _label, **_inputs)

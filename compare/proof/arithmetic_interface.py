@@ -56,6 +56,7 @@ class Arithmetic(Protocol[N]):
 class Call(Arithmetic[N], Protocol[N]):
     """The arithmetic for one call of an operation, which also knows the call's float run."""
 
+    arithmetic: Any  # Balls or Bounds
     name: str  # of the operation, without namespace and overload
     overload: str
     dtype: torch.dtype  # of the output

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compare.proof.arithmetic_interface import Arithmetic, Call, N, flat_indices
 from compare.proof.balls import FUNCTIONS
+from compare.proof.linear_algebra import LINEAR_ALGEBRA
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 from compare.proof.resampling import RESAMPLING
 
@@ -678,6 +679,7 @@ ROWS: dict[str, Callable[..., Any]] = {
         _max_pool_backward,
     ),
     **RESAMPLING,
+    **LINEAR_ALGEBRA,
     # writes at indices
     "index_put": _index_put,
     "scatter_add": _scatter_add,
