@@ -103,6 +103,7 @@ def _decompositions() -> None:
         call("lu_unpack", label, lambda a: torch.lu_unpack(*L.lu_factor(a)), a=normal(*shape))
         call("linalg_qr", label, L.qr, a=normal(*shape))
     call("linalg_qr", "complete", lambda a: L.qr(a, mode="complete"), a=normal(3, 5))
+    call("linalg_qr", "complete-tall", lambda a: (lambda q, r: (q[:, :3], r))(*L.qr(a, mode="complete")), a=normal(5, 3))  # fmt: skip  # noqa: E501
     call("linalg_qr", "r", lambda a: L.qr(a, mode="r")[1], a=normal(5, 3))
     call("_linalg_eigh", "", L.eigh, a=lower_half(definite(4)))
     call("_linalg_eigh", "upper", lambda a: L.eigh(a, UPLO="U"), a=lower_half(definite(4)).mT)
@@ -110,6 +111,8 @@ def _decompositions() -> None:
     call("_linalg_eigh", "values", lambda a: torch.ops.aten._linalg_eigh(a, "L", False)[0], a=definite(4))  # fmt: skip  # noqa: E501
     for label, shape in (("", (4, 4)), ("tall", (5, 3)), ("wide", (3, 5)), ("batch", (2, 3, 2))):
         call("_linalg_svd", label, lambda a: L.svd(a, full_matrices=False), a=normal(*shape))
+        full = lambda a: (lambda u, s, v: (u[..., : s.shape[-1]], s, v[..., : s.shape[-1], :]))(*L.svd(a))  # fmt: skip  # noqa: E501, E731
+        call("_linalg_svd", f"full-{label}", full, a=normal(*shape))
         values = lambda a: torch.ops.aten._linalg_svd(a, False, False)[1]  # noqa: E731
         call("_linalg_svd", f"values-{label}", values, a=normal(*shape))
 

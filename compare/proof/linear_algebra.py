@@ -260,10 +260,10 @@ def _qr(n: Call[N], a: N, mode: str = "reduced") -> _Outputs:
     q, r = n.out
     rows, columns = a.shape[-2:]
     size = min(rows, columns)
-    if mode == "complete" and rows > columns:
-        raise ValueError("its Q is complete, and the columns beyond the input's are not unique")
-    square = r[..., :size]
-    if not q.numel():
+    square = r[..., :size, :size]
+    if q.numel():
+        q = q[..., :size]
+    else:
         floats = n.floats[0][..., :size]
         q = torch.linalg.solve_triangular(square, floats, upper=True, left=False)
     left = _moved(n, a, lambda p: p[..., :size])
@@ -275,7 +275,24 @@ def _qr(n: Call[N], a: N, mode: str = "reduced") -> _Outputs:
         first = flat_indices(exact_r.shape)
         exact_r = n.take(both, torch.cat([first, flat_indices(right.shape, first.numel())], -1))
         exact_r = n.broadcast_to(exact_r, (*lead, rows, columns))
+    if mode == "complete":
+        exact_q, exact_r = _widened(n, exact_q, rows), _with_zeros(n, exact_r, rows)
     return n.exact(n.out[0]) if mode == "r" else exact_q, exact_r
+
+
+def _widened(n: Call[N], a: N, columns: int) -> N:
+    """Return orthonormal columns followed by others, which are not unique and so have no value."""
+    both = n.join([a, n.exact(torch.full((1,), torch.nan))])
+    index = flat_indices(a.shape)
+    unknown = torch.full((*index.shape[:-1], columns - index.shape[-1]), index.numel())
+    return n.take(both, torch.cat([index, unknown], -1))
+
+
+def _with_zeros(n: Call[N], a: N, rows: int) -> N:
+    """Return `a` with rows of zeros below."""
+    index = flat_indices(a.shape)
+    zero = torch.full((*index.shape[:-2], rows - index.shape[-2], index.shape[-1]), -1)
+    return n.take(a, torch.cat([index, zero], -2))
 
 
 def _eigh(n: Call[N], a: N, uplo: str = "L", compute_v: bool = True) -> _Outputs:
@@ -290,9 +307,12 @@ def _svd(
     u, s, vh = n.out
     if not compute_uv:
         return n.exact(u), _singular_parts(n, a, s)[1], n.exact(vh)
-    if full_matrices and a.shape[-2] != a.shape[-1]:
-        raise ValueError("its matrices are full, and their last rows or columns are not unique")
-    return _singular_parts(n, a, s, u, vh)
+    size = s.shape[-1]
+    parts = _singular_parts(n, a, s, u[..., :size], vh[..., :size, :])
+    if not full_matrices:
+        return parts
+    right = _widened(n, _transposed(n, parts[2]), a.shape[-1])
+    return _widened(n, parts[0], a.shape[-2]), parts[1], _transposed(n, right)
 
 
 def _singular_parts(
