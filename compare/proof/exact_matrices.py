@@ -41,7 +41,7 @@ def log_determinant(n: Call[Array], a: Array) -> Array:
     return n.function("log", n.function("abs", determinant(n, a)))
 
 
-def exponential(_n: Call[Array], a: Array) -> Array:
+def exponential(_n: Call[Array], a: Array, _found: Tensor) -> Array:
     """Return the exponential of each matrix of (..., n, n)."""
     return _each(lambda p: _array(_matrix(p).exp()), a)
 

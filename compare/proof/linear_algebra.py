@@ -377,7 +377,7 @@ LINEAR_ALGEBRA: dict[str, Callable[..., Any]] = {
     "linalg_qr": _qr,
     "_linalg_eigh": _eigh,
     "_linalg_svd": _svd,
-    "linalg_matrix_exp": lambda n, a: _engine(n, a).exponential(n, a),
+    "linalg_matrix_exp": lambda n, a: _engine(n, a).exponential(n, a, n.out),
     "linalg_householder_product": _householder_product,
     "ormqr": _ormqr,
 }
