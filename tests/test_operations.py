@@ -1,5 +1,6 @@
 """Every row of the table of operations: its exact value, and its rounding bound."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from compare.proof.program import Program
 from compare.proof.trace import trace
 from tests.lifted import DTYPES, ThreeRuns, in_dtype, named, names_dtype, operations, run_three_ways
 from tests.operation_cases import CALLS, Call
+from tests.tenth import unless_chosen
 
 TABLE = set(ROWS) | MOVES | JOINS | FACTORIES
 # Calls that round to half precision, so that float64 results differ in the 3rd digit.
@@ -39,7 +41,14 @@ def test_every_entry_of_the_table_is_exercised() -> None:
     assert not TABLE - seen, f"no call's program has {sorted(TABLE - seen)}"
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.label)
+def _marks(call: Call) -> Sequence[pytest.MarkDecorator]:
+    """Return the mark `long` for most calls of linear algebra, which are many and slow."""
+    return unless_chosen(call.label) if LINEAR_ALGEBRA.keys() & set(call.rows) else ()
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, id=call.label, marks=_marks(call)) for call in CALLS]
+)
 def test_row(call: Call) -> None:
     """The ball agrees with torch in float64; in every dtype the float run is within its bound."""
     program = _program(call.label)

@@ -70,10 +70,12 @@ def matrix(kind: str, size: int, condition: float, seed: int) -> Tensor:
     places = torch.linspace(0, 1, size, dtype=torch.float64) if size > 1 else torch.zeros(1)
     values = condition ** -(places.double())
     if kind in ("square", "tall"):
-        return left * values @ right.mT
+        drawn: Tensor = left * values @ right.mT
+        return drawn
     definite = right * values @ right.mT
     definite = (definite + definite.mT) / 2
-    return _L.cholesky(definite) if kind == "triangular" else definite
+    factor: Tensor = _L.cholesky(definite)
+    return factor if kind == "triangular" else definite
 
 
 @dataclass(frozen=True)
