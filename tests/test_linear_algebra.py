@@ -241,16 +241,20 @@ EACH_KERNEL = [pytest.param(name, marks=unless_chosen(name)) for name in MATRIX_
     condition=st.sampled_from([1.5, 10.0, 1e3, 1e5, 1e8]),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
+    narrow=st.booleans(),
 )
 def test_no_error_is_larger_than_its_bound(
-    kernel: str, size: int, condition: float, dtype: torch.dtype, seed: int
+    kernel: str, size: int, condition: float, dtype: torch.dtype, seed: int, narrow: bool
 ) -> None:
-    """The matrix was divided by 3 before, so its own error is propagated too."""
+    """A matrix that was rounded to float16 carries an error far larger than the kernel's."""
+    if narrow:
+        condition = min(condition, 10.0)
     if dtype == torch.float32:  # beyond, pinv takes the matrix for rank deficient
         condition = min(condition, 1e5)
-    measured = measure_share(kernel, dtype, size, condition, seed)
+    narrower = torch.float16 if narrow else None
+    measured = measure_share(kernel, dtype, size, condition, seed, narrower)
     assert measured.share <= 1
-    if condition <= 1e3:
+    if condition <= 1e3 and not narrow:
         assert measured.bounded > 0.5
 
 

@@ -96,15 +96,31 @@ class MeasuredShare:
 
 
 def measure_share(
-    kernel: str, dtype: torch.dtype, size: int, condition: float, seed: int
+    kernel: str,
+    dtype: torch.dtype,
+    size: int,
+    condition: float,
+    seed: int,
+    rounded_to: torch.dtype | None = None,
 ) -> MeasuredShare:
-    """Measure a kernel at one random matrix; see `matrix` for the arguments."""
+    """Measure a kernel at one random matrix.
+
+    Args:
+        kernel: The name in MATRIX_KERNELS.
+        dtype: The dtype of the matrix.
+        size: See `matrix`, as for `condition` and `seed`.
+        condition: The condition number.
+        seed: The seed of the random numbers.
+        rounded_to: A narrower dtype to which the matrix is rounded first, so that the error that it
+            carries is far larger than the kernel's.
+    """
     kind, function = MATRIX_KERNELS[kernel]
     a = matrix(kind, size, condition, seed).to(dtype)
     b = matrix("square", a.shape[0], 1.0, seed + 1)[:, :2].to(dtype)
 
     def run(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        out = function(a / 3, b / 7)
+        a = a / 3
+        out = function(a if rounded_to is None else a.to(rounded_to).to(dtype), b / 7)
         return {str(k): part for k, part in enumerate([out] if isinstance(out, Tensor) else out)}
 
     inputs = {"a": a, "b": b}
