@@ -259,6 +259,30 @@ def test_no_error_is_larger_than_its_bound(
 
 
 @pytest.mark.parametrize("kernel", EACH_KERNEL)
+def test_the_error_of_a_matrix_is_propagated(kernel: str) -> None:
+    """The exact matrix lies at a corner of the error of the float one, which alone is computed."""
+    kind, function = MATRIX_KERNELS[kernel]
+    a, b = matrix(kind, 3, 5.0, 1), normal(5 if kind == "tall" else 3, 2)
+    signs = (normal(*a.shape) + (normal(*a.shape).mT if kind == "definite" else 0)).sign()
+    error = 2.0**-10 * a.abs()
+
+    def run(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        out = function(a, b)
+        return {str(k): part for k, part in enumerate([out] if isinstance(out, Tensor) else out)}
+
+    inputs = {"a": a, "b": b}
+    program = trace(run, inputs)
+    balls, bounds = Balls(), bounds_for(program, [a])
+    exact = lift(program, balls, inputs, {"a": balls.exact(a + error * signs)})
+    bounded = lift(program, bounds, inputs, {"a": Bound(bounds, a, error)})
+    for name, value in exact.items():
+        middle = [float(ball.mid()) for ball in value.numbers.ravel()]
+        off = (torch.tensor(middle, dtype=torch.float64) - value.floats.flatten()).abs()
+        assert (off <= bounded[name].numbers.error.flatten()).all()
+        assert (off > 2.0**-20).any()
+
+
+@pytest.mark.parametrize("kernel", EACH_KERNEL)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_bound_is_not_absurd(kernel: str, dtype: torch.dtype) -> None:
     """At a well-conditioned matrix the largest error is at least a ten-thousandth of its bound."""
@@ -334,7 +358,7 @@ def test_numpys_kernel_lies_within_the_bound(
     theirs = torch.from_numpy(numpys(x.numpy())).flatten().tolist()
     with flint.ctx.workprec(PRECISION):
         errors = [float(abs(a - b).mid()) for a, b in zip(theirs, exact.ravel(), strict=True)]
-    assert (torch.tensor(errors) <= bound.error.flatten()).all()
+    assert (torch.tensor(errors, dtype=torch.float64) <= bound.error.flatten()).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

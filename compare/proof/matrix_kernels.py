@@ -22,12 +22,20 @@ from compare.proof.trace import trace
 
 _L = torch.linalg
 _aten = torch.ops.aten
+
+
+def _last_pivots(a: Tensor) -> Tensor:
+    """Return pivots with which elimination exchanges every row with the last."""
+    return torch.full((len(a),), len(a), dtype=torch.int32)
+
+
 #: Name, kind of matrix (see `matrix`), and kernel: a function of a matrix and a right-hand side.
 MATRIX_KERNELS: dict[str, tuple[str, Callable[[Tensor, Tensor], Any]]] = {
     "inv": ("square", lambda a, _: _L.inv(a)),
     "solve": ("square", lambda a, b: _L.solve(a, b)),
     "solve from the right": ("square", lambda a, b: _L.solve(a, b.mT, left=False)),
     "lu_solve": ("square", lambda a, b: _L.lu_solve(*_L.lu_factor(a), b)),
+    "lu_solve of given factors": ("triangular", lambda a, b: _L.lu_solve(a, _last_pivots(a), b)),
     "solve_triangular": ("triangular", lambda a, b: _L.solve_triangular(a, b, upper=False)),
     "cholesky_solve": ("triangular", lambda a, b: torch.cholesky_solve(b, a)),
     "cholesky_inverse": ("triangular", lambda a, _: torch.cholesky_inverse(a)),
