@@ -397,7 +397,7 @@ EQUAL = torch.diag(torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64))
         (L.eigvalsh, EQUAL, "two of its eigenvalues are too close to tell apart"),
         (L.svdvals, EQUAL, "two of its singular values are too close to tell apart"),
         (L.pinv, torch.ones(3, 3, dtype=torch.float64), "its matrix is rank deficient"),
-        (L.inv, normal(216, 216), "10,077,696 multiplications, and at most 10,000,000"),
+        (L.inv, normal(128, 128), "2,097,152 multiplications, and at most 2,000,000"),
         (lambda x: L.cholesky_ex(x)[0], -EQUAL, "its matrix is not positive definite"),
     ],
     ids=["eigenvalues", "singular values", "pinv", "large", "indefinite"],

@@ -16,7 +16,7 @@ from compare.proof.arithmetic_interface import Call, N, flat_indices
 from compare.proof.bounds import Bounds
 
 #: Multiplications of balls that a row may take; more would take minutes.
-MAX_MULTIPLICATIONS = 10_000_000
+MAX_MULTIPLICATIONS = 2_000_000
 
 _Outputs = tuple[Any, ...]  # of an operation with more than one output
 
