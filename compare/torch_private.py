@@ -23,6 +23,7 @@ _TASK = "torch:_C._current_graph_task_id"
 _FUNCTORCH = "torch:_C._functorch.peek_interpreter_stack"
 _VERSION = "torch:Tensor._version"
 _SLOW = "torch.autograd.gradcheck:_run_slow_mode_and_get_error"
+_NUMPY = "torch._numpy"
 
 #: Private name -> the effect of its absence.
 WITHOUT = {
@@ -33,6 +34,7 @@ WITHOUT = {
     _FUNCTORCH: "a check inside torch.vmap or torch.func.grad is not refused, and may fail",
     _VERSION: "large weights are copied at every step",
     _SLOW: "mutants takes longer for gradcheck",
+    _NUMPY: "NumPy code cannot be traced as a program, and only equal bits pass",
 }
 
 
@@ -101,6 +103,17 @@ def is_fake(tensor: Tensor) -> bool:
 def version(tensor: Tensor) -> Any:
     """Return a value that changes when the tensor is written into; a new object if unknown."""
     return object() if lookup(_VERSION) is None else tensor._version
+
+
+def numpy_in_torch() -> Any:
+    """Return torch's functions with the names and arguments of NumPy's, as a module.
+
+    Raises:
+        TypeError: This torch has none.
+    """
+    if (functions := lookup(_NUMPY)) is None:
+        raise TypeError(f"torch {torch.__version__} has no NumPy functions to record with")
+    return functions
 
 
 def no_slow_gradcheck() -> AbstractContextManager[Any]:

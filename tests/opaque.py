@@ -1,6 +1,5 @@
-"""NumPy code that cannot be read as a program, like a compiled kernel: it copies raw memory."""
+"""NumPy code that cannot be read as a program, like a compiled kernel: it works on raw memory."""
 
-import ctypes
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,21 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+
+def memory(tensor: Tensor) -> np.ndarray:
+    """Return the memory of a contiguous tensor as an array, which no recording sees.
+
+    The tensor has to outlive the array.
+    """
+    assert tensor.is_contiguous()
+    kind = np.ctypeslib.as_ctypes_type(np.dtype(str(tensor.dtype).removeprefix("torch.")))
+    count = max(tensor.numel(), 1)
+    array = np.ctypeslib.as_array((kind * count).from_address(tensor.data_ptr()))
+    return array[: tensor.numel()].reshape(tuple(tensor.shape))
 
 
-def array(values: Tensor) -> Any:
+def unseen(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor that a custom kernel makes."""
+    return torch.from_numpy(array(tensor))
+
+
+def array(values: Tensor) -> np.ndarray:
     """Return a copy of a tensor's memory as an array."""
-    dense = values.detach().contiguous()
-    memory = ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
-    return np.frombuffer(memory, dtype=_DTYPES[values.dtype]).reshape(tuple(values.shape)).copy()
+    source = values.detach().contiguous()
+    return memory(source).copy()
 
 
-def tensor(values: Any) -> Tensor:
+def tensor(values: np.ndarray) -> Tensor:
     """Return a copy of an array's memory as a tensor."""
-    dtype = next(k for k, v in _DTYPES.items() if v == values.dtype)
-    memory = bytearray(np.ascontiguousarray(values).tobytes())
-    return torch.frombuffer(memory, dtype=dtype).reshape(values.shape)
+    result = torch.empty(values.shape, dtype=getattr(torch, str(values.dtype)))
+    memory(result)[...] = values
+    return result
 
 
 def opaque(function: Callable[..., Any], *, float32_only: bool = False) -> Callable[..., Any]:

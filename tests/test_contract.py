@@ -25,6 +25,7 @@ from compare.errors import BadInput
 from compare.proof.pair import Pair
 from compare.proof.verdict import Verdict
 from compare.report.contract_line import LINES
+from tests.opaque import unseen
 
 Forward = Callable[..., Any]
 
@@ -466,6 +467,8 @@ KEPT: list[tuple[str, Any, Forward, Any, set[str]]] = [
      (drawn(5, 7, dtype=torch.bfloat16),), COTANGENTS),
     ("numpy", function(squared, lambda ctx, g: torch.from_numpy(
         2 * ctx.saved_tensors[0].numpy() * g.numpy())), square, (X,), COTANGENTS),
+    ("opaque", function(squared, lambda ctx, g: 2 * unseen(ctx.saved_tensors[0]) * unseen(g)),
+     square, (X,), COTANGENTS),
 ]  # fmt: skip
 
 
@@ -499,7 +502,7 @@ def test_different_bits_in_another_layout_are_judged_as_rounding(opaque: bool, b
         if g.is_contiguous():
             return y * (g - (y * g).sum(-1, keepdim=True))
         if opaque:
-            g = torch.from_numpy(g.numpy() * 1)
+            g = unseen(g)
         return y * g - y * (y.double() * g.double()).flip(-1).sum(-1, keepdim=True).to(g.dtype)
 
     judged: list[set[str]] = []

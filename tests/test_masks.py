@@ -19,6 +19,7 @@ from torch import Tensor
 
 import compare
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG
+from tests.opaque import memory
 from tests.tenth import unless_chosen
 
 T, D = 5, 4  # rows of q, k and v, and their length
@@ -308,9 +309,9 @@ def test_a_path_with_an_infinite_border(case: Path) -> None:
 # -- code that cannot be traced, and elements without a bound
 
 
-def _numpy_softmax(times: float) -> Backward:
+def _kernel_softmax(times: float) -> Backward:
     def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
-        g, z = grad_output.numpy(), x.detach().numpy().copy()
+        g, z = memory(grad_output), memory(x).copy()
         z[..., -1] = -np.inf
         e = np.exp(z - z.max(-1, keepdims=True))
         p = e / e.sum(-1, keepdims=True)
@@ -326,8 +327,8 @@ def _last_hidden(x: Tensor) -> Tensor:
 def test_opaque_code_beside_a_mask_is_judged() -> None:
     """Three times the gradient is WRONG, whichever elements are masked."""
     x = _inputs("x", torch.float32, 2, 4)
-    assert compare.check(_numpy_softmax(3), _last_hidden, x).verdict == WRONG
-    report = compare.check(_numpy_softmax(1), _last_hidden, x)
+    assert compare.check(_kernel_softmax(3), _last_hidden, x).verdict == WRONG
+    report = compare.check(_kernel_softmax(1), _last_hidden, x)
     assert report.verdict in (UNDECIDED, EXACT)
     assert not report.quantities["x"].proof or "finite bound" not in _told(report)
 
@@ -340,7 +341,7 @@ def test_elements_without_a_bound_do_not_hide_the_others() -> None:
         return x * (x.detach() * most / most)
 
     def backward(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
-        g = x.detach().numpy() * grad_output.numpy()
+        g = memory(x) * memory(grad_output)
         return {"x": torch.from_numpy(g * np.array([1, 3], dtype=np.float32))}
 
     x = {"x": torch.tensor([1.0, 0.3])}
@@ -348,7 +349,7 @@ def test_elements_without_a_bound_do_not_hide_the_others() -> None:
     assert report.verdict == WRONG, _told(report)
 
     def right(grad_output: Tensor, x: Tensor) -> dict[str, Tensor]:
-        g = x.detach().numpy() * grad_output.numpy()
+        g = memory(x) * memory(grad_output)
         return {"x": torch.from_numpy(np.nextafter(g, np.float32(2)))}
 
     told = _told(compare.check(right, forward, x))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -18,6 +19,7 @@ from compare.passes.inputs import (
     tensors,
     unusable_kind,
 )
+from compare.passes.numpy_code import as_tensor
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import Opaque, base_name
 from compare.proof.trace import trace
@@ -140,7 +142,7 @@ class BackwardPass:
     def _call(self, arguments: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
         forward = self.forward
         gradients = self.function(**grouped_arguments(arguments, self.argument_names))
-        if isinstance(gradients, Tensor):
+        if isinstance(gradients, Tensor | np.ndarray | np.generic):
             gradients = (gradients,)
         if isinstance(gradients, tuple | list):
             if len(gradients) != len(forward.leaves):
@@ -153,6 +155,7 @@ class BackwardPass:
             raise BadInput(
                 f"backward returns {kind_of(gradients)}: return a dict or a tuple of gradients"
             )
+        gradients = {label: as_tensor(value) for label, value in gradients.items()}
         for label, value in gradients.items():
             if label in forward.inputs and label not in forward.leaves:
                 raise BadInput(

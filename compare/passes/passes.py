@@ -12,6 +12,7 @@ from compare.errors import BadInput, unknown, whole_number
 from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered, tensors
+from compare.passes.numpy_code import on_tensors
 from compare.proof.bits import mismatch
 from compare.proof.derived_inputs import with_derived_inputs
 from compare.proof.literals import Reading
@@ -50,6 +51,7 @@ class Passes:
         if type(formula_ulps) not in (int, float) or not 0 <= formula_ulps <= 1e300:
             raise BadInput(f"formula_ulps is {formula_ulps!r}: give a number of ulps, 0 or more")
         self.formula_ulps = float(formula_ulps)
+        backward, inputs = on_tensors(backward, inputs)
         self.forward = ForwardPass(forward, inputs, seed, cotangents)
         if isinstance(hold, str) or not isinstance(hold, Collection):
             raise BadInput(f"hold is {hold!r}: give the names of inputs, as in hold=('p',)")

@@ -5,23 +5,26 @@ the list of operations short.
 """
 
 import contextlib
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
-from compare.proof.interpreter import Floats, evaluate
-from compare.proof.other_inputs import nearby, similar, very_near
+from compare.proof.bounds import Bound
+from compare.proof.completeness import check_complete, same_or_nan
+from compare.proof.interpreter import Floats, Lifted, Unsupported, evaluate, lift
+from compare.proof.numpy_array import recorded_arrays
 from compare.proof.program import Key, Opaque, Program, node_text, operation, skip_copies
 from compare.proof.recorder import Recorder
+from compare.proof.rounding import bounds_for, largest_share, share_of_rounding
 from compare.torch_private import decompositions
 
 Values = dict[str, Any]
@@ -31,7 +34,8 @@ Function = Callable[..., Mapping[Any, Tensor | None]]
 def trace(function: Function, inputs: Values) -> Program:
     """Return `function(**inputs)` as a program.
 
-    Each operation knows the line of code behind it: `source_line`.
+    Each operation knows the line of code behind it: `source_line`. If operations of torch are not
+    all that the function does, it is recorded again with its NumPy code as operations of torch.
 
     Args:
         function: Returns named tensors. It runs several times, also at other inputs.
@@ -39,35 +43,18 @@ def trace(function: Function, inputs: Values) -> Program:
             are fixed.
 
     Raises:
-        Opaque: The function does more than torch operations (NumPy, `.item()`). It shows when the
-            recorded program, run at other inputs, does not give the function's own bits.
+        Opaque: The function does more than operations of torch and NumPy (`.item()`, a custom
+            kernel). It shows when the recorded program, run at other inputs, does not give the
+            function's own numbers.
     """
-    positional, tensors, names = _positional(function, inputs)
-    attention = _AttentionWatch()
-    with _traceable():
+    try:
+        return _Torch(function, inputs).program()
+    except Opaque as why:
+        numpy = _NumPy(function, inputs)
         try:
-            values = list(tensors.values())
-            with attention:  # every call of torch goes through it
-                recorded, _ = Recorder({}, _line_outside).record(positional, values)
-            _check_complete(recorded, positional, tensors)
-            replay = _ReplayFloats()
-            functional, _ = Recorder(
-                decompositions(),
-                lambda: replay.line,
-                lambda: replay.origin,
-                lambda: replay.autograd,
-            ).record(
-                torch.func.functionalize(lambda *values: _replay(recorded, values, replay)), values
-            )
-        except Opaque:
-            raise
-        except Exception as error:  # anything that cannot be followed
-            raise Opaque(f"cannot be traced: {_first_line(error)}") from error
-    functional.eliminate_dead_code()
-    results: Any = functional.output_node().args[0]
-    outputs = dict(zip(names, map(skip_copies, results), strict=True))
-    may_round_narrower = attention.called or _casts(functional) > _casts(recorded)
-    return Program(functional, tuple(tensors), outputs, may_round_narrower)
+            return numpy.program()
+        except Opaque as why_not_numpy:
+            raise (why_not_numpy if numpy.calls else why) from None
 
 
 def try_trace(function: Function, inputs: Values) -> Program | Opaque:
@@ -156,13 +143,13 @@ def _replay(graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None) 
     return [outputs[k] for k in program.outputs]
 
 
-# Folders whose code is not the user's: torch, the standard library, this package.
-_NOT_USER_CODE = tuple(os.path.dirname(module.__file__ or "") + os.sep for module in (torch, os))
+# Folders whose code is not the user's: torch, NumPy, the standard library, this package.
+_NOT_USER_CODE = tuple(os.path.dirname(m.__file__ or "") + os.sep for m in (torch, np, os))
 _NOT_USER_CODE += (os.path.dirname(os.path.dirname(__file__)) + os.sep,)
 
 
 def _line_outside() -> str | None:
-    """Return the line being run of code outside torch, Python and this package."""
+    """Return the line being run of code outside torch, NumPy, Python and this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code.co_filename.startswith(_NOT_USER_CODE):
         frame = frame.f_back
@@ -180,58 +167,129 @@ class _AttentionWatch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Torch:
+    """A function as operations of torch, accepted if they give its bits.
+
+    Args:
+        function: Returns named tensors.
+        inputs: Its arguments by name.
+    """
+
+    own_kernels = False
+    graph: fx.Graph
+
+    def __init__(self, function: Function, inputs: Values) -> None:
+        self.function, self.inputs, self.names = _positional(function, inputs)
+
+    def program(self) -> Program:
+        """Return the program; raises Opaque if the operations are not all of the function."""
+        attention, values = _AttentionWatch(), list(self.inputs.values())
+        with _traceable():
+            try:
+                with attention:  # every call of torch goes through it
+                    self.graph, _ = self._recorded(values)
+                self.traced = self._decomposed(values, attention)
+                check_complete(self)
+            except Opaque:
+                raise
+            except Exception as error:  # anything that cannot be followed
+                raise Opaque(f"cannot be traced: {_first_line(error)}") from error
+        return self.traced
+
+    def _recorded(self, values: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
+        return Recorder({}, _line_outside).record(self.function, values)
+
+    def _decomposed(self, values: list[Tensor], attention: _AttentionWatch) -> Program:
+        """Return the recorded operations as a program of core ATen operations."""
+        replay = _ReplayFloats()
+        functional, _ = Recorder(
+            decompositions(),
+            lambda: replay.line,
+            lambda: replay.origin,
+            lambda: replay.autograd,
+        ).record(
+            torch.func.functionalize(lambda *values: _replay(self.graph, values, replay)), values
+        )
+        functional.eliminate_dead_code()
+        results: Any = functional.output_node().args[0]
+        outputs = dict(zip(self.names, map(skip_copies, results), strict=True))
+        may_round_narrower = attention.called or _casts(functional) > _casts(self.graph)
+        return Program(functional, tuple(self.inputs), outputs, may_round_narrower)
+
+    # -- for check_complete
+
+    def run(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Run the function, without recording it."""
+        return self.function(*(value.clone() for value in values))
+
+    def record(self, values: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
+        """Record the function at other inputs; return the operations and the results."""
+        with torch.random.fork_rng(devices=[]):
+            return self._recorded(values)
+
+    def replay(
+        self, graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None
+    ) -> list[Tensor]:
+        """Run recorded operations."""
+        return _replay(graph, [value.clone() for value in values], n)
+
+    def agrees(self, expected: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
+        """Return whether a replay gives these bits at these inputs."""
+        try:
+            actual = self.replay(self.graph, values)
+        except Exception:  # a mask that picks another number of elements, say
+            return False
+        return all(map(same_or_nan, expected, actual))
+
+
+class _NumPy(_Torch):
+    """A function with its NumPy code as operations of torch.
+
+    NumPy's kernels are not torch's, so they are accepted if the function's numbers lie within the
+    rounding bound that both have.
+    """
+
+    own_kernels = True
+
+    def __init__(self, function: Function, inputs: Values) -> None:
+        super().__init__(function, inputs)
+        #: Functions that gave or took a recorded array.
+        self.calls: list[str] = []
+
+    def _recorded(self, values: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
+        with recorded_arrays() as self.calls:
+            return super()._recorded(values)
+
+    def agrees(self, expected: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
+        """Return whether these numbers are within rounding of the program's at these inputs.
+
+        Each run lies within the bound of the exact value, so two lie within twice the bound of each
+        other. Numbers without a row in the table of operations have no bound: nothing will be said
+        of their formula.
+        """
+        named = dict(zip(self.inputs, values, strict=True))
+        lifted = lift(self.traced, bounds_for(self.traced, values), named)
+        return all(map(_within_bound, expected, (lifted[name] for name in self.names)))
+
+
+def _within_bound(expected: Tensor, computed: Lifted) -> bool:
+    floats, bound = computed.floats, computed.numbers
+    if expected.shape != floats.shape or expected.dtype != floats.dtype:
+        return False
+    if isinstance(bound, Unsupported):
+        return True
+    if not isinstance(bound, Bound):
+        return same_or_nan(expected, floats)
+    nan = expected.isnan() & floats.isnan()
+    share = share_of_rounding(expected, floats, 2 * bound.error.cpu())
+    return largest_share(share.masked_fill(nan.cpu(), 0.0)) <= 1
+
+
 @contextlib.contextmanager
 def _traceable() -> Iterator[None]:
     """Have attention run as separate operations, and restore the random state afterwards."""
     with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
         yield
-
-
-def _check_complete(
-    recorded: fx.Graph, function: Callable[..., list[Tensor]], inputs: Mapping[str, Tensor]
-) -> None:
-    """Raise Opaque unless the recording holds all that the function does.
-
-    It does if a replay gives the function's bits at other inputs. A backward pass of torch may run
-    differently while it is recorded, and the bits then differ. So the function is also recorded at
-    the other inputs: if that recording has the same operations and constants, and its replay gives
-    the results returned while recording, no number was computed outside the recording. If its
-    operations differ, a branch was taken differently; then inputs that are moved less are tried.
-    """
-    for move in (nearby, functools.partial(similar, leaf=True), very_near):
-        moved = [move(name, tensor) for name, tensor in inputs.items()]
-        try:
-            expected = function(*(tensor.clone() for tensor in moved))
-        except Exception:  # it accepts only inputs of some kind, or only these
-            if move is very_near:
-                raise
-            continue
-        actual = _replay(recorded, [tensor.clone() for tensor in moved])
-        if all(map(_same_or_nan, expected, actual)):
-            return
-        with torch.random.fork_rng(devices=[]):
-            again, results = Recorder({}, _line_outside).record(function, moved)
-        if [*map(node_text, again.nodes)] == [*map(node_text, recorded.nodes)]:
-            if all(map(_same_or_nan, results, _replay(again, moved))):
-                return
-            break
-        if str(again) == str(recorded):  # only constants differ: they were computed elsewhere
-            break
-    raise Opaque(
-        "cannot be traced: replaying the recorded operations at other inputs gave different "
-        "results; it probably calls NumPy or a custom kernel, or uses uninitialised memory "
-        "(torch.empty)"
-    )
-
-
-def _same_or_nan(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits, apart from the bits of NaN: code may overflow."""
-    if not one.is_floating_point():
-        return same_bits(one, other)
-    nan = one.isnan()
-    return bool((nan == other.isnan()).all()) and same_bits(
-        one.masked_fill(nan, 0), other.masked_fill(nan, 0)
-    )
 
 
 def _first_line(error: Exception) -> str:
