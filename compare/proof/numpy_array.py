@@ -37,7 +37,10 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "bitwise_or": operator.or_, "bitwise_xor": operator.xor, "invert": operator.invert,
 }  # fmt: skip
 # ufuncs that have another name in torch
-_RENAMED = {"conjugate": torch.conj_physical, "fabs": torch.abs, "rint": torch.round}
+_RENAMED = {
+    "conjugate": torch.conj_physical, "degrees": torch.rad2deg, "fabs": torch.abs,
+    "radians": torch.deg2rad, "rint": torch.round,
+}  # fmt: skip
 _REDUCTIONS = {
     "add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all",
     "logical_or": "any",
@@ -411,7 +414,15 @@ def _clip(array: Any, low: Any = None, high: Any = None, out: Any = None, **_: A
     return array if out is None else np.positive(array, out=out)
 
 
-# Functions of NumPy whose dtype follows a number of Python's, which torch's do not.
+def _unravel_index(index: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+    parts: list[Any] = []
+    for size in reversed(shape):
+        parts.insert(0, index % size)
+        index = index // size
+    return tuple(parts)
+
+
+# Functions of NumPy that torch lacks, or whose results share memory or follow a dtype otherwise.
 _OWN: dict[str, Callable[..., Any]] = {
     "where": _where,
     "clip": _clip,
@@ -419,6 +430,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "reshape": lambda array, *shape, **_: _asarray_recorded(array).reshape(*shape),
     "ravel": lambda array, **_: _asarray_recorded(array).ravel(),
     "transpose": lambda array, axes=(): _asarray_recorded(array).transpose(*axes or ()),
+    "unravel_index": _unravel_index,
     "shape": lambda array: array.shape,
     "ndim": lambda array: array.ndim,
     "size": lambda array, axis=None: array.size if axis is None else array.shape[axis],
