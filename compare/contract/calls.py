@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compare.passes.backward import BackwardPass
+from compare.passes.gradients import gradients
 from compare.passes.inputs import numbered, tensors
 from compare.proof.bits import same_bits
 
@@ -89,14 +90,8 @@ class Graph:
         present = {k: v for k, v in cotangents.items() if v is not None and k in differentiable}
         outputs = [self.outputs[k] for k in present]
         leaves = [self.leaves[label] for label in self.differentiated]
-        gradients = torch.autograd.grad(
-            outputs,
-            leaves,
-            list(present.values()),
-            allow_unused=True,
-            retain_graph=retain_graph,
-        )
-        by_name = dict(zip(self.differentiated, gradients, strict=True))
+        found = gradients(outputs, leaves, [*present.values()], retain_graph=retain_graph)
+        by_name = dict(zip(self.differentiated, found, strict=True))
         values = {
             label: torch.zeros_like(self.leaves[label]) if value is None else value.detach().clone()
             for label, value in by_name.items()

@@ -10,6 +10,7 @@ from torch.autograd import Function
 
 from compare.errors import BadInput, first_line, unknown
 from compare.passes.forward import ForwardPass
+from compare.passes.gradients import gradients
 from compare.passes.inputs import (
     argument_names,
     grouped_arguments,
@@ -141,22 +142,22 @@ class BackwardPass:
 
     def _call(self, arguments: Mapping[str, Any]) -> Mapping[str, Tensor | None]:
         forward = self.forward
-        gradients = self.function(**grouped_arguments(arguments, self.argument_names))
-        if isinstance(gradients, Tensor | np.ndarray | np.generic):
-            gradients = (gradients,)
-        if isinstance(gradients, tuple | list):
-            if len(gradients) != len(forward.leaves):
+        returned = self.function(**grouped_arguments(arguments, self.argument_names))
+        if isinstance(returned, Tensor | np.ndarray | np.generic):
+            returned = (returned,)
+        if isinstance(returned, tuple | list):
+            if len(returned) != len(forward.leaves):
                 raise BadInput(
-                    f"backward returns {len(gradients)} gradients for {len(forward.leaves)} inputs "
+                    f"backward returns {len(returned)} gradients for {len(forward.leaves)} inputs "
                     f"({', '.join(forward.leaves)}): return one for each, None for zero"
                 )
-            gradients = dict(zip(forward.leaves, gradients, strict=True))
-        if not isinstance(gradients, Mapping):
+            returned = dict(zip(forward.leaves, returned, strict=True))
+        if not isinstance(returned, Mapping):
             raise BadInput(
-                f"backward returns {kind_of(gradients)}: return a dict or a tuple of gradients"
+                f"backward returns {kind_of(returned)}: return a dict or a tuple of gradients"
             )
-        gradients = {label: as_tensor(value) for label, value in gradients.items()}
-        for label, value in gradients.items():
+        named = {label: as_tensor(value) for label, value in returned.items()}
+        for label, value in named.items():
             if label in forward.inputs and label not in forward.leaves:
                 raise BadInput(
                     f"backward returns a gradient for {label!r}, which needs none: mark it with "
@@ -176,7 +177,7 @@ class BackwardPass:
                 raise BadInput(
                     f"backward returns a {kind} gradient for {label!r}: return a dense one"
                 )
-        return gradients
+        return named
 
     def _apply(self, arguments: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """Return the outputs and gradients of the autograd.Function."""
@@ -203,14 +204,14 @@ class BackwardPass:
         leaves = [fresh[label] for label in self.forward.leaves]
         cotangents = [arguments[key] for key in numbered("grad_output", outputs)]
         try:
-            gradients = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+            found = gradients(outputs, leaves, cotangents)
         except RuntimeError as error:
             if "incorrect number of gradients" not in str(error):
                 raise
             raise BadInput(str(error).splitlines()[0]) from None
         return {
             **numbered("output", [output.detach() for output in outputs]),
-            **dict(zip(self.forward.leaves, gradients, strict=True)),
+            **dict(zip(self.forward.leaves, found, strict=True)),
         }
 
 

@@ -1,4 +1,7 @@
-"""Restoring the buffers of modules, such as the running statistics of BatchNorm, after a check."""
+"""Restoring the buffers of modules, such as the running statistics of BatchNorm, after a check.
+
+The `.grad` of their parameters is put aside too: a Function that calls `.backward()` adds to it.
+"""
 
 import functools
 import inspect
@@ -17,14 +20,19 @@ _MOST_OBJECTS = 10_000  # searched for modules
 
 @contextmanager
 def restored_buffers(*functions: Any) -> Iterator[None]:
-    """Restore, at the end, the buffers of all modules that the functions refer to."""
+    """Restore, at the end, buffers and gradients of all modules that the functions refer to."""
+    modules = [*_modules(functions)]
+    parameters = [p for module in modules for p in module.parameters(recurse=False)]
+    grads = [(parameter, parameter.grad) for parameter in parameters]
     saved = [
         (module, name, buffer, buffer.detach().clone())
-        for module in _modules(functions)
+        for module in modules
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
         if not nn.parameter.is_lazy(buffer) and not buffer.is_meta
     ]
     try:
+        for parameter in parameters:
+            parameter.grad = None
         yield
     finally:
         for module, name, buffer, first in saved:
@@ -33,6 +41,8 @@ def restored_buffers(*functions: Any) -> Iterator[None]:
             if not buffer.is_inference() and not same_bits(buffer, first):
                 with torch.no_grad():
                     buffer.copy_(first)
+        for parameter, grad in grads:
+            parameter.grad = grad
 
 
 def _modules(functions: Iterable[Any]) -> Iterator[nn.Module]:
