@@ -301,7 +301,7 @@ PASSES: dict[str, tuple[Any, Any, Arrays]] = {
     "batch norm in steps": (batch_norm, batch_norm_steps_back, _ROWS),
     "layer norm": (layer_norm, layer_norm_back, _ROWS),
     "conv": (
-        conv, conv_back, {"x": _normal(2, 2, 4, 4), "w": _normal(3, 2, 3, 3), "b": _normal(3)},
+        conv, conv_back, {"x": _normal(1, 2, 4, 4), "w": _normal(2, 2, 3, 3), "b": _normal(2)},
     ),
     "max pool": (max_pool, max_pool_back, {"x": _normal(2, 2, 4, 4)}),
     "max pool by mask": (max_pool, max_pool_mask_back, {"x": _normal(2, 2, 4, 4)}),

@@ -1,5 +1,6 @@
 """A recorded array gives NumPy's numbers, dtypes, shapes and shared memory."""
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from compare.proof.numpy_array import RecordedArray, recorded_arrays, tensor_of
+from compare.proof.numpy_array import RecordedArray, tensor_of
+from compare.proof.numpy_recording import recorded_arrays
 
 _RNG = np.random.RandomState(3)
 ARRAYS = {
@@ -395,7 +397,7 @@ def test_statements_change_the_arrays_that_numpy_changes(code: str) -> None:
         ("memoryview(x)", "a bytes-like object is required"),
         ("np.frombuffer(x)", "a bytes-like object is required"),
         ("np.lib.stride_tricks.as_strided(x, (2, 2))", "cannot be recorded"),
-        ("np.random.permutation(x)", "Cannot convert RecordedArray"),
+        ("np.random.permutation(x)", "NumPy asks for the memory of an array"),
         ("np.sum([x, x])", "NumPy asks for the memory of an array"),
         ("np.add(x, 1, out=elsewhere)", "written into one that was made elsewhere"),
         ("elsewhere.__setitem__(0, x[0])", "NumPy asks for the memory of an array"),
@@ -411,35 +413,53 @@ def test_what_cannot_be_followed_raises(code: str, message: str) -> None:
         eval(code, {"np": np, "elsewhere": elsewhere, **names})
 
 
+def _zeros() -> Any:
+    return np.zeros(2)
+
+
+def _given() -> Any:
+    return torch.ones(2).numpy()
+
+
 def test_everything_is_put_back() -> None:
-    before = np.zeros, np.array, torch.from_numpy, torch.tensor, torch.Tensor.numpy
+    before = np, torch.from_numpy, torch.tensor, torch.Tensor.numpy, torch.Tensor.__array__
     with recorded_arrays():
-        assert np.zeros is not before[0]
-        assert _is_recorded(torch.ones(2).numpy())
+        assert _is_recorded(_zeros())
+        assert _is_recorded(_given())
     with pytest.raises(ZeroDivisionError), recorded_arrays():
-        _ = 1 / 0
-    assert (np.zeros, np.array, torch.from_numpy, torch.tensor, torch.Tensor.numpy) == before
+        _ = 1 / len(_zeros()[:0])
+    after = np, torch.from_numpy, torch.tensor, torch.Tensor.numpy, torch.Tensor.__array__
+    assert after == before
     assert not hasattr(torch.Tensor, "__array_ufunc__")
-    assert type(torch.ones(2).numpy()) is np.ndarray
+    assert sys.getprofile() is None
+    assert not _is_recorded(_zeros())
+    assert not _is_recorded(_given())
 
 
 def test_another_thread_and_libraries_get_numpys_arrays() -> None:
+    """Compiled code of a library, such as np.random, would crash on anything else."""
     made: list[Any] = []
     with recorded_arrays():
-        thread = threading.Thread(target=lambda: made.extend([np.zeros(2), torch.ones(2).numpy()]))
+        assert _is_recorded(_zeros())  # this module has another np from here on
+        thread = threading.Thread(target=lambda: made.extend([_zeros(), _given()]))
         thread.start()
         thread.join()
-        made.append(np.polynomial.Polynomial([1.0, 2.0]).coef)  # an array that a library makes
-        assert _is_recorded(np.zeros(2))
-    assert [type(array) for array in made] == [np.ndarray] * 3
+        made += [np.polynomial.Polynomial([1.0, 2.0]).coef, np.random.RandomState(1).randn(3)]
+    assert [type(array) for array in made] == [np.ndarray] * 4
 
 
 def test_tensors_and_arrays_meet_as_they_do_in_torch() -> None:
+    def tensors(t: torch.Tensor) -> list[Any]:
+        a = t.numpy()
+        return [
+            t * a, np.exp(t), np.maximum(t, 0), torch.from_numpy(a), torch.tensor(a),
+            torch.as_tensor(a), torch.tensor([a[0], a[1]]),
+        ]  # fmt: skip
+
+    def arrays(t: torch.Tensor) -> list[Any]:
+        return [np.asarray(t), np.array(t), np.dot(t, t), np.where(t > 0, t, 0)]
+
     t = torch.tensor([1.0, -2.0])
     with recorded_arrays():
-        a = t.numpy()
-        for tensor in (t * a, np.exp(t), np.maximum(t, 0), torch.from_numpy(a), torch.tensor(a),
-                       torch.as_tensor(a), torch.tensor([a[0], a[1]])):  # fmt: skip
-            assert type(tensor) is torch.Tensor
-        for array in (np.asarray(t), np.array(t), np.dot(t, t), np.where(t > 0, t, 0)):
-            assert _is_recorded(array)
+        assert {type(value) for value in tensors(t)} == {torch.Tensor}
+        assert all(map(_is_recorded, arrays(t)))

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -237,6 +238,8 @@ def kind_of(value: Any) -> str:
     """Return the type of a value, with its article, for a message."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
     if value is None:
         return "None"
     name = type(value).__name__

@@ -65,7 +65,7 @@ def check_complete(recording: Recording) -> None:
     graph, own_kernels = recording.graph, recording.own_kernels
     given = list(recording.inputs.values())
     if own_kernels and not recording.agrees(recording.run(given), given):
-        raise Opaque(_OTHER_NUMBERS)
+        raise Opaque(_unwritten(recording) or _OTHER_NUMBERS)
     branches = []
     for move in _MOVES:
         moved = [move(name, tensor) for name, tensor in recording.inputs.items()]
@@ -81,7 +81,7 @@ def check_complete(recording: Recording) -> None:
         again, results = recording.record(moved)
         if _texts(again) == _texts(graph):
             if own_kernels and not agrees:
-                raise Opaque(_OTHER_NUMBERS)
+                raise Opaque(_unwritten(recording) or _OTHER_NUMBERS)
             if all(map(same_or_nan, results, recording.replay(again, moved))):
                 return
             raise Opaque(_outside(recording, graph))
@@ -170,21 +170,26 @@ def _outside(recording: Recording, graph: fx.Graph, again: fx.Graph | None = Non
         changed = next(one for one, other in pairs if node_text(one) != node_text(other))
         where = _at(next(iter(changed.users), changed))
         return (
-            f"cannot be traced: numbers are computed outside torch{where}, by NumPy, ctypes or a "
-            "custom kernel"
+            f"cannot be traced: numbers are computed outside torch{where}, by NumPy (np.random, "
+            "say), ctypes or a custom kernel"
         )
-    made = [node for node in graph.nodes if "empty" in operation(node)]
-    given = list(recording.inputs.values())
-    with torch.random.fork_rng(devices=[]):
-        values = recording.replay(graph, given, _NaNForUnwritten()) if made else []
-    if any(bool(value.isnan().any()) for value in values):
-        return (
-            f"cannot be traced: memory of torch.{operation(made[0])}{_at(made[0])} is read that no "
-            "operation of torch has written: a custom kernel did, or nobody"
-        )
-    return (
+    return _unwritten(recording) or (
         "cannot be traced: replaying the recorded operations gave different results, so a custom "
         "kernel, or NumPy that writes into a tensor's memory, does part of the work"
+    )
+
+
+def _unwritten(recording: Recording) -> str | None:
+    """Return in words where memory is read that no operation has written, None if none is."""
+    made = [node for node in recording.graph.nodes if "empty" in operation(node)]
+    if not made:
+        return None
+    values = recording.replay(recording.graph, list(recording.inputs.values()), _NaNForUnwritten())
+    if not any(bool(value.isnan().any()) for value in values):
+        return None
+    return (
+        f"cannot be traced: memory of torch.{operation(made[0])}{_at(made[0])} is read that no "
+        "operation of torch has written: a custom kernel did, or nobody"
     )
 
 

@@ -1,22 +1,17 @@
 """NumPy code as torch operations: an array that hands what NumPy is asked of it to torch.
 
-While a function is recorded, `recorded_arrays` has tensors give a `RecordedArray` where they would
-give a NumPy array, and has torch take it back. NumPy's protocols (`__array_ufunc__`,
-`__array_function__`) then bring each call of NumPy here. The dtypes are those that NumPy itself
-resolves. What an array cannot follow raises, and the function then counts as opaque: no number
-leaves the recording unseen. The kernels are torch's and not NumPy's; whoever records has to compare
-the numbers with NumPy's own (compare/proof/trace.py).
+NumPy's protocols (`__array_ufunc__`, `__array_function__`) bring each call of NumPy with such an
+array here. The dtypes are those that NumPy itself resolves. What cannot be followed raises, and the
+function under test then counts as opaque: no number leaves a recording unseen. The kernels are
+torch's and not NumPy's; whoever records has to compare the numbers with NumPy's own
+(compare/proof/trace.py). Code comes by such arrays while compare/proof/numpy_recording.py has it
+recorded.
 """
 
-import contextlib
 import functools
 import operator
-import sys
-import sysconfig
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -198,7 +193,7 @@ class RecordedArray:
             if name not in named or where is not True:
                 raise TypeError(f"np.{name}.{method} cannot be recorded")
             options |= {"out": out[0]} if out else {}
-            return _call(getattr(np, named[name]), inputs, {"axis": 0, **options})
+            return call(getattr(np, named[name]), inputs, {"axis": 0, **options})
         result = _elementwise(ufunc, inputs, **options)
         if out and not isinstance(out[0], RecordedArray):
             raise TypeError("a recorded array is written into one that was made elsewhere")
@@ -213,7 +208,7 @@ class RecordedArray:
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Call the function of torch that stands for a function of NumPy."""
         del types
-        return _call(func, args, kwargs)
+        return call(func, args, kwargs)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -239,7 +234,7 @@ def _in_place(ufunc: np.ufunc) -> Callable[[RecordedArray, Any], Any]:
 
 
 def _method(name: str) -> Callable[..., Any]:
-    return lambda self, *args, **kwargs: _call(getattr(np, name), (self, *args), kwargs)
+    return lambda self, *args, **kwargs: call(getattr(np, name), (self, *args), kwargs)
 
 
 for _name in _METHODS:
@@ -289,10 +284,10 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return _NUMPY_DTYPES[dtype]
 
 
-def _holds_recorded(value: Any) -> bool:
+def holds_recorded(value: Any) -> bool:
     """Whether a value is a tensor or a recorded array, or a list with one in it."""
     if type(value) in (list, tuple):
-        return any(map(_holds_recorded, value))
+        return any(map(holds_recorded, value))
     return type(value) is RecordedArray or isinstance(value, Tensor)
 
 
@@ -306,7 +301,7 @@ def tensor_of(value: Any) -> Tensor:
         return value.tensor
     if isinstance(value, Tensor):
         return value.detach()
-    if _holds_recorded(value):
+    if holds_recorded(value):
         parts = [tensor_of(part) for part in value]
         dtype = _torch_dtype(np.result_type(*(_numpy_dtype(part.dtype) for part in parts)))
         return torch.stack([part.to(dtype) for part in parts])
@@ -365,7 +360,7 @@ def _without_reversal(tensor: Tensor, index: Any) -> tuple[Tensor, Any]:
     parts = index if type(index) is tuple else (index,)
     if not any(type(part) is slice and (part.step or 1) < 0 for part in parts):
         return tensor, index
-    if any(_holds_recorded(part) or isinstance(part, list | np.ndarray) for part in parts):
+    if any(holds_recorded(part) or isinstance(part, list | np.ndarray) for part in parts):
         raise TypeError("an index with arrays and a reversed slice cannot be recorded")
     kept = [part for part in parts if part is not None]
     if Ellipsis in kept:
@@ -399,7 +394,7 @@ def _add_at(name: str, array: Any, index: Any, value: Any) -> None:
 
 def _where(condition: Any, *values: Any) -> Any:
     if not values:
-        return _call(np.nonzero, (condition,), {})
+        return call(np.nonzero, (condition,), {})
     operands = [value if _is_number(value) else tensor_of(value) for value in values]
     kinds = [v if _is_number(v) else _numpy_dtype(v.dtype) for v in operands]
     dtype = _torch_dtype(np.result_type(*kinds))
@@ -437,7 +432,7 @@ _OWN: dict[str, Callable[..., Any]] = {
 }
 
 
-def _call(func: Any, args: Sequence[Any], kwargs: Any) -> Any:
+def call(func: Any, args: Sequence[Any], kwargs: Any) -> Any:
     """Call what stands for a function of NumPy."""
     name, home = func.__name__, func.__module__.removeprefix("numpy").lstrip(".")
     name = {"amax": "max", "amin": "min"}.get(name, name)
@@ -510,98 +505,12 @@ def _eye(rows: int, columns: int | None = None, k: int = 0, dtype: Any = float, 
     return RecordedArray(torch.eye(rows, columns, dtype=_torch_dtype(np.dtype(dtype))))
 
 
-_CREATE: dict[str, Callable[..., Any]] = {
+#: NumPy's functions that make arrays.
+CREATE: dict[str, Callable[..., Any]] = {
     "array": functools.partial(_asarray_recorded, copy=True),
     **dict.fromkeys(("asarray", "asanyarray", "ascontiguousarray"), _asarray_recorded),
     "zeros": _zeros, "ones": _ones, "empty": _empty, "full": _filled, "eye": _eye,
     "identity": _eye, "zeros_like": _like(_zeros), "ones_like": _like(_ones),
     "empty_like": _like(_empty), "full_like": _like(_filled),
 }  # fmt: skip
-_OWN |= _CREATE
-
-
-# Installed libraries, Python, and the import of a module: what they make they may keep, in a table.
-_LIBRARIES = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-
-
-def _called_by_library() -> bool:
-    return sys._getframe(2).f_code.co_filename.startswith(_LIBRARIES)
-
-
-def _tensor_numpy(tensor: Tensor, **_: Any) -> RecordedArray:
-    return RecordedArray(tensor.detach())
-
-
-def _as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    return tensor_of(data).to(device=device, dtype=dtype)
-
-
-def _new_tensor(
-    data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
-) -> Tensor:
-    return _as_tensor(data, dtype, device).clone().requires_grad_(requires_grad)
-
-
-def _refuse_memory(*_args: Any, **_kwargs: Any) -> Any:
-    raise TypeError("NumPy asks for the memory of a tensor, which cannot be recorded")
-
-
-def _ufunc_of_tensor(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    """Compute a ufunc of a tensor; the result is a tensor, as torch has it."""
-    result = RecordedArray(self).__array_ufunc__(ufunc, method, *inputs, **options)
-    return result.tensor if type(result) is RecordedArray else result
-
-
-def _function_of_tensor(_self: Tensor, func: Any, _types: Any, args: Any, kwargs: Any) -> Any:
-    return _call(func, args, kwargs)
-
-
-_ONE_AT_A_TIME = threading.RLock()
-
-
-@contextlib.contextmanager
-def recorded_arrays() -> Iterator[list[str]]:
-    """Have tensors and NumPy make recorded arrays in this thread; yield a list of what was called.
-
-    Each function that is replaced is put back at the end. Other threads call NumPy and torch as
-    they are.
-    """
-    calls: list[str] = []
-    thread = threading.get_ident()
-
-    def replaced(name: str, ours: Callable[..., Any], before: Callable[..., Any] | None) -> Any:
-        @functools.wraps(before or ours)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            elsewhere = threading.get_ident() != thread or _called_by_library()
-            if before is not None and (elsewhere or not concerned(name, args)):
-                return before(*args, **kwargs)
-            calls.append(name)
-            return ours(*args, **kwargs)
-
-        return function
-
-    def concerned(name: str, args: Any) -> bool:
-        """Whether a call makes or takes recorded arrays; torch's own constants stay its own."""
-        return not name.startswith("torch.") or (bool(args) and _has_array(args[0]))
-
-    with _ONE_AT_A_TIME, contextlib.ExitStack() as patches:
-        homes: tuple[tuple[Any, dict[str, Callable[..., Any]]], ...] = (
-            (np, _CREATE),
-            (torch, {"from_numpy": tensor_of, "tensor": _new_tensor, "as_tensor": _as_tensor,
-                     "asarray": _as_tensor}),
-            (Tensor, {"numpy": _tensor_numpy, "__array__": _refuse_memory,
-                      "__array_ufunc__": _ufunc_of_tensor,
-                      "__array_function__": _function_of_tensor}),
-        )  # fmt: skip
-        for home, functions in homes:
-            for name, ours in functions.items():
-                before = getattr(home, name, None)
-                new = replaced(f"{home.__name__}.{name}", ours, before)
-                patches.enter_context(mock.patch.object(home, name, new, create=True))
-        yield calls
-
-
-def _has_array(value: Any) -> bool:
-    if type(value) in (list, tuple):
-        return any(map(_has_array, value))
-    return type(value) is RecordedArray
+_OWN |= CREATE

@@ -6,6 +6,7 @@ torch and its private names alone.
 """
 
 import operator
+import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func is _ATEN._local_scalar_dense.default:
             if args[0].is_floating_point() and not self._node(args[0]).meta["constant"]:
-                raise FloatRead("a float is read out of a tensor (float(x), x.item())")
+                raise FloatRead(f"a float is read out of a tensor (float(x), x.item()){self._at()}")
             return func(*args)
         if func.namespace == "profiler":  # torch.optim marks its steps for the profiler
             return func(*args, **kwargs)
@@ -106,6 +107,11 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         result = func(*args, **kwargs)
         self._assign_result(result, self.graph.call_function(func, *node_args))
         return result
+
+    def _at(self) -> str:
+        """Return in words the line being run, "" if it is unknown."""
+        file, _, line = (self.line() or "").rpartition(":")
+        return f" at {os.path.basename(file)}:{line}" if file else ""
 
     def _assign_result(self, result: Any, node: fx.Node) -> None:
         """Assign the node to the result of its operation: a tensor, several, or something else."""

@@ -21,7 +21,7 @@ from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
 from compare.proof.completeness import check_complete, same_or_nan
 from compare.proof.interpreter import Floats, Lifted, Unsupported, evaluate, lift
-from compare.proof.numpy_array import recorded_arrays
+from compare.proof.numpy_recording import recorded_arrays
 from compare.proof.program import Key, Opaque, Program, node_text, operation, skip_copies
 from compare.proof.recorder import Recorder
 from compare.proof.rounding import bounds_for, largest_share, share_of_rounding
