@@ -6,18 +6,22 @@ constants. They show because they change with the inputs.
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, fx
 
 from compare.proof.bits import same_bits
 from compare.proof.interpreter import Floats
 from compare.proof.other_inputs import nearby, similar, very_near
-from compare.proof.program import Opaque, constant_text, node_text, operation, source_line
+from compare.proof.program import (
+    Opaque,
+    constant_text,
+    line_text,
+    node_text,
+    operation,
+    random_draw,
+)
 
 _MOVES: tuple[Callable[[str, Tensor], Tensor], ...] = (
     nearby, functools.partial(similar, leaf=True), very_near,
@@ -168,7 +172,7 @@ def _outside(recording: Recording, graph: fx.Graph, again: fx.Graph | None = Non
     if again is not None:
         pairs = zip(graph.nodes, again.nodes, strict=True)
         changed = next(one for one, other in pairs if node_text(one) != node_text(other))
-        where = _at(next(iter(changed.users), changed))
+        where = line_text(next(iter(changed.users), changed))
         return (
             f"cannot be traced: numbers are computed outside torch{where}, by NumPy (np.random, "
             "say), ctypes or a custom kernel"
@@ -188,25 +192,12 @@ def _unwritten(recording: Recording) -> str | None:
     if not any(bool(value.isnan().any()) for value in values):
         return None
     return (
-        f"cannot be traced: memory of torch.{operation(made[0])}{_at(made[0])} is read that no "
-        "operation of torch has written: a custom kernel did, or nobody"
+        f"cannot be traced: memory of torch.{operation(made[0])}{line_text(made[0])} is read that "
+        "no operation of torch has written: a custom kernel did, or nobody"
     )
 
 
 def _random(graph: fx.Graph) -> str | None:
     """Return in words where a function draws random numbers, None if it does not."""
-    tag = torch.Tag.nondeterministic_seeded
-    drawn = [node for node in graph.nodes if tag in getattr(node.target, "tags", ())]
-    if not drawn:
-        return None
-    kinds = Counter(map(operation, drawn))
-    return (
-        f"cannot be traced: it draws random numbers ({', '.join(kinds)}{_at(drawn[0])}); pass them "
-        "as an input"
-    )
-
-
-def _at(node: fx.Node) -> str:
-    """Return in words the line of a recorded operation, "" if it is unknown."""
-    line = source_line(node)
-    return f" at {Path(line[0]).name}:{line[1]}" if line else ""
+    drawn = next(filter(None, map(random_draw, graph.nodes)), None)
+    return drawn and f"cannot be traced: {drawn}"

@@ -19,7 +19,7 @@ from compare.proof.arithmetic_interface import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
 from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move
-from compare.proof.program import Key, Program
+from compare.proof.program import Key, Program, random_draw
 from compare.proof.same_formula import elementwise
 
 MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
@@ -281,7 +281,7 @@ def _numbers(
     if name == "_to_copy" and all(isinstance(value, Tensor) for value in operands):
         return n.exact(out)  # integers converted to floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
-        return Unsupported(f"{node.target}")
+        return Unsupported(f"{node.target}", random_draw(node))
     if kwargs.get("rounding_mode"):
         return Unsupported(f"{node.target}", "it has a rounding_mode")
 

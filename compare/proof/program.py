@@ -3,10 +3,12 @@
 `trace` creates a program; `lift` computes it in floats and in exact arithmetic or bounds at once.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, fx
 
 T = TypeVar("T")
@@ -203,6 +205,19 @@ def source_line(node: fx.Node) -> tuple[str, int] | None:
     """Return the file and the line number of the code behind an operation, None if unknown."""
     file, _, line = (node.meta.get("line") or "").rpartition(":")
     return (file, int(line)) if file and line.isdigit() else None
+
+
+def line_text(node: fx.Node) -> str:
+    """Return the line of code behind an operation as " at file.py:14", "" if it is unknown."""
+    line = source_line(node)
+    return f" at {os.path.basename(line[0])}:{line[1]}" if line else ""
+
+
+def random_draw(node: fx.Node) -> str | None:
+    """Return in words that an operation draws random numbers, None if it does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return None
+    return f"it draws random numbers ({operation(node)}{line_text(node)}); pass them as an input"
 
 
 def constant_text(node: fx.Node) -> str:
