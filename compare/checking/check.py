@@ -48,12 +48,14 @@ def check(
             output's shape), `output`, any input, any intermediate named with `compare.name`; of
             several outputs `grad_output` and `output` are tuples. It returns a dict
             name -> gradient, or a tuple in the order of the differentiable inputs; each gradient
-            has the shape and dtype of its tensor, and None stands for zero. Of a Function, `apply`
-            runs both passes, and its outputs are checked as well.
+            has the shape and dtype of its tensor, and None stands for zero. A gradient may be an
+            array of NumPy's. Of a Function, `apply` runs both passes, and its outputs are checked
+            as well.
         forward: Differentiable torch code, a function or an `nn.Module`, that returns a tensor or
             a tuple of tensors. It has to give the same result each time it is called.
         inputs: The arguments of `forward`, tensors of any shape and other values: a dict by
-            parameter name, a tuple in order, or one tensor. Differentiable inputs are those with
+            parameter name, a tuple in order, or one tensor. NumPy's arrays become tensors, and
+            `backward` is then called with arrays. Differentiable inputs are those with
             `requires_grad=True`, or every floating-point tensor if none has it.
         seed: Seed of the cotangents, one for each output and of its shape. The cotangent of a
             scalar output is 1 if `backward` does not take `grad_output`; the report then says
