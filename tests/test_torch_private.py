@@ -18,6 +18,7 @@ from compare.environment import environment
 from compare.errors import BadInput
 from compare.mutants.operators import numeric_arguments
 from compare.passes.inputs import check_modes
+from compare.proof.program import Opaque
 from compare.proof.trace import trace
 from compare.training.sides import ManualSide
 from tests.test_independence import ROOT, sources
@@ -152,6 +153,17 @@ def test_the_public_table_gives_the_same_program(lacks: Lacks) -> None:
     expected = graph_of(several, x=X)
     assert lacks("_post_autograd").endswith("so the first program takes longer to trace")
     assert graph_of(several, x=X) == expected
+
+
+def test_without_numpys_functions_code_in_numpy_is_opaque(lacks: Lacks) -> None:
+    def doubled(x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy().sum(axis=0) * 2)
+
+    assert "sum" in graph_of(doubled, x=X)
+    assert lacks("_numpy").endswith("so NumPy code cannot be traced as a program, and only equal "
+                                    "bits pass")  # fmt: skip
+    with pytest.raises(Opaque, match=r"torch .* has no NumPy functions to record with"):
+        graph_of(doubled, x=X)
 
 
 def test_without_a_dispatch_mode_only_bits_are_shown() -> None:
