@@ -1,9 +1,11 @@
 """A backward pass in NumPy gets the verdicts, and the lines, that one in torch gets."""
 
+import cProfile
 import ctypes
 import inspect
 import itertools
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,17 @@ def test_the_listing_of_the_blog_is_read_within_a_second(planted: bool) -> None:
     assert time.process_time() - start < 1, "it takes 0.2 s"
     assert _read(report) != planted
     assert report.verdict == (WRONG if planted else ROUNDING), str(report)
+
+
+def test_a_profiler_is_left_alone() -> None:
+    def backward(x: Any, grad_output: Any) -> Any:
+        return np.exp(x) * grad_output
+
+    with cProfile.Profile():
+        before = sys.getprofile()
+        report = compare.check(backward, _exp, (X,))
+        assert sys.getprofile() is before is not None
+    assert _read(report), str(report)
 
 
 # -- what cannot be followed stays opaque
