@@ -8,6 +8,7 @@ torch, and nothing of the project.
 import contextlib
 import functools
 import pkgutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -64,6 +65,19 @@ class _NoDispatchMode:
 
 CAN_RECORD = lookup(_DISPATCH) is not None
 DispatchMode: Any = lookup(_DISPATCH) if CAN_RECORD else _NoDispatchMode
+
+
+def keep_compiler_asleep(mode: type[Any]) -> type[Any]:
+    """Return a dispatch mode's class, whose use does not import torch's compiler.
+
+    Torch wraps the mode's method so that its compiler leaves it alone, and imports the compiler for
+    that at the first operation, which takes longer than most checks. A compiler that is not
+    imported needs no such order.
+    """
+    dispatch = getattr(mode.__torch_dispatch__, "__wrapped__", None)
+    if dispatch is not None and "torch._dynamo" not in sys.modules:
+        dispatch.__dict__.setdefault("__dynamo_disable", dispatch)
+    return mode
 
 
 @functools.cache

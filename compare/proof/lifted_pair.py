@@ -132,9 +132,7 @@ class LiftedPair:
                     program, Balls(self.pair.entries, reading), reading, used
                 ).items()
             }
-            self._quantities[key] = {
-                n: LiftedQuantity(exact[n], bound[n].numbers) for n in exact
-            }
+            self._quantities[key] = {n: LiftedQuantity(exact[n], bound[n].numbers) for n in exact}
         return self._quantities[key].get(name)
 
     def _float64_values(self, bounds: Mapping[Key, Lifted]) -> dict[Key, Any]:

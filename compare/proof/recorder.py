@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compare.torch_private import DispatchMode, in_backward
+from compare.torch_private import DispatchMode, in_backward, keep_compiler_asleep
 
 _ATEN = torch.ops.aten
 _PLAIN = {Tensor, nn.Parameter}
@@ -25,6 +25,7 @@ class FloatRead(Exception):
     """The function reads a float out of a tensor: as a Python number it would escape the graph."""
 
 
+@keep_compiler_asleep
 class Recorder(DispatchMode):  # type: ignore[misc]
     """A mode in which each operation becomes a node of a graph.
 

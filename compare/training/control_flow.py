@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from compare.torch_private import CAN_RECORD, DispatchMode
+from compare.torch_private import CAN_RECORD, DispatchMode, keep_compiler_asleep
 
 # torch's tags for operations whose result, or its shape, depends on the values of their inputs
 _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -32,6 +32,7 @@ def may_branch(function: Callable[..., object], inputs: Mapping[str, Tensor]) ->
     return to_python.seen or reads.seen
 
 
+@keep_compiler_asleep
 class _Reads(DispatchMode):  # type: ignore[misc]
     """Detects a read of a value that is computed from float inputs.
 
