@@ -31,7 +31,7 @@ CALLS: list[Call] = []
 def signed(*shape: int) -> Tensor:
     """Draw normal numbers; the seed is the number of calls listed so far."""
     chance = torch.Generator().manual_seed(len(CALLS))
-    return torch.randn(*shape, generator=chance, dtype=torch.float64)
+    return torch.randn(shape, generator=chance, dtype=torch.float64)
 
 
 def positive(*shape: int) -> Tensor:
@@ -118,6 +118,7 @@ def _sums() -> None:
         run = getattr(aten, name)
         dims = (1,) if name == "prod" else ([1],)
         calls(name, run, "all", self=signed(4, 6))
+        calls(name, run, "number", self=signed())
         calls(name, lambda x, run=run, d=dims: run(x, *d), "dim", x=signed(4, 6))
         calls(name, lambda x, run=run, d=dims: run(x, *d, True), "keep", x=signed(4, 6))
     for name in ("sum", "mean", "amax"):
@@ -188,7 +189,7 @@ def _products() -> None:
     calls("convolution", lambda x, w, b: aten.convolution(x, w, b, *across), "transposed", **spread)
     for label, more, inputs in (("", geometry, weights), ("transposed", across, spread)):
         size = aten.convolution(*inputs.values(), *more).shape
-        backward = lambda g, x, w, m=more: aten.convolution_backward(g, x, w, [6], *m, [True] * 3)  # noqa: E731
+        backward = lambda g, x, w, m=more: aten.convolution_backward(g, x, w, [6], *m, [True] * 3)  # noqa: E731  # fmt: skip  # noqa: E501
         x, w = inputs["x"], inputs["w"]
         calls("convolution_backward", backward, label, g=signed(*size), x=x, w=w)
 
@@ -258,9 +259,9 @@ def _resized() -> None:
             for name in (linear, "bicubic2d") if dims == 2 else (linear,):
                 for corners in (False, True):
                     back = getattr(aten, f"upsample_{name}_backward")
-                    run = lambda g, b=back, o=new, i=x.shape, c=corners: b(g, o, list(i), c)  # noqa: E731
+                    run = lambda g, b=back, o=new, i=x.shape, c=corners: b(g, o, list(i), c)  # noqa: E731  # fmt: skip  # noqa: E501
                     calls(f"upsample_{name}_backward", run, f"{label}-{corners}", g=g)
-    scaled = lambda g: aten.upsample_bilinear2d_backward(g, [7, 10], [2, 2, 5, 7], False, 1.5, 1.5)  # noqa: E731
+    scaled = lambda g: aten.upsample_bilinear2d_backward(g, [7, 10], [2, 2, 5, 7], False, 1.5, 1.5)  # noqa: E731  # fmt: skip  # noqa: E501
     calls("upsample_bilinear2d_backward", scaled, "factor", g=signed(2, 2, 7, 10))
 
 
@@ -340,7 +341,199 @@ def _made() -> None:
         calls(name.partition("-")[0], run, name.partition("-")[2], x=signed(4).to(f))
 
 
-for _part in (_elementwise, _sums, _products, _normalised, _resized, _placed, _moved, _made):
+def _two_numbers() -> None:
+    """Elementwise operations of two numbers, and elementary functions beyond the common ones."""
+    run: Any
+
+    calls("asinh", aten.asinh, self=3 * signed(4, 6))
+    calls("special_erfcx", aten.special_erfcx, self=2 * signed(4, 6))
+    for name in ("hypot", "atan2", "fmax", "fmin", "copysign"):
+        calls(name, getattr(aten, name), self=signed(4, 6), other=signed(6) + 1)
+    calls("hypot", lambda x: aten.hypot(x, x), "itself", x=signed(6))
+    calls("copysign", lambda x: aten.copysign(x, -0.0), "number", x=signed(6))
+    calls("angle", aten.angle, self=signed(6))
+    for name in ("fmod", "remainder"):
+        run = getattr(aten, name)
+        calls(name, run, self=5 * signed(4, 6), other=signed(6).sign() * positive(6))
+        calls(name, lambda x, run=run: run(x, 0.7), "number", x=5 * signed(6))
+        calls(name, lambda x, run=run: run(x, 2), "whole", x=5 * signed(6))
+    calls("remainder", lambda x: aten.remainder(2.5, x), "of-number", x=positive(6))
+    for mode in ("floor", "trunc"):
+        run = lambda x, y, m=mode: aten.div(x, y, rounding_mode=m) * x  # noqa: E731
+        calls("div", run, mode, x=5 * signed(6), y=positive(6))
+    powers = torch.tensor([1, -2, 0])
+    calls("ldexp", lambda x: aten.ldexp(x, powers), x=signed(2, 3))
+    calls("ldexp", aten.ldexp, "fraction", self=signed(2, 3), other=signed(3))
+    calls("frexp", lambda x: aten.frexp(x), x=signed(6))
+    slopes = (0.125, 1 / 3)
+    calls("rrelu_with_noise_functional", lambda x, s: aten.rrelu_with_noise_functional(x, s, *slopes)[0], x=signed(6), s=positive(6))  # fmt: skip  # noqa: E501
+    for training in (False, True):
+        calls("rrelu_with_noise_backward", lambda g, x, s, t=training: aten.rrelu_with_noise_backward(g, x, s, *slopes, t, False), str(training), g=signed(6), x=signed(6), s=positive(6))  # fmt: skip  # noqa: E501
+
+
+def _groups() -> None:
+    """Reductions at indices, of segments and of embedding bags."""
+    run: Any
+    index = torch.tensor([[0, 2, 2, 0], [2, 2, 0, 1]])
+    rows = torch.tensor([2, 0, 2])
+    for how in ("sum", "prod", "mean", "amax", "amin"):
+        for own in (True, False):
+            run = lambda x, y, h=how, s=own: aten.scatter_reduce(x, 0, index, y, h, include_self=s)  # noqa: E731  # fmt: skip  # noqa: E501
+            calls("scatter_reduce", run, f"{how}-{own}", x=signed(4, 5), y=signed(2, 4))
+            if how != "sum":
+                run = lambda x, y, h=how, s=own: aten.index_reduce(x, 1, rows, y, h, include_self=s)  # noqa: E731  # fmt: skip  # noqa: E501
+                calls("index_reduce", run, f"{how}-{own}", x=signed(2, 4), y=signed(2, 3))
+    for how in ("sum", "prod", "mean", "max", "min"):
+        segments: dict[str, dict[str, Any]] = {
+            "lengths": {"lengths": torch.tensor([2, 3, 1])},
+            "offsets": {"offsets": torch.tensor([[0, 1, 4], [0, 3, 4]]), "axis": 1},
+            "initial": {"lengths": torch.tensor([2, 0, 4]), "initial": 0.5},
+        }
+        for label, keys in segments.items():
+            if (how, label) == ("mean", "initial"):
+                continue
+            x = signed(6, 3) if "axis" not in keys else signed(2, 4, 3)
+            run = lambda x, h=how, k=keys: aten.segment_reduce(x, h, **k)  # noqa: E731
+            calls("segment_reduce", run, f"{how}-{label}", x=x)
+
+            def back(g: Tensor, x: Tensor, h: str = how, k: Any = keys) -> Tensor:
+                out = aten.segment_reduce(x, h, **k)
+                return aten._segment_reduce_backward(g, out, x, h, **k)
+
+            g = signed(*run(x).shape)
+            calls("_segment_reduce_backward", back, f"{how}-{label}", g=g, x=x)
+    calls("put", lambda x, y: aten.put(x, torch.tensor([3, -1, 0]), y), x=signed(2, 3), y=signed(3))
+    calls("put", lambda x, y: aten.put(x, rows, y, True), "add", x=signed(2, 3), y=signed(3))
+    mask = torch.tensor([True, False, True])
+    calls("masked_scatter_backward", lambda g: aten.masked_scatter_backward(g, mask, [5]), g=signed(2, 3))  # fmt: skip  # noqa: E501
+    calls("masked_select", lambda x: aten.masked_select(x, mask), x=signed(2, 3))
+    which, offsets = torch.tensor([3, 1, 1, 0, 2, 1]), torch.tensor([0, 2, 2, 5])
+    for mode, how in enumerate(("sum", "mean", "max")):
+        for label, more in {
+            "": (False, False, -1),
+            "padding": (False, True, 1),
+            "weights": (True, False, -1),
+        }.items():
+            if mode and label == "weights":
+                continue
+
+            def bag(w: Tensor, s: Tensor, m: int = mode, o: Any = more) -> Any:
+                return aten._embedding_bag(
+                    w, which, offsets, False, m, False, s if o[0] else None, *o[1:]
+                )
+
+            def bag_backward(
+                g: Tensor, w: Tensor, s: Tensor, m: int = mode, o: Any = more, run: Any = bag
+            ) -> Any:
+                _, bags, sizes, largest = run(w, s)
+                return aten._embedding_bag_backward(
+                    g,
+                    which,
+                    offsets,
+                    bags,
+                    sizes,
+                    largest,
+                    4,
+                    False,
+                    m,
+                    False,
+                    s if o[0] else None,
+                    o[2],
+                )
+
+            tensors = {"w": signed(4, 3), "s": signed(6)}
+            g = signed(*bag(**tensors)[0].shape)
+            calls("_embedding_bag", bag, f"{how}-{label}", **tensors)
+            calls("_embedding_bag_backward", bag_backward, f"{how}-{label}", g=g, **tensors)
+    calls("_embedding_bag_per_sample_weights_backward", lambda g, w: aten._embedding_bag_per_sample_weights_backward(g, w, which, offsets, aten._embedding_bag(w, which, offsets)[1], 0, 1), g=signed(4, 3), w=signed(4, 3))  # fmt: skip  # noqa: E501
+    for name in ("median", "nanmedian", "mode"):
+        run = getattr(aten, name)
+        calls(name, lambda x, run=run: run(x, 1, True), "dim", x=signed(4, 5))
+    calls("median", aten.median, "all", self=signed(4, 5))
+    calls("kthvalue", lambda x: aten.kthvalue(x, 2, 0), x=signed(4, 5))
+
+
+def _losses() -> None:
+    """Losses of classes and of sequences, bilinear products, and distances."""
+    target, labels = (
+        torch.tensor([0, 2, 1]),
+        torch.tensor([[1, 2, -1, 0], [0, -1, 1, 1], [2, 3, 1, 0]]),
+    )
+    for reduction, g in ((0, signed(3)), (1, signed()), (2, signed())):
+        for p in (1, 2):
+            calls("multi_margin_loss_backward", lambda g, x, w, p=p, r=reduction: aten.multi_margin_loss_backward(g, x, target, p, 0.7, w, r), f"{reduction}-{p}", g=g, x=signed(3, 4), w=positive(4))  # fmt: skip  # noqa: E501
+
+        def listed_backward(g: Tensor, x: Tensor, r: int = reduction) -> Tensor:
+            listed = aten.multilabel_margin_loss_forward(x, labels, r)[1]
+            return aten.multilabel_margin_loss_backward(g, x, labels, r, listed)
+
+        calls(
+            "multilabel_margin_loss_backward", listed_backward, str(reduction), g=g, x=signed(3, 4)
+        )
+    probabilities = signed(7, 2, 4).log_softmax(-1)
+    words = torch.tensor([[1, 1, 3], [2, 1, 0]])
+    lengths = ([7, 6], [3, 2])
+    calls("_ctc_loss", lambda x: aten._ctc_loss(x, words, *lengths)[0], x=probabilities)
+    calls("_ctc_loss", lambda x: aten._ctc_loss(x, words[0, :2], [7, 5], [2, 0], 3)[0], "joined", x=probabilities)  # fmt: skip  # noqa: E501
+
+    def ctc(g: Tensor, x: Tensor) -> Tensor:
+        loss, alpha = aten._ctc_loss(x, words, *lengths)
+        return aten._ctc_loss_backward(g, x, words, *lengths, loss, alpha, 0)
+
+    calls("_ctc_loss_backward", ctc, g=signed(2), x=probabilities)
+    x, y, w = signed(4, 3), signed(4, 2), signed(5, 3, 2)
+    calls("_trilinear", lambda x, w, y: aten._trilinear(x, w, y, [1, 3], [0], [1, 2], [2, 3]), x=x, w=w, y=y)  # fmt: skip  # noqa: E501
+    for order in (2.0, 1.0, 0.0, 3.0, 1.5, float("inf")):
+        calls("_pdist_forward", lambda x, p=order: aten._pdist_forward(x, p), f"{order:g}", x=signed(5, 3))  # fmt: skip  # noqa: E501
+        calls("_pdist_backward", lambda g, x, p=order: aten._pdist_backward(g, x, p, aten._pdist_forward(x, p)), f"{order:g}", g=signed(10), x=signed(5, 3))  # fmt: skip  # noqa: E501
+        if order not in (1.0, 2.0):
+            calls("_cdist_backward", lambda g, x, y, p=order: aten._cdist_backward(g, x, y, p, aten._cdist_forward(x, y, p, None)), f"{order:g}", g=signed(4, 5), x=signed(4, 3), y=signed(5, 3))  # fmt: skip  # noqa: E501
+
+
+def _sampled() -> None:
+    """Sampling between the pixels of an image or a volume, and resizing with antialiasing."""
+    run: Any
+    back: Any
+    for dims in (2, 3):
+        sizes, points = (4, 5, 3)[:dims], (3, 2, 2)[:dims]
+        x, grid = signed(2, 3, *sizes), 0.8 * signed(2, *points, dims)
+        g = signed(2, 3, *points)
+        forward = getattr(aten, f"grid_sampler_{dims}d")
+        backward = getattr(aten, f"grid_sampler_{dims}d_backward")
+        for mode in (0, 1, 2)[: 5 - dims]:
+            for padding in (0, 1, 2):
+                for align in (False, True):
+                    how, label = (mode, padding, align), f"{mode}{padding}{align}"
+                    run = lambda x, grid, f=forward, h=how: f(x, grid, *h)  # noqa: E731
+                    calls(f"grid_sampler_{dims}d", run, label, x=x, grid=grid)
+                    back = lambda g, x, grid, f=backward, h=how: f(g, x, grid, *h, [True, True])  # noqa: E731  # fmt: skip  # noqa: E501
+                    calls(f"grid_sampler_{dims}d_backward", back, label, g=g, x=x, grid=grid)
+    image = signed(1, 2, 6, 7)
+    for name in ("bilinear", "bicubic"):
+        for label, size, more in (
+            ("down", [3, 4], (False,)),
+            ("up", [9, 8], (False,)),
+            ("corners", [4, 3], (True,)),
+            ("factor", [3, 3], (False, 0.5, 0.5)),
+        ):
+            run, back = (
+                getattr(aten, f"_upsample_{name}2d_aa"),
+                getattr(aten, f"_upsample_{name}2d_aa_backward"),
+            )
+            calls(f"_upsample_{name}2d_aa", lambda x, f=run, s=size, m=more: f(x, s, *m), label, x=image)  # fmt: skip  # noqa: E501
+            calls(f"_upsample_{name}2d_aa_backward", lambda g, f=back, s=size, m=more: f(g, s, [1, 2, 6, 7], *m), label, g=signed(1, 2, *size))  # fmt: skip  # noqa: E501
+    for dims, x in ((2, signed(2, 2, 5, 6)), (3, signed(1, 2, 5, 6, 4))):
+        name, where = f"fractional_max_pool{dims}d", torch.full((*x.shape[:2], dims), 0.3).double()
+        kernel, size = [2] * dims, [3, 4, 2][:dims]
+        pool = getattr(aten, name)
+        run = lambda x, f=pool, k=kernel, s=size, w=where: f(x, k, s, w.to(x.dtype))  # noqa: E731
+        calls(name, run, x=x)
+        values, index = run(x)
+        back = getattr(aten, f"{name}_backward")
+        calls(f"{name}_backward", lambda g, x, f=back, k=kernel, s=size, i=index: f(g, x, k, s, i), g=values, x=x)  # fmt: skip  # noqa: E501
+
+
+for _part in (_elementwise, _sums, _products, _normalised, _resized, _placed, _moved, _made, _two_numbers, _groups, _losses, _sampled):  # fmt: skip  # noqa: E501
     _part()
 for _rows, _label, _run, _inputs in LINEAR_ALGEBRA_CALLS:
     calls(_rows, _run, _label, **_inputs)

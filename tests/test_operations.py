@@ -11,7 +11,7 @@ from compare.proof.balls import Balls
 from compare.proof.interpreter import Unsupported, lift
 from compare.proof.linear_algebra import LINEAR_ALGEBRA
 from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS
-from compare.proof.program import Program
+from compare.proof.program import Opaque, Program
 from compare.proof.trace import trace
 from tests.lifted import DTYPES, ThreeRuns, in_dtype, named, names_dtype, operations, run_three_ways
 from tests.operation_cases import CALLS, Call
@@ -59,9 +59,10 @@ def test_row(call: Call) -> None:
         same = program if dtype == torch.float64 or not names_dtype(program) else None
         try:
             _, outputs = run_three_ways(named(call.run), inputs, same)
-        except NotImplementedError:  # torch has no kernel for half precision
-            assert dtype.itemsize == 2
-            continue
+        except (NotImplementedError, Opaque) as error:  # torch has no kernel for half precision
+            if dtype.itemsize == 2 and isinstance(error.__cause__ or error, NotImplementedError):
+                continue
+            raise
         assert outputs
         for name, runs in outputs.items():
             assert isinstance(runs, ThreeRuns), f"{dtype} {name}: {runs}"
@@ -103,14 +104,6 @@ def test_an_operation_outside_the_table_is_named() -> None:
         assert "special_bessel_j0" in str(missing)
         assert "compare/proof/operations.py" in str(missing)
     assert not isinstance(outputs["independent"].numbers, Unsupported)
-
-
-@pytest.mark.parametrize("mode", ["floor", "trunc"])
-def test_a_division_with_a_rounding_mode_is_not_supported(mode: str) -> None:
-    """It computes a step function, not the quotient."""
-    x = torch.tensor([1.5, -2.5], dtype=torch.float64)
-    program = trace(lambda x: {"out": torch.div(x, 0.7, rounding_mode=mode)}, {"x": x})
-    assert "rounding_mode" in str(lift(program, Balls(), {"x": x})["out"].numbers)
 
 
 def test_uninitialised_memory_has_no_exact_value(monkeypatch: pytest.MonkeyPatch) -> None:

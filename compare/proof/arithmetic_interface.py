@@ -60,7 +60,8 @@ class Call(Arithmetic[N], Protocol[N]):
     name: str  # of the operation, without namespace and overload
     overload: str
     dtype: torch.dtype  # of the output
-    floats: list[Tensor]  # the input tensors
+    floats: list[Tensor]  # the input tensors, each once
+    arguments: tuple[Any, ...]  # the positional arguments of the float run
     out: Any  # the output
 
     def number(self, value: float, /) -> N: ...

@@ -21,6 +21,7 @@ Array = Any  # a numpy array of flint.arb; numpy's types cannot express that
 PRECISION = 200  # bits
 # Multiplications in a matrix product; a larger one takes over two seconds on one core.
 LARGE = 200_000_000
+_MAX_SHIFT = 1_000  # steps of a recurrence; an argument further below 0 has no value
 
 
 def _log(x: Any) -> Any:
@@ -41,13 +42,29 @@ def _lgamma(x: Any) -> Any:
 
 
 def _polygamma(order: int, x: Any) -> Any:
-    """Return the derivative of digamma of an order; source: DLMF 25.11.12."""
-    return (-1) ** (order + 1) * math.factorial(order) * flint.arb(order + 1).zeta(x)
+    """Return the derivative of digamma of an order; source: DLMF 25.11.12.
+
+    FLINT's zeta wants a positive x: from below 0 the recurrence goes there, DLMF 5.15.5.
+    """
+    sign, total = (-1) ** (order + 1) * math.factorial(order), flint.arb(0)
+    if x < 0 and x > -_MAX_SHIFT:
+        for _ in range(math.ceil(-float(x.lower()))):
+            total, x = total + x ** (-order - 1), x + 1
+    return sign * (flint.arb(order + 1).zeta(x) + total)
+
+
+def _erfcx(x: Any) -> Any:
+    """Return exp(x * x) erfc x; for large x by Kummer's U, which does not overflow: DLMF 7.11.5."""
+    if abs(x) == flint.arb("inf"):
+        return flint.arb(0) if x > 0 else flint.arb("inf")
+    if x > 1:
+        return (x * x).hypgeom_u(0.5, 0.5) / flint.arb.pi().sqrt()
+    return (x * x).exp() * x.erfc()
 
 
 _METHODS_OF_ARB = (
     "exp", "expm1", "sqrt", "rsqrt", "tanh", "sin", "cos", "atan", "sinh", "cosh", "tan", "asin",
-    "acos", "acosh", "atanh", "digamma", "erfinv",
+    "acos", "acosh", "asinh", "atanh", "digamma", "erfinv",
 )  # fmt: skip
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     **{name: methodcaller(name) for name in _METHODS_OF_ARB},
@@ -57,6 +74,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "erf": _erf,
     "erfc": lambda x: x.erfc() if x.is_finite() else 1 - _erf(x),
+    "erfcx": _erfcx,
     "abs": abs,
     "lgamma": _lgamma,
     **{f"polygamma{k}": partial(_polygamma, k) for k in range(1, 6)},
@@ -133,14 +151,16 @@ class Balls:
         return np.frompyfunc(lambda a, b: a.min(b), 2, 1)(x, y)
 
     def amax(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
-        """Return the largest element along `dims`."""
-        for dim in sorted((d % x.ndim for d in dims), reverse=True):
+        """Return the largest element along `dims`; a number has none."""
+        x = np.asarray(x, dtype=object)  # numpy's operators return a bare ball for a number
+        for dim in sorted((d % x.ndim for d in dims if x.ndim), reverse=True):
             x = _LARGER.reduce(x, axis=dim, keepdims=keepdim)
         return x
 
     def sum(self, x: Array, dims: Sequence[int], keepdim: bool) -> Array:
         """Return the sum over `dims`, or over all if there are none."""
-        axes = tuple(d % x.ndim for d in dims) or tuple(range(x.ndim))
+        x = np.asarray(x, dtype=object)
+        axes = tuple(d % x.ndim for d in dims if x.ndim) or tuple(range(x.ndim))
         shape = [1 if d in axes else s for d, s in enumerate(x.shape)]
         if not x.size:
             total = self.exact(torch.zeros(shape))

@@ -153,6 +153,17 @@ def _polygamma_derivative(order: int, x: Range) -> Tensor:
     return torch.where(x[0] > 0, 1.01 * torch.polygamma(order + 1, x[0]).abs(), torch.inf)
 
 
+def _erfcx_derivative(x: Range) -> Tensor:
+    """Return the largest magnitude of the derivative of erfcx, at the low end: erfcx is convex.
+
+    Above 0 by the bound of Birnbaum, An Inequality for Mill's Ratio, 1942, for erfcx itself.
+    """
+    low = x[0].clamp_min(0)
+    positive = 2.2568 / (low + (low * low + 2).sqrt()) ** 2
+    negative = 1.1284 - 2.01 * x[0] * torch.special.erfcx(x[0])
+    return torch.where(x[0] > 0, positive, negative)
+
+
 # For each elementary function, the largest magnitude of its derivative within a range.
 _MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
     **dict.fromkeys(("exp", "expm1"), lambda x: torch.exp(x[1])),
@@ -180,6 +191,8 @@ _MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
     "erfinv": lambda x: (
         0.8863 * torch.exp(intervals.largest_magnitude(x).clamp_max(1).erfinv() ** 2)
     ),
+    "asinh": lambda x: (1 + intervals.smallest_magnitude(x) ** 2).rsqrt() * 1.01,
+    "erfcx": _erfcx_derivative,
     **dict.fromkeys(("i0", "i1"), lambda x: intervals.largest_magnitude(x).i0()),
     **dict.fromkeys(("i0e", "i1e"), lambda x: torch.ones_like(x[0])),
     # the derivative of lgamma increases from -inf to inf, those of the other two decrease in size
@@ -191,7 +204,11 @@ _MAX_DERIVATIVES: dict[str, Callable[[Range], Tensor]] = {
 }
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     **{name: getattr(torch, name) for name in _MAX_DERIVATIVES if hasattr(torch, name)},
-    **{name: getattr(torch.special, name) for name in ("i0e", "i1", "i1e")},
+    **{
+        name: getattr(torch.special, name)
+        for name in _MAX_DERIVATIVES
+        if hasattr(torch.special, name) and not hasattr(torch, name)
+    },
     **{f"polygamma{k}": partial(torch.polygamma, k) for k in range(1, 6)},
 }
 _ROUNDED_ONCE = {"reciprocal", "abs"}
@@ -435,6 +452,9 @@ class Bounds:
             least = ERF_FLOAT32  # gelu's kernel has an erf that is not torch.erf
         if name == "digamma":
             least = 8 * self.unit  # near its zero at 1.46 the kernel subtracts numbers of size 1
+        if name == "erfcx":  # below 0 the kernel takes exp of a rounded square
+            rounded = 2 * self.unit * value * x.range[0].clamp_max(0) ** 2
+            inherited = inherited + rounded.nan_to_num(torch.inf)
         if name == "polygamma1":
             inherited = inherited + TRIGAMMA * value.abs()
         if (
@@ -548,7 +568,7 @@ class Bounds:
 
     def sum(self, x: Bound, dims: Sequence[int], keepdim: bool) -> Bound:
         """Return the sum over `dims`, or over all if there are none, added in any order."""
-        over = [d % x.ndim for d in dims] or list(range(x.ndim))
+        over = [d % x.ndim for d in dims if x.ndim] or list(range(x.ndim))
 
         def added(values: Tensor) -> Tensor:
             return values.sum(over, keepdim)

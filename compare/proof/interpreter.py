@@ -7,7 +7,7 @@ compared exactly, see `_exact_mask`.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor, fx
 from compare.proof.arithmetic_interface import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
-from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS, join, move
+from compare.proof.operations import FACTORIES, INDEXED, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program, random_draw
 from compare.proof.same_formula import elementwise
 
 MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
 # Operations that take integer or boolean tensors as indices or masks, not as numbers.
-_TAKES_INDICES = MOVES | JOINS | {
-    "adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward", "index_add", "index_put",
+_TAKES_INDICES = MOVES | JOINS | INDEXED.keys() | {
+    "adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward",
+    "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "index_add", "index_put",
     "masked_scatter", "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward",
     "scatter_add", "where",
 }  # fmt: skip
@@ -91,10 +92,17 @@ class _Call:
     """The arithmetic for one call of an operation, see `arithmetic.Call`."""
 
     def __init__(
-        self, n: Arithmetic[Any], name: str, overload: str, floats: list[Tensor], out: Any
+        self,
+        n: Arithmetic[Any],
+        name: str,
+        overload: str,
+        floats: list[Tensor],
+        arguments: Sequence[Any],
+        out: Any,
     ) -> None:
         self.arithmetic = n
         self.name, self.overload, self.floats, self.out = name, overload, floats, out
+        self.arguments = tuple(arguments)
         self.dtype = _first_float(out).dtype
         self.numbers: dict[int, float] = {}
         if isinstance(n, Bounds):
@@ -249,14 +257,13 @@ def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node,
         return Lifted(tensor, (_created if node.meta["made"] else _exact)(n, tensor))
     assert callable(node.target)
     out = node.target(*args, **kwargs)
-    return Lifted(out, _numbers(n, node, args, kwargs, out, values))
+    return Lifted(out, _numbers(n, node, args, out, values))
 
 
 def _numbers(
-    n: Arithmetic[Any], node: fx.Node, args: Any, kwargs: Any, out: Any,
-    values: Mapping[fx.Node, Lifted],
-) -> Any:  # fmt: skip
-    """Return the numbers of an operation's output; args, kwargs and out are of the float run."""
+    n: Arithmetic[Any], node: fx.Node, args: Any, out: Any, values: Mapping[fx.Node, Lifted]
+) -> Any:
+    """Return the numbers of an operation's output; args and out are those of the float run."""
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
     if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flattened(args))):
         return Unsupported(f"{node.target}", "it has complex operands or results")
@@ -282,11 +289,9 @@ def _numbers(
         return n.exact(out)  # integers converted to floats
     if name not in ROWS and name not in MOVES and name not in JOINS:
         return Unsupported(f"{node.target}", random_draw(node))
-    if kwargs.get("rounding_mode"):
-        return Unsupported(f"{node.target}", "it has a rounding_mode")
 
     tensors = [values[source].floats for source in node.all_input_nodes]
-    row = _Call(n, name, overload, tensors, out)
+    row = _Call(n, name, overload, tensors, args, out)
 
     def number(value: Any) -> Any:
         return row.number(value) if isinstance(value, float) and name not in MOVES else value
@@ -302,10 +307,18 @@ def _numbers(
     lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
     try:
         numbers = _apply_row(row, node.target, name, lifted_args, lifted_kwargs)
-        if isinstance(out, Tensor):
-            numbers = n.broadcast_to(numbers, out.shape)
+        numbers = _in_shape(n, numbers, out)
     except Exception as error:  # the row does not support this form of the operation
         return Unsupported(f"{node.target}", f"{error}")
+    return numbers
+
+
+def _in_shape(n: Arithmetic[Any], numbers: Any, out: Any) -> Any:
+    """Return an operation's numbers in the shape of each output, which rows may broadcast to."""
+    if isinstance(out, Tensor):
+        return n.broadcast_to(numbers, out.shape) if out.is_floating_point() else numbers
+    if isinstance(out, tuple | list):
+        return [_in_shape(n, *pair) for pair in zip(numbers, out, strict=True)]
     return numbers
 
 

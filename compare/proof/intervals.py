@@ -26,6 +26,7 @@ _INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "erf": torch.erf,
     "atan": torch.atan,
+    "asinh": torch.asinh,
     "sinh": torch.sinh,
     "i1": torch.special.i1,
     "asin": lambda x: x.clamp(-1, 1).asin(),

@@ -16,9 +16,17 @@ from torch import Tensor
 
 from compare.proof.arithmetic_interface import Arithmetic, Call, N, flat_indices
 from compare.proof.balls import FUNCTIONS
+from compare.proof.ctc import CTC
+from compare.proof.distances import distance_backward, pair_rows, pdist_backward
+from compare.proof.elementwise import ELEMENTWISE
+from compare.proof.embedding_bags import EMBEDDING_BAGS
+from compare.proof.grid_sampling import GRID_SAMPLING
+from compare.proof.group_reductions import GROUP_REDUCTIONS
 from compare.proof.linear_algebra import LINEAR_ALGEBRA
+from compare.proof.margin_losses import MARGIN_LOSSES
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 from compare.proof.resampling import RESAMPLING
+from compare.proof.trilinear import trilinear
 
 aten = torch.ops.aten
 
@@ -29,8 +37,8 @@ _Outputs = tuple[Any, ...]  # of an operation with more than one output
 
 #: Operations that only move numbers. They are applied to a tensor of flat indices instead.
 MOVES = SAME_SHAPE | RESHAPES | PICKS | {
-    "diagonal", "embedding", "flip", "gather", "index", "index_select", "permute", "permute_copy",
-    "repeat", "unfold",
+    "diagonal", "embedding", "flip", "gather", "index", "index_select", "masked_select",
+    "permute", "permute_copy", "repeat", "unfold",
 }  # fmt: skip
 
 #: Operations that assemble the numbers of several tensors into one, without computing.
@@ -210,23 +218,19 @@ def _cdist(n: Call[N], x: N, y: N, p: Any, _mode: Any) -> N:
 
 
 def _cdist_backward(n: Call[N], g: N, x: N, y: N, p: Any, distance: N) -> N:
-    """Return the gradient at x: of |d|**p, summed, it is g * sign(d) * (|d| / distance)**(p-1)."""
-    order = float(n.scalar(p))
     _check_count(math.prod(x.shape) * y.shape[-2])
     difference = move(n, torch.unsqueeze, x, -2) - move(n, torch.unsqueeze, y, -3)
-    weight, zero = move(n, torch.unsqueeze, g, -1), _zero(n)
-    floats = [n.floats[k] for k in range(1, 3)]
-    d = floats[0].unsqueeze(-2) - floats[1].unsqueeze(-3)
-    if order == 1:
-        share = n.exact(d.sign())
-    elif order == 2:
-        far = n.floats[3].unsqueeze(-1).expand_as(d) != 0  # the kernel gives 0 at equal points
-        one = n.broadcast_to(n.exact(torch.ones(())), tuple(d.shape))
-        wide = n.broadcast_to(move(n, torch.unsqueeze, distance, -1), tuple(d.shape))
-        share = n.where(far, difference / n.where(far, wide, one), n.broadcast_to(zero, d.shape))
-    else:
-        raise ValueError(f"its p is {order:g}, and only 1 and 2 are supported")
-    return n.sum(share * weight, [d.ndim - 2], False)
+    a, b, lengths = (n.arguments[k] for k in (1, 2, 4))
+    floats = a.unsqueeze(-2) - b.unsqueeze(-3)
+    size, weight = (move(n, torch.unsqueeze, v, -1) for v in (distance, g))
+    order = float(n.scalar(p))
+    share = distance_backward(n, weight, difference, floats, order, size, lengths.unsqueeze(-1))
+    return n.sum(share, [floats.ndim - 2], False)
+
+
+def _pdist(n: Call[N], x: N, p: Any = 2) -> N:
+    first, second = pair_rows(n, x)
+    return _distances(n, first - second, p)
 
 
 def _shrink_backward(n: Call[N], g: N, x: N, threshold: Any) -> N:
@@ -590,17 +594,30 @@ def _function(name: str) -> Callable[..., Any]:
     return lambda n, x: n.function(name, x)
 
 
+#: Rows whose integer and boolean tensors are indices or masks, not numbers.
+INDEXED: dict[str, Callable[..., Any]] = {
+    **GROUP_REDUCTIONS,
+    **EMBEDDING_BAGS,
+    **MARGIN_LOSSES,
+    **CTC,
+}
+
 ROWS: dict[str, Callable[..., Any]] = {
     # elementwise
     **{name: _function(name) for name in FUNCTIONS if hasattr(aten, name)},
     "add": _add,
     "sub": _sub,
     "mul": lambda _n, x, y: x * y,
-    "div": lambda _n, x, y: x / y,
+    "div": lambda n, x, y, rounding_mode=None: n.exact(n.out) if rounding_mode else x / y,
     "neg": lambda _n, x: -x,
     "pow": _pow,
     "polygamma": _polygamma,
-    **{f"special_{name}": _function(name) for name in ("i0e", "i1", "i1e")},
+    **{
+        f"special_{name}": _function(name)
+        for name in FUNCTIONS
+        if hasattr(aten, f"special_{name}") and not hasattr(aten, name)
+    },
+    **ELEMENTWISE,
     "log2": lambda n, x: n.function("log", x) / _log_of(n, 2),
     "log10": lambda n, x: n.function("log", x) / _log_of(n, 10),
     "exp2": lambda n, x: n.function("exp", x * _log_of(n, 2)),
@@ -619,8 +636,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "clamp": _clamp,
     "maximum": lambda n, x, y: n.maximum(x, y),
     "minimum": lambda n, x, y: n.minimum(x, y),
-    "max": _with_index,
-    "min": _with_index,
+    **dict.fromkeys(("max", "min", "median", "nanmedian"), _with_index),
+    "mode": lambda n, x, dim=-1, keepdim=False: _with_index(n, x, dim, keepdim),
+    "kthvalue": lambda n, x, k, dim=-1, keepdim=False: _with_index(n, x, dim, keepdim),
     "amax": _amax,
     "amin": _amin,
     "cummax": _cumulative_extreme,
@@ -631,6 +649,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "mm": lambda n, x, y: n.matmul(x, y),
     "bmm": lambda n, x, y: n.matmul(x, y),
     "addmm": _addmm,
+    "_trilinear": trilinear,
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     # sums
@@ -641,6 +660,8 @@ ROWS: dict[str, Callable[..., Any]] = {
     "dist": lambda n, x, y, p=2: _norm(n, move(n, torch.flatten, x - y), p),
     "_cdist_forward": _cdist,
     "_cdist_backward": _cdist_backward,
+    "_pdist_forward": _pdist,
+    "_pdist_backward": pdist_backward,
     "prod": _prod,
     "cumsum": lambda n, x, dim: n.cumulative(x, dim, product=False),
     "cumprod": lambda n, x, dim: n.cumulative(x, dim, product=True),
@@ -666,6 +687,8 @@ ROWS: dict[str, Callable[..., Any]] = {
             "max_pool3d_with_indices",
             "adaptive_max_pool2d",
             "adaptive_max_pool3d",
+            "fractional_max_pool2d",
+            "fractional_max_pool3d",
         ),
         _max_pool,
     ),
@@ -675,16 +698,20 @@ ROWS: dict[str, Callable[..., Any]] = {
             "max_pool3d_with_indices_backward",
             "adaptive_max_pool2d_backward",
             "adaptive_max_pool3d_backward",
+            "fractional_max_pool2d_backward",
+            "fractional_max_pool3d_backward",
         ),
         _max_pool_backward,
     ),
     **RESAMPLING,
+    **GRID_SAMPLING,
     **LINEAR_ALGEBRA,
     # writes at indices
     "index_put": _index_put,
     "scatter_add": _scatter_add,
     "scatter": _scatter,
     "masked_scatter": _masked_scatter,
+    **INDEXED,
     "as_strided": _as_strided,
     "as_strided_copy": _as_strided,
     "as_strided_scatter": _as_strided_scatter,

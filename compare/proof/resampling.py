@@ -95,6 +95,59 @@ def _cubic_weights(n: Call[N], count: int, size: int, align_corners: bool, scale
     return matrix
 
 
+def _antialiased(reach: int, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the weights of a resizing that averages as it shrinks: a wider kernel, normalised."""
+
+    def weights(n: Call[N], count: int, size: int, align_corners: bool, scale: Any) -> N:
+        factor = None if scale is None else 1 / n.scalar(scale)
+        ratio = n.exact(torch.tensor(float(size if factor is None else factor)))
+        if factor is None:
+            ratio = ratio / count
+        rough = size / count if factor is None else factor
+        if align_corners:
+            ratio = n.exact(torch.tensor(float(size - 1))) / max(count - 1, 1)
+            rough = (size - 1) / max(count - 1, 1)
+        middle = torch.arange(count, dtype=torch.float64).unsqueeze(1) + 0.5
+        pixels = torch.arange(size, dtype=torch.float64) + 0.5
+        d = n.function("abs", n.exact(middle) * ratio - n.exact(pixels))
+        near = (middle * rough - pixels).abs()
+        if rough > 1:
+            d, near = d / ratio, near / rough
+        zero = n.broadcast_to(n.exact(torch.zeros(())), near.shape)
+        row = n.where(near < reach, kernel(n, d, near), zero)
+        return row / n.sum(row, [1], True)
+
+    return weights
+
+
+def _triangle(n: Call[N], d: N, _rough: Any) -> N:
+    return n.maximum(1 - d, n.exact(torch.zeros(())))
+
+
+def _cubic_antialiased(n: Call[N], d: N, rough: Any) -> N:
+    """Return the cubic convolution with a = -0.5, which antialiasing takes."""
+    inner = (d * 1.5 - 2.5) * d * d + 1
+    return n.where(rough <= 1, inner, (((d - 5) * d + 8) * d - 4) * -0.5)
+
+
+def _interpolation(weights: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the row of an interpolation's forward pass."""
+
+    def row(n: Call[N], x: N, size: Any, align_corners: bool, *scales: Any) -> N:
+        scales = scales or (None,) * len(size)
+        result: N = _resized(
+            n,
+            x,
+            [
+                weights(n, count, length, align_corners, scale)
+                for count, length, scale in zip(size, x.shape[-len(size) :], scales, strict=True)
+            ],
+        )
+        return result
+
+    return row
+
+
 def _interpolation_backward(weights: Callable[..., Any]) -> Callable[..., Any]:
     """Return the row of an interpolation's backward pass."""
 
@@ -147,6 +200,10 @@ RESAMPLING: dict[str, Callable[..., Any]] = {
         f"upsample_{name}_backward": _interpolation_backward(_linear_weights)
         for name in ("linear1d", "bilinear2d", "trilinear3d")
     },
+    "_upsample_bilinear2d_aa": _interpolation(_antialiased(1, _triangle)),
+    "_upsample_bicubic2d_aa": _interpolation(_antialiased(2, _cubic_antialiased)),
+    "_upsample_bilinear2d_aa_backward": _interpolation_backward(_antialiased(1, _triangle)),
+    "_upsample_bicubic2d_aa_backward": _interpolation_backward(_antialiased(2, _cubic_antialiased)),
     "upsample_bicubic2d_backward": _interpolation_backward(_cubic_weights),
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), _adaptive_mean),
     "_adaptive_avg_pool2d_backward": _adaptive_mean_backward(2),
