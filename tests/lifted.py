@@ -108,7 +108,7 @@ def run_three_ways(
         with flint.ctx.workprec(PRECISION):
             errors = [
                 _distance(flint.arb(number), ball.mid())
-                for number, ball in zip(value.flatten().tolist(), flat, strict=True)
+                for number, ball in zip(_stored(value).flatten().tolist(), flat, strict=True)
             ]
         exact, radius, error = (
             torch.tensor([float(x) for x in numbers], dtype=torch.float64).reshape(value.shape)
@@ -119,6 +119,11 @@ def run_three_ways(
         bound = bounds[name].numbers
         outputs[name] = ThreeRuns(value, exact, radius, error, bound.error, *bound.range)
     return program, outputs
+
+
+def _stored(value: Tensor) -> Tensor:
+    """Return a tensor with memory of its own: autograd's zeros may have none."""
+    return torch.zeros(value.shape, dtype=value.dtype) + value
 
 
 def _distance(one: Any, other: Any) -> Any:

@@ -204,6 +204,15 @@ def _normalised() -> None:
     calls("_native_batch_norm_legit", lambda x, w, b: aten._native_batch_norm_legit.no_stats(x, w, b, True, 0.1, 1e-5), "no-stats", x=x["x"], **affine)  # fmt: skip  # noqa: E501
     calls("_native_batch_norm_legit_functional", lambda x, w, b, m, v: torch.nn.functional.batch_norm(x, m.clone(), v.clone(), w, b, True), "module", **x)  # fmt: skip  # noqa: E501
     calls("_native_batch_norm_legit_functional", lambda x, w, b, m, v: aten._native_batch_norm_legit_functional(x, w, b, m, v, True, 0.1, 1e-5), **x)  # fmt: skip  # noqa: E501
+    update = lambda x, w, b, m, v: aten._batch_norm_with_update_functional(x, w, b, m, v, 0.1, 1e-5)  # noqa: E731
+    calls("_batch_norm_with_update_functional", update, **x)
+    for training in (True, False):
+
+        def norm_backward(g: Tensor, x: Tensor, w: Tensor, b: Tensor, m: Tensor, v: Tensor, t: bool = training) -> Any:  # fmt: skip  # noqa: E501
+            none = torch.zeros(0, dtype=torch.uint8)
+            return aten.batch_norm_backward(g, x, w, m, v, m, v, t, 1e-5, [True] * 3, none)
+
+        calls("batch_norm_backward", norm_backward, str(training), g=signed(4, 6, 3), **x)
     calls("native_group_norm", lambda x, w, b: aten.native_group_norm(x, w, b, 4, 6, 3, 2, 1e-5), x=x["x"], **affine)  # fmt: skip  # noqa: E501
     calls("native_group_norm", lambda x: aten.native_group_norm(x, None, None, 4, 6, 3, 3, 1e-5), "bare", x=x["x"])  # fmt: skip  # noqa: E501
     image = signed(2, 3, 7, 7)
@@ -345,6 +354,12 @@ def _two_numbers() -> None:
     """Elementwise operations of two numbers, and elementary functions beyond the common ones."""
     run: Any
 
+    def sign_backward(x: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(torch.sgn(leaf).sum(), leaf)[0]
+
+    calls("_efficientzerotensor", sign_backward, x=signed(4))
     calls("asinh", aten.asinh, self=3 * signed(4, 6))
     calls("special_erfcx", aten.special_erfcx, self=2 * signed(4, 6))
     for name in ("hypot", "atan2", "fmax", "fmin", "copysign"):
@@ -402,16 +417,18 @@ def _groups() -> None:
 
             g = signed(*run(x).shape)
             calls("_segment_reduce_backward", back, f"{how}-{label}", g=g, x=x)
+    calls("index_put", lambda x, y: aten.index_put(x, [None, rows[:2]], y), "none", x=signed(2, 3), y=signed(2, 2))  # fmt: skip  # noqa: E501
     calls("put", lambda x, y: aten.put(x, torch.tensor([3, -1, 0]), y), x=signed(2, 3), y=signed(3))
     calls("put", lambda x, y: aten.put(x, rows, y, True), "add", x=signed(2, 3), y=signed(3))
     mask = torch.tensor([True, False, True])
     calls("masked_scatter_backward", lambda g: aten.masked_scatter_backward(g, mask, [5]), g=signed(2, 3))  # fmt: skip  # noqa: E501
     calls("masked_select", lambda x: aten.masked_select(x, mask), x=signed(2, 3))
     which, offsets = torch.tensor([3, 1, 1, 0, 2, 1]), torch.tensor([0, 2, 2, 5])
+    ends = torch.tensor([0, 2, 2, 6])
     for mode, how in enumerate(("sum", "mean", "max")):
         for label, more in {
             "": (False, False, -1),
-            "padding": (False, True, 1),
+            "padding": (False, True, 3),
             "weights": (True, False, -1),
         }.items():
             if mode and label == "weights":
@@ -419,7 +436,14 @@ def _groups() -> None:
 
             def bag(w: Tensor, s: Tensor, m: int = mode, o: Any = more) -> Any:
                 return aten._embedding_bag(
-                    w, which, offsets, False, m, False, s if o[0] else None, *o[1:]
+                    w,
+                    which,
+                    ends if o[1] else offsets,
+                    False,
+                    m,
+                    False,
+                    s if o[0] else None,
+                    *o[1:],
                 )
 
             def bag_backward(
@@ -429,7 +453,7 @@ def _groups() -> None:
                 return aten._embedding_bag_backward(
                     g,
                     which,
-                    offsets,
+                    ends if o[1] else offsets,
                     bags,
                     sizes,
                     largest,

@@ -17,10 +17,17 @@ _HOW = "sum", "mean", "amax"
 
 
 def _bags(indices: Tensor, offsets: Tensor, count: int, padding: int) -> Tensor:
-    """Return the bag of each index, (I,); -1 for one that is padding or lies in no bag."""
+    """Return the bag of each index, (I,); -1 for padding.
+
+    Raises:
+        ValueError: The last of `count` + 1 offsets leaves indices over, which torch's kernels drop
+            or not.
+    """
+    if len(offsets) > count and int(offsets[-1]) != len(indices):
+        raise ValueError("its last offset is not the number of indices")
     at = torch.arange(len(indices))
     bags = torch.searchsorted(offsets.contiguous(), at, right=True) - 1
-    return torch.where((bags < count) & (indices != padding), bags, -1)
+    return torch.where(indices != padding, bags, -1)
 
 
 def _cells(rows: Tensor, width: int) -> Tensor:

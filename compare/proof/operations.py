@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compare.proof.arithmetic_interface import Arithmetic, Call, N, flat_indices
 from compare.proof.balls import FUNCTIONS
+from compare.proof.batch_norm_backward import batch_norm_backward
 from compare.proof.ctc import CTC
 from compare.proof.distances import distance_backward, pair_rows, pdist_backward
 from compare.proof.elementwise import ELEMENTWISE
@@ -351,7 +352,7 @@ def _batch_norm(n: Call[N], x: N, w: N | None, b: N | None, mean: Any, var: Any,
     if not training:
         empty = n.exact(torch.zeros(0))
         return out, empty, empty
-    if n.name == "_native_batch_norm_legit_functional":
+    if n.name in ("_native_batch_norm_legit_functional", "_batch_norm_with_update_functional"):
         count = _count(x, dims)
         new_mean = saved * momentum + mean * (1 - momentum)
         new_var = spread * count / (count - 1) * momentum + var * (1 - momentum)
@@ -364,6 +365,13 @@ def _batch_norm_no_stats(n: Call[N], x: N, w: N | None, b: N | None, *args: Any)
         _training, momentum, eps = args
         return _batch_norm(n, x, w, b, None, None, True, momentum, eps)
     return _batch_norm(n, x, w, b, *args)
+
+
+def _batch_norm_with_update(
+    n: Call[N], x: N, w: N | None, b: N | None, mean: N, var: N, momentum: N, eps: N
+) -> _Outputs:
+    out, saved, rstd, *new = _batch_norm(n, x, w, b, mean, var, True, momentum, eps)
+    return out, saved, rstd, n.out[3], *new
 
 
 def _group_norm(
@@ -385,7 +393,7 @@ def _index_put(n: Call[N], x: N, indices: Sequence[Tensor | None], values: N, ac
     spread = move(n, torch.expand_copy, values, target.shape)
     if accumulate:
         return n.scatter_add(x, target, spread)
-    return join(n, [x, spread], lambda p: p[0].index_put(_on_cpu(indices), p[1]))
+    return join(n, [x, spread], lambda p: aten.index_put(p[0], _on_cpu(indices), p[1]))
 
 
 def _on_cpu(indices: Sequence[Tensor | None]) -> list[Any]:
@@ -676,6 +684,8 @@ ROWS: dict[str, Callable[..., Any]] = {
         n, x, w, b, mean, var, False, *more
     ),
     "_native_batch_norm_legit_functional": _batch_norm,
+    "_batch_norm_with_update_functional": _batch_norm_with_update,
+    "batch_norm_backward": batch_norm_backward,
     "native_group_norm": _group_norm,
     **dict.fromkeys(("softshrink_backward", "hardshrink_backward"), _shrink_backward),
     # pooling and resizing
@@ -705,6 +715,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     ),
     **RESAMPLING,
     **GRID_SAMPLING,
+    "_efficientzerotensor": lambda n, *_, **__: n.exact(torch.zeros(tuple(n.out.shape))),
     **LINEAR_ALGEBRA,
     # writes at indices
     "index_put": _index_put,
