@@ -214,7 +214,7 @@ _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 _ROUNDED_ONCE = {"reciprocal", "abs"}
 # Polynomials and series from Cephes, with larger errors: up to 8.8 ulp were measured.
 _OTHER_KERNEL_ULPS = dict.fromkeys(
-    ("i0", "i1", "i0e", "i1e", *(f"polygamma{k}" for k in range(2, 6))), 16.0
+    ("erfcx", "i0", "i1", "i0e", "i1e", *(f"polygamma{k}" for k in range(2, 6))), 16.0
 )
 _EXPONENTIAL = {"sinh", "cosh", "i0", "i1"}
 _GAMMA = {"lgamma", "digamma", *(f"polygamma{k}" for k in range(1, 6))}
