@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compare.proof.bits import compare_bits, same_bits, ulps
+from compare.proof.bits import compare_bits, place, same_bits, ulps
 
 pytestmark = pytest.mark.bits
 
@@ -110,8 +110,16 @@ def test_same_bits_in_any_memory_layout(dtype: torch.dtype, offset: int) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_complex_numbers_are_compared_without_an_integer_view(dtype: torch.dtype) -> None:
+def test_the_bits_of_complex_numbers_are_those_of_both_parts(dtype: torch.dtype) -> None:
     values = torch.randn(4, dtype=dtype)
     assert same_bits(values, values.clone())
     assert same_bits(values.conj(), values.conj().resolve_conj())
+    assert same_bits(values.conj().imag, -values.imag)
     assert not same_bits(values, values + 1)
+    assert not same_bits(values, values + 1j)
+    zeros = torch.zeros(3, dtype=dtype)
+    assert not same_bits(zeros, zeros.conj())  # the sign of a zero
+    difference = compare_bits(values, values + torch.tensor([0, 0, 3j, 0], dtype=dtype))
+    assert difference.worst is not None
+    assert (difference.total, difference.equal, difference.worst.index) == (8, 7, (2, 1))
+    assert place((2, 1), of_complex=True) == "[2] (imaginary part)"

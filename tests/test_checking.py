@@ -321,7 +321,6 @@ BAD: list[tuple[str, Any, Any, Any, str]] = [
      lambda X: (compare.name(X.detach() * 2, "u") * X).sum(), {"X": X}, "no gradient flows"),
     ("needs none", lambda X, w: {"X": X, "w": w}, lambda X, w: (X * w).sum(),
      {"X": X, "w": X.clone().requires_grad_()}, "which needs none"),
-    ("complex", lambda X: (X,), lambda X: X.abs().sum(), {"X": X + 1j}, "X is a tensor of complex"),
     ("not callable", 3, lambda X: X.sum(), {"X": X}, "backward is an int"),
 ]  # fmt: skip
 

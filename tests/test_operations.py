@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Balls
+from compare.proof.complex_operations import COMPLEX_ROWS
 from compare.proof.interpreter import Unsupported, lift
 from compare.proof.linear_algebra import LINEAR_ALGEBRA
 from compare.proof.operations import FACTORIES, JOINS, MOVES, ROWS
-from compare.proof.program import Opaque, Program
+from compare.proof.program import Opaque, Program, meta_tensor, operation
 from compare.proof.trace import trace
+from tests.complex_operation_cases import COMPLEX_CALLS
 from tests.lifted import DTYPES, ThreeRuns, in_dtype, named, names_dtype, operations, run_three_ways
 from tests.operation_cases import CALLS, Call
 from tests.tenth import unless_chosen
@@ -22,6 +24,7 @@ TABLE = set(ROWS) | MOVES | JOINS | FACTORIES
 COARSE = {"_to_copy", "_to_copy-narrow", "_to_copy-across", "copy-cast"}
 # torch's own trigamma is right to nine digits in float64.
 COARSE |= {"polygamma-1"}
+COARSE |= {"complex-_to_copy-real", "complex-_to_copy-narrow", "complex-_to_copy-wide"}
 
 
 @cache
@@ -41,9 +44,24 @@ def test_every_entry_of_the_table_is_exercised() -> None:
     assert not TABLE - seen, f"no call's program has {sorted(TABLE - seen)}"
 
 
+def test_every_row_for_complex_numbers_is_exercised() -> None:
+    seen = set()
+    for call in COMPLEX_CALLS:
+        for node in _program(call.label).graph.nodes:
+            values = map(meta_tensor, (node, *node.all_input_nodes))
+            if any(value is not None and value.is_complex() for value in values):
+                seen.add(operation(node))
+    assert not set(COMPLEX_ROWS) - seen, f"no call's program has {set(COMPLEX_ROWS) - seen}"
+
+
+def _has_no_half_precision(call: Call) -> bool:
+    """Whether torch has these kernels, of LAPACK and of complex numbers, in wide dtypes alone."""
+    return call in COMPLEX_CALLS or bool(LINEAR_ALGEBRA.keys() & set(call.rows))
+
+
 def _marks(call: Call) -> Sequence[pytest.MarkDecorator]:
-    """Return the mark `long` for most calls of linear algebra, which are many and slow."""
-    return unless_chosen(call.label) if LINEAR_ALGEBRA.keys() & set(call.rows) else ()
+    """Return the mark `long` for most of the calls that are many and slow."""
+    return unless_chosen(call.label) if _has_no_half_precision(call) else ()
 
 
 @pytest.mark.parametrize(
@@ -53,8 +71,7 @@ def test_row(call: Call) -> None:
     """The ball agrees with torch in float64; in every dtype the float run is within its bound."""
     program = _program(call.label)
     assert set(call.rows) & TABLE <= operations(program), "recorded under other names"
-    # LAPACK has no half precision
-    for dtype in DTYPES[:2] if LINEAR_ALGEBRA.keys() & set(call.rows) else DTYPES:
+    for dtype in DTYPES[:2] if _has_no_half_precision(call) else DTYPES:
         inputs = in_dtype(call.inputs, dtype)
         same = program if dtype == torch.float64 or not names_dtype(program) else None
         try:

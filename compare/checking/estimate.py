@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compare.passes.inputs import Values, numbered, tensors
 from compare.passes.passes import Passes
+from compare.proof.bits import of_real_view, real_view
 from compare.proof.limits import Numbers
 from compare.proof.other_inputs import seeded_generator
 from compare.proof.pair import Pair
@@ -30,14 +31,16 @@ def estimated_numbers(passes: Passes, pair: Pair) -> dict[str, Numbers]:
         pair: Both sides' values there.
     """
     wide = passes.in_dtype(torch.float64)
-    manual = {name: value.double() for name, value in pair.manual.items()}
-    exact = wide.autograd(manual)
+    by_hand = passes.manual
+    manual = {name: of_real_view(v.double(), by_hand[name]) for name, v in pair.manual.items()}
+    exact = {name: real_view(value) for name, value in wide.autograd(manual).items()}
     unit = {name: torch.finfo(value.dtype).eps / 2 for name, value in pair.manual.items()}
     changes = {name: torch.zeros_like(exact[name]) for name in manual}
     for number in range(MOVES):
         moved = _moved(wide, passes, number).autograd(_all_moved(manual, unit, number))
         for name in manual:
-            changes[name] = torch.maximum(changes[name], (moved[name] - exact[name]).abs())
+            change = (real_view(moved[name]) - exact[name]).abs()
+            changes[name] = torch.maximum(changes[name], change)
     result = {}
     for name, change in changes.items():
         value = exact[name].detach().double().cpu()
@@ -60,7 +63,7 @@ def _moved(wide: Passes, passes: Passes, number: int) -> Passes:
     units = {
         name: torch.finfo(value.dtype).eps / 2
         for name, value in tensors(inputs).items()
-        if value.is_floating_point()
+        if value.is_floating_point() or value.is_complex()
     }
     floats = {name: wide.forward.inputs[name].detach() for name in units}
     named = numbered("grad_output", wide.forward.cotangents)
@@ -74,7 +77,8 @@ def _all_moved(values: Values, units: Mapping[str, float], number: int) -> dict[
     """Return each value times 1 + a random number of at most its unit."""
     moved = {}
     for name, value in values.items():
-        rng = seeded_generator("rounding", name, tuple(value.shape), number)
-        noise = 2 * torch.rand(value.shape, generator=rng, dtype=torch.float64) - 1
-        moved[name] = value * (1 + units[name] * noise.to(value))
+        real = real_view(value)
+        rng = seeded_generator("rounding", name, tuple(real.shape), number)
+        noise = 2 * torch.rand(real.shape, generator=rng, dtype=torch.float64) - 1
+        moved[name] = of_real_view(real * (1 + units[name] * noise.to(real)), value)
     return moved

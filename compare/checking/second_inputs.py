@@ -14,7 +14,7 @@ from torch import Tensor
 from compare.errors import BadInput, first_line, is_internal
 from compare.passes.inputs import numbered, tensors
 from compare.passes.passes import Passes
-from compare.proof.bits import same_bits
+from compare.proof.bits import of_real_view, real_view, same_bits
 from compare.proof.bounds import Bounds
 from compare.proof.derived_inputs import manual_only_inputs
 from compare.proof.interpreter import Lifted, lift
@@ -187,7 +187,8 @@ class SecondInputs:
         """Return the inputs and parameters for which no other value of their kind is known."""
         inputs, changed = tensors(self.forward.inputs), self._changed(self.inputs(draw))
         kept = {*self.check.hold, *self.outside, *self.unread, *changed}
-        floats = [k for k, v in inputs.items() if v.is_floating_point() and k not in kept]
+        real = {k: real_view(v) for k, v in inputs.items() if k not in kept}
+        floats = [k for k, v in real.items() if v.is_floating_point()]
         return floats + [k for k in self.forward.parameters if k not in self.parameters]
 
     # -- one draw
@@ -229,11 +230,12 @@ class SecondInputs:
                 inputs[name] = new.requires_grad_(leaf)
         if self.derived:
             assert isinstance(self.pair.reference, Program)
-            detached = {k: v.detach() for k, v in tensors(inputs).items()}
+            detached = {k: real_view(v.detach()) for k, v in tensors(inputs).items()}
             values = lift(self.pair.reference, Bounds(), {**self.pair.inputs, **detached})
             for name in self.derived:
                 original = forward.inputs[name]
-                value = values[ValueOf(name)].floats.reshape(original.shape).to(original.dtype)
+                value = of_real_view(values[ValueOf(name)].floats, original)
+                value = value.reshape(original.shape).to(original.dtype)
                 inputs[name] = value.clone().requires_grad_(name in forward.leaves)
         return inputs
 
@@ -290,7 +292,7 @@ class SecondInputs:
         in_reference = {at for _, at in reference.captured() if at is not None}
         every = [*self.forward.parameters.values()]
         for value, at in manual_program.captured():
-            alone = value.is_floating_point() and at not in in_reference
+            alone = real_view(value).is_floating_point() and at not in in_reference
             if alone and _parameter_of(value, at, every) is None:
                 return {}
         return {k: v for k, v in self.forward.parameters.items() if k not in self.check.hold}

@@ -96,7 +96,8 @@ class Trials:
         Narrower dtypes are not tried: a compiled kernel might read beyond the end of its memory.
         """
         values = tensors(self.passes.forward.inputs).values()
-        eps = [torch.finfo(v.dtype).eps for v in values if v.is_floating_point()]
+        floats = [v for v in values if v.is_floating_point() or v.is_complex()]
+        eps = [torch.finfo(v.dtype).eps for v in floats]
         for dtype in (torch.float32, torch.float64):
             if torch.finfo(dtype).eps < max(eps, default=0.0):
                 try:

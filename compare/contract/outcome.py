@@ -17,7 +17,7 @@ from compare.errors import first_line
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Values, tensors
 from compare.passes.passes import Passes
-from compare.proof.bits import compare_bits, mismatch, same_bits
+from compare.proof.bits import compare_bits, mismatch, place, real_view, same_bits
 from compare.proof.bounds import Bound
 from compare.proof.judge import OPAQUE_SLACK, judge
 from compare.proof.lifted_pair import LiftedPair
@@ -114,17 +114,18 @@ class CallComparison:
         the formula. Values that differ by more, or have no bound, are judged like any gradient.
         """
         program = passes.manual_program
-        different = [k for k, value in values.items() if not same_numbers(value, equivalent[k])]
-        if isinstance(program, Opaque) or any(
-            mismatch(values[key], equivalent[key]) for key in different
-        ):
+        different = {
+            key: (real_view(value), real_view(equivalent[key]))
+            for key, value in values.items()
+            if not same_numbers(value, equivalent[key])
+        }
+        if isinstance(program, Opaque) or any(mismatch(*both) for both in different.values()):
             return False
         pair = passes.pair(values, values)
         errors = _errors(pair, program, pair.manual_floats)
         return all(
-            key in errors
-            and bool((share_of_rounding(values[key], equivalent[key], 2 * errors[key]) <= 1).all())
-            for key in different
+            key in errors and bool((share_of_rounding(*both, 2 * errors[key]) <= 1).all())
+            for key, both in different.items()
         )
 
 
@@ -219,7 +220,7 @@ def difference(name: str, manual: Tensor, reference: Tensor, wording: str) -> st
         reference: The value that it was compared with, of the same shape.
         wording: How the two numbers are named, such as "{} by hand, {} by autograd".
     """
-    if manual.is_floating_point() and manual.dtype == reference.dtype:
+    if real_view(manual).is_floating_point() and manual.dtype == reference.dtype:
         worst = compare_bits(manual, reference).worst
         assert worst is not None
         one, other, index = worst.manual, worst.autograd, worst.index
@@ -229,8 +230,8 @@ def difference(name: str, manual: Tensor, reference: Tensor, wording: str) -> st
     digits = f"{one:.6g}", f"{other:.6g}"
     if digits[0] == digits[1]:
         digits = repr(one), repr(other)
-    place = f" at {list(index)}" if index else ""
-    return f"{name} differs{place} ({wording.format(*digits)})"
+    at = f" at {place(index, of_complex=len(index) > manual.ndim)}" if index else ""
+    return f"{name} differs{at} ({wording.format(*digits)})"
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:
@@ -242,6 +243,8 @@ def same_numbers(one: Tensor, other: Tensor) -> bool:
 
 def equal(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors of one shape hold the same numbers; NaN equals NaN."""
+    if one.is_complex() and other.is_complex():
+        one, other = real_view(one), real_view(other)
     same = one == other
     if one.is_floating_point() and other.is_floating_point():
         same |= one.isnan() & other.isnan()
@@ -269,7 +272,7 @@ def compare_other_outputs(passes: Passes, graph: Graph) -> str | None:
         if value.shape != other.shape:
             raise Broken(f"{name}: shape {tuple(value.shape)}, forward's {tuple(other.shape)}")
         if not equal(value, other):
-            if not (value.is_floating_point() and other.is_floating_point()):
+            if not all(real_view(one).is_floating_point() for one in (value, other)):
                 raise Broken(difference(name, value, other, _FORWARD))
             floats.append(name)
     for name in floats:
@@ -303,10 +306,10 @@ def _pair(passes: Passes, names: list[str], manual: Values, reference: Values) -
         manual_program=try_trace(by_hand, inputs) if traced else passes.manual_program,
         reference=try_trace(by_forward, inputs) if traced else passes.reference,
         entries=passes.entries,
-        inputs=tensors(inputs),
-        manual_inputs={key: (value, None) for key, value in tensors(inputs).items()},
-        manual=manual,
-        autograd=reference,
+        inputs={key: real_view(value) for key, value in tensors(inputs).items()},
+        manual_inputs={key: (real_view(value), None) for key, value in tensors(inputs).items()},
+        manual={key: real_view(value) for key, value in manual.items()},
+        autograd={key: real_view(value) for key, value in reference.items()},
         injected=(),
     )
 

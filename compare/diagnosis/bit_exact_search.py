@@ -18,7 +18,7 @@ from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression,
 from compare.diagnosis.known_values import display_names
 from compare.diagnosis.rewrites import rewrites
 from compare.diagnosis.slice import Slice
-from compare.proof.bits import same_bits
+from compare.proof.bits import real_view, same_bits
 from compare.proof.interpreter import Cache, Floats, Lifted, lift
 from compare.proof.other_inputs import nearby_same_kind
 from compare.proof.pair import Pair
@@ -139,6 +139,9 @@ def _has_bits(expr: Expr, values: _Values, target: Tensor) -> bool:
         result = expr.run(float_op, values.__getitem__)
     except Exception:  # shapes that do not match
         return False
-    if not isinstance(result, Tensor) or result.numel() != target.numel():
+    if not isinstance(result, Tensor):
+        return False
+    result = real_view(result)  # as the target is
+    if result.numel() != target.numel():
         return False
     return result.dtype == target.dtype and same_bits(result.reshape(target.shape), target)

@@ -20,7 +20,7 @@ from compare.diagnosis.search import OutOfTime, Search
 from compare.proof.balls import PRECISION
 from compare.proof.explanations import source_text
 from compare.proof.pair import Pair
-from compare.proof.program import Program
+from compare.proof.program import Program, meta_tensor, upstream
 from compare.proof.verdict import WRONG, Diagnosis, Proof
 
 MAX_SECONDS = 3.0  # of the search for one quantity
@@ -89,8 +89,11 @@ def _search(pair: Pair, name: str, injected: Collection[str], deadline: float) -
     if count > MAX_ELEMENTS:
         large = f"{count:,} elements to compute exactly, the limit is {MAX_ELEMENTS:,}"
         return Diagnosis((), f"search skipped: {large}")
-    points = evaluation_points(pair, injected)
     end, reference_end = pair.manual_program.outputs[name], pair.reference.outputs[name]
+    values = map(meta_tensor, upstream([end, reference_end]))
+    if any(value is not None and value.is_complex() for value in values):
+        return Diagnosis((), "there is no search among complex numbers")
+    points = evaluation_points(pair, injected)
     if not all(end in point.manual and reference_end in point.reference for point in points):
         return None
     search = Search(pair, name, points, min(deadline, time.process_time() + MAX_SECONDS))

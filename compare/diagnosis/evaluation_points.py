@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
+from compare.proof.complex_numbers import Complex
 from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
 from compare.proof.other_inputs import nearby_same_kind
 from compare.proof.pair import Pair
@@ -79,15 +80,15 @@ def _evaluate(
 def _all_nodes(program: Program, *args: Any, **kwargs: Any) -> Nodes:
     """Return the value of every node, that of its override where it has one.
 
-    The arguments are those of `lift`. Left out are nodes that cannot be lifted, and nodes whose
-    value is not a tensor.
+    The arguments are those of `lift`. Left out are nodes that cannot be lifted, nodes of complex
+    numbers, and nodes whose value is not a tensor.
     """
     cache: Cache = {}
     lift(program, *args, **kwargs | {"cache": cache})
     return {
         node: Value(value.floats, value.numbers)
         for node, value in cache.items()
-        if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Unsupported)
+        if isinstance(value.floats, Tensor) and not isinstance(value.numbers, Unsupported | Complex)
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compare.errors import BadInput
 from compare.passes.inputs import (
     JUDGED,
+    JUDGED_NAMES,
     Forward,
     Inputs,
     Values,
@@ -25,8 +26,6 @@ from compare.passes.inputs import (
 )
 from compare.proof.bits import mismatch, same_bits
 from compare.proof.program import RESERVED_NAMES, Key, ValueOf, base_name
-
-_COMPLEX = torch.complex64, torch.complex128
 
 _named: ContextVar[dict[str, Tensor] | None] = ContextVar("named", default=None)
 
@@ -202,10 +201,10 @@ class ForwardPass:
                 continue
             if kind := unusable_kind(output):
                 raise BadInput(f"forward returns a {kind} tensor: return a dense one with values")
-            if output.dtype not in (*JUDGED, *_COMPLEX):
+            if output.dtype not in JUDGED:
                 raise BadInput(
-                    f"forward returns {kind_of(output)}, which cannot be checked: return float64, "
-                    "float32, float16 or bfloat16"
+                    f"forward returns {kind_of(output)}, which cannot be checked: return "
+                    f"{JUDGED_NAMES}"
                 )
         return [output for output in outputs if output.requires_grad], named
 
@@ -216,8 +215,12 @@ class ForwardPass:
         separate: dict[str, Tensor] = {}
 
         def separated(label: str, gradient: Tensor) -> Tensor:
-            """Give this gradient a node of its own: z = x + w passes the same tensor to x and w."""
-            separate[label] = gradient.view(gradient.shape)
+            """Give this gradient a node of its own: z = x + w passes the same tensor to x and w.
+
+            Of a clone, because the backward pass of irfft writes into its gradient in place: a view
+            of such a tensor is recorded once more wherever it is read.
+            """
+            separate[label] = gradient.clone().view(gradient.shape)
             return separate[label]
 
         for label, tensor in _requiring_grad(named).items():

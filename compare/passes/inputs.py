@@ -18,7 +18,10 @@ from compare.proof.program import RESERVED_NAMES, Opaque, base_name
 from compare.torch_private import in_transform, is_fake
 
 SAMPLE = 10_000  # entries of a large matrix product that "auto" computes exactly
-JUDGED = torch.float64, torch.float32, torch.float16, torch.bfloat16
+JUDGED = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64
+)  # fmt: skip
+JUDGED_NAMES = "float64, float32, float16, bfloat16, complex128 or complex64"
 TOO_MANY = 2_000_000  # elements of inputs and intermediates beyond which "auto" computes none
 
 Forward = Callable[..., Any]
@@ -147,7 +150,8 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
     Raises:
         BadInput: There is none, or one has a dtype that cannot be checked.
     """
-    floats = {k: v for k, v in tensors(inputs).items() if v.is_floating_point()}
+    inputs_by_name = tensors(inputs).items()
+    floats = {k: v for k, v in inputs_by_name if v.is_floating_point() or v.is_complex()}
     if not floats:
         kinds = ", ".join(f"{label} is {kind_of(value)}" for label, value in inputs.items())
         raise BadInput(
@@ -158,8 +162,8 @@ def differentiable(inputs: Mapping[str, Any]) -> list[str]:
         if floats[label].dtype not in JUDGED:
             raise BadInput(
                 f"input {label!r} is {kind_of(floats[label])}, whose gradients cannot be checked: "
-                "give float64, float32, float16 or bfloat16, or mark only the inputs that need one "
-                "with requires_grad=True"
+                f"give {JUDGED_NAMES}, or mark only the inputs that need one with "
+                "requires_grad=True"
             )
     return labels
 

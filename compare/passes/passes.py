@@ -13,7 +13,7 @@ from compare.passes.backward import Backward, BackwardPass
 from compare.passes.forward import ForwardPass
 from compare.passes.inputs import Forward, Inputs, Values, lift_limits, numbered, tensors
 from compare.passes.numpy_code import on_tensors
-from compare.proof.bits import mismatch
+from compare.proof.bits import mismatch, of_real_view, real_view
 from compare.proof.derived_inputs import with_derived_inputs
 from compare.proof.literals import Reading
 from compare.proof.pair import Bypasses, Lift, Pair, find_bypasses
@@ -126,10 +126,13 @@ class Passes:
         """Return the passes with the inputs and cotangents of fewer bits in a wider dtype."""
 
         def widened(value: Any) -> Any:
-            narrow = isinstance(value, Tensor) and value.is_floating_point()
-            if not narrow or torch.finfo(value.dtype).eps <= torch.finfo(dtype).eps:
+            if not isinstance(value, Tensor):
                 return value
-            return value.detach().to(dtype).requires_grad_(value.requires_grad)
+            of_floats = value.is_floating_point() or value.is_complex()
+            if not of_floats or torch.finfo(value.dtype).eps <= torch.finfo(dtype).eps:
+                return value
+            to = dtype.to_complex() if value.is_complex() else dtype
+            return value.detach().to(to).requires_grad_(value.requires_grad)
 
         other = Passes(
             self.backward.function, self.forward.function,
@@ -191,17 +194,22 @@ class Passes:
         self, manual: Values, autograd: Values, manual_program: Program | Opaque | None = None,
         bypasses: Bypasses | None = None,
     ) -> Pair:  # fmt: skip
-        """Return both sides' values as a pair, without quantities of different shape or dtype."""
+        """Return both sides' values as a pair, without quantities of different shape or dtype.
+
+        A pair is of real numbers: each complex tensor is its real view there.
+        """
         forward, arguments = self.forward, tensors(self.backward.arguments)
         comparable = [k for k, v in autograd.items() if k in manual and not mismatch(manual[k], v)]
         pair = Pair(
             manual_program=self.manual_program if manual_program is None else manual_program,
             reference=self.reference,
             entries=self.entries,
-            inputs=tensors(forward.arguments),
-            manual_inputs={k: (value, forward.reference_key(k)) for k, value in arguments.items()},
-            manual={label: manual[label] for label in comparable},
-            autograd={label: autograd[label] for label in comparable},
+            inputs={k: real_view(value) for k, value in tensors(forward.arguments).items()},
+            manual_inputs={
+                k: (real_view(value), forward.reference_key(k)) for k, value in arguments.items()
+            },
+            manual={label: real_view(manual[label]) for label in comparable},
+            autograd={label: real_view(autograd[label]) for label in comparable},
             quantities_are_gradients=True,
             injected=[label for label in forward.intermediates if label in comparable],
             formula_ulps=self.formula_ulps,
@@ -214,5 +222,6 @@ class Passes:
 
     def _pair_at(self, inputs: Values) -> Pair:
         """Return both sides at other inputs, called there but not traced again."""
-        other = self.at({key: inputs[key] for key in self.forward.inputs if key in inputs})
+        own = self.forward.inputs
+        other = self.at({k: of_real_view(inputs[k], own[k]) for k in own if k in inputs})
         return other.pair(other.manual, other.autograd(other.manual))

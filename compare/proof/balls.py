@@ -215,6 +215,14 @@ class Balls:
         """Return x unchanged: exact values are not rounded."""
         return x
 
+    def known(self, balls: Array) -> Array:
+        """Return an array of balls, known constants, unchanged."""
+        return balls
+
+    def rounded(self, x: Array, size: Callable[[], Array], units: float) -> Array:  # noqa: ARG002
+        """Return x unchanged: exact values are not rounded."""
+        return x
+
     def broadcast_to(self, x: Any, shape: Sequence[int]) -> Array:
         """Return x broadcast to a shape."""
         return np.broadcast_to(np.asarray(x, dtype=object), tuple(shape))

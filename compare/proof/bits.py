@@ -48,11 +48,38 @@ def mismatch(
     return None
 
 
+def real_view(values: Tensor) -> Tensor:
+    """Return complex numbers as real ones, with one more dimension of size 2: real, imaginary.
+
+    A tensor that is not complex is returned unchanged.
+    """
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
+def of_real_view(values: Tensor, like: Tensor) -> Tensor:
+    """Return the complex tensor whose real view is given, if `like` is complex."""
+    if not like.is_complex() or values.is_complex():
+        return values
+    return torch.view_as_complex(values.contiguous())
+
+
+def place(index: Sequence[int], *, of_complex: bool = False) -> str:
+    """Return the index of an element in words; the last index of a real view names the part."""
+    if not of_complex:
+        return str(list(index))
+    *number, part = index
+    return f"{number} ({('real', 'imaginary')[part]} part)"
+
+
 def as_integers(values: Tensor) -> Tensor:
-    """Return the bits of a floating-point tensor as integers of the same width and shape."""
+    """Return the bits of a floating-point tensor as integers of the same width and shape.
+
+    Those of a complex tensor are the bits of its real view.
+    """
+    values = real_view(values)
     if not values.dtype.is_floating_point:
         return values
-    return values.contiguous().view(_INTEGERS[values.dtype.itemsize])
+    return values.resolve_neg().contiguous().view(_INTEGERS[values.dtype.itemsize])
 
 
 def ordered_ints(values: Tensor) -> Tensor:
@@ -133,17 +160,17 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 def _viewable_as_int64(flat: Tensor) -> bool:
     """Whether a vector's memory can be viewed as int64."""
     counts = flat.numel(), flat.storage_offset()
-    # a tensor of at most one element may have any stride; complex numbers are compared as they are
-    contiguous = flat.stride(0) == 1 and not flat.is_complex()
-    return contiguous and all(count * flat.itemsize % 8 == 0 for count in counts)
+    # a tensor of at most one element may have any stride
+    return flat.stride(0) == 1 and all(count * flat.itemsize % 8 == 0 for count in counts)
 
 
 def compare_bits(manual: Tensor, autograd: Tensor) -> Difference:
     """Compare two tensors of the same shape and dtype bit for bit.
 
     An element that is NaN on either side counts as unequal, even if both sides hold the same NaN:
-    nothing can be verified from a NaN.
+    nothing can be verified from a NaN. Of complex numbers each part is an element.
     """
+    manual, autograd = real_view(manual), real_view(autograd)
     total = manual.numel()
     difference = Difference(total=total, equal=total)
     # a finite sum rules out NaN; if the sum overflows, the loop below looks for it

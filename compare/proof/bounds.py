@@ -21,6 +21,7 @@ from torch import Tensor
 from compare.proof import intervals
 from compare.proof.constants import distance_to_intended, is_exact, round_to, significant_bits
 from compare.proof.intervals import Range
+from compare.proof.same_formula import elementwise
 
 # The largest error of a kernel for an elementary function, in ulps. Torch's kernels on the CPU
 # (SLEEF, which claims 1.0 ulp, and scalar libm in the tail) and CUDA's (at most 2 for these
@@ -695,6 +696,25 @@ class Bounds:
             operands=(x,),
             exact_range=lambda: x.range,
             exact_infinity=lambda: x.exact_infinity,
+            terms=lambda: x.magnitude,
+        )
+
+    def known(self, balls: Any) -> Bound:
+        """Return the floats nearest to an array of balls, known constants, with their errors."""
+        middle = elementwise(lambda ball: ball.mid(), balls)
+        error = elementwise(lambda ball, x: abs(ball - x).upper(), balls, middle)
+        return Bound(self, torch.from_numpy(middle), torch.from_numpy(error))
+
+    def rounded(self, x: Bound, size: Callable[[], Bound], units: float) -> Bound:
+        """Return x with the error of so many more roundings, of numbers of the size of `size()`."""
+        of = size()
+        added = units * self.unit * (of.value.abs() + of.error)
+        added = added.nan_to_num(torch.inf, torch.inf).expand(tuple(x.shape))
+        return self._round(
+            x.value,
+            x.error + added,
+            operands=(x,),
+            exact_range=lambda: (x.range[0] - added, x.range[1] + added),
             terms=lambda: x.magnitude,
         )
 

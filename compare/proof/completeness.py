@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, fx
 
-from compare.proof.bits import same_bits
+from compare.proof.bits import real_view, same_bits
 from compare.proof.interpreter import Floats
 from compare.proof.other_inputs import nearby, similar, very_near
 from compare.proof.program import (
@@ -133,6 +133,7 @@ def same_or_nan(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same bits, apart from the bits of NaN: code may overflow."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
+    one, other = real_view(one), real_view(other)
     if not one.is_floating_point():
         return same_bits(one, other)
     nan = one.isnan()

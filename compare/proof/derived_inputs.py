@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.bounds import Bound
-from compare.proof.interpreter import Cache, Lifted, lift
+from compare.proof.interpreter import Cache, Lifted, as_real_view, lift
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, ValueOf, skip_copies
 from compare.proof.rounding import bounds_for
@@ -45,7 +45,7 @@ def with_derived_inputs(pair: Pair) -> Pair:
     computed = [n for n in cache if n.op == "call_function" and skip_copies(n) is n]
     sources: dict[str, fx.Node] = {}
     for name in candidates:
-        gaps = {node: _gap(pair.inputs[name], cache[node]) for node in computed}
+        gaps = {node: _gap(pair.inputs[name], as_real_view(cache[node])) for node in computed}
         near = {node: gap for node, gap in gaps.items() if gap is not None}
         if near:
             sources[name] = min(near, key=near.__getitem__)

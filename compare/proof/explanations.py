@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from compare.proof.balls import Balls
+from compare.proof.bits import place
 from compare.proof.interpreter import Cache, Unsupported, lift
 from compare.proof.other_inputs import nearby, very_near
 from compare.proof.pair import Pair
@@ -47,8 +48,9 @@ def explain_kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> st
         return f"{agree}, so they differ only at these elements"
     if _jumps(right - left, far_right - far_left):
         room = flint.arb(0, max(magnitude(right - far_right), magnitude(left - far_left)))
-        index = list(at[int(pair.has_population_dim) :])
-        kink = f"element {index} is at a kink (relu at 0, equal maxima, a norm at 0)"
+        index = at[int(pair.has_population_dim) :]
+        element = place(index, of_complex=pair.is_complex(name))
+        kink = f"element {element} is at a kink (relu at 0, equal maxima, a norm at 0)"
         if by_hand.overlaps(left.union(right) + room):
             finding = "the by-hand side uses another subgradient than autograd"
         else:

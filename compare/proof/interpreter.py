@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import flint
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compare.proof import bits
 from compare.proof.arithmetic_interface import Arithmetic
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.bounds import Bounds
+from compare.proof.complex_numbers import Complex, ComplexArithmetic, as_view, of_view
+from compare.proof.complex_operations import COMPLEX_ROWS
 from compare.proof.operations import FACTORIES, INDEXED, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program, random_draw
 from compare.proof.same_formula import elementwise
@@ -103,7 +107,7 @@ class _Call:
         self.arithmetic = n
         self.name, self.overload, self.floats, self.out = name, overload, floats, out
         self.arguments = tuple(arguments)
-        self.dtype = _first_float(out).dtype
+        self.dtype = _first_float(out).dtype.to_real()
         self.numbers: dict[int, float] = {}
         if isinstance(n, Bounds):
             n.operation, n.dtype = name, self.dtype
@@ -123,6 +127,65 @@ class _Call:
 
 
 def lift(
+    program: Program,
+    n: Arithmetic[Any] | Floats,
+    inputs: Mapping[str, Tensor],
+    lifted_inputs: Mapping[str, Any] | None = None,
+    overrides: Mapping[Any, Lifted] | None = None,
+    **options: Any,
+) -> dict[Any, Lifted]:
+    """Run a program in an arithmetic; return its named outputs, floats and numbers.
+
+    The same as `run`, with real numbers alone: complex inputs, overrides and outputs are real
+    views, with one more dimension of size 2 for the two parts. (Inputs may also be complex.)
+
+    Args:
+        program: The program.
+        n: The arithmetic.
+        inputs: The floats of each input of the program.
+        lifted_inputs: The numbers of inputs whose exact values differ from their floats.
+        overrides: Values that replace named outputs wherever later nodes read them.
+        options: Further arguments of `run`.
+    """
+    like = {name: node.meta["val"] for node, name in program.placeholders().items()}
+    whole = {
+        name: of_real_view(Lifted(inputs[name], (lifted_inputs or {}).get(name)), value, n)
+        for name, value in like.items()
+        if name in inputs
+    }
+    nodes = {name: node for name, node in program.outputs.items() if name in (overrides or {})}
+    outputs = run(
+        program,
+        n,
+        {name: value.floats for name, value in whole.items()},
+        {name: whole[name].numbers for name in lifted_inputs or {} if name in whole},
+        {k: of_real_view((overrides or {})[k], v.meta["val"], n) for k, v in nodes.items()},
+        **options,
+    )
+    return {name: as_real_view(value) for name, value in outputs.items()}
+
+
+def as_real_view(value: Lifted) -> Lifted:
+    """Return a complex value as a real one, with one more dimension for the two parts."""
+    if not value.floats.is_complex():
+        return value
+    floats, numbers = bits.real_view(value.floats), value.numbers
+    if isinstance(numbers, Tensor):  # of the arithmetic of floats
+        return Lifted(floats, floats)
+    return Lifted(floats, as_view(numbers) if isinstance(numbers, Complex) else numbers)
+
+
+def of_real_view(value: Lifted, like: Tensor, n: Arithmetic[Any] | Floats) -> Lifted:
+    """Return the complex value that a real one stands for, if `like` is complex."""
+    if not like.is_complex() or value.floats.is_complex():
+        return value
+    floats, numbers = bits.of_real_view(value.floats, like), value.numbers
+    if isinstance(n, Floats) or isinstance(numbers, Unsupported | None):
+        return Lifted(floats, numbers)
+    return Lifted(floats, of_view(n, numbers))
+
+
+def run(
     program: Program,
     n: Arithmetic[Any] | Floats,
     inputs: Mapping[str, Tensor],
@@ -205,6 +268,8 @@ def _with_layout(value: Lifted, like: Tensor) -> Lifted:
     if 0 in like.stride():
         return Lifted(floats, value.numbers)
     empty = torch.empty_strided(like.shape, like.stride(), dtype=floats.dtype, device=floats.device)
+    if like.is_conj():  # a later operation may undo a conjugate that is not computed yet
+        return Lifted(empty.copy_(floats.conj()).conj(), value.numbers)
     return Lifted(empty.copy_(floats), value.numbers)
 
 
@@ -223,21 +288,35 @@ def _exact_mask(
     numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Unsupported | Tensor):
         return out
-    nonzero = torch.from_numpy(elementwise(lambda a: a.is_finite() and not a.contains(0), numbers))
-    nonzero = nonzero.bool().to(out.device).reshape(out.shape)
+    parts = (numbers.re, numbers.im) if isinstance(numbers, Complex) else (numbers,)
+    far = [elementwise(lambda a: a.is_finite() and not a.contains(0), part) for part in parts]
+    nonzero = torch.from_numpy(np.asarray(sum(far))).bool().to(out.device).reshape(out.shape)
     return out & ~nonzero if name == "eq" else out | nonzero
 
 
-def _exact(n: Arithmetic[Any] | Floats, values: Tensor) -> Any:
-    return n.exact(values) if values.is_floating_point() else values
+def _exact(n: Any, values: Tensor) -> Any:
+    if not _has_numbers(values):
+        return values
+    return n.exact(values) if isinstance(n, Floats) else _arithmetic(n, values).exact(values)
 
 
-def _created(n: Arithmetic[Any], values: Tensor) -> Any:
+def _created(n: Any, values: Tensor) -> Any:
     """Return a tensor that the code created: as literals, or exact if those would be too many."""
-    if not values.is_floating_point():
+    if not _has_numbers(values):
         return values
     few = values.numel() <= MAX_LITERALS or bool((values == values.flatten()[0]).all())
+    n = _arithmetic(n, values)
     return n.tensor_constant(values) if few else n.exact(values)
+
+
+def _has_numbers(values: Any) -> bool:
+    """Whether a tensor holds real or complex numbers, not indices or masks."""
+    return isinstance(values, Tensor) and (values.is_floating_point() or values.is_complex())
+
+
+def _arithmetic(n: Any, values: Tensor) -> Any:
+    """Return the arithmetic for the numbers of a tensor."""
+    return ComplexArithmetic(n) if values.is_complex() else n
 
 
 def compute(n: Arithmetic[Any] | Floats, node: fx.Node, values: Mapping[fx.Node, Lifted]) -> Lifted:
@@ -265,8 +344,10 @@ def _numbers(
 ) -> Any:
     """Return the numbers of an operation's output; args and out are those of the float run."""
     name, _, overload = getattr(node.target, "__name__", "").partition(".")
-    if any(isinstance(v, Tensor) and v.is_complex() for v in (out, *_flattened(args))):
-        return Unsupported(f"{node.target}", "it has complex operands or results")
+    tensors_of = [v for v in (*_flattened([out]), *_flattened(args)) if isinstance(v, Tensor)]
+    is_complex = any(v.is_complex() for v in tensors_of)
+    if any(v.dtype == torch.complex32 for v in tensors_of):
+        return Unsupported(f"{node.target}", "it has complex numbers in half precision")
     if name == "getitem":
         source, index = node.args
         whole = values[source].numbers  # type: ignore[index]
@@ -282,51 +363,60 @@ def _numbers(
             out.fill_(math.nan)  # uninitialised memory has no exact value
         at = _FILL_VALUE_AT.get(name, len(node.args))
         fill = node.args[at] if at < len(node.args) else None
-        if isinstance(n, Balls) and isinstance(fill, float):
-            return n.broadcast_to(n.constant(fill, out.dtype), out.shape)
+        if isinstance(n, Balls) and isinstance(fill, float | complex):
+            filled = _arithmetic(n, out)
+            return filled.broadcast_to(filled.constant(fill, out.dtype), out.shape)
         return _created(n, out)
     if name == "_to_copy" and all(isinstance(value, Tensor) for value in operands):
-        return n.exact(out)  # integers converted to floats
-    if name not in ROWS and name not in MOVES and name not in JOINS:
+        return _exact(n, out)  # integers converted to floats
+    table = COMPLEX_ROWS if is_complex else ROWS
+    if name not in table and name not in MOVES and name not in JOINS:
+        if name in ROWS:
+            return Unsupported(f"{node.target}", "it has complex operands or results")
         return Unsupported(f"{node.target}", random_draw(node))
 
     tensors = [values[source].floats for source in node.all_input_nodes]
-    row = _Call(n, name, overload, tensors, args, out)
+    call = _Call(n, name, overload, tensors, args, out)
+    row: Any = ComplexArithmetic(call) if is_complex else call
 
     def number(value: Any) -> Any:
-        return row.number(value) if isinstance(value, float) and name not in MOVES else value
+        is_number = isinstance(value, float | complex) and name not in MOVES
+        return row.number(value) if is_number else value
 
     def operand(source: fx.Node) -> Any:
         value = values[source].numbers
         if isinstance(value, Tensor):
-            return value.cpu() if name in _TAKES_INDICES else n.exact(value)
-        return value
+            return value.cpu() if name in _TAKES_INDICES else row.exact(value)
+        return row.lifted(value) if is_complex else value
 
     keywords = {k: v for k, v in node.kwargs.items() if k not in _NON_NUMERIC}
     lifted_args, lifted_kwargs = fx.node.map_aggregate((node.args, keywords), number)
     lifted_args, lifted_kwargs = fx.node.map_arg((lifted_args, lifted_kwargs), operand)
     try:
-        numbers = _apply_row(row, node.target, name, lifted_args, lifted_kwargs)
-        numbers = _in_shape(n, numbers, out)
+        numbers = _apply_row(table, row, node.target, name, lifted_args, lifted_kwargs)
+        numbers = _in_shape(n, row, numbers, out)
     except Exception as error:  # the row does not support this form of the operation
         return Unsupported(f"{node.target}", f"{error}")
     return numbers
 
 
-def _in_shape(n: Arithmetic[Any], numbers: Any, out: Any) -> Any:
+def _in_shape(n: Arithmetic[Any], row: Any, numbers: Any, out: Any) -> Any:
     """Return an operation's numbers in the shape of each output, which rows may broadcast to."""
     if isinstance(out, Tensor):
+        if out.is_complex():
+            return row.broadcast_to(numbers, out.shape)
         return n.broadcast_to(numbers, out.shape) if out.is_floating_point() else numbers
     if isinstance(out, tuple | list):
-        return [_in_shape(n, *pair) for pair in zip(numbers, out, strict=True)]
+        return [_in_shape(n, row, *pair) for pair in zip(numbers, out, strict=True)]
     return numbers
 
 
-def _apply_row(row: _Call, target: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """Return the output of an operation by its row in the table."""
-    n = row.arithmetic
-    if name in ROWS:
-        return ROWS[name](row, *args, **kwargs)
+def _apply_row(
+    table: Mapping[str, Callable[..., Any]], n: Any, target: Any, name: str, args: Any, kwargs: Any
+) -> Any:
+    """Return the output of an operation by its row in the table; `n` is that of the call."""
+    if name in table:
+        return table[name](n, *args, **kwargs)
     if name in MOVES:
         if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
             raise TypeError("it reinterprets the bits of a tensor as another dtype")
@@ -343,6 +433,5 @@ def _flattened(values: Any) -> list[Any]:
 
 
 def _first_float(out: Any) -> Any:
-    """Return the first floating-point tensor among an operation's outputs, None without one."""
-    values = _flattened([out])
-    return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
+    """Return the first real or complex tensor among an operation's outputs, None without one."""
+    return next((value for value in _flattened([out]) if _has_numbers(value)), None)

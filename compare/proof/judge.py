@@ -212,6 +212,7 @@ class _Judge:
                     infinite=self._infinite(name),
                     sampled=self.pair.entries is not None,
                     skip=int(self.pair.has_population_dim),
+                    of_complex=self.pair.is_complex(name),
                     accept=self.pair.formula_ulps,
                 )
             if formula.same is not None or formula.at is None or reading == IN_ANY_READING:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from compare.proof.bits import real_view
 from compare.proof.bounds import Bound, Bounds
-from compare.proof.interpreter import Floats, Lifted, compute
+from compare.proof.complex_numbers import Complex, of_view
+from compare.proof.interpreter import Floats, Lifted, as_real_view, compute, of_real_view
 from compare.proof.lifted_pair import LiftedPair
 from compare.proof.pair import Pair
 from compare.proof.program import Key, Opaque, Program
@@ -31,7 +33,15 @@ SYSTEMATIC_SLACK = 2.0
 # A kernel's elementary functions may all err to one side, by this many units of roundoff.
 ONE_SIDED = 8.0
 
-_FLOAT64 = Floats(lambda dtype: torch.float64 if dtype.is_floating_point else dtype)
+_FLOAT64 = Floats(
+    lambda dtype: (
+        torch.float64
+        if dtype.is_floating_point
+        else torch.complex128
+        if dtype.is_complex
+        else dtype
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -342,7 +352,8 @@ class _Sensitivities:
         square = 0.0
         for node, gradient in zip(nodes, gradients, strict=True):
             if gradient is not None:
-                moved = gradient.cpu() * run.roundings[node].reshape(gradient.shape)
+                parts = real_view(gradient.resolve_conj()).cpu()
+                moved = parts * run.roundings[node].reshape(parts.shape)
                 square += float((moved**2).nan_to_num(0.0, math.inf).sum())
         return math.sqrt(square)
 
@@ -378,33 +389,47 @@ class _Run:
                     break
                 if node.op == "placeholder":
                     value = inputs[input_names[node]].detach()
-                    numbers = n.exact(value) if value.is_floating_point() else value
-                    lifted, double = Lifted(value, numbers), _leaf(value)
+                    lifted = _lifted(n, value, node.meta["val"])
+                    double = _leaf(lifted.floats)
                 else:
                     with torch.no_grad():
                         lifted = compute(n, node, values)
                     args, kwargs = fx.node.map_arg((node.args, node.kwargs), floats.__getitem__)
                     double = _FLOAT64.run(node, args, kwargs)
-                    if isinstance(double, Tensor) and not double.is_floating_point():
+                    if isinstance(double, Tensor) and not _is_of_floats(double):
                         double = lifted.floats  # branches are those of the float run
-                    if isinstance(lifted.numbers, Bound):
-                        roundings[node] = lifted.numbers.error
-                        lifted = Lifted(lifted.floats, _without_error(n, lifted.numbers))
+                    if isinstance(lifted.numbers, Bound | Complex):
+                        view = as_real_view(lifted).numbers
+                        roundings[node] = view.error
+                        numbers = Bound(n, view.value, torch.zeros_like(view.error))
+                        if isinstance(lifted.numbers, Complex):
+                            numbers = of_view(n, numbers)
+                        lifted = Lifted(lifted.floats, numbers)
                         if not double.requires_grad:  # it depends on no input
                             double = _leaf(double)
                 for key in names.get(node, ()):
-                    outputs[key] = double
+                    outputs[key] = real_view(double)
                     if key in overrides:
-                        value = overrides[key].detach().reshape(double.shape)
-                        lifted = Lifted(value.to(lifted.floats), n.exact(value))
-                        double = _leaf(value)
+                        value = overrides[key].detach().reshape(outputs[key].shape)
+                        lifted = _lifted(n, value, double)
+                        double = _leaf(lifted.floats)
                 values[node], floats[node] = lifted, double
         return cls(floats, roundings, outputs)
 
 
+def _lifted(n: Bounds, value: Tensor, like: Tensor) -> Lifted:
+    """Return a real view as the exact value that it stands for, complex if `like` is."""
+    numbers = n.exact(value) if value.is_floating_point() else value
+    return of_real_view(Lifted(value, numbers), like, n)
+
+
 def _leaf(value: Tensor) -> Tensor:
-    return value.detach().double().requires_grad_() if value.is_floating_point() else value
+    """Return a value in double precision as a leaf of autograd's graph."""
+    if not _is_of_floats(value):
+        return value
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    return value.detach().to(wide).requires_grad_()
 
 
-def _without_error(n: Bounds, bound: Bound) -> Bound:
-    return Bound(n, bound.value, torch.zeros_like(bound.error))
+def _is_of_floats(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()

@@ -205,7 +205,7 @@ def _distances(n: Call[N], difference: N, p: Any) -> N:
     return _norm(n, difference, p, [difference.ndim - 1])
 
 
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
     """Raise ValueError for more intermediate numbers than can be lifted in seconds."""
     if count > MAX_INTERMEDIATE:
         limit = f"at most {MAX_INTERMEDIATE:,} are supported"
@@ -213,13 +213,13 @@ def _check_count(count: int) -> None:
 
 
 def _cdist(n: Call[N], x: N, y: N, p: Any, _mode: Any) -> N:
-    _check_count(math.prod(x.shape) * y.shape[-2])
+    check_count(math.prod(x.shape) * y.shape[-2])
     rows, columns = move(n, torch.unsqueeze, x, -2), move(n, torch.unsqueeze, y, -3)
     return _distances(n, rows - columns, p)
 
 
 def _cdist_backward(n: Call[N], g: N, x: N, y: N, p: Any, distance: N) -> N:
-    _check_count(math.prod(x.shape) * y.shape[-2])
+    check_count(math.prod(x.shape) * y.shape[-2])
     difference = move(n, torch.unsqueeze, x, -2) - move(n, torch.unsqueeze, y, -3)
     a, b, lengths = (n.arguments[k] for k in (1, 2, 4))
     floats = a.unsqueeze(-2) - b.unsqueeze(-3)
@@ -269,7 +269,7 @@ def _logcumsumexp(n: Call[N], x: N, dim: int) -> N:
     if not x.ndim:
         return x
     floats = n.floats[0].transpose(dim, -1)
-    _check_count(floats.numel() * floats.shape[-1])
+    check_count(floats.numel() * floats.shape[-1])
     rows = n.take(x, flat_indices(x.shape).transpose(dim, -1))
     # the largest of each prefix keeps exp from overflowing; any number gives the same result
     shift = n.exact(floats.cummax(-1).values.nan_to_num(0, 0, 0))
@@ -618,6 +618,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "mul": lambda _n, x, y: x * y,
     "div": lambda n, x, y, rounding_mode=None: n.exact(n.out) if rounding_mode else x / y,
     "neg": lambda _n, x: -x,
+    "_neg_view": lambda _n, x: -x,  # of the imaginary part of a conjugate
     "pow": _pow,
     "polygamma": _polygamma,
     **{

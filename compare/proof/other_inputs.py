@@ -10,17 +10,22 @@ rows that sum to 1, a symmetric matrix, one-hot rows, a mask, sorted numbers, pr
 `similar` mixes each row of an input with another row of it. A mixture keeps the range, the sums,
 the signs and the empty columns.
 
+Complex inputs are moved as their real view: both parts move.
+
 Random inputs: `random_inputs` samples them from `normals`, `ties` or `sampled_from`, and keeps
 masks and signs; `uniform` keeps nothing.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compare.proof.bits import of_real_view, real_view
 from compare.proof.input_structure import find_normalised_lines, line_kind, symmetry_sign
 
 MIN_SHARE, MAX_SHARE = 1 / 64, 1 / 8  # the share of another row in a mixture
@@ -30,6 +35,17 @@ _SUMS = "sums of 1", "sums of 0"
 # Other words would give other numbers.
 
 
+def _as_real_view(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function of a name and a tensor that takes complex numbers as their real view."""
+
+    @functools.wraps(function)
+    def with_real_view(name: str, values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return of_real_view(function(name, real_view(values), *args, **kwargs), values)
+
+    return with_real_view
+
+
+@_as_real_view
 def nearby(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     """Return a nearby input: each float moves by about `share` of itself.
 
@@ -51,6 +67,7 @@ def nearby(name: str, tensor: Tensor, share: float = 1 / 64) -> Tensor:
     return torch.where(tensor.isfinite(), moved, tensor.detach())
 
 
+@_as_real_view
 def very_near(name: str, tensor: Tensor) -> Tensor:
     """Return an input so close that few branches change: about 2^-20 away, or the next float."""
     far = nearby(name, tensor)
@@ -61,6 +78,7 @@ def very_near(name: str, tensor: Tensor) -> Tensor:
     return torch.where(tensor.isfinite(), near, tensor)
 
 
+@_as_real_view
 def nearby_same_kind(name: str, tensor: Tensor) -> Tensor:
     """Return a nearby input; if all its floats are 0 or 1, its rows are shuffled instead.
 
@@ -103,7 +121,8 @@ def random_inputs(
     """
     result: dict[str, Tensor] = {}
     for name, value in inputs.items():
-        v, rng = value.detach(), seeded_generator("drawn", name, tuple(value.shape), seed)
+        rng = seeded_generator("drawn", name, tuple(value.shape), seed)
+        v = real_view(value.detach())
         if not v.is_floating_point() or not v.numel():
             result[name] = v.clone()
         elif _is_codes(v) and bool(v.any()):
@@ -112,7 +131,7 @@ def random_inputs(
             sample = distribution(rng, v).to(v)
             signed = bool((v < 0).any()) or not bool(v.any())
             result[name] = sample if signed else sample.abs()
-    return result
+    return {name: of_real_view(values, inputs[name]) for name, values in result.items()}
 
 
 def normals(rng: torch.Generator, like: Tensor, size: float = 1) -> Tensor:
@@ -130,11 +149,13 @@ def sampled_from(values: Tensor, rng: torch.Generator, like: Tensor) -> Tensor:
     return values[torch.randint(len(values), like.shape, generator=rng)]
 
 
+@_as_real_view
 def uniform(name: str, like: Tensor) -> Tensor:
     """Return numbers sampled uniformly from -1 to 1; the name seeds them."""
     return torch.rand(like.shape, generator=seeded_generator(name), dtype=like.dtype) * 2 - 1
 
 
+@_as_real_view
 def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
     """Return another input that keeps the visible properties of an input.
 
@@ -157,6 +178,7 @@ def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: 
     return torch.where(moved.isnan(), values.detach(), moved)
 
 
+@_as_real_view
 def scaled(name: str, values: Tensor, share: float = 1.0, draw: int = 0) -> Tensor:
     """Return a parameter with each number scaled on its own; zeros alone become small numbers.
 
@@ -179,7 +201,8 @@ def is_scalable(values: Tensor) -> bool:
 
     Probabilities, whole numbers, unit rows and grids show one; so do numbers between 0 and 1.
     """
-    x = values.detach().double().cpu()
+    values = real_view(values.detach())
+    x = values.double().cpu()
     if not _moves(values) or not bool(x.isfinite().all()):
         return False
     whole = bool((x == x.round()).all()) and bool(x.any())
@@ -189,6 +212,7 @@ def is_scalable(values: Tensor) -> bool:
     return not (whole or shares or lines or fixed)
 
 
+@_as_real_view
 def whole_numbers(name: str, like: Tensor) -> Tensor:
     """Return numbers of 1 to 3, of both signs unless `like` has no negative number; name seeds."""
     rng = seeded_generator("whole", name, tuple(like.shape))
@@ -404,6 +428,7 @@ def seeded_generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
+@_as_real_view
 def cotangent(label: str, like: Tensor, seed: int) -> Tensor:
     """Return a random cotangent for an output, in its shape and dtype.
 

@@ -26,6 +26,9 @@ Bypasses = Mapping[str, frozenset[str]]
 class Pair:
     """The programs, inputs and results of a by-hand pass and of its reference.
 
+    All tensors are real: a complex one is its real view, with a last dimension for the two parts.
+    So bits, ulps, bounds and formulas are those of the parts. Only programs have complex values.
+
     A quantity has the same name on both sides. A plain name is a gradient (in a training run:
     whatever the step calls by that name); a `ValueOf` is the value of an intermediate.
 
@@ -74,6 +77,12 @@ class Pair:
     def injected_among(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the names whose by-hand value was injected into autograd."""
         return frozenset(names if self.injected is None else {*names} & {*self.injected})
+
+    def is_complex(self, name: str) -> bool:
+        """Return whether a quantity is the real view of a complex tensor."""
+        programs = (p for p in (self.manual_program, self.reference) if isinstance(p, Program))
+        nodes = (program.outputs[name] for program in programs if name in program.outputs)
+        return any(node.meta["val"].is_complex() for node in nodes)
 
     @cached_property
     def _ancestors(self) -> Mapping[str, Collection[str]]:

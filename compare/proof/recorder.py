@@ -89,7 +89,8 @@ class Recorder(DispatchMode):  # type: ignore[misc]
             return NotImplemented
         kwargs = kwargs or {}
         if func is _ATEN._local_scalar_dense.default:
-            if args[0].is_floating_point() and not self._node(args[0]).meta["constant"]:
+            is_float = args[0].is_floating_point() or args[0].is_complex()
+            if is_float and not self._node(args[0]).meta["constant"]:
                 raise FloatRead(f"a float is read out of a tensor (float(x), x.item()){self._at()}")
             return func(*args)
         if func.namespace == "profiler":  # torch.optim marks its steps for the profiler
@@ -128,9 +129,10 @@ class Recorder(DispatchMode):  # type: ignore[misc]
 
     def _assign(self, tensor: Tensor, node: fx.Node) -> None:
         self.nodes[tensor] = node
-        node.meta["val"] = torch.empty_strided(
+        value = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
         )
+        node.meta["val"] = value.conj() if tensor.is_conj() else value
 
     def _node(self, tensor: Tensor) -> fx.Node:
         """Return the node of a tensor; a tensor from no operation becomes a copy of a constant."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from compare.proof.balls import Array
-from compare.proof.bits import unravel
+from compare.proof.bits import place, unravel
 
 # The largest sum of two balls' radii that can decide, in ulps of the quantity's dtype. The ulp is
 # that of the larger of the value and the largest term added up to it.
@@ -47,7 +47,7 @@ class Formula:
 def same_formula(
     manual: Array, autograd: Array, dtype: torch.dtype, *,
     terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
-    sampled: bool = False, skip: int = 0, accept: float = 0.0,
+    sampled: bool = False, skip: int = 0, of_complex: bool = False, accept: float = 0.0,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors of one quantity.
 
@@ -61,6 +61,7 @@ def same_formula(
             need no finite exact value.
         sampled: Whether only some elements may have been lifted; then only those are compared.
         skip: The number of leading dimensions to leave out of indices in the text.
+        of_complex: Whether the last dimension holds the two parts of complex numbers.
         accept: The largest difference, in ulps of the dtype, that counts as the same formula.
     """
     known = elementwise(_both_finite, manual, autograd).astype(bool)
@@ -90,9 +91,10 @@ def same_formula(
         gaps_relative = np.where(apart, elementwise(_relative_gap, manual, autograd), -1.0)
         at = unravel(int(gaps_relative.argmax()), gaps_relative.shape)
         one, other = _distinct_digits(manual[at], autograd[at])
+        element = place(at[skip:], of_complex=of_complex)
         text = (
             f"different formula: computed exactly, {one} by hand and {other} by autograd at "
-            f"{list(at[skip:])}; {int(apart.sum()):,} of {apart.size:,} elements differ"
+            f"{element}; {int(apart.sum()):,} of {apart.size:,} elements differ"
         )
         if np.isfinite(gaps.max()):
             text += f", by at most {gaps.max():.2g} ulp of the larger value"
@@ -108,7 +110,7 @@ def same_formula(
     if wide.any():
         at = unravel(int(wide.argmax()), wide.shape)
         text = "the interval around its exact value is too wide to decide"
-        return Formula(None, f"{text}, at {list(at)[skip:]}", at)
+        return Formula(None, f"{text}, at {place(at[skip:], of_complex=of_complex)}", at)
     if gaps.any():
         gap = f"{gaps.max():.2g} ulp"
         text = (

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
 from compare.proof.completeness import check_complete, same_or_nan
-from compare.proof.interpreter import Floats, Lifted, Unsupported, evaluate, lift
+from compare.proof.interpreter import Floats, Lifted, Unsupported, lift, run
 from compare.proof.numpy_recording import recorded_arrays
 from compare.proof.program import Key, Opaque, Program, node_text, operation, skip_copies
 from compare.proof.recorder import Recorder
@@ -139,8 +139,8 @@ def _replay(graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None) 
     names = tuple(map(str, range(len(values))))
     results: Any = graph.output_node().args[0]
     program = Program(graph, names, dict(enumerate(results)), may_round_narrower=False)
-    outputs = evaluate(program, dict(zip(names, values, strict=True)), n)
-    return [outputs[k] for k in program.outputs]
+    outputs = run(program, n or Floats(), dict(zip(names, values, strict=True)))
+    return [outputs[k].floats for k in program.outputs]
 
 
 # Folders whose code is not the user's: torch, NumPy, the standard library, this package.

@@ -9,7 +9,7 @@ from rich.text import Text
 from torch import Tensor
 
 from compare.errors import printable
-from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch
+from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch, place
 from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
 from compare.report.rendering import plain_table
 from compare.stateful import plain
@@ -138,7 +138,7 @@ def lines(q: Quantity) -> Iterator[tuple[str, str]]:
     if w := q.worst:
         step = "" if w.step is None else f"step {w.step}, seed {w.seed}, "
         step += "" if w.rank is None else f"rank {w.rank}, "
-        yield "", f"worst at {step}{list(w.index)}"
+        yield "", f"worst at {step}{place(w.index, of_complex=q.dtype.startswith('complex'))}"
         zeros = "   (zeros of opposite sign)" if w.manual == w.autograd == 0 else ""
         yield "", f"by hand {w.manual!r}   autograd {w.autograd!r}{zeros}"
     if q.proof:
