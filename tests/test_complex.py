@@ -380,3 +380,91 @@ def test_complex_numbers_in_half_precision_are_refused() -> None:
         z = torch.ones(2, dtype=torch.complex64).to(torch.complex32)
     with pytest.raises(BadInput, match="input 'z' is a tensor of complex32, whose gradients"):
         compare.check(lambda grad_output: {"z": grad_output}, lambda z: z * 1, {"z": z})
+
+
+def _product(z: Tensor, w: Tensor) -> Tensor:
+    return z * w
+
+
+def test_numbers_that_are_all_real_do_not_hide_a_missing_conjugate() -> None:
+    """At the given inputs w is its own conjugate; at other inputs it is not."""
+    rng = torch.Generator().manual_seed(3)
+    z, w = (torch.randn(3, generator=rng, dtype=torch.float64) + 0j for _ in range(2))
+    wrong = partial(_product_backward, conj=False)
+    sums = {"z": z.unsqueeze(0), "w": w}
+    report = compare.check(wrong, _product, sums)
+    assert report.quantities["z"].equal == report.quantities["z"].total
+    assert report.verdict == "WRONG"
+    assert compare.check(_product_backward, _product, sums).verdict == "EXACT"
+
+
+class _TwoOutputs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, w: Tensor) -> Any:
+        ctx.save_for_backward(z, w)
+        return z * w, z + w.conj()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        z, w = ctx.saved_tensors
+        return grads[0] * w.conj() + grads[1], grads[0] * z.conj() + grads[1].conj()
+
+
+class _AssumesDense(_TwoOutputs):
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dense = [g.as_strided(g.shape, (g.shape[1], 1)) for g in grads]
+        return _TwoOutputs.backward(ctx, *dense)
+
+
+def test_every_line_of_the_contract_is_called_with_complex_cotangents() -> None:
+    def forward(z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        return z * w, z + w.conj()
+
+    rng = torch.Generator().manual_seed(5)
+    z = torch.randn(4, 3, generator=rng, dtype=torch.complex64).mT
+    w = torch.randn(3, 8, generator=rng, dtype=torch.complex64)[:, ::2].conj()
+    report = compare.check(_TwoOutputs, forward, {"z": z, "w": w})
+    assert report.verdict == "EXACT", str(report)
+    assert {line.outcome for line in report.contract or ()} == {"kept"}
+    names = {line.name for line in report.contract or ()}
+    assert {"stride 0", "transposed", "zero", "missing", "twice", "strides", "subsets"} <= names
+    dense = compare.check(_AssumesDense, forward, {"z": z, "w": w})
+    broken = {line.name for line in dense.contract or () if line.outcome == "broken"}
+    assert broken == {"stride 0", "transposed"}
+    assert " part) (" in str(dense)
+
+
+@pytest.mark.parametrize("how", ["view_as_real", "imag", "parts"])
+def test_parts_written_in_place_are_followed(how: str) -> None:
+    def backward(grad_output: Tensor) -> dict[str, Tensor]:
+        d = grad_output.clone()
+        if how == "view_as_real":
+            torch.view_as_real(d)[..., 1].mul_(-1)
+        elif how == "imag":
+            d.imag.neg_()
+        else:
+            d = torch.zeros_like(d)
+            d.real, d.imag = grad_output.real, -grad_output.imag
+        return {"z": d}
+
+    z = torch.randn(2, 3, dtype=torch.complex128)
+    report = compare.check(backward, lambda z: z.conj() * 1, {"z": z})
+    assert report.verdict == "EXACT"
+    assert report.quantities["z"].proof is not None
+    assert report.quantities["z"].proof.lifted
+
+
+def test_a_complex_number_read_out_of_a_tensor_is_no_constant() -> None:
+    def backward(grad_output: Tensor, z: Tensor) -> dict[str, Tensor]:
+        return {"z": grad_output * z[0].item().conjugate()}
+
+    z = torch.randn(3, dtype=torch.complex128)
+    report = compare.check(backward, lambda z: z * z[0].detach(), {"z": z})
+    assert "a float is read out of a tensor" in str(report)
+
+
+def test_mutants_of_complex_code_are_refused() -> None:
+    z = torch.randn(3, dtype=torch.complex128)
+    with pytest.raises(BadInput, match="has complex numbers, of which no mutants"):
+        compare.power(lambda grad_output, z: {"z": grad_output * 2}, lambda z: z * 2, {"z": z})

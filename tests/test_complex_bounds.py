@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from compare.proof.bounds import Bounds
 from tests.lifted import ThreeRuns, run_three_ways
 from tests.test_bounds import SUPPRESSED, any_size
 
@@ -92,3 +95,43 @@ def test_no_float_run_leaves_its_bound(program: tuple[list[Step], dict[str, Tens
         assert isinstance(runs, ThreeRuns), runs
         known = runs.radius.isfinite() & runs.exact.isfinite()
         assert not (runs.outside & known).any(), f"{steps} {name}: {runs.share} of the bound"
+
+
+@pytest.mark.parametrize("name", ["mul", "div", "matmul", "fft"])
+def test_a_bound_with_too_small_a_unit_is_left(name: str) -> None:
+    """The same float runs leave a bound for a dtype with more bits."""
+    rng = torch.Generator().manual_seed(1)
+    inputs = {
+        key: torch.randn(64, COLUMNS, 2, generator=rng, dtype=torch.float32) for key in ("x", "y")
+    }
+    steps: list[Step] = [(name, 0, 1)]
+    _, outputs = run_three_ways(composed(steps), inputs)
+    runs = outputs["v0"]
+    assert isinstance(runs, ThreeRuns)
+    assert not runs.outside.any()
+    with (
+        mock.patch.object(Bounds, "unit", 2.0**-40),
+        mock.patch.object(Bounds, "_sum_unit", return_value=2.0**-40),
+    ):
+        _, outputs = run_three_ways(composed(steps), inputs)
+    runs = outputs["v0"]
+    assert isinstance(runs, ThreeRuns)
+    assert runs.outside.any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 30, 31, 53, 97, 128, 360])
+def test_the_bound_of_a_transform_holds_for_spikes_and_for_noise(size: int) -> None:
+    """A spike has the smallest sum of magnitudes for its norm, and large primes other kernels."""
+    rng = torch.Generator().manual_seed(size)
+    noise = torch.randn(3, size, 2, generator=rng)
+    spike = torch.zeros(3, size, 2)
+    spike[:, size // 3] = torch.randn(3, 2, generator=rng)
+    for x in (noise, spike, noise * 1e-30):
+        for transform in (torch.fft.fft, torch.fft.ifft):
+            _, outputs = run_three_ways(
+                lambda x, f=transform: {"out": torch.view_as_real(f(torch.view_as_complex(x)))},
+                {"x": x},
+            )
+            runs = outputs["out"]
+            assert isinstance(runs, ThreeRuns)
+            assert not runs.outside.any(), runs.share

@@ -56,7 +56,7 @@ def check(
         inputs: The arguments of `forward`, tensors of any shape and other values: a dict by
             parameter name, a tuple in order, or one tensor. NumPy's arrays become tensors, and
             `backward` is then called with arrays. Differentiable inputs are those with
-            `requires_grad=True`, or every floating-point tensor if none has it.
+            `requires_grad=True`, or every floating-point or complex tensor if none has it.
         seed: Seed of the cotangents, one for each output and of its shape. The cotangent of a
             scalar output is 1 if `backward` does not take `grad_output`; the report then says
             `for grad_output = 1`.

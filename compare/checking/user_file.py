@@ -104,13 +104,22 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+# The complex dtype with parts of a dtype; torch has none that can be checked for half precision.
+_COMPLEX: dict[torch.dtype | None, torch.dtype] = {
+    torch.float64: torch.complex128,
+    torch.float32: torch.complex64,
+}
+
+
 def _moved(inputs: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
-    """Return the inputs on the device, floating-point tensors in the dtype if there is one."""
+    """Return the inputs on the device, floating-point and complex tensors in the dtype if given."""
 
     def move(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         target = dtype if dtype and value.is_floating_point() else value.dtype
+        if value.is_complex():
+            target = _COMPLEX.get(dtype, target)
         return value.detach().to(device, target).requires_grad_(value.requires_grad)
 
     if isinstance(inputs, Mapping):

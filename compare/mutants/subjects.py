@@ -22,7 +22,7 @@ from compare.proof.bits import mismatch
 from compare.proof.interpreter import Floats, evaluate
 from compare.proof.judge import judge
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, Program, base_name
+from compare.proof.program import Opaque, Program, base_name, meta_tensor
 from compare.proof.trace import try_trace
 from compare.report.quantity import Quantity
 from compare.report.report import Report
@@ -119,6 +119,9 @@ def traced(name: str, program: Program | Opaque) -> Program:
     """Return a program without copies; raise BadInput if the pass could not be traced."""
     if isinstance(program, Opaque):
         raise BadInput(f"{name} {program}: write it in torch operations to create mutants of it")
+    values = map(meta_tensor, program.graph.nodes)
+    if any(value is not None and value.is_complex() for value in values):
+        raise BadInput(f"{name} has complex numbers, of which no mutants can be created")
     return without_copies(program)
 
 

@@ -1,6 +1,6 @@
-"""Rows of the discrete Fourier transforms: a product with the matrix of the roots of unity.
+"""Rows of the discrete Fourier transforms: products with matrices of the roots of unity.
 
-Each dimension in turn. The entries of the matrix are cos and sin of 2 pi k / size, exact in balls.
+Each dimension in turn. The roots are cos and sin of 2 pi k / size, exact constants.
 
 The bound has to hold for every algorithm. One that factors the matrix (Cooley-Tukey, with a direct
 product for each prime factor) adds up the same terms: each x_j is multiplied by some roots on its
@@ -20,6 +20,7 @@ import flint
 import numpy as np
 import torch
 
+from compare.proof.arithmetic_interface import flat_indices
 from compare.proof.complex_numbers import Complex, ComplexArithmetic
 from compare.proof.operations import check_count, move
 
@@ -46,83 +47,75 @@ def _units(size: int) -> float:
     return units
 
 
-def _roots(n: Any, size: int, columns: int) -> tuple[Any, Any]:
-    """Return cos and sin of 2 pi j k / size for each j < size and k < columns, real matrices."""
-    check_count(size * columns)
+def _roots(n: Any, size: int, rows: int, columns: int, *, forward: bool) -> Complex:
+    """Return the roots of unity exp(-+2 pi i j k / size) for j < rows and k < columns."""
+    check_count(rows * columns)
     pairs = [flint.arb.sin_cos_pi_fmpq(flint.fmpq(2 * k, size)) for k in range(size)]
-    index = torch.outer(torch.arange(size), torch.arange(columns)) % size
+    index = torch.outer(torch.arange(rows), torch.arange(columns)) % size
     sines, cosines = (np.array([pair[part] for pair in pairs], dtype=object) for part in (0, 1))
-    return n.take(n.known(cosines), index), n.take(n.known(sines), index)
+    sines = -sines if forward else sines
+    return Complex(n, n.take(n.known(cosines), index), n.take(n.known(sines), index))
 
 
-def _along(
-    z: Complex, dim: int, size: int, product: Callable[[Complex], Sequence[Any]]
-) -> list[Any]:
-    """Return a transform along one dimension.
+def _transformed(z: Complex, *, forward: bool) -> Complex:
+    """Return the transform of each row of a matrix, without the rounding of a kernel.
 
-    Args:
-        z: The numbers.
-        dim: The dimension.
-        size: Of the transform.
-        product: Returns real matrices for the rows to transform.
+    A composite size is split once, near its root, into two shorter transforms with a product
+    between them (Cooley and Tukey 1965): that takes less time in balls, and each further split
+    would widen the bounds that are inherited from the operands.
     """
-    n, arithmetic = z.n, ComplexArithmetic(z.n)
-    rows = move(arithmetic, torch.movedim, z, dim, -1)
-    lead = tuple(rows.shape[:-1])
-    flat = move(arithmetic, torch.reshape, rows, (math.prod(lead), rows.shape[-1]))
+    rows, size = z.shape
+    n = ComplexArithmetic(z.n)
+    first = max(d for d in range(1, math.isqrt(size) + 1) if size % d == 0)
+    second = size // first
+    if first == 1:
+        return n.matmul(z, _roots(z.n, size, size, size, forward=forward))
+
+    def shaped(x: Complex, *shape: int) -> Complex:
+        return n.lifted(move(n, lambda p: p.mT.reshape(shape), x))
+
+    x = shaped(move(n, torch.reshape, z, (rows, first, second)), rows * second, first)
+    x = n.matmul(x, _roots(z.n, first, first, first, forward=forward))
+    x = move(n, torch.reshape, x, (rows, second, first))
+    x = x * _roots(z.n, size, second, first, forward=forward)
+    x = n.matmul(
+        shaped(x, rows * first, second), _roots(z.n, second, second, second, forward=forward)
+    )
+    return shaped(move(n, torch.reshape, x, (rows, first, second)), rows, size)
+
+
+def _along(z: Complex, dim: int, *, forward: bool) -> Complex:
+    """Return the transform along one dimension, with the rounding of any kernel."""
+    real, n, size = z.n, ComplexArithmetic(z.n), z.shape[dim]
+    lines = move(n, torch.movedim, z, dim, -1)
+    lead = tuple(lines.shape[:-1])
+    rows = move(n, torch.reshape, lines, (math.prod(lead), size))
 
     def magnitudes() -> Any:
-        return n.sum(n.function("abs", flat.re) + n.function("abs", flat.im), [1], True)
+        sizes = real.function("abs", rows.re) + real.function("abs", rows.im)
+        return real.sum(sizes, [1], True)
 
-    results = []
-    for part in product(flat):
-        rounded = n.rounded(part, magnitudes, _units(size))
-        wide = move(n, torch.reshape, rounded, (*lead, part.shape[-1]))
-        results.append(move(n, torch.movedim, wide, -1, dim))
-    return results
-
-
-def _complex_to_complex(z: Complex, dim: int, *, forward: bool) -> Complex:
-    size = z.shape[dim]
-    cosines, sines = _roots(z.n, size, size)
-    matrix = Complex(z.n, cosines, -sines if forward else sines)
-
-    def product(rows: Complex) -> tuple[Any, Any]:
-        out = ComplexArithmetic(z.n).matmul(rows, matrix)
-        return out.re, out.im
-
-    return Complex(z.n, *_along(z, dim, size, product))
+    out = _transformed(rows, forward=forward)
+    out = n.each(lambda part: real.rounded(part, magnitudes, _units(size)), out)
+    out = move(n, torch.reshape, out, (*lead, size))
+    return n.lifted(move(n, torch.movedim, out, -1, dim))
 
 
-def _real_to_complex(z: Complex, dim: int, columns: int) -> Complex:
-    cosines, sines = _roots(z.n, z.shape[dim], columns)
+def _completed(z: Complex, dim: int, size: int) -> Complex:
+    """Return a whole transform of real numbers from its first half.
 
-    def product(rows: Complex) -> tuple[Any, Any]:
-        return z.n.matmul(rows.re, cosines), z.n.matmul(rows.re, -sines)
-
-    return Complex(z.n, *_along(z, dim, z.shape[dim], product))
-
-
-def _complex_to_real(z: Complex, dim: int, size: int) -> Any:
-    """Return the real inverse of the first half of a transform; the other half is its conjugate.
-
-    So each number counts twice, except the first and, for an even size, the last: of these only the
-    real part counts.
+    The other half is its conjugate. The first number and, for an even size, the middle one are
+    their own conjugates: kernels read only their real parts.
     """
     n, half = z.n, size // 2 + 1
-    cosines, sines = (move(n, torch.t, table) for table in _roots(n, size, half))
-    count = torch.full((half, 1), 2.0)
-    count[0] = 1
-    if size % 2 == 0:
-        count[-1] = 1
-    weight, zero = n.exact(count), count == 1
-    zeros = n.broadcast_to(n.exact(torch.zeros(())), sines.shape)
-    sines = n.where(zero.expand(tuple(sines.shape)), zeros, sines)
-
-    def product(rows: Complex) -> tuple[Any]:
-        return (n.matmul(rows.re, cosines * weight) - n.matmul(rows.im, sines * weight),)
-
-    return _along(z, dim, size, product)[0]
+    k = torch.arange(size)
+    at = torch.where(k < half, k, size - k)
+    index = flat_indices(z.shape).index_select(dim, at)
+    along = [-1 if d == dim % z.ndim else 1 for d in range(z.ndim)]
+    own = ((2 * k) % size == 0).reshape(along)
+    im = n.take(z.im, index.masked_fill(own, -1))
+    mirrored = (k >= half).reshape(along).expand(tuple(index.shape))
+    return Complex(n, n.take(z.re, index), n.where(mirrored, -im, im))
 
 
 def _scale(n: Any, normalization: int, sizes: Sequence[int]) -> Any:
@@ -136,7 +129,7 @@ def _c2c(
 ) -> Complex:
     scale = _scale(n.n, normalization, [x.shape[dim] for dim in dims])
     for dim in dims:
-        x = _complex_to_complex(x, dim, forward=forward)
+        x = _along(x, dim, forward=forward)
     return n.each(lambda part: part * scale, x)
 
 
@@ -145,10 +138,11 @@ def _r2c(
 ) -> Complex:
     scale = _scale(n.n, normalization, [x.shape[dim] for dim in dims])
     *others, last = dims
-    size = x.shape[last]
-    out = _real_to_complex(x, last, size // 2 + 1 if onesided else size)
+    out = _along(x, last, forward=True)
+    if onesided:
+        out = move(n, torch.narrow, out, last, 0, x.shape[last] // 2 + 1)
     for dim in others:
-        out = _complex_to_complex(out, dim, forward=True)
+        out = _along(out, dim, forward=True)
     return n.each(lambda part: part * scale, out)
 
 
@@ -158,8 +152,8 @@ def _c2r(
     *others, last = dims
     scale = _scale(n.n, normalization, [*(x.shape[dim] for dim in others), last_size])
     for dim in others:
-        x = _complex_to_complex(x, dim, forward=False)
-    return _complex_to_real(x, last, last_size) * scale
+        x = _along(x, dim, forward=False)
+    return _along(_completed(x, last, last_size), last, forward=False).re * scale
 
 
 FOURIER: dict[str, Callable[..., Any]] = {"_fft_c2c": _c2c, "_fft_r2c": _r2c, "_fft_c2r": _c2r}

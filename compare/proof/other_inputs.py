@@ -155,7 +155,6 @@ def uniform(name: str, like: Tensor) -> Tensor:
     return torch.rand(like.shape, generator=seeded_generator(name), dtype=like.dtype) * 2 - 1
 
 
-@_as_real_view
 def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: int = 0) -> Tensor:
     """Return another input that keeps the visible properties of an input.
 
@@ -172,10 +171,26 @@ def similar(name: str, values: Tensor, *, leaf: bool, share: float = 1.0, draw: 
         share: Scales the share of the other row, which is 1/64 to 1/8.
         draw: The number of the draw; it seeds the choice too.
     """
+    if values.is_complex():
+        return _similar_complex(name, values.detach(), leaf=leaf, share=share, draw=draw)
     if not _moves(values):
         return values.detach().clone()
     moved = _Mixture(name, values.detach(), leaf, share, draw).sample().to(values)
     return torch.where(moved.isnan(), values.detach(), moved)
+
+
+def _similar_complex(name: str, values: Tensor, *, leaf: bool, **draw: Any) -> Tensor:
+    """Return another complex input: similar as a real view.
+
+    A leaf that is all real, or all imaginary, gets another part too: with real numbers a missing
+    conjugate would not show.
+    """
+    both = real_view(values)
+    moved = similar(name, both, leaf=leaf, **draw)
+    for part in (0, 1) if leaf else ():
+        if not bool(both[..., part].any()):
+            moved[..., part] = similar(f"{name}, part {part}", both[..., part], leaf=True, **draw)
+    return of_real_view(moved, values)
 
 
 @_as_real_view
