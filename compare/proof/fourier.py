@@ -104,16 +104,15 @@ def _along(z: Complex, dim: int, *, forward: bool) -> Complex:
 def _completed(z: Complex, dim: int, size: int) -> Complex:
     """Return a whole transform of real numbers from its first half.
 
-    The other half is its conjugate. The first number and, for an even size, the middle one are
-    their own conjugates: kernels read only their real parts.
+    The other half is its conjugate. Of the first number and, for an even size, the middle one
+    kernels read only the real parts, as does the real part of the inverse: their roots are real.
     """
     n, half = z.n, size // 2 + 1
     k = torch.arange(size)
     at = torch.where(k < half, k, size - k)
     index = flat_indices(z.shape).index_select(dim, at)
     along = [-1 if d == dim % z.ndim else 1 for d in range(z.ndim)]
-    own = ((2 * k) % size == 0).reshape(along)
-    im = n.take(z.im, index.masked_fill(own, -1))
+    im = n.take(z.im, index)
     mirrored = (k >= half).reshape(along).expand(tuple(index.shape))
     return Complex(n, n.take(z.re, index), n.where(mirrored, -im, im))
 
