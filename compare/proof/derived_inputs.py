@@ -42,7 +42,8 @@ def with_derived_inputs(pair: Pair) -> Pair:
     cache: Cache = {}
     lift(pair.reference, bounds_for(pair.reference, pair.inputs.values()), pair.inputs, cache=cache)
     # only values that forward computes: another input with equal values is a separate input
-    computed = [n for n in cache if n.op == "call_function" and skip_copies(n) is n]
+    tensors = (node for node in cache if isinstance(cache[node].floats, Tensor))
+    computed = [n for n in tensors if n.op == "call_function" and skip_copies(n) is n]
     sources: dict[str, fx.Node] = {}
     for name in candidates:
         gaps = {node: _gap(pair.inputs[name], as_real_view(cache[node])) for node in computed}
