@@ -401,7 +401,7 @@ class _Run:
                     if isinstance(lifted.numbers, Bound | Complex):
                         view = as_real_view(lifted).numbers
                         roundings[node] = view.error
-                        numbers = Bound(n, view.value, torch.zeros_like(view.error))
+                        numbers: Any = Bound(n, view.value, torch.zeros_like(view.error))
                         if isinstance(lifted.numbers, Complex):
                             numbers = of_view(n, numbers)
                         lifted = Lifted(lifted.floats, numbers)
