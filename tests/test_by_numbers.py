@@ -165,7 +165,7 @@ def times(name: str, factor: float, which: int = 0) -> Callable[..., Any]:
 def test_a_right_kernel_is_within(name: str, dtype: torch.dtype) -> None:
     function, forward, inputs = KERNELS[name]
     report = checked(function, forward, inputs, dtype)
-    assert report.verdict in ("WITHIN", "EXACT"), report
+    assert report.verdict in ("WITHIN", "EXACT"), str(report)
     assert report.meets("within")
     assert not report.ok or report.verdict == "EXACT"
 
@@ -175,13 +175,13 @@ def test_variance_by_squares_is_within_while_the_mean_is_small() -> None:
     _, forward, (x, w, b) = KERNELS["layer norm"]
     for inputs in ((x, w, b), (x + 10, w, b)):
         report = checked(layer_norm_by_squares, forward, inputs)
-        assert report.verdict == "WITHIN", report
+        assert report.verdict == "WITHIN", str(report)
 
 
 def test_lost_digits_are_inaccurate_because_float64_shows_that_the_formula_is_right() -> None:
     _, forward, (x, w, b) = KERNELS["layer norm"]
     report = checked(layer_norm_by_squares, forward, (x + 1000, w, b))
-    assert report.quantities["x"].verdict == "INACCURATE", report
+    assert report.quantities["x"].verdict == "INACCURATE", str(report)
     assert report.quantities["x"].proof
     assert "the same code is right in float64" in report.quantities["x"].proof.text
 
@@ -203,7 +203,7 @@ def test_a_sum_of_equal_numbers_may_round_to_one_side() -> None:
         return grad_output * 2 * total * np.ones_like(x)
 
     report = checked(backward, lambda x: x.sum() ** 2, (torch.full((3000,), 0.1),))
-    assert report.verdict == "WITHIN", report
+    assert report.verdict == "WITHIN", str(report)
 
 
 def test_the_exact_value_everywhere_is_said() -> None:
@@ -211,7 +211,7 @@ def test_the_exact_value_everywhere_is_said() -> None:
     report = checked(
         lambda x, grad_output: grad_output * (x > 0), lambda x: F.relu(x), (normal(30),)
     )
-    assert report.verdict == "WITHIN", report
+    assert report.verdict == "WITHIN", str(report)
     assert "each element is the exact value, rounded once" in str(report)
 
 
@@ -256,7 +256,7 @@ def test_a_factor_in_float32_alone_is_wrong(name: str, which: int, factor: float
     _, forward, inputs = KERNELS[name]
     report = checked(times(name, factor, which), forward, inputs, float32_only=True)
     verdicts = [str(q.verdict) for q in report.quantities.values()]
-    assert verdicts.pop(which) == "WRONG", report
+    assert verdicts.pop(which) == "WRONG", str(report)
     assert not verdicts or "WRONG" not in verdicts
     assert "times the exact one" in str(report)
 
@@ -268,7 +268,7 @@ def test_a_factor_of_one_and_a_fiftieth_in_half_precision_is_not_within(
 ) -> None:
     _, forward, inputs = KERNELS[name]
     report = checked(times(name, 1.02), forward, inputs, dtype)
-    assert report.quantities["x"].verdict == "WRONG", report
+    assert report.quantities["x"].verdict == "WRONG", str(report)
 
 
 @pytest.mark.parametrize("float32_only", [False, True])
@@ -288,7 +288,7 @@ def test_another_eps_shows_at_small_inputs(eps: float, float32_only: bool) -> No
 
     _, forward, inputs = KERNELS["rms norm"]
     report = checked(other, forward, inputs, float32_only=float32_only)
-    assert report.verdict == "WRONG", report
+    assert report.verdict == "WRONG", str(report)
 
 
 @pytest.mark.parametrize(("row", "factor"), [(0, 0), (-1, 0), (47_110, 0), (47_110, 2)], ids=str)
@@ -302,7 +302,7 @@ def test_one_term_of_many_is_missed_or_doubled(row: int, factor: float) -> None:
 
     inputs = normal(100_000, 1), normal(1)
     report = checked(bias, lambda x, b: x + b, inputs, float32_only=True)
-    assert report.quantities["b"].verdict == "WRONG", report
+    assert report.quantities["b"].verdict == "WRONG", str(report)
 
 
 def _one_element(gradients: list[Any], _: dict[str, Any]) -> None:
@@ -339,7 +339,7 @@ def test_an_error_in_a_part_is_wrong(edit: Any) -> None:
     _, forward, inputs = KERNELS["softmax"]
     only = edit is not _in_float32
     report = checked(edited("softmax", edit), forward, inputs, float32_only=only)
-    assert report.verdict == "WRONG", report
+    assert report.verdict == "WRONG", str(report)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -387,4 +387,4 @@ def test_a_large_input_is_judged_by_numbers() -> None:
         return 1.5 * output * (grad_output - (output * grad_output).sum(-1, keepdim=True))
 
     report = compare.check(backward, lambda x: x.softmax(-1), (x,))
-    assert report.verdict == "WRONG", report
+    assert report.verdict == "WRONG", str(report)

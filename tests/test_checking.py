@@ -156,13 +156,10 @@ def test_opaque_code_is_judged_by_its_numbers(opaque: Callable[..., Any]) -> Non
     given = {"X": inputs(torch.float32)["X"]}
     report = compare.check(opaque, lambda X: torch.sin(X), given)
     row = report.quantities["X"]
-    assert row.verdict in ("UNDECIDED", "EXACT")
+    assert row.verdict in ("WITHIN", "EXACT")
     assert row.proof is not None
     assert not row.proof.lifted
-    assert "cannot be traced" in row.proof.text
-    if row.verdict == "UNDECIDED":
-        assert "the by-hand side cannot be traced" in row.proof.text
-        assert "the formula could not be compared" in row.proof.text
+    assert "the by-hand side cannot be traced" in str(report)
 
 
 def test_opaque_code_that_is_wrong_is_wrong() -> None:
@@ -173,7 +170,7 @@ def test_opaque_code_that_is_wrong_is_wrong() -> None:
 
     report = compare.check(flipped, lambda X: torch.sin(X), {"X": inputs()["X"]})
     assert report.first_wrong == "X"
-    assert "outside 64 times autograd's rounding bound" in str(report)
+    assert "times autograd's rounding bound at [3, 1]" in str(report)
 
 
 def test_code_that_uses_data_is_traced_too() -> None:
@@ -184,14 +181,18 @@ def test_code_that_uses_data_is_traced_too() -> None:
     assert proof.lifted
 
 
-def test_an_operation_outside_the_table_is_undecided_by_name() -> None:
-    def erfcx(X: Tensor, grad_output: Tensor, output: Tensor) -> tuple[Tensor]:
-        slope = 2 * X * torch.special.erfcx(X) - 2 / math.sqrt(math.pi)
-        return (slope * grad_output * (1 + 2**-50),)
+def test_an_operation_outside_the_table_is_named() -> None:
+    def backward(X: Tensor, grad_output: Tensor, output: Tensor) -> tuple[Tensor]:
+        share = torch.sigmoid(X)
+        slope = math.sqrt(2 * math.pi) * torch.exp(output * output / 2)
+        return (grad_output * slope * share * (1 - share),)
 
-    report = compare.check(erfcx, lambda X: torch.special.erfcx(X), {"X": inputs()["X"]})
-    assert report.verdict == "UNDECIDED"
-    assert "special_erfcx" in str(report)
+    def forward(X: Tensor) -> Tensor:
+        return torch.special.ndtri(torch.sigmoid(X))
+
+    report = compare.check(backward, forward, {"X": inputs()["X"]})
+    assert report.verdict == "WITHIN", str(report)
+    assert "special_ndtri" in str(report)
     assert "add a row to compare/proof/operations.py" in str(report)
 
 

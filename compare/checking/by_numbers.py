@@ -138,7 +138,8 @@ class _Evidence:
         outside = [o for o in self.usable if o.lost or o.share > ELEMENT_SLACK]
         if outside:
             return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)
-        if self.pooled is None or len(self.usable) < ENOUGH or given.has_lost_digits:
+        enough = self.pooled is not None and len(self.usable) >= ENOUGH
+        if not enough or given.has_lost_digits or given.unknown:
             return proof
         worst = max(self.usable, key=lambda o: o.ratio)
         remark = ""
@@ -146,6 +147,7 @@ class _Evidence:
             remark = f"is suspicious: {worst.ratio:.2g} times autograd's error {worst.trial.words}"
             if self._half:
                 return replace(proof, text=f"{remark}; {proof.text}", **numbers)
+        assert self.pooled is not None
         return replace(
             proof, verdict=WITHIN, text=self._finding(), shortfall=remark,
             resolution=self.pooled.limit, **numbers,
@@ -165,9 +167,10 @@ class _Evidence:
         wrong += [o for o in self.taken if o.factor > (1 if o.uniform else 4) * eps or o.one_is_far]
         if wrong:
             return wrong[0].problem()
-        pooled = self.pooled
+        clear = [o.projection for o in self.usable if not o.noise]
+        pooled = Projection.pooled(clear) if 2 * len(clear) > len(self.usable) else None
         if pooled is not None and abs(pooled.value) > max(1.0, least) * pooled.limit:
-            return f"over {len(self.usable)} inputs {pooled}"
+            return f"over {len(clear)} inputs {pooled}"
         return ""
 
     def _finding(self) -> str:

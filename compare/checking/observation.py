@@ -33,9 +33,11 @@ class Observation:
         factor: The relative error in that, infinite for a missing or an extra term.
         excess: The same in shares of what roundings explain.
         lost: The number of elements that are not finite by hand.
+        unknown: The number of elements that have no bound, and not autograd's value.
         bits: The number of correct bits by hand and by autograd.
         ratio: The norm of the error in that of autograd's.
         relative: The norm of the error in that of the exact value.
+        noise: Whether the systematic part is no larger than the scatter of the errors.
         uniform: Whether the by-hand value is one multiple of the exact value.
         one_is_far: Whether most elements are right, and one is far off.
         estimated: Whether the reference's bound is an estimate.
@@ -51,9 +53,11 @@ class Observation:
     factor: float
     excess: float
     lost: int
+    unknown: int
     bits: tuple[float, float]
     ratio: float
     relative: float
+    noise: bool
     uniform: bool
     one_is_far: bool
     estimated: bool
@@ -74,12 +78,15 @@ class Observation:
         size = float(numbers.exact[numbers.known].norm())
         systematic, factor, excess = _systematic(trial, numbers, projection)
         return cls(
-            trial, numbers.dtype, float(shares.flatten()[worst]),
-            unravel(worst, tuple(shares.shape)), projection, systematic, factor,
-            excess, lost, numbers.bits(),
-            manual / autograd if autograd else 1.0, manual / size if size else 0.0,
-            numbers.is_uniform(projection), numbers.one_is_far(),
-            numbers.deviation is None, numbers.is_exact,
+            trial=trial, dtype=numbers.dtype, share=float(shares.flatten()[worst]),
+            at=unravel(worst, tuple(shares.shape)), projection=projection,
+            systematic=systematic, factor=factor, excess=excess, lost=lost,
+            unknown=int((~numbers.known & (numbers.manual != numbers.autograd)).sum()),
+            bits=numbers.bits(), ratio=manual / autograd if autograd else 1.0,
+            relative=manual / size if size else 0.0,
+            noise=numbers.is_noise(projection), uniform=numbers.is_uniform(projection),
+            one_is_far=numbers.one_is_far(),
+            estimated=numbers.deviation is None, exact=numbers.is_exact,
         )  # fmt: skip
 
     @property

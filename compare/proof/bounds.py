@@ -580,7 +580,8 @@ class Bounds:
         if (nonzero := self._sparse(x)) is not None:
             terms = _largest(added(nonzero))
             lost = added((x.value.abs() + x.error) * (1 - nonzero)) * ADDITIONS
-        if not bool((x.value == x.value.flatten()[:1]).all()):  # equal numbers round to one side
+        equal = x.value.numel() > 0 and bool((x.value == x.value.flatten()[0]).all())
+        if not equal:  # equal numbers round to one side
             terms = self._roundings(terms)
         gamma = self._sum_unit(terms)
 

@@ -47,9 +47,7 @@ class Recording(Protocol):
     def record(self, values: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
         """Record the function at other inputs; return the operations and the results."""
 
-    def replay(
-        self, graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None
-    ) -> list[Tensor]:
+    def replay(self, graph: fx.Graph, values: Sequence[Tensor]) -> list[Tensor]:
         """Run recorded operations."""
 
     def agrees(self, expected: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
@@ -150,10 +148,11 @@ _OTHER_NUMBERS = (
 )
 
 
-class _NaNForUnwritten(Floats):
+class NaNForUnwritten(Floats):
     """Floats in which memory that an operation leaves unwritten holds NaN."""
 
     def run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """Return the tensor that a node holds, or the output of its operation."""
         out = super().run(node, args, kwargs)
         if "empty" in operation(node) and isinstance(out, Tensor) and out.is_floating_point():
             out.fill_(math.nan)
@@ -189,7 +188,7 @@ def _unwritten(recording: Recording) -> str | None:
     made = [node for node in recording.graph.nodes if "empty" in operation(node)]
     if not made:
         return None
-    values = recording.replay(recording.graph, list(recording.inputs.values()), _NaNForUnwritten())
+    values = recording.replay(recording.graph, list(recording.inputs.values()))
     if not any(bool(value.isnan().any()) for value in values):
         return None
     return (

@@ -308,12 +308,17 @@ def _bounded(pair: Pair, program: Program, *, terms: bool) -> dict[str, Numbers]
                     pair.manual[name].double().cpu(),
                     pair.autograd[name].double().cpu(),
                     bound.value.expand(shape),
-                    bound.error.expand(shape),
+                    bound.error.expand(shape) + _flushed(pair.manual[name].dtype),
                     pair.manual[name].dtype,
                     None if bound.terms is None else bound.terms.expand(shape),
                     sensitivities.deviation_of(name),
                 )
     return result
+
+
+def _flushed(dtype: torch.dtype) -> float:
+    """Return the smallest normal number of the dtype that kernels compute in: less may become 0."""
+    return torch.finfo(torch.float32 if dtype == torch.float16 else dtype).smallest_normal
 
 
 class _Sensitivities:

@@ -245,7 +245,7 @@ def _amax(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N
 
 
 def _amin(n: Call[N], x: N, dim: Sequence[int] = (), keepdim: bool = False) -> N:
-    return -_amax(n, -x, dim, keepdim)
+    return -n.amax(-x, list(dim) or list(range(x.ndim)), keepdim)
 
 
 def _with_index(n: Call[N], x: N, dim: int | None = None, keepdim: bool = False) -> N | _Outputs:

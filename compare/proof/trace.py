@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from compare.proof.bits import same_bits
 from compare.proof.bounds import Bound
-from compare.proof.completeness import check_complete, same_or_nan
+from compare.proof.completeness import NaNForUnwritten, check_complete, same_or_nan
 from compare.proof.interpreter import Floats, Lifted, Unsupported, lift, run
 from compare.proof.numpy_recording import recorded_arrays
 from compare.proof.program import Key, Opaque, Program, node_text, operation, skip_copies
@@ -139,7 +139,7 @@ def _replay(graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None) 
     names = tuple(map(str, range(len(values))))
     results: Any = graph.output_node().args[0]
     program = Program(graph, names, dict(enumerate(results)), may_round_narrower=False)
-    outputs = run(program, n or Floats(), dict(zip(names, values, strict=True)))
+    outputs = run(program, n or NaNForUnwritten(), dict(zip(names, values, strict=True)))
     return [outputs[k].floats for k in program.outputs]
 
 
@@ -227,11 +227,12 @@ class _Torch:
         with torch.random.fork_rng(devices=[]):
             return self._recorded(values)
 
-    def replay(
-        self, graph: fx.Graph, values: Sequence[Tensor], n: Floats | None = None
-    ) -> list[Tensor]:
-        """Run recorded operations."""
-        return _replay(graph, [value.clone() for value in values], n)
+    def replay(self, graph: fx.Graph, values: Sequence[Tensor]) -> list[Tensor]:
+        """Run recorded operations; memory that they leave unwritten holds NaN.
+
+        It might hold the very numbers that a custom kernel wrote there a moment before.
+        """
+        return _replay(graph, [value.clone() for value in values])
 
     def agrees(self, expected: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
         """Return whether a replay gives these bits at these inputs."""
