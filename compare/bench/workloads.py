@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from compare.bench import claims, gradcheck, subprocesses, torch_steps
+from compare.bench import claims, gradcheck, numpy_checks, subprocesses, torch_steps
 from compare.bench import other_libraries as others
 from compare.bench.checked import checked, checked_steps
 from compare.bench.timing import Take, Work
@@ -123,6 +123,12 @@ def _verdict(small: bool) -> list[Work]:
         ),
         Work("compare.check, 64-128-10", lambda: gradcheck.compare_check(one, rows), 1),
         Work("compare.check, 784-128-10", lambda: gradcheck.compare_check(other, rows), 1),
+        Work(claims.LISTING, numpy_checks.blog_listing, 1),
+        Work(
+            claims.KERNEL,
+            partial(numpy_checks.hidden_kernel, *((4, 8) if small else (132, 768))),
+            1,
+        ),
     ]
 
 

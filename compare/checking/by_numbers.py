@@ -20,7 +20,7 @@ from compare.checking.trials import GIVEN, SCALED, Trial, Trials
 from compare.passes.passes import Passes
 from compare.proof.limits import ELEMENT_SLACK, Projection, numbers_of
 from compare.proof.pair import Pair
-from compare.proof.verdict import INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
+from compare.proof.verdict import EXACT, INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
 
 SUSPICIOUS = 8.0  # times autograd's error, over all elements
 ENOUGH = 3  # inputs at which numbers alone give a verdict
@@ -133,9 +133,10 @@ class _Evidence:
             return replace(proof, verdict=INACCURATE, text=text, shortfall=shortfall, **numbers)
         if wrong := self._wrong():
             return replace(proof, verdict=WRONG, text=wrong, **numbers)
-        if proof.verdict != UNDECIDED:
-            return proof
         outside = [o for o in self.usable if o.lost or o.share > ELEMENT_SLACK]
+        if proof.verdict != UNDECIDED:
+            right = proof.verdict == EXACT and not outside and len(self.usable) >= ENOUGH
+            return replace(proof, tried=numbers["tried"]) if right else proof
         if outside:
             return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)
         enough = self.pooled is not None and len(self.usable) >= ENOUGH

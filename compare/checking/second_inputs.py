@@ -63,7 +63,9 @@ class SecondInputs:
         quantity is WRONG, as often again, and as often for each such quantity and each input that
         was changed, for 8 inputs at most.
         """
-        right = [name for name, proof in proofs.items() if proof.verdict.passes]
+        # numbers that were judged alone were judged at other inputs too
+        passing = {name: proof for name, proof in proofs.items() if proof.verdict.passes}
+        right = [name for name, proof in passing.items() if not proof.tried]
         if not right:
             return dict(proofs), OtherInputs()
         try:

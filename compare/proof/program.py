@@ -3,6 +3,7 @@
 `trace` creates a program; `lift` computes it in floats and in exact arithmetic or bounds at once.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -220,10 +221,19 @@ def random_draw(node: fx.Node) -> str | None:
     return f"it draws random numbers ({operation(node)}{line_text(node)}); pass them as an input"
 
 
+MOST_IN_TEXT = 1_000  # numbers of a constant
+
+
 def constant_text(node: fx.Node) -> str:
-    """Return the dtype, shape and numbers of a constant as a text."""
+    """Return the dtype, shape and numbers of a constant as a text; of many numbers a digest."""
     value = node.meta["val"]
-    return f"{value.dtype}{tuple(value.shape)}{value.flatten().tolist()}"
+    numbers: Any = value.flatten()
+    if value.numel() > MOST_IN_TEXT:
+        memory = numbers.detach().cpu().resolve_conj().resolve_neg().view(torch.uint8)
+        numbers = hashlib.sha256(memory.numpy().tobytes()).hexdigest()
+    else:
+        numbers = numbers.tolist()
+    return f"{value.dtype}{tuple(value.shape)}{numbers}"
 
 
 def node_text(node: fx.Node) -> str:

@@ -274,7 +274,7 @@ class Report(Documented, Stateful):
         yield from right_bits(q for q in rows if q.verdict == EXACT)
         by_numbers: dict[str, list[str]] = {}
         for q in rows:
-            if q.proof and q.proof.tried:
+            if q.proof and q.proof.tried and q.verdict != EXACT:
                 text = f"at {q.proof.tried}; formulas not compared: {q.proof.obstacle}"
                 by_numbers.setdefault(text, []).append(q.name)
         for text, names in by_numbers.items():
@@ -282,11 +282,12 @@ class Report(Documented, Stateful):
         bits_only: dict[str, list[str]] = {}
         for q in rows:
             if q.verdict == EXACT and q.proof and not q.proof.lifted:
-                bits_only.setdefault(q.proof.text.removeprefix("formula not checked: "), []).append(
-                    q.name
-                )
-        for why, names in bits_only.items():
-            yield "bits only", f"{', '.join(names)}: the formula was not checked ({why})"
+                text = f"({q.proof.text.removeprefix('formula not checked: ')})"
+                if q.proof.tried:
+                    text += f"; within autograd's rounding bound at {q.proof.tried}"
+                bits_only.setdefault(text, []).append(q.name)
+        for text, names in bits_only.items():
+            yield "bits only", f"{', '.join(names)}: the formula was not checked {text}"
         if self.beside and self.beside.text:
             yield "other inputs", self.beside.text
         yield from labelled(self.contract)
