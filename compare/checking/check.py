@@ -171,7 +171,7 @@ def assert_same(
         ...
     """
     __tracebackhide__ = True
-    if demand not in DEMANDS:
+    if demand not in tuple(DEMANDS):
         raise unknown("demand", demand, DEMANDS)
     report = check(
         backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract,
