@@ -23,7 +23,8 @@ from compare.proof import balls, bounds, operations
 from compare.proof.verdict import Verdict
 from compare.training.harness import run
 from manual import activations, losses, network, optimizers
-from tests import complex_operation_cases, test_fields, test_optimizers, test_pieces, test_verdict
+from tests import operation_cases, test_fields, test_optimizers, test_pieces, test_verdict
+from tests.complex_operation_cases import COMPLEX_CALLS
 from torch_ref import trainer
 
 NETWORKS = Path(__file__).parent.parent / "docs" / "networks.md"
@@ -34,7 +35,7 @@ def tables() -> dict[str, dict[str, Collection[str]]]:
     """Return the names in each table: kind of row -> table -> names."""
     with_derivative = {row.function for row in DERIVATIVES if row.of_activation}
     tested = test_optimizers.ROWS.values()
-    calls = {row for call in complex_operation_cases.CALLS for row in call.rows}
+    calls = {row for call in (*operation_cases.CALLS, *COMPLEX_CALLS) for row in call.rows}
     return {
         "activation": {
             "manual.activations.ACTIVATIONS": activations.ACTIVATIONS,

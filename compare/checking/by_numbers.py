@@ -16,7 +16,7 @@ import torch
 
 from compare.checking.estimate import estimated_numbers
 from compare.checking.observation import Observation
-from compare.checking.trials import GIVEN, SCALED, Trial, Trials
+from compare.checking.trials import GIVEN, SCALED, SIMILAR, Trial, Trials
 from compare.passes.passes import Passes
 from compare.proof.limits import ELEMENT_SLACK, Projection, numbers_of
 from compare.proof.pair import Pair
@@ -135,7 +135,8 @@ class _Evidence:
             return replace(proof, verdict=WRONG, text=wrong, **numbers)
         outside = [o for o in self.usable if o.lost or o.share > ELEMENT_SLACK]
         if proof.verdict != UNDECIDED:
-            right = proof.verdict == EXACT and not outside and len(self.usable) >= ENOUGH
+            elsewhere = any(o.trial.kind == SIMILAR for o in self.usable)
+            right = proof.verdict == EXACT and not outside and elsewhere
             return replace(proof, tried=numbers["tried"]) if right else proof
         if outside:
             return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)

@@ -71,9 +71,9 @@ class Trials:
         free_cotangents = not passes.backward.unit_cotangents
         if free_cotangents:
             drawn = draw_cotangents(forward.outputs, passes.seed + 1)
-            yield from self._at(COTANGENTS, {}, cotangents=drawn)
+            yield Trial(COTANGENTS, passes.with_cotangents(drawn))
             for cotangents in self._blocks(2 if few else 4):
-                yield from self._at(BLOCKS, {}, cotangents=cotangents)
+                yield Trial(BLOCKS, passes.with_cotangents(cotangents))
         second = SecondInputs(passes, self.pair)
         if passes.backward.differentiates_inputs or second.unread:
             return
@@ -98,7 +98,8 @@ class Trials:
         values = tensors(self.passes.forward.inputs).values()
         floats = [v for v in values if v.is_floating_point() or v.is_complex()]
         eps = [torch.finfo(v.dtype).eps for v in floats]
-        for dtype in (torch.float32, torch.float64):
+        own = self.passes.backward.differentiates_inputs  # which copies cannot replace
+        for dtype in () if own else (torch.float32, torch.float64):
             if torch.finfo(dtype).eps < max(eps, default=0.0):
                 try:
                     passes = self.passes.in_dtype(dtype)
