@@ -5,6 +5,7 @@ the given inputs, at similar ones, at 1/1000 to 1000 times these, with whole num
 cotangents that are 0 but for a block of terms, and in wider dtypes.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +19,18 @@ from compare.checking.estimate import estimated_numbers
 from compare.checking.observation import Observation
 from compare.checking.trials import GIVEN, SCALED, SIMILAR, Trial, Trials
 from compare.passes.passes import Passes
-from compare.proof.limits import ELEMENT_SLACK, Projection, numbers_of
+from compare.proof.limits import ELEMENT_SLACK, Numbers, Projection, numbers_of
 from compare.proof.pair import Pair
 from compare.proof.verdict import EXACT, INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
 
 SUSPICIOUS = 8.0  # times autograd's error, over all elements
 ENOUGH = 3  # inputs at which numbers alone give a verdict
 UNRELATED = 1 / 8  # a relative error that shows that the code does not take a dtype
-# Roundings that many elements share, in multiples of what independent roundings explain.
-SHARED_ROUNDING = 4.0
+COARSE = 1 / 4  # a relative error that has to show, or the numbers show nothing
+# At scaled inputs an error counts beyond so many roundings of the largest result, or if it is this
+# share of it.
+SATURATED = 64.0
+BY_FAR = 2.0**-8
 
 
 def judged_by_numbers(passes: Passes, pair: Pair, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
@@ -56,19 +60,26 @@ def judged_by_numbers(passes: Passes, pair: Pair, proofs: Mapping[str, Proof]) -
 def _observed(trials: Iterable[Trial], names: Iterable[str]) -> dict[str, list[Observation]]:
     """Return what the trials show of each quantity, without the inputs that the code refuses."""
     observed: dict[str, list[Observation]] = {name: [] for name in names}
-    for trial in trials:
-        try:
-            passes = trial.passes
-            _, pair = passes.with_autograd(passes.manual, passes.manual_program)
-            numbers = numbers_of(pair)
-            if not numbers.keys() >= pair.manual.keys():
-                numbers = estimated_numbers(passes, pair) | numbers
-        except Exception:  # the user's code may raise anything at inputs that are not the user's
-            continue
-        for name, seen in numbers.items():
-            if name in observed and seen.described:
-                observed[name].append(Observation.of(trial, seen))
+    with warnings.catch_warnings():  # of overflows at inputs that are not the user's
+        warnings.simplefilter("ignore")
+        for trial in trials:
+            try:
+                numbers = _numbers(trial.passes)
+            except Exception:  # the user's code may raise anything at such inputs
+                continue
+            for name, seen in numbers.items():
+                if name in observed and seen.described:
+                    observed[name].append(Observation.of(trial, seen))
     return observed
+
+
+def _numbers(passes: Passes) -> dict[str, Numbers]:
+    """Return the numbers of each quantity, beside the reference's bound or an estimate of it."""
+    _, pair = passes.with_autograd(passes.manual, passes.manual_program)
+    numbers = numbers_of(pair)
+    if numbers.keys() >= pair.manual.keys():
+        return numbers
+    return estimated_numbers(passes, pair) | numbers
 
 
 @dataclass(frozen=True)
@@ -116,8 +127,8 @@ class _Evidence:
 
     @cached_property
     def pooled(self) -> Projection | None:
-        """The systematic error over all usable inputs, None if it has no limit."""
-        return Projection.pooled([o.projection for o in self.usable])
+        """The systematic error over the inputs that are not scaled, None if it has no limit."""
+        return Projection.pooled([o.projection for o in self.usable if o.trial.kind != SCALED])
 
     def decide(self, proof: Proof) -> Proof:
         """Return the proof with the verdict that the numbers give."""
@@ -134,13 +145,17 @@ class _Evidence:
         if wrong := self._wrong():
             return replace(proof, verdict=WRONG, text=wrong, **numbers)
         outside = [o for o in self.usable if o.lost or o.share > ELEMENT_SLACK]
-        if proof.verdict != UNDECIDED:
+        if proof.verdict == WRONG and given.lost:
+            return proof
+        if proof.verdict == EXACT:
             elsewhere = any(o.trial.kind == SIMILAR for o in self.usable)
-            right = proof.verdict == EXACT and not outside and elsewhere
+            right = not outside and elsewhere
             return replace(proof, tried=numbers["tried"]) if right else proof
+        proof = replace(proof, verdict=UNDECIDED)
         if outside:
             return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)
-        enough = self.pooled is not None and len(self.usable) >= ENOUGH
+        pooled = self.pooled
+        enough = pooled is not None and pooled.limit < COARSE and len(self.usable) >= ENOUGH
         if not enough or given.has_lost_digits or given.unknown:
             return proof
         worst = max(self.usable, key=lambda o: o.ratio)
@@ -157,23 +172,30 @@ class _Evidence:
 
     def _wrong(self) -> str:
         """Return why the numbers are WRONG, "" if they are not."""
-        # roundings that many elements share look systematic: the wider dtype shows which it is
-        least = SHARED_ROUNDING if self.right_in_wider else 0.0
-        wrong = [
-            o for o in self.observed
-            if o.excess > least
-            or (o.gross and o.trial.kind != SCALED and not self.right_in_wider)
-        ]  # fmt: skip
+        wrong = [o for o in self.observed if self._shows_error(o)]
         # code that computes in float32 inside has errors of that size in float64 too
         eps = torch.finfo(self.given.dtype).eps
         wrong += [o for o in self.taken if o.factor > (1 if o.uniform else 4) * eps or o.one_is_far]
         if wrong:
             return wrong[0].problem()
-        clear = [o.projection for o in self.usable if not o.noise]
-        pooled = Projection.pooled(clear) if 2 * len(clear) > len(self.usable) else None
-        if pooled is not None and abs(pooled.value) > max(1.0, least) * pooled.limit:
-            return f"over {len(clear)} inputs {pooled}"
-        return ""
+        plain = [o for o in self.usable if o.trial.kind != SCALED]
+        clear = [o.projection for o in plain if not o.noise and o.uniform >= self.right_in_wider]
+        pooled = Projection.pooled(clear) if 2 * len(clear) > len(plain) else None
+        return f"over {len(clear)} inputs {pooled}" if pooled and pooled.exceeds else ""
+
+    def _shows_error(self, o: Observation) -> bool:
+        """Whether an observation in the dtype of the check shows that the formula is wrong."""
+        if o.trial.kind == SCALED:
+            # where a function saturates, other algebra loses the digits of small results
+            scale = max(o.scale, self.given.scale)
+            digits = o.largest <= SATURATED * o.projection.unit * scale
+            by_far = o.gross and o.largest > BY_FAR * scale
+            return by_far or (o.excess > SATURATED and not digits)
+        # roundings that many elements share look systematic, but not uniform: the wider dtype
+        # shows which they are
+        if self.right_in_wider:
+            return o.excess > 1 and o.uniform
+        return o.excess > 1 or o.gross
 
     def _finding(self) -> str:
         """Return in words what numbers within the limits show."""

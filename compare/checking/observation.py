@@ -39,6 +39,8 @@ class Observation:
         relative: The norm of the error in that of the exact value.
         noise: Whether the systematic part is no larger than the scatter of the errors.
         uniform: Whether the by-hand value is one multiple of the exact value.
+        scale: The largest magnitude of the exact values.
+        largest: The largest error.
         one_is_far: Whether most elements are right, and one is far off.
         estimated: Whether the reference's bound is an estimate.
         exact: Whether each element is the exact value, rounded once.
@@ -59,6 +61,8 @@ class Observation:
     relative: float
     noise: bool
     uniform: bool
+    scale: float
+    largest: float
     one_is_far: bool
     estimated: bool
     exact: bool
@@ -76,7 +80,7 @@ class Observation:
         projection = numbers.projection(brief=brief)
         manual, autograd = numbers.norms
         size = float(numbers.exact[numbers.known].norm())
-        systematic, factor, excess = _systematic(trial, numbers, projection)
+        systematic, factor, excess, uniform = _systematic(trial, numbers, projection)
         return cls(
             trial=trial, dtype=numbers.dtype, share=float(shares.flatten()[worst]),
             at=unravel(worst, tuple(shares.shape)), projection=projection,
@@ -84,7 +88,9 @@ class Observation:
             unknown=int((~numbers.known & (numbers.manual != numbers.autograd)).sum()),
             bits=numbers.bits(), ratio=manual / autograd if autograd else 1.0,
             relative=manual / size if size else 0.0,
-            noise=numbers.is_noise(projection), uniform=numbers.is_uniform(projection),
+            noise=numbers.is_noise(projection),
+            uniform=uniform or numbers.is_uniform(projection), scale=numbers.scale,
+            largest=float(numbers.error.abs().nan_to_num(0.0, 0.0).max()),
             one_is_far=numbers.one_is_far(),
             estimated=numbers.deviation is None, exact=numbers.is_exact,
         )  # fmt: skip
@@ -129,12 +135,17 @@ class Observation:
         return ""
 
 
-def _systematic(trial: Trial, numbers: Numbers, whole: Projection) -> tuple[str, float, float]:
-    """Return why the error is systematic, its size and its excess; "" and 0 if it may not be."""
+def _systematic(
+    trial: Trial, numbers: Numbers, whole: Projection
+) -> tuple[str, float, float, bool]:
+    """Return why the error is systematic, its size, its excess, and whether it is uniform.
+
+    "" and zeros if it may be rounding.
+    """
     if trial.kind == WHOLE and (off := numbers.off_by_whole_numbers()) is not None:
         exact, manual = (float(v[off]) for v in (numbers.exact, numbers.manual))
         text = f"it is {manual:.9g} by hand and {exact:.9g} exactly at {[*off]}"
-        return f"{text}: a term is missing or extra", math.inf, math.inf
+        return f"{text}: a term is missing or extra", math.inf, math.inf, True
     for part in (None, *numbers.parts()):
         projection = whole if part is None else numbers.projection(part)
         if projection.exceeds and not numbers.is_noise(projection, part):
@@ -142,5 +153,6 @@ def _systematic(trial: Trial, numbers: Numbers, whole: Projection) -> tuple[str,
             if part is not None:
                 where = f" in elements such as {part.nonzero()[0].tolist()}"
             size = abs(projection.value)
-            return f"{projection}{where}", size, size / projection.limit
-    return "", 0.0, 0.0
+            uniform = numbers.is_uniform(projection, part)
+            return f"{projection}{where}", size, size / projection.limit, uniform
+    return "", 0.0, 0.0, False

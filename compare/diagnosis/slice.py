@@ -86,8 +86,14 @@ class Slice:
                 if reads or operation is not node:
                     operands = {s: read(s, substitutes) for s in operation.all_input_nodes}
                     changed[node] = compute(n, operation, operands)
+                    if _has_nan(changed[node].floats):  # kernels may take NaN for an index
+                        return None
             return changed.get(self.end)
         return None
+
+
+def _has_nan(floats: Any) -> bool:
+    return isinstance(floats, Tensor) and floats.is_floating_point() and bool(floats.isnan().any())
 
 
 def rearranged(value: Value, move: Callable[[Any], Any]) -> Value:

@@ -378,8 +378,9 @@ class Bounds:
     def tensor_constant(self, values: Tensor) -> Bound:
         """Return a tensor that the code creates, with a rounding error for each inexact number."""
         value, bits = values.detach().double().cpu(), significant_bits(values.dtype)
-        rounded = [float(not is_exact(x, bits)) for x in value.flatten().tolist()]
-        inexact = torch.tensor(rounded, dtype=torch.float64).view_as(value)
+        unique, where = value.unique(return_inverse=True)
+        rounded = [float(not is_exact(x, bits)) for x in unique.tolist()]
+        inexact = torch.tensor(rounded, dtype=torch.float64)[where].view_as(value)
         return Bound(self, value, _relative_error(value, torch.finfo(values.dtype).eps * inexact))
 
     def add(self, x: Bound, y: Bound) -> Bound:

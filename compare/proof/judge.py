@@ -257,7 +257,8 @@ class _Judge:
         assert by_hand is not None
         assert reference is not None
         if not (by_hand.known and reference.known):
-            return Proof(UNDECIDED, f"{text}; no rounding bound could be computed", **errors)
+            why = "no rounding bound could be computed"
+            return Proof(UNDECIDED, f"{text}; {why}", obstacle=why, **errors)
         manual, autograd = self.pair.manual[name], self.pair.autograd[name]
         # downstream of an output that overflowed by hand there is no exact value by hand
         lost = overflowed(manual, autograd, by_hand.exact)

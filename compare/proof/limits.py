@@ -31,7 +31,7 @@ ELEMENT_SLACK = 8.0
 # each is as large as its bound.
 SYSTEMATIC_SLACK = 2.0
 # A kernel's elementary functions may all err to one side, by this many units of roundoff.
-ONE_SIDED = 8.0
+ONE_SIDED = 16.0
 
 _FLOAT64 = Floats(
     lambda dtype: (
@@ -145,9 +145,20 @@ class Numbers:
         return bool((off <= self.bound)[self.known].all()) and bool(self.known.any())
 
     @cached_property
+    def scale(self) -> float:
+        """The largest magnitude of the exact values."""
+        sizes = self.exact.abs()[self.known]
+        return float(sizes.max()) if sizes.numel() else 0.0
+
+    @cached_property
     def shares(self) -> Tensor:
-        """The by-hand error in shares of the reference's bound, 0 where nothing is known."""
-        shares = torch.where(self.error == 0, 0.0, self.error.abs() / self.bound)
+        """The by-hand error in shares of what one kernel may be off, 0 where nothing is known.
+
+        That is the reference's bound, and one rounding of the largest element: in other algebra a
+        small element may be a difference of large ones, as g - g * y is for g * (1 - y).
+        """
+        off = self.error.abs() / (self.bound + self.unit * self.scale)
+        shares = torch.where(self.error == 0, 0.0, off)
         return torch.where(self.known & self.manual.isfinite(), shares, 0.0)
 
     def one_is_far(self) -> bool:
@@ -215,10 +226,12 @@ class Numbers:
         spread = max(float(group.norm()) for group in groups)
         return abs(projection.value) * float((direction**2).sum()) <= ELEMENT_SLACK * spread
 
-    def is_uniform(self, projection: Projection) -> bool:
+    def is_uniform(self, projection: Projection, part: Tensor | None = None) -> bool:
         """Whether the by-hand value is one multiple of the exact value: no digits were lost."""
-        direction = torch.where(self.known, self.exact, 0.0)
-        rest = self.error.nan_to_num(0.0) - projection.value * direction
+        known = self.known if part is None else self.known & part
+        direction = torch.where(known, self.exact, 0.0)
+        error = torch.where(known, self.error, 0.0).nan_to_num(0.0)
+        rest = error - projection.value * direction
         return float(rest.norm()) <= abs(projection.value) * float(direction.norm()) / UNIFORM
 
     def off_by_whole_numbers(self) -> tuple[int, ...] | None:

@@ -43,9 +43,9 @@ _REDUCTIONS = {
 _ACCUMULATIONS = {"add": "cumsum", "multiply": "cumprod"}
 # methods of an array that are functions of NumPy of the same name
 _METHODS = (
-    "all", "any", "argmax", "argmin", "argsort", "clip", "cumprod", "cumsum", "diagonal", "dot",
-    "max", "mean", "min", "nonzero", "prod", "ptp", "repeat", "round", "squeeze", "std", "sum",
-    "swapaxes", "take", "trace", "var",
+    "all", "any", "argmax", "argmin", "argsort", "clip", "conj", "conjugate", "cumprod", "cumsum",
+    "diagonal", "dot", "max", "mean", "min", "nonzero", "prod", "ptp", "repeat", "round",
+    "squeeze", "std", "sum", "swapaxes", "take", "trace", "var",
 )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ class RecordedArray:
     size = property(lambda self: self.tensor.numel())
     itemsize = property(lambda self: self.tensor.itemsize)
     nbytes = property(lambda self: self.tensor.nbytes)
-    real = property(lambda self: self)
+    real = property(lambda self: RecordedArray(self.tensor.real))
+    imag = property(lambda self: RecordedArray(_imaginary(self.tensor)))
     T = property(lambda self: self.transpose())
     mT = property(lambda self: RecordedArray(self.tensor.mT))  # noqa: N815
     flat = property(lambda self: self.reshape(-1))
@@ -383,13 +384,22 @@ def _add_at(name: str, array: Any, index: Any, value: Any) -> None:
     """Add or subtract at an index, once for each time that an element occurs in it."""
     if name not in ("add", "subtract") or type(array) is not RecordedArray:
         raise TypeError(f"np.{name}.at cannot be recorded")
-    indices = index if type(index) is tuple else (index,)
-    if any(isinstance(part, slice) or part is None or part is Ellipsis for part in indices):
-        raise TypeError(f"np.{name}.at with a slice cannot be recorded")
     added = tensor_of(value).to(array.tensor.dtype)
-    array.tensor.index_put_(
-        tuple(map(tensor_of, indices)), -added if name == "subtract" else added, accumulate=True
-    )
+    added = -added if name == "subtract" else added
+    indices = index if type(index) is tuple else (index,)
+    if not any(isinstance(part, slice) or part is None or part is Ellipsis for part in indices):
+        array.tensor.index_put_(tuple(map(tensor_of, indices)), added, accumulate=True)
+        return
+    if any(type(part) is RecordedArray for part in indices):
+        raise TypeError(f"np.{name}.at with a slice and a recorded index cannot be recorded")
+    flat = torch.from_numpy(np.arange(array.size).reshape(array.shape)[index])  # of each addition
+    whole = array.tensor.reshape(-1)
+    total = whole.index_put((flat,), added.expand(flat.shape), accumulate=True)
+    array.tensor.copy_(total.reshape(array.shape))
+
+
+def _imaginary(tensor: Tensor) -> Tensor:
+    return tensor.imag if tensor.is_complex() else torch.zeros_like(tensor)
 
 
 def _where(condition: Any, *values: Any) -> Any:

@@ -222,9 +222,10 @@ def is_scalable(values: Tensor) -> bool:
         return False
     whole = bool((x == x.round()).all()) and bool(x.any())
     shares = bool(((x >= 0) & (x <= 1)).all()) and bool(x.any())
-    lines = find_normalised_lines(values) is not None
+    lines = find_normalised_lines(values)
+    normalised = lines is not None and lines.kind != "sums of 0"  # which stay so
     fixed = _is_orthonormal(values) or _is_constant_along_diagonals(x) or _is_even_grid(values)
-    return not (whole or shares or lines or fixed)
+    return not (whole or shares or normalised or fixed)
 
 
 @_as_real_view
