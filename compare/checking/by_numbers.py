@@ -19,7 +19,7 @@ from compare.checking.estimate import estimated_numbers
 from compare.checking.observation import Observation
 from compare.checking.trials import GIVEN, SCALED, SIMILAR, Trial, Trials
 from compare.passes.passes import Passes
-from compare.proof.limits import ELEMENT_SLACK, Numbers, Projection, numbers_of
+from compare.proof.limits import ELEMENT_SLACK, UNIFORM, Numbers, Projection, numbers_of
 from compare.proof.pair import Pair
 from compare.proof.verdict import EXACT, INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
 
@@ -27,10 +27,10 @@ SUSPICIOUS = 8.0  # times autograd's error, over all elements
 ENOUGH = 3  # inputs at which numbers alone give a verdict
 UNRELATED = 1 / 8  # a relative error that shows that the code does not take a dtype
 COARSE = 1 / 4  # a relative error that has to show, or the numbers show nothing
-# At scaled inputs an error counts beyond so many roundings of the largest result, or if it is this
-# share of it.
+# At scaled inputs an error counts beyond so many roundings of the largest result. It is then an
+# error of the formula if it is this share of the result, or so many times what roundings explain.
 SATURATED = 64.0
-BY_FAR = 2.0**-8
+BY_FAR = 2.0**-5
 
 
 def judged_by_numbers(passes: Passes, pair: Pair, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
@@ -167,7 +167,7 @@ class _Evidence:
         assert self.pooled is not None
         return replace(
             proof, verdict=WITHIN, text=self._finding(), shortfall=remark,
-            resolution=self.pooled.limit, **numbers,
+            resolution=self._resolution(), **numbers,
         )  # fmt: skip
 
     def _wrong(self) -> str:
@@ -187,15 +187,22 @@ class _Evidence:
         """Whether an observation in the dtype of the check shows that the formula is wrong."""
         if o.trial.kind == SCALED:
             # where a function saturates, other algebra loses the digits of small results
-            scale = max(o.scale, self.given.scale)
-            digits = o.largest <= SATURATED * o.projection.unit * scale
+            scale, unit = max(o.scale, self.given.scale), o.projection.unit
+            if o.largest <= min(SATURATED * unit, BY_FAR) * scale:
+                return False
             by_far = o.gross and o.largest > BY_FAR * scale
-            return by_far or (o.excess > SATURATED and not digits)
+            return by_far or o.excess > SATURATED or (o.excess > 1 and o.factor > BY_FAR)
         # roundings that many elements share look systematic, but not uniform: the wider dtype
         # shows which they are
         if self.right_in_wider:
             return o.excess > 1 and o.uniform
         return o.excess > 1 or o.gross
+
+    def _resolution(self) -> float:
+        """Return the relative error of all elements that would have shown."""
+        assert self.pooled is not None
+        # what the wider dtype shows to be rounding counts only if it is uniform
+        return max(self.pooled.limit, UNIFORM * self.given.relative * self.right_in_wider)
 
     def _finding(self) -> str:
         """Return in words what numbers within the limits show."""
@@ -205,7 +212,7 @@ class _Evidence:
         limit = "estimated rounding error" if self.given.estimated else "rounding bound"
         text = (
             f"within {ELEMENT_SLACK:g} times autograd's {limit} in {' and '.join(widths)}; a "
-            f"relative error above {self.pooled.limit:.1g} would have shown"
+            f"relative error above {self._resolution():.1g} would have shown"
         )
         if all(o.exact for o in self.usable):
             text += "; each element is the exact value, rounded once"

@@ -15,6 +15,8 @@ from compare.proof.rounding import LOSS_FACTOR
 GROSS = 8.0
 # A relative error that is no loss of digits: the code does something else.
 GARBAGE = 2.0**20
+# A row or a column may share one rounding: its error counts beyond this many times the limit.
+ONE_LINE = 4.0
 # Lost digits shrink with the unit of the dtype, up to this factor; a wrong formula does not.
 SHRINKS = 64.0
 
@@ -148,7 +150,9 @@ def _systematic(
         return f"{text}: a term is missing or extra", math.inf, math.inf, True
     for part in (None, *numbers.parts()):
         projection = whole if part is None else numbers.projection(part)
-        if projection.exceeds and not numbers.is_noise(projection, part):
+        if abs(projection.value) > projection.limit * (
+            1 if part is None else ONE_LINE
+        ) and not numbers.is_noise(projection, part):
             where = ""
             if part is not None:
                 where = f" in elements such as {part.nonzero()[0].tolist()}"
