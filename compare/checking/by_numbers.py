@@ -153,7 +153,7 @@ class _Evidence:
             return replace(proof, tried=numbers["tried"]) if right else proof
         proof = replace(proof, verdict=UNDECIDED)
         if outside:
-            return replace(proof, text=f"{outside[0].problem()}; {proof.text}", **numbers)
+            return replace(proof, text=outside[0].problem(), **numbers)
         pooled = self.pooled
         enough = pooled is not None and pooled.limit < COARSE and len(self.usable) >= ENOUGH
         if not enough or given.has_lost_digits or given.unknown:
@@ -163,7 +163,7 @@ class _Evidence:
         if worst.ratio > SUSPICIOUS:
             remark = f"is suspicious: {worst.ratio:.2g} times autograd's error {worst.trial.words}"
             if self._half:
-                return replace(proof, text=f"{remark}; {proof.text}", **numbers)
+                return replace(proof, text=remark, **numbers)
         assert self.pooled is not None
         return replace(
             proof, verdict=WITHIN, text=self._finding(), shortfall=remark,
