@@ -26,7 +26,7 @@ from compare.proof.verdict import EXACT, INACCURATE, UNDECIDED, WITHIN, WRONG, P
 SUSPICIOUS = 8.0  # times autograd's error, over all elements
 ENOUGH = 3  # inputs at which numbers alone give a verdict
 UNRELATED = 1 / 8  # a relative error that shows that the code does not take a dtype
-COARSE = 1 / 4  # a relative error that has to show, or the numbers show nothing
+COARSE = 1 / 8  # a relative error that has to show, or the numbers show nothing
 # At scaled inputs an error counts beyond so many roundings of the largest result. It is then an
 # error of the formula if it is this share of the result, or so many times what roundings explain.
 SATURATED = 64.0

@@ -124,7 +124,8 @@ class _Judge:
             return Proof(EXACT, text, bool(formula.same), obstacle=why, **errors)
         if obstacle is not None and reference is not None and reference.known:
             return self._opaque(name, obstacle, reference, errors)
-        return Proof(UNDECIDED, formula.text, obstacle=formula.text, **errors)
+        why = "" if formula.apart else formula.text  # numbers cannot decide how others are read
+        return Proof(UNDECIDED, formula.text, obstacle=why, **errors)
 
     def _is_uninitialised(self, name: str) -> bool:
         """Whether the by-hand value holds whatever the memory of a torch.empty contained."""
@@ -187,7 +188,7 @@ class _Judge:
             f"it depends on how the numbers in the code are read; in none of the {1 + len(others)} "
             f"readings that were tried do both sides agree: {written.text}"
         )
-        return Formula(None, text), AS_WRITTEN
+        return Formula(None, text, apart=True), AS_WRITTEN
 
     @cached_property
     def _other_readings(self) -> tuple[list[Reading], bool]:

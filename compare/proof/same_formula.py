@@ -36,12 +36,14 @@ class Formula:
         text: The result as a sentence for the report.
         at: The index of the element where they differ, or where the balls are too wide.
         accepted: The size of a difference that the user accepts; empty if there is none.
+        apart: Whether they differ in all readings of the code's numbers that were tried.
     """
 
     same: bool | None
     text: str
     at: tuple[int, ...] | None = None
     accepted: str = ""
+    apart: bool = False
 
 
 def same_formula(
