@@ -379,9 +379,10 @@ def test_bits_alone_are_not_judged_by_numbers() -> None:
     assert report.verdict == "UNDECIDED"
 
 
-def test_a_large_input_is_judged_by_numbers() -> None:
+def test_a_large_input_is_judged_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """More elements than are computed exactly: a factor of 1.5 is WRONG all the same."""
-    x = normal(600, 4096)
+    monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1_000)
+    x = normal(16, 128)
 
     def backward(output: Tensor, grad_output: Tensor) -> Tensor:
         return 1.5 * output * (grad_output - (output * grad_output).sum(-1, keepdim=True))
