@@ -244,6 +244,52 @@ def test_a_reference_without_bounds_is_judged_by_an_estimate() -> None:
         assert compare.check(by_hand(1.0001), forward, (x,)).verdict == "WRONG"
 
 
+# -- right kernels in algebra that loses more digits than torch's
+
+
+def _sigmoid_by_tanh(x: Any, grad_output: Any) -> Any:
+    t = np.tanh(x / 2)
+    return grad_output * (1 - t * t) / 4
+
+
+def _prefix_by_total(x: Any, grad_output: Any) -> Any:
+    return grad_output.sum() - np.cumsum(grad_output) + grad_output
+
+
+def _from_log_sum_exp(x: Any, grad_output: Any) -> Any:
+    largest = x.max(-1, keepdims=True)
+    p = np.exp(x - (largest + np.log(np.exp(x - largest).sum(-1, keepdims=True))))
+    return p * (grad_output - (grad_output * p).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("float32_only", [False, True])
+@pytest.mark.parametrize(
+    ("function", "forward", "x"),
+    [
+        (lambda x, grad_output: grad_output - grad_output * x, lambda x: x - x * x / 2, "normal"),
+        (_sigmoid_by_tanh, torch.sigmoid, "normal"),
+        (_prefix_by_total, lambda x: x.cumsum(0), "row"),
+        (_from_log_sum_exp, lambda x: x.softmax(-1), "large"),
+    ],
+    ids=["a small difference", "sigmoid by tanh", "prefix by total", "log-sum-exp"],
+)
+def test_algebra_that_cancels_is_within(
+    function: Any, forward: Any, x: str, float32_only: bool
+) -> None:
+    inputs = {"normal": normal(32, 48), "row": normal(500), "large": normal(16, 64) + 10}
+    report = checked(function, lambda x: forward(x), (inputs[x],), float32_only=float32_only)
+    assert report.verdict == "WITHIN", str(report)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_branch_beyond_the_given_inputs_is_wrong(dtype: torch.dtype) -> None:
+    """Between 0 and 6 it is relu; the scaled inputs go beyond."""
+    report = checked(
+        lambda x, grad_output: grad_output * (x > 0), lambda x: F.relu6(x), (normal(30),), dtype
+    )
+    assert report.verdict == "WRONG", str(report)
+
+
 # -- wrong kernels
 
 
