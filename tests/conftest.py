@@ -30,6 +30,13 @@ TESTS_OF_FIXES = {
     "test_readme",
 }  # fmt: skip
 
+# The test files whose cases have the same verdicts in wide arithmetic, which serves large inputs.
+BOTH_ARITHMETICS = {
+    "test_accuracy", "test_false_words", "test_indexed_operations", "test_masks",
+    "test_right_code", "test_right_forms", "test_right_numbers", "test_special_operations",
+    "test_wrong_forms",
+}  # fmt: skip
+
 Curves = dict[str, dict[int, float]]
 Plant = Callable[[dict[str, Tensor]], None]
 
@@ -52,6 +59,20 @@ def skip_fix_search(patch: pytest.MonkeyPatch) -> None:
     for home in ("checking.check", "training.prover"):
         patch.setattr(f"compare.{home}.diagnose", as_they_are)
         patch.setattr(f"compare.{home}.suggest_rewrites", as_they_are)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the cases of some files in wide arithmetic too: the verdicts are the same."""
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_ARITHMETICS:
+        wide = pytest.param("wide", marks=pytest.mark.long)
+        metafunc.parametrize("_arithmetic", ["balls", wide], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have exact values computed in wide arithmetic first, however few they are."""
+    if getattr(request, "param", "balls") == "wide":
+        monkeypatch.setattr("compare.proof.pair.MOST_FOR_BALLS_ALONE", 0)
 
 
 @pytest.fixture(scope="session")

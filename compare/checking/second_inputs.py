@@ -217,7 +217,7 @@ class SecondInputs:
             if name in here and _newly_infinite(here[name], values):
                 raise CannotCheck(f"{name} is not finite there")
         pair = self._with_parameters(pair, draw)
-        proofs = judge(pair, list(pair.manual), brief=True)
+        proofs = judge(pair, list(pair.manual), formulas_only=True)
         return {k: v for k, v in proofs.items() if k in names and k not in self.depends_on_unread}
 
     def inputs(self, draw: Draw) -> dict[str, Any]:

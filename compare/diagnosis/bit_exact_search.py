@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compare.diagnosis.expressions import ATOM, SUM, Expr, elements, expression, float_op
+from compare.diagnosis.expressions import ATOM, SUM, Expr, expression, float_op
 from compare.diagnosis.known_values import display_names
 from compare.diagnosis.rewrites import rewrites
 from compare.diagnosis.slice import Slice
@@ -22,7 +22,7 @@ from compare.proof.bits import real_view, same_bits
 from compare.proof.interpreter import Cache, Floats, Lifted, lift
 from compare.proof.other_inputs import nearby_same_kind
 from compare.proof.pair import Pair
-from compare.proof.program import Program
+from compare.proof.program import Program, elements
 from compare.proof.verdict import ROUNDING, Diagnosis, Proof
 
 MAX_SECONDS = 0.5  # of the search for one quantity

@@ -15,12 +15,11 @@ import torch
 
 from compare.diagnosis import fix_operand, fix_quantity
 from compare.diagnosis.evaluation_points import evaluation_points
-from compare.diagnosis.expressions import elements
 from compare.diagnosis.search import OutOfTime, Search
 from compare.proof.balls import PRECISION
 from compare.proof.explanations import source_text
 from compare.proof.pair import Pair
-from compare.proof.program import Program, meta_tensor, upstream
+from compare.proof.program import Program, elements, meta_tensor, upstream
 from compare.proof.verdict import WRONG, Diagnosis, Proof
 
 MAX_SECONDS = 3.0  # of the search for one quantity

@@ -7,7 +7,7 @@ program are all an `Expr`.
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -233,12 +233,6 @@ def shape_of(node: Any) -> tuple[int, ...]:
     """Return the shape of a node's value, () if it is not a tensor."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def elements(nodes: Iterable[fx.Node]) -> int:
-    """Return the total number of elements of the nodes' values."""
-    values = (node.meta.get("val") for node in nodes)
-    return sum(value.numel() for value in values if isinstance(value, Tensor))
 
 
 class _Reader:

@@ -10,19 +10,20 @@ from functools import cached_property
 from typing import Any
 
 import flint
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
-from compare.proof.balls import PRECISION, Balls
+from compare.proof.balls import PRECISION
 from compare.proof.bits import mismatch
+from compare.proof.exact_values import finite
 from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Reading
 from compare.proof.program import Key, Program
 from compare.proof.rounding import largest_terms
 from compare.proof.same_formula import same_formula
+from compare.proof.wide import ExactArithmetic
 
 
 class EquivalenceTest:
@@ -30,7 +31,7 @@ class EquivalenceTest:
 
     def __init__(self, subject: Subject, order: Sequence[str]) -> None:
         self.subject, self.order = subject, order  # order of the quantities, as in `check`
-        self._lifts: dict[Reading, tuple[Balls, Cache]] = {}
+        self._lifts: dict[Reading, tuple[ExactArithmetic, Cache]] = {}
 
     @property
     def floats(self) -> dict[fx.Node, Any]:
@@ -57,17 +58,21 @@ class EquivalenceTest:
                 return same, name
         return True, None
 
-    def _lifted_pass(self, reading: Reading) -> tuple[Balls, Cache]:
+    def _lifted_pass(self, reading: Reading) -> tuple[ExactArithmetic, Cache]:
         """Return the unmutated pass with every operation lifted."""
         if reading not in self._lifts:
             cache: Cache = {}
-            n = Balls(self.subject.pair.entries, reading)
+            n = self.subject.pair.exact_arithmetic(reading)
             self._lift(self.subject.manual_program, n, cache)
             self._lifts[reading] = n, cache
         return self._lifts[reading]
 
     def _lift(
-        self, program: Program, n: Balls, cache: Cache, only: list[str] | None = None
+        self,
+        program: Program,
+        n: ExactArithmetic,
+        cache: Cache,
+        only: list[str] | None = None,
     ) -> dict[Key, Lifted]:
         pair = self.subject.pair
         _, numbers = pair.lifted_manual_inputs(pair.lifted_reference(n.reading).outputs)
@@ -84,8 +89,7 @@ class EquivalenceTest:
         reference = self.subject.pair.lifted_reference(reading).outputs[name]
         if isinstance(mutated.numbers, Unsupported) or isinstance(reference.numbers, Unsupported):
             return None
-        balls = np.asarray(mutated.numbers, dtype=object).ravel()
-        if not all(ball.is_finite() for ball in balls) and not n.skipped:
+        if not finite(mutated.numbers).all() and not n.skipped:
             return None
         with torch.no_grad(), flint.ctx.workprec(PRECISION):
             return same_formula(

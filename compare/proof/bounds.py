@@ -10,18 +10,19 @@ infinity that the code itself writes, `float('inf')`, has error 0.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compare.proof import intervals
+from compare.proof.blocks import BLOCK, blocks
 from compare.proof.constants import distance_to_intended, is_exact, round_to, significant_bits
+from compare.proof.exact_values import elementwise
 from compare.proof.intervals import Range
-from compare.proof.same_formula import elementwise
 
 # The largest error of a kernel for an elementary function, in ulps. Torch's kernels on the CPU
 # (SLEEF, which claims 1.0 ulp, and scalar libm in the tail) and CUDA's (at most 2 for these
@@ -111,6 +112,32 @@ class Bound:
         error = self.error.masked_fill(mask, 0)
         return Bound(self.arithmetic, self.value, error, interval, self.terms).simplified()
 
+    def moved(self, operation: Callable[[Tensor], Any]) -> Any:
+        """Apply an operation that only moves numbers, or splits them into several arrays."""
+        value, error = operation(self.value), operation(self.error)
+        low = high = terms = None
+        if self.interval is not None:
+            low, high = map(operation, self.interval)
+        if self.terms is not None:
+            terms = operation(self.terms)
+        if isinstance(value, Tensor):
+            interval = None if low is None or high is None else (low, high)
+            return Bound(self.arithmetic, value, error, interval, terms)
+        count = range(len(value))
+        lows, highs, all_terms = (p or [None] * len(value) for p in (low, high, terms))
+        return [
+            Bound(
+                self.arithmetic, value[k], error[k],
+                None if lows[k] is None else (lows[k], highs[k]), all_terms[k],
+            )
+            for k in count
+        ]  # fmt: skip
+
+    @staticmethod
+    def joined(arrays: Sequence["Bound"], call: Callable[[list[Tensor]], Tensor]) -> "Bound":
+        """Apply an operation that assembles the numbers of several arrays."""
+        return arrays[0].arithmetic._map(call, arrays)
+
     def simplified(self) -> "Bound":
         """Return the bound, without its interval if that is no narrower than the error."""
         if self.interval is None:
@@ -147,6 +174,53 @@ class Bound:
             return other
         value = self.value.new_tensor(float(other))
         return Bound(self.arithmetic, value, torch.zeros_like(value))
+
+
+_Method = Callable[..., Bound]
+
+
+def _in_blocks(method: _Method) -> _Method:
+    """Run an elementwise method of `Bounds` block by block where its operands are large."""
+
+    @wraps(method)
+    def run(self: "Bounds", *args: Any) -> Bound:
+        operands = [x for x in args if isinstance(x, Bound | Tensor)]
+        shape = torch.broadcast_shapes(*(x.shape for x in operands))
+        if math.prod(shape) <= BLOCK:
+            return method(self, *args)
+        whole = {id(x): _mapped(x, lambda part: part.expand(shape)) for x in operands}
+        indices = blocks(shape)
+        results = []
+        for at in indices:
+            # an operand that occurs twice stays one object, which makes a square
+            cut = {key: _mapped(x, lambda part: part[at]) for key, x in whole.items()}  # noqa: B023
+            results.append(method(self, *(cut.get(id(x), x) for x in args)))
+        return _assembled(shape, indices, results)
+
+    return run
+
+
+def _mapped(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a bound, or a mask, with each of its tensors changed."""
+    return change(x) if isinstance(x, Tensor) else x.moved(change)
+
+
+def _assembled(shape: Sequence[int], indices: Sequence[Any], results: Sequence[Bound]) -> Bound:
+    """Return the bound of a shape of which each index holds one of the results."""
+
+    def whole(parts: Iterable[Tensor]) -> Tensor:
+        out = torch.empty(tuple(shape), dtype=torch.float64)
+        for at, part in zip(indices, parts, strict=True):
+            out[at] = part
+        return out
+
+    interval = terms = None
+    if any(x.interval is not None for x in results):
+        interval = whole(x.range[0] for x in results), whole(x.range[1] for x in results)
+    if any(x.terms is not None for x in results):
+        terms = whole(x.magnitude if x.terms is None else x.terms for x in results)
+    value, error = whole(x.value for x in results), whole(x.error for x in results)
+    return Bound(results[0].arithmetic, value, error, interval, terms)
 
 
 def _polygamma_derivative(order: int, x: Range) -> Tensor:
@@ -383,6 +457,7 @@ class Bounds:
         inexact = torch.tensor(rounded, dtype=torch.float64)[where].view_as(value)
         return Bound(self, value, _relative_error(value, torch.finfo(values.dtype).eps * inexact))
 
+    @_in_blocks
     def add(self, x: Bound, y: Bound) -> Bound:
         """Return x + y."""
         value = x.value + y.value
@@ -405,6 +480,7 @@ class Bounds:
         zero = (x.range[0] >= other.range[1]) & (difference.value == 0) & x.value.isfinite()
         return difference.with_exact(zero)
 
+    @_in_blocks
     def multiply(self, x: Bound, y: Bound) -> Bound:
         """Return x * y."""
         value = x.value * y.value
@@ -425,6 +501,7 @@ class Bounds:
             terms=lambda: x.magnitude * y.magnitude,
         )
 
+    @_in_blocks
     def divide(self, x: Bound, y: Bound) -> Bound:
         """Return x / y."""
         value = x.value / y.value
@@ -438,6 +515,7 @@ class Bounds:
             terms=lambda: x.magnitude / y.value.abs(),
         )
 
+    @_in_blocks
     def function(self, name: str, x: Bound) -> Bound:
         """Return an elementary function, whose kernel has an error of at most KERNEL_ULPS."""
         value = _KERNELS[name](x.value)
@@ -496,6 +574,7 @@ class Bounds:
         exp = intervals.largest_magnitude(x.range).exp()
         return (exp >= torch.finfo(self.dtype).max) & x.value.isfinite()
 
+    @_in_blocks
     def power(self, x: Bound, exponent: float, _dtype: torch.dtype) -> Bound:
         """Return x**exponent, for an exponent that is a number in the code."""
         if exponent in (0, 1):
@@ -639,26 +718,40 @@ class Bounds:
         return self._round(value, size - value.abs() + 4 * terms * self.unit * size + lost)
 
     def matmul(self, x: Bound, y: Bound) -> Bound:
-        """Return the matrix product, with error gamma_k |x| |y| for inner length k in any order."""
+        """Return the matrix product over the last two dimensions; leading dimensions are equal."""
+        return self.sum_of_products(x, y, torch.matmul, x.shape[-1])
+
+    def sum_of_products(
+        self, x: Bound, y: Bound, product: Callable[[Tensor, Tensor], Tensor], terms: int
+    ) -> Bound:
+        """Return sums of products, each added in any order, with error gamma_k |x| |y| for k terms.
+
+        Args:
+            x: The one factor.
+            y: The other factor.
+            product: Computes the sums of the products of two tensors, such as torch.matmul.
+            terms: The largest number of products in a sum.
+        """
         a, b = x.value.abs() + x.error, y.value.abs() + y.error
-        inherited = x.error @ b + a @ y.error
-        terms, nonzero = x.shape[-1], (self._sparse(x), self._sparse(y))
+        inherited = product(x.error, b) + product(a, y.error)
+        nonzero = self._sparse(x), self._sparse(y)
         if nonzero != (None, None):
             big, large = (
                 torch.ones_like(sizes) if mask is None else mask
                 for sizes, mask in zip((a, b), nonzero, strict=True)
             )
-            terms = _largest(big @ large)
-            inherited = inherited + ADDITIONS * ((a * (1 - big)) @ b + a @ (b * (1 - large)))
+            terms = _largest(product(big, large).round())
+            nearly_zero = product(a * (1 - big), b) + product(a, b * (1 - large))
+            inherited = inherited + ADDITIONS * nearly_zero
         relative = self._sum_unit(self._roundings(terms))
         if self.tf32_products and self.dtype == torch.float32:
             relative += 2 * 2.0**-10
-        size = a @ b
+        size = product(a, b)
         return self._round(
-            x.value @ y.value,
+            product(x.value, y.value),
             inherited + self._overflow(size) + relative * size,
             2.0,
-            terms=lambda: x.magnitude @ y.magnitude,
+            terms=lambda: product(x.magnitude, y.magnitude),
         )
 
     def take(self, x: Bound, index: Tensor) -> Bound:
@@ -690,6 +783,7 @@ class Bounds:
             terms=lambda: added(x.magnitude, values.magnitude),
         )
 
+    @_in_blocks
     def round_to_dtype(self, x: Bound) -> Bound:
         """Return x rounded to the dtype of the operation."""
         return self._round(

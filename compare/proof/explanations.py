@@ -14,14 +14,14 @@ import flint
 import torch
 from torch import Tensor, fx
 
-from compare.proof.balls import Balls
 from compare.proof.bits import place
+from compare.proof.exact_values import ball_at, magnitude
 from compare.proof.interpreter import Cache, Unsupported, lift
 from compare.proof.other_inputs import nearby, very_near
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, float_meta_tensor, source_line, upstream
 from compare.proof.rounding import bounds_for
-from compare.proof.same_formula import magnitude, same_formula
+from compare.proof.same_formula import same_formula
 
 # With STEP_RATIO times the step a smooth function changes more, while a jump stays the same.
 STEP_RATIO = 4
@@ -80,9 +80,9 @@ def _agree_nearby(pair: Pair, name: str) -> bool:
     assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)
     inputs = {key: nearby(key, value) for key, value in pair.inputs.items()}
-    reference = lift(pair.reference, Balls(pair.entries), inputs)
+    reference = lift(pair.reference, pair.exact_arithmetic(), inputs)
     manual_inputs = pair.lifted_manual_inputs(reference, inputs)
-    by_hand = lift(pair.manual_program, Balls(pair.entries), *manual_inputs)
+    by_hand = lift(pair.manual_program, pair.exact_arithmetic(), *manual_inputs)
     both = by_hand[name].numbers, reference[name].numbers
     return bool(same_formula(*both, pair.manual[name].dtype).same)
 
@@ -115,10 +115,11 @@ def _exact_reference(
 ) -> Any:
     """Return the reference's exact value of an element, None if it is not finite or unknown."""
     assert isinstance(pair.reference, Program)
-    numbers = lift(pair.reference, Balls(pair.entries), inputs, only=[name])[name].numbers
-    if isinstance(numbers, Unsupported) or not numbers[at].is_finite():
+    numbers = lift(pair.reference, pair.exact_arithmetic(), inputs, only=[name])[name].numbers
+    if isinstance(numbers, Unsupported):
         return None
-    return numbers[at]
+    ball = ball_at(numbers, at)
+    return ball if ball.is_finite() else None
 
 
 def narrowing_cast(pair: Pair, name: str) -> str:

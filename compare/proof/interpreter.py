@@ -18,13 +18,14 @@ from torch import Tensor, fx
 
 from compare.proof import bits
 from compare.proof.arithmetic_interface import Arithmetic
-from compare.proof.balls import PRECISION, Balls
+from compare.proof.balls import PRECISION
 from compare.proof.bounds import Bounds
 from compare.proof.complex_numbers import Complex, ComplexArithmetic, as_view, of_view
 from compare.proof.complex_operations import COMPLEX_ROWS
+from compare.proof.exact_values import contains_zero, finite
 from compare.proof.operations import FACTORIES, INDEXED, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program, random_draw
-from compare.proof.same_formula import elementwise
+from compare.proof.wide import ExactArithmetic
 
 MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
 # Operations that take integer or boolean tensors as indices or masks, not as numbers.
@@ -36,6 +37,8 @@ _TAKES_INDICES = MOVES | JOINS | INDEXED.keys() | {
 }  # fmt: skip
 # The position of the argument with the fill value, which is not yet rounded to the dtype.
 _FILL_VALUE_AT = {"scalar_tensor": 0, "full": 1, "full_like": 1}
+# Views whose numbers may lie in memory in another order than the floats.
+_RESHAPING = dict.fromkeys(("view", "view_copy"), torch.reshape)
 # Keyword arguments that do not affect the numbers.
 _NON_NUMERIC = {
     "dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit",
@@ -219,7 +222,7 @@ def run(
     needed = set(nodes) if only is None else program.nodes_leading_to(only, overrides, known)
     # the last node that reads each value, after which the value is freed
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
-    precision = n.precision if isinstance(n, Balls) else PRECISION
+    precision = max(PRECISION, getattr(n, "precision", 0))
     values: Cache = {}
     outputs: dict[Any, Lifted] = {}
     with torch.no_grad(), flint.ctx.workprec(precision):
@@ -282,15 +285,17 @@ def _exact_mask(
     that underflows to 0 in floats is not 0 exactly, so autograd's comparison is decided on the
     balls. A comparison in the user's code is decided by the float run.
     """
-    mask = isinstance(n, Balls) and node.meta.get("autograd") and name in ("eq", "ne")
+    mask = isinstance(n, ExactArithmetic) and node.meta.get("autograd") and name in ("eq", "ne")
     if not mask or node.args[1] != 0:
         return out
     numbers = values[node.args[0]].numbers  # type: ignore[index]
     if isinstance(numbers, Unsupported | Tensor):
         return out
     parts = (numbers.re, numbers.im) if isinstance(numbers, Complex) else (numbers,)
-    far = [elementwise(lambda a: a.is_finite() and not a.contains(0), part) for part in parts]
-    nonzero = torch.from_numpy(np.asarray(sum(far))).bool().to(out.device).reshape(out.shape)
+    far = [np.asarray(finite(part) & ~contains_zero(part)) for part in parts]
+    nonzero = (
+        torch.from_numpy(np.asarray(np.logical_or.reduce(far))).to(out.device).reshape(out.shape)
+    )
     return out & ~nonzero if name == "eq" else out | nonzero
 
 
@@ -363,7 +368,7 @@ def _numbers(
             out.fill_(math.nan)  # uninitialised memory has no exact value
         at = _FILL_VALUE_AT.get(name, len(node.args))
         fill = node.args[at] if at < len(node.args) else None
-        if isinstance(n, Balls) and isinstance(fill, float | complex):
+        if isinstance(n, ExactArithmetic) and isinstance(fill, float | complex):
             filled = _arithmetic(n, out)
             return filled.broadcast_to(filled.constant(fill, out.dtype), out.shape)
         return _created(n, out)
@@ -420,7 +425,7 @@ def _apply_row(
     if name in MOVES:
         if isinstance(args[0], Tensor) or any(isinstance(a, torch.dtype) for a in args):
             raise TypeError("it reinterprets the bits of a tensor as another dtype")
-        return move(n, target, *args, **kwargs)
+        return move(n, _RESHAPING.get(name, target), *args, **kwargs)
     if isinstance(args[0], list | tuple):  # cat
         return join(n, args[0], lambda indices: target(indices, *args[1:], **kwargs))
     # the *_scatter family

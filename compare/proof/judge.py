@@ -23,6 +23,7 @@ from torch import Tensor
 
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
+from compare.proof.exact_values import ball_at, finite, magnitude
 from compare.proof.explanations import explain_kink, narrowing_cast
 from compare.proof.interpreter import Unsupported
 from compare.proof.lifted_pair import LiftedPair
@@ -36,15 +37,12 @@ from compare.proof.rounding import (
     overflowed,
     share_of_rounding,
 )
-from compare.proof.same_formula import Formula, elementwise, magnitude, same_formula
+from compare.proof.same_formula import Formula, same_formula
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
 
 # Opaque code may sum in another order and in a narrower dtype than the reference: its numbers are
 # WRONG only outside this many times the reference's own bound.
 OPAQUE_SLACK = 64.0
-# Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer of
-# a deep network loses some bits.
-PRECISIONS = PRECISION, 5 * PRECISION
 # Two values differ in every reading of the code's numbers if their difference is this many times
 # larger than the change from one reading to another.
 FAR = 2.0**10
@@ -52,8 +50,9 @@ FAR_EACH = 4.0  # where the change that each number causes is known
 
 
 def judge(
-    pair: Pair, order: Sequence[str], *, brief: bool = False, stop_at_first_wrong: bool = False
-) -> dict[str, Proof]:
+    pair: Pair, order: Sequence[str], *, brief: bool = False, formulas_only: bool = False,
+    stop_at_first_wrong: bool = False,
+) -> dict[str, Proof]:  # fmt: skip
     """Return the proof for each quantity.
 
     Args:
@@ -61,15 +60,18 @@ def judge(
             with the same shape and dtype on both sides.
         order: The names of the quantities in the order of computation.
         brief: Whether to leave out errors in ulps and the explanation of kinks.
+        formulas_only: Whether to leave out question 2 and 3 besides.
         stop_at_first_wrong: Whether to leave out all quantities after the first WRONG one.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(pair, brief).all(order, stop_at_first_wrong=stop_at_first_wrong)
+        return _Judge(pair, brief or formulas_only, formulas_only).all(
+            order, stop_at_first_wrong=stop_at_first_wrong
+        )
 
 
 class _Judge:
-    def __init__(self, pair: Pair, brief: bool) -> None:
-        self.pair, self.brief = pair, brief
+    def __init__(self, pair: Pair, brief: bool, formulas_only: bool) -> None:
+        self.pair, self.brief, self.formulas_only = pair, brief, formulas_only
         self.divergent: set[str] = set()  # WRONG, or a different formula that the user accepts
         self.lifted = LiftedPair(pair)
         self.manual_outputs = self.lifted.manual_program().outputs
@@ -97,10 +99,11 @@ class _Judge:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if self.brief and formula.same and same:  # no bound is needed
-                return Proof(EXACT, formula.text, lifted=True)
+            if self.brief and formula.same and (same or self.formulas_only):
+                verdict = EXACT if same else ROUNDING
+                return Proof(verdict, formula.text, lifted=True, accepted=formula.accepted)
         by_hand, reference = (
-            self.lifted.quantity(program, reading, name)
+            self.lifted.quantity(program, reading, name, formula.precision)
             for program in (self.pair.manual_program, self.pair.reference)
         )
         errors: dict[str, Any] = {}
@@ -110,7 +113,7 @@ class _Judge:
         if formula.same is False:
             explanation, at = "", formula.at
             if not self.brief and at is not None:
-                exact = self.manual_outputs[name].numbers[at]
+                exact = ball_at(self.manual_outputs[name].numbers, at)
                 explanation = explain_kink(self.pair, name, at, exact)
             return Proof(WRONG, formula.text + explanation, at=at, **errors)
         if formula.same and (formula.accepted or not same):
@@ -152,10 +155,9 @@ class _Judge:
                 return f"missing from the traced {traced}"
             if isinstance(outputs[name].numbers, Unsupported):
                 return f"{side}, {outputs[name].numbers}"
-        exact = np.asarray(self.manual_outputs[name].numbers, dtype=object)
+        poles = ~finite(self.manual_outputs[name].numbers)
         skipped = self.lifted.manual_program().n.skipped
-        poles = [not ball.is_finite() for ball in exact.ravel()]
-        if not skipped and any(poles) and not bool(self._infinite(name).ravel()[poles].all()):
+        if not skipped and poles.any() and not bool(self._infinite(name)[poles].all()):
             return "by hand the exact value is not finite (a division by zero, a pole)"
         return None
 
@@ -203,9 +205,9 @@ class _Judge:
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, both continued from the divergent by-hand values."""
         divergent = self.pair.injected_ancestors(name) & self.divergent
-        for precision in PRECISIONS:
+        for precision in self.pair.precisions:
             both = self.lifted.both_sides(name, reading, precision, divergent)
-            with flint.ctx.workprec(precision):
+            with flint.ctx.workprec(max(precision, PRECISION)):
                 formula = same_formula(
                     *both,
                     self.pair.manual[name].dtype,
@@ -218,7 +220,7 @@ class _Judge:
                 )
             if formula.same is not None or formula.at is None or reading == IN_ANY_READING:
                 break
-        return formula
+        return replace(formula, precision=precision)
 
     def _infinite(self, name: str) -> Any:
         """Return a mask of the elements where both sides have the same infinity.
@@ -233,8 +235,9 @@ class _Judge:
         divergent = self.pair.injected_ancestors(name) & self.divergent
 
         def both(reading: Reading) -> list[Any]:
-            sides = self.lifted.both_sides(name, reading, PRECISION, divergent)
-            return [side[at] for side in sides]
+            precision = self.pair.precisions[0]
+            sides = self.lifted.both_sides(name, reading, precision, divergent)
+            return [ball_at(side, at) for side in sides]
 
         written, change = both(AS_WRITTEN), 0.0
         for reading in others:
@@ -297,8 +300,7 @@ class _Judge:
             if accuracy is None:
                 return Proof(UNDECIDED, f"{text}; {why}", **errors)
             text = f"{text}; {why}, so there only the number of correct bits was checked"
-        unlifted = elementwise(_any_not_finite, by_hand.exact, reference.exact)
-        mask = torch.from_numpy(unlifted) == 1
+        mask = torch.from_numpy(np.asarray(~(finite(by_hand.exact) & finite(reference.exact))))
         if mask.any():  # entries of a sampled product: judged by the bound alone
             room = by_hand.bound.error.cpu() + reference.bound.error.cpu()
             unlifted_shares = share_of_rounding(manual, autograd, room)[mask]
@@ -349,10 +351,6 @@ class _Judge:
         """Return in words the index of the first element of a mask, and the number of elements."""
         first = mask.nonzero()[0].tolist()[int(self.pair.has_population_dim) :]
         return f"at {first} ({int(mask.sum()):,} of {mask.numel():,} elements)"
-
-
-def _any_not_finite(a: Any, b: Any) -> bool:
-    return not (a.is_finite() and b.is_finite())
 
 
 def _ulps(error: float | None) -> str:

@@ -14,12 +14,13 @@ from torch import Tensor, fx
 from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constant_tables import exact_table_values
+from compare.proof.exact_values import elementwise
 from compare.proof.interpreter import Floats, Lifted, compute, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
-from compare.proof.same_formula import elementwise
+from compare.proof.wide import ExactArithmetic
 
 
 class LiftedPair:
@@ -29,6 +30,7 @@ class LiftedPair:
         self.pair = pair
         self._lifts: dict[tuple[Any, ...], Lift] = {}
         self._quantities: dict[tuple[Any, ...], dict[Key, LiftedQuantity]] = {}
+        self._local_bounds: dict[tuple[Any, ...], Mapping[Key, Lifted]] = {}
         self._largest_terms: dict[bool, Mapping[Key, Tensor | None]] = {}
 
     # -- lifted from the inputs on
@@ -47,16 +49,16 @@ class LiftedPair:
         by_hand = self.manual_program(reading, precision).outputs[name].numbers
         return by_hand, self.reference(reading, precision, divergent).outputs[name].numbers
 
-    def manual_program(self, reading: Reading = AS_WRITTEN, precision: int = PRECISION) -> Lift:
+    def manual_program(self, reading: Reading = AS_WRITTEN, precision: int | None = None) -> Lift:
         """Return the lifted by-hand program; values of the forward pass come from the reference."""
+        n = self.pair.exact_arithmetic(reading, precision)
         if isinstance(self.pair.manual_program, Opaque):
-            return Lift(Balls(self.pair.entries, reading, precision), {})
-        key = "by hand", reading, precision
+            return Lift(n, {})
+        key = "by hand", reading, n.precision
         if key not in self._lifts:
-            forward = self.reference(reading, precision).outputs
-            n = Balls(self.pair.entries, reading, precision)
-            replacements = self.tables(self.pair.manual_program, reading, precision)
-            inputs = self.pair.lifted_manual_inputs(forward, reading=reading)
+            forward = self.reference(reading, n.precision).outputs
+            replacements = self._replacements(self.pair.manual_program, n)
+            inputs = self.pair.lifted_manual_inputs(forward, n=n)
             self._lifts[key] = Lift.of(
                 self.pair.manual_program, n, *inputs, replacements=replacements
             )
@@ -65,10 +67,12 @@ class LiftedPair:
     def reference(
         self,
         reading: Reading = AS_WRITTEN,
-        precision: int = PRECISION,
+        precision: int | None = None,
         divergent: frozenset[str] = frozenset(),
     ) -> Lift:
         """Return the lifted reference, continued from the by-hand values of `divergent`."""
+        n = self.pair.exact_arithmetic(reading, precision)
+        precision = n.precision
         key = "reference", reading, precision, divergent
         if key not in self._lifts:
             options: dict[str, Any] = {}
@@ -78,7 +82,7 @@ class LiftedPair:
                     n: Lifted(self.pair.manual[n], manual[n].numbers) for n in divergent
                 }
             if reading.tables:
-                options["replacements"] = self.tables(self.pair.reference, reading, precision)
+                options["replacements"] = self._replacements(self.pair.reference, n)
             self._lifts[key] = self.pair.lifted_reference(reading, precision, **options)
         return self._lifts[key]
 
@@ -92,6 +96,12 @@ class LiftedPair:
         """Whether one side stores a tensor that the other side computes."""
         reading = Reading(tables=True)
         return any(self.tables(p, reading) for p in (self.pair.manual_program, self.pair.reference))
+
+    def _replacements(self, program: Program | Opaque, n: ExactArithmetic) -> dict[fx.Node, Any]:
+        """Return the numbers of `tables` in an arithmetic of exact values."""
+        precision = max(n.precision, PRECISION)
+        tables = self.tables(program, n.reading, precision)
+        return {node: n.known(balls) for node, balls in tables.items()}
 
     def tables(
         self, program: Program | Opaque, reading: Reading, precision: int = PRECISION
@@ -117,23 +127,59 @@ class LiftedPair:
     # -- lifted from the by-hand floats on
 
     def quantity(
-        self, program: Program | Opaque, reading: Reading, name: str
+        self, program: Program | Opaque, reading: Reading, name: str, precision: int | None = None
     ) -> LiftedQuantity | None:
-        """Return the exact value and the bound of a quantity of one side, None if it has none."""
+        """Return the exact value and the bound of a quantity of one side, None if it has none.
+
+        Args:
+            program: One of the pair's two programs.
+            reading: How the numbers in the code are read.
+            name: The quantity.
+            precision: Of the exact values, bits; None for the first to try.
+        """
         by_hand = program is self.pair.manual_program
         used = None if by_hand else self.pair.bypasses.get(name)
-        key = by_hand, reading, used
+        n = self.pair.exact_arithmetic(reading, precision and min(precision, PRECISION))
+        key = by_hand, reading, used, n.precision
         if key not in self._quantities:
-            bounds = bounds_for(program, self._inputs(program).values(), terms=True)
-            bound = self.lift_locally(program, bounds, reading, used)
+            bound = self._bounds(program, reading, used)
             exact = self._float64_values(bound) or {
-                n: value.numbers
-                for n, value in self.lift_locally(
-                    program, Balls(self.pair.entries, reading), reading, used
-                ).items()
+                k: value.numbers for k, value in self._local_values(program, n, used).items()
             }
             self._quantities[key] = {n: LiftedQuantity(exact[n], bound[n].numbers) for n in exact}
         return self._quantities[key].get(name)
+
+    def _bounds(
+        self, program: Program | Opaque, reading: Reading, used: Collection[str] | None
+    ) -> Mapping[Key, Lifted]:
+        """Return the rounding bounds of one side, each from the by-hand floats before it."""
+        key = program is self.pair.manual_program, reading, used
+        if key not in self._local_bounds:
+            n = bounds_for(program, self._inputs(program).values(), terms=True)
+            self._local_bounds[key] = self.lift_locally(program, n, reading, used)
+        return self._local_bounds[key]
+
+    def _starts_at_the_inputs(
+        self, program: Program | Opaque, used: Collection[str] | None = None
+    ) -> bool:
+        """Whether no by-hand float lies between the inputs of one side and its quantities."""
+        return isinstance(program, Program) and not self.local_floats(program, used)
+
+    def _local_values(
+        self, program: Program | Opaque, n: ExactArithmetic, used: Collection[str] | None
+    ) -> Mapping[Key, Lifted]:
+        """Return the exact values of one side, each from the by-hand floats before it."""
+        keys = (key for _, key in self.pair.manual_inputs.values())
+        from_floats = program is not self.pair.manual_program or not any(keys)
+        if (
+            from_floats
+            and self._starts_at_the_inputs(program, used)
+            and not n.reading.exact_structure
+        ):
+            # nothing is replaced, so these are the values from the inputs on
+            sides = self.manual_program, self.reference
+            return sides[program is self.pair.reference](n.reading, n.precision).outputs
+        return self.lift_locally(program, n, n.reading, used)
 
     def _float64_values(self, bounds: Mapping[Key, Lifted]) -> dict[Key, Any]:
         """Return values computed in float64 as balls, if they are exact enough for all quantities.
@@ -164,13 +210,16 @@ class LiftedPair:
     def _terms(self, program: Program | Opaque) -> Mapping[Key, Tensor | None]:
         key = program is self.pair.manual_program
         if key not in self._largest_terms:
-            self._largest_terms[key] = largest_terms(program, self._inputs(program))
+            bounds = None
+            if self._starts_at_the_inputs(program):
+                bounds = self._bounds(program, AS_WRITTEN, None)
+            self._largest_terms[key] = largest_terms(program, self._inputs(program), bounds)
         return self._largest_terms[key]
 
     def lift_locally(
         self,
         program: Program | Opaque,
-        n: Balls | Bounds,
+        n: ExactArithmetic | Bounds,
         reading: Reading = AS_WRITTEN,
         used: Collection[str] | None = None,
     ) -> Mapping[Key, Lifted]:
@@ -186,11 +235,11 @@ class LiftedPair:
             return {}
         floats = self.local_floats(program, used)
         overrides = {key: Lifted(value, n.exact(value)) for key, value in floats.items()}
-        replacements = self.tables(program, reading)
         if isinstance(n, Bounds):  # the error of a table is that of its stored floats
-            replacements = {
-                node: _table_bound(n, node, numbers) for node, numbers in replacements.items()
-            }
+            tables = self.tables(program, reading)
+            replacements = {node: _table_bound(n, node, balls) for node, balls in tables.items()}
+        else:
+            replacements = self._replacements(program, n)
         inputs = self._inputs(program)
         return lift(program, n, inputs, overrides=overrides, replacements=replacements)
 

@@ -13,12 +13,27 @@ from torch import Tensor
 
 from compare.proof import exact_matrices, matrix_bounds
 from compare.proof.arithmetic_interface import Call, N, flat_indices
+from compare.proof.balls import Balls
 from compare.proof.bounds import Bounds
+from compare.proof.wide import Wide, of_balls
 
 #: Multiplications of balls that a row may take; more would take minutes.
 MAX_MULTIPLICATIONS = 2_000_000
 
 _Outputs = tuple[Any, ...]  # of an operation with more than one output
+
+
+class _OnBalls:
+    """The functions of `exact_matrices` for wide numbers, which have no solver of their own."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(exact_matrices, name)
+
+        def call(_n: Any, *args: Any) -> Any:
+            result = function(Balls(), *(x.balls() if isinstance(x, Wide) else x for x in args))
+            return tuple(map(of_balls, result)) if isinstance(result, tuple) else of_balls(result)
+
+        return call
 
 
 def _engine(n: Call[N], a: N) -> Any:
@@ -36,7 +51,7 @@ def _engine(n: Call[N], a: N) -> Any:
     if count > MAX_MULTIPLICATIONS:
         limit = f"at most {MAX_MULTIPLICATIONS:,} are supported"
         raise ValueError(f"it needs some {count:,} multiplications, and {limit}")
-    return exact_matrices
+    return _OnBalls() if isinstance(a, Wide) else exact_matrices
 
 
 def _moved(n: Call[N], x: N, move: Callable[[Tensor], Tensor]) -> N:

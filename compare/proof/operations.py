@@ -8,6 +8,8 @@ name. For an operation that only moves numbers, add its name to `MOVES`.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from compare.proof.arithmetic_interface import Arithmetic, Call, N, flat_indices
 from compare.proof.balls import FUNCTIONS
 from compare.proof.batch_norm_backward import batch_norm_backward
+from compare.proof.bounds import Bound, Bounds
 from compare.proof.ctc import CTC
 from compare.proof.distances import distance_backward, pair_rows, pdist_backward
 from compare.proof.elementwise import ELEMENTWISE
@@ -28,15 +31,20 @@ from compare.proof.margin_losses import MARGIN_LOSSES
 from compare.proof.program import PICKS, RESHAPES, SAME_SHAPE
 from compare.proof.resampling import RESAMPLING
 from compare.proof.trilinear import trilinear
+from compare.proof.wide import Wide
 
 aten = torch.ops.aten
 
 #: A row whose arrays are larger than its operands makes at most so many numbers.
 MAX_INTERMEDIATE = 1_000_000
 
+#: Numbers in the windows of a convolution that are laid out at once.
+NUMBERS_AT_ONCE = 4_000_000
+
 _Outputs = tuple[Any, ...]  # of an operation with more than one output
 
-#: Operations that only move numbers. They are applied to a tensor of flat indices instead.
+#: Operations that only move numbers. They are applied to the tensors of which bounds and wide
+#: numbers consist, and for balls to a tensor of flat indices.
 MOVES = SAME_SHAPE | RESHAPES | PICKS | {
     "diagonal", "embedding", "flip", "gather", "index", "index_select", "masked_select",
     "permute", "permute_copy", "repeat", "unfold",
@@ -58,6 +66,9 @@ def move(n: Arithmetic[N], operation: Callable[..., Any], x: N, *args: Any, **kw
         args: Further arguments of the operation.
         kwargs: Keyword arguments of the operation.
     """
+    if isinstance(x, Bound | Wide):
+        parts: N = x.moved(lambda part: operation(part, *args, **kwargs))
+        return parts
     moved = operation(flat_indices(x.shape), *args, **kwargs)
     if isinstance(moved, Tensor):
         return n.take(x, moved)
@@ -72,11 +83,18 @@ def join(n: Arithmetic[N], parts: Sequence[N], call: Callable[[list[Tensor]], Te
         parts: The numbers of each tensor.
         call: Runs the torch operation on the tensors of flat indices that stand for `parts`.
     """
+    if isinstance(parts[0], Bound | Wide):
+        whole: N = _joined(parts, call)
+        return whole
     starts, indices = 0, []
     for part in parts:
         indices.append(flat_indices(part.shape, starts))
         starts += indices[-1].numel()
     return n.take(n.join(parts), call(indices))
+
+
+def _joined(parts: Sequence[Any], call: Callable[[list[Tensor]], Tensor]) -> Any:
+    return type(parts[0]).joined(parts, call)
 
 
 def _addresses(size: Sequence[int], stride: Sequence[int], offset: Any) -> Tensor:
@@ -473,20 +491,54 @@ def _channels_to_rows(p: Tensor, groups: int) -> Tensor:
     return grouped.reshape(groups, -1, channels // groups)
 
 
+def _image_blocks(n: Call[N], arrays: Sequence[N], numbers: int) -> list[list[N]]:
+    """Return so few images of some arrays at once that numbers in windows take little memory.
+
+    Args:
+        n: The arithmetic.
+        arrays: Images of each have the same place in the first dimension.
+        numbers: In the windows of one image.
+    """
+    images, at_once = arrays[0].shape[0], max(1, NUMBERS_AT_ONCE // max(1, numbers))
+    if at_once >= images or not isinstance(arrays[0], Bound | Wide):
+        return [list(arrays)]
+    return [
+        [move(n, torch.narrow, x, 0, k, min(at_once, images - k)) for x in arrays]
+        for k in range(0, images, at_once)
+    ]
+
+
+def _by_images(n: Call[N], x: N, numbers: int, compute: Callable[[N], N]) -> N:
+    """Return what `compute` makes of the images of x."""
+    parts = [compute(images) for (images,) in _image_blocks(n, [x], numbers)]
+    return join(n, parts, torch.cat) if len(parts) > 1 else parts[0]
+
+
 def _convolve(n: Call[N], x: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     """Return a convolution: the kernel times the numbers in each window."""
-    columns = n.take(x, _columns(x.shape, w.shape[2:], stride, padding, dilation, groups))
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1).mT, w)
-    rows = n.matmul(columns, kernels)  # (groups, N * outputs, O / groups)
-    return move(n, lambda p: _rows_to_channels(p, shape), rows)
+
+    def convolved(images: N) -> N:
+        at = _columns(images.shape, w.shape[2:], stride, padding, dilation, groups)
+        rows = n.matmul(n.take(images, at), kernels)  # (groups, N * outputs, O / groups)
+        return move(n, lambda p: _rows_to_channels(p, (images.shape[0], *shape[1:])), rows)
+
+    numbers = math.prod(shape[2:]) * _count(w, range(1, w.ndim)) * groups
+    return _by_images(n, x, numbers, convolved)
 
 
 def _transposed_convolve(n: Call[N], g: N, w: N, shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
     """Return a transposed convolution: each number times the kernel, added up in its window."""
-    rows = move(n, _channels_to_rows, g, groups)
     kernels = move(n, lambda p: p.reshape(groups, w.shape[0] // groups, -1), w)
-    target = _columns(shape, w.shape[2:], stride, padding, dilation, groups)
-    return n.scatter_add(n.exact(torch.zeros(tuple(shape))), target, n.matmul(rows, kernels))
+
+    def spread(images: N) -> N:
+        rows = move(n, _channels_to_rows, images, groups)
+        size = (images.shape[0], *shape[1:])
+        target = _columns(size, w.shape[2:], stride, padding, dilation, groups)
+        return n.scatter_add(n.exact(torch.zeros(size)), target, n.matmul(rows, kernels))
+
+    numbers = math.prod(g.shape[2:]) * _count(w, range(1, w.ndim)) * groups
+    return _by_images(n, g, numbers, spread)
 
 
 def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> _Outputs:  # fmt: skip  # noqa: E501
@@ -497,13 +549,30 @@ def _convolution_backward(n: Call[N], g: N, x: N, w: N, bias_sizes: Any, stride:
         to_input = _convolve(n, g, w, x.shape, stride, padding, dilation, groups)
     elif mask[0]:
         to_input = _transposed_convolve(n, g, w, x.shape, stride, padding, dilation, groups)
-    if mask[1]:
-        columns = _columns(big.shape, w.shape[2:], stride, padding, dilation, groups)
-        rows = move(n, lambda p: _channels_to_rows(p, groups).mT, small)
-        to_weight = move(n, torch.reshape, n.matmul(rows, n.take(big, columns)), tuple(w.shape))
+    if mask[1] and isinstance(n.arithmetic, Bounds):  # one sum over all images, in any order
+        how = stride, padding, dilation, transposed, output_padding, groups
+        like = torch.empty(tuple(w.shape), dtype=torch.float64)
+        to_weight = n.sum_of_products(  # type: ignore[attr-defined]
+            g, x,
+            lambda a, b: aten.convolution_backward(a, b, like, None, *how, [False, True, False])[1],
+            math.prod(small.shape) // small.shape[1],
+        )  # fmt: skip
+    elif mask[1]:
+        to_weight = _weight_gradient(n, small, big, w, stride, padding, dilation, groups)
     if mask[2]:
         to_bias = n.sum(g, [0, *range(2, len(w.shape))], False)
     return to_input, to_weight, to_bias
+
+
+def _weight_gradient(n: Call[N], small: N, big: N, w: N, stride: Any, padding: Any, dilation: Any, groups: int) -> N:  # fmt: skip  # noqa: E501
+    """Return the gradient of a convolution's weight, the sum of those of some images each."""
+    numbers = math.prod(small.shape[2:]) * _count(w, range(1, w.ndim)) * groups
+    products = []
+    for part, around in _image_blocks(n, [small, big], numbers):
+        columns = _columns(around.shape, w.shape[2:], stride, padding, dilation, groups)
+        rows = move(n, lambda p: _channels_to_rows(p, groups).mT, part)
+        products.append(n.matmul(rows, n.take(around, columns)))
+    return move(n, torch.reshape, reduce(add, products), tuple(w.shape))
 
 
 def _each_dim(value: Any, dims: int) -> list[int]:

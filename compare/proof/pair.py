@@ -15,7 +15,16 @@ from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.input_structure import NormalisedLines, Symmetry, find_structure
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
-from compare.proof.program import Key, Opaque, Program, upstream
+from compare.proof.program import Key, Opaque, Program, elements, upstream
+from compare.proof.wide import WIDE_PRECISION, ExactArithmetic, Products, WideArithmetic
+
+#: Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer
+#: of a deep network loses some bits.
+BALL_PRECISIONS = PRECISION, 5 * PRECISION
+#: Programs with more numbers than this are computed in wide arithmetic first ...
+MOST_FOR_BALLS_ALONE = 50_000
+#: ... and with more than this in wide arithmetic alone: FLINT takes minutes.
+MOST_FOR_BALLS = 3_000_000
 
 Remake = Callable[[Mapping[str, Tensor]], "Pair"]
 #: For each quantity that bypasses an injected gradient: the injected gradients that it does use.
@@ -51,6 +60,7 @@ class Pair:
         remake: Builds the pair at other inputs of the reference.
         reference_lifts: A cache of the lifted reference, by reading and precision. All by-hand
             programs at the same inputs, such as a pass and its mutants, share it.
+        products: The large products computed so far in wide arithmetic.
     """
 
     manual_program: Program | Opaque
@@ -68,6 +78,7 @@ class Pair:
     constants: Mapping[str, float] = field(default_factory=dict)
     remake: Remake | None = None
     reference_lifts: dict[tuple[Reading, int], "Lift"] = field(default_factory=dict, repr=False)
+    products: Products = field(default_factory=Products, repr=False)
 
     def at(self, inputs: Mapping[str, Tensor]) -> "Pair":
         """Return the same two passes, run at other inputs of the reference."""
@@ -83,6 +94,24 @@ class Pair:
         programs = (p for p in (self.manual_program, self.reference) if isinstance(p, Program))
         nodes = (program.outputs[name] for program in programs if name in program.outputs)
         return any(node.meta["val"].is_complex() for node in nodes)
+
+    @cached_property
+    def precisions(self) -> tuple[int, ...]:
+        """The working precisions to try, bits; see `exact_arithmetic`."""
+        programs = [p for p in (self.manual_program, self.reference) if isinstance(p, Program)]
+        count = sum(elements(program.graph.nodes) for program in programs)
+        if count <= MOST_FOR_BALLS_ALONE:
+            return BALL_PRECISIONS
+        return (WIDE_PRECISION, *(BALL_PRECISIONS if count <= MOST_FOR_BALLS else ()))
+
+    def exact_arithmetic(
+        self, reading: Reading = AS_WRITTEN, precision: int | None = None
+    ) -> ExactArithmetic:
+        """Return the arithmetic of exact values with a precision, None for the first to try."""
+        precision = precision or self.precisions[0]
+        if precision == WIDE_PRECISION:
+            return WideArithmetic(reading, self.products)
+        return Balls(self.entries, reading, precision)
 
     @cached_property
     def _ancestors(self) -> Mapping[str, Collection[str]]:
@@ -104,7 +133,7 @@ class Pair:
         self,
         reference: Mapping[Key, Lifted],
         inputs: Mapping[str, Tensor] | None = None,
-        reading: Reading = AS_WRITTEN,
+        n: ExactArithmetic | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the by-hand program's inputs: all as floats, and exactly those with exact values.
 
@@ -112,7 +141,7 @@ class Pair:
             reference: The lifted reference. It supplies the values of the forward pass.
             inputs: Other inputs than the pair's own, at which `reference` was lifted. The floats
                 of the forward pass then come from `reference` too.
-            reading: How numbers in the code, and inputs that sum to 1 up to rounding, are read.
+            n: The arithmetic. Its reading says how inputs that sum to 1 up to rounding are read.
         """
         keys = {name: key for name, (_, key) in self.manual_inputs.items() if key is not None}
         available = {name: reference[key] for name, key in keys.items() if key in reference}
@@ -120,11 +149,9 @@ class Pair:
         shapes = {name: tuple(self.manual_inputs[name][0].shape) for name in available}
         lifted = {name: _reshaped(v.numbers, shapes[name]) for name, v in available.items()}
         if inputs is None:
-            if reading.exact_structure:
-                structured = [
-                    n for n in self.exact_structure if n in self.manual_inputs and n not in keys
-                ]
-                lifted |= {n: self._without_rounding(n, reading) for n in structured}
+            if n is not None and n.reading.exact_structure:
+                own = [k for k in self.exact_structure if k in self.manual_inputs and k not in keys]
+                lifted |= {k: self._without_rounding(k, n) for k in own}
             return self.manual_floats, lifted
         floats = {
             n: _reshaped(reference[keys[n]].floats, shapes[n]) if n in keys else inputs[n]
@@ -138,26 +165,26 @@ class Pair:
         structures = {name: find_structure(value) for name, value in self.inputs.items()}
         return {name: kind for name, kind in structures.items() if kind is not None}
 
-    def _without_rounding(self, name: str, reading: Reading) -> Any:
+    def _without_rounding(self, name: str, n: ExactArithmetic) -> Any:
         """Return a structured input lifted, with its structure exact."""
         as_held = Balls().exact(self.inputs[name])
         exact = self.exact_structure[name].made_exact(as_held)
-        return UNION(as_held, exact) if reading.mode == ANY else exact
+        return n.known(UNION(as_held, exact) if n.reading.mode == ANY else exact)
 
     def lifted_reference(
-        self, reading: Reading = AS_WRITTEN, precision: int = PRECISION, **options: Any
+        self, reading: Reading = AS_WRITTEN, precision: int | None = None, **options: Any
     ) -> "Lift":
         """Return the reference lifted from its inputs.
 
         The result is cached, unless there are `options` of `lift`: those belong to one by-hand
         program.
         """
-        key = reading, precision
+        key = reading, precision or self.precisions[0]
         if key not in self.reference_lifts or options:
             structured = self.exact_structure if reading.exact_structure else ()
-            exact_inputs = {n: self._without_rounding(n, reading) for n in structured}
-            balls = Balls(self.entries, *key)
-            lifted = Lift.of(self.reference, balls, self.inputs, exact_inputs, **options)
+            n = self.exact_arithmetic(*key)
+            exact_inputs = {k: self._without_rounding(k, n) for k in structured}
+            lifted = Lift.of(self.reference, n, self.inputs, exact_inputs, **options)
             if options:
                 return lifted
             self.reference_lifts[key] = lifted
@@ -172,11 +199,11 @@ def _reshaped(numbers: Any, shape: tuple[int, ...]) -> Any:
 class Lift:
     """The lifted outputs of a program, none if it cannot be traced, and the arithmetic used."""
 
-    n: Balls
+    n: ExactArithmetic
     outputs: Mapping[Key, Lifted]
 
     @classmethod
-    def of(cls, program: Program | Opaque, n: Balls, *inputs: Any, **options: Any) -> "Lift":
+    def of(cls, program: Program | Opaque, n: Any, *inputs: Any, **options: Any) -> "Lift":
         """Lift a program; `inputs` and `options` are those of `lift`."""
         outputs = {} if isinstance(program, Opaque) else lift(program, n, *inputs, **options)
         return cls(n, outputs)

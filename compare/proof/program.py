@@ -182,6 +182,11 @@ def meta_tensor(node: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def elements(nodes: Iterable[fx.Node]) -> int:
+    """Return the total number of elements of the nodes' values."""
+    return sum(value.numel() for value in map(meta_tensor, nodes) if value is not None)
+
+
 def float_meta_tensor(node: Any) -> Tensor | None:
     """Return an empty tensor laid out as a node's value, None if the value is no float tensor."""
     value = meta_tensor(node)

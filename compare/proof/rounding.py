@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flint
 import torch
 from torch import Tensor
 
-from compare.proof.balls import Array
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
-from compare.proof.interpreter import Unsupported, lift
+from compare.proof.exact_values import Exact, distance_from_floats, finite, magnitudes
+from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.program import Opaque, Program
-from compare.proof.same_formula import elementwise, magnitude, ulp
+from compare.proof.same_formula import ulp
 
-_INFINITY = flint.arb("inf")
 # An error counts as a loss only if it is more than this many times autograd's and fewer than half
 # of autograd's bits are left. Correct formulas in other algebra stay within 4 times.
 LOSS_FACTOR = 16.0
@@ -31,7 +29,7 @@ class LiftedQuantity:
     """A quantity of one side, computed from the by-hand floats of the quantities before it.
 
     Attributes:
-        exact: The exact value: an array of balls, or Unsupported.
+        exact: The exact value: an array of balls, wide numbers, or Unsupported.
         bound: The rounding bound of the float run: a Bound, or Unsupported.
     """
 
@@ -64,12 +62,12 @@ class LiftedQuantity:
         if isinstance(self.exact, Unsupported) or not values.numel():
             return None
         floats = values.detach().double().cpu()
-        exact = torch.from_numpy(elementwise(magnitude, self.exact))
+        exact = torch.from_numpy(magnitudes(self.exact))
         scale = torch.maximum(floats.abs(), exact)
         if reference is not None and (terms := reference.terms) is not None:
             scale = scale.maximum(terms)
         spacing = torch.from_numpy(ulp(scale.numpy(), values.dtype))
-        errors = _distance(values, self.exact) / spacing
+        errors = distance_from_floats(values, self.exact) / spacing
         # an overflow counts as the float that would follow the largest one
         info = torch.finfo(values.dtype)
         errors = torch.where(errors.isinf(), (2 - exact / info.max) / info.eps, errors)
@@ -82,7 +80,7 @@ class LiftedQuantity:
         Elements of a sampled product that were not lifted are 0 here: they are judged by the bound
         alone, elsewhere.
         """
-        bound, distance = self.bound.error.cpu(), _distance(values, self.exact)
+        bound, distance = self.bound.error.cpu(), distance_from_floats(values, self.exact)
         share = torch.where(bound.isfinite(), distance / bound, torch.nan)
         share = torch.where(distance == 0, 0.0, share)
         unlifted = distance.isnan()
@@ -155,10 +153,13 @@ class Accuracy:
             reference: The exact value and bound of the reference.
             autograd: The floats of autograd.
         """
-        exact = torch.from_numpy(elementwise(magnitude, reference.exact))
+        exact = torch.from_numpy(magnitudes(reference.exact))
         terms = reference.terms
         sizes = exact if terms is None else exact.maximum(terms)
-        errors = [_distance(manual, by_hand.exact), _distance(autograd, reference.exact)]
+        errors = [
+            distance_from_floats(manual, by_hand.exact),
+            distance_from_floats(autograd, reference.exact),
+        ]
         counted = _is_comparable(manual, autograd, exact) & exact.isfinite()
         counted &= ~(errors[0].isnan() | errors[1].isnan())
         if not bool((sizes[counted] > 0).any()):
@@ -194,16 +195,14 @@ def largest_share(shares: Tensor) -> float:
     return float(shares.nan_to_num(nan=0.0, posinf=math.inf).max()) if shares.numel() else 0.0
 
 
-def overflowed(manual: Tensor, autograd: Tensor, exact: Array) -> Tensor:
+def overflowed(manual: Tensor, autograd: Tensor, exact: Exact) -> Tensor:
     """Return a mask of the elements that overflow by hand alone, though the dtype can hold them."""
     if not bool(manual.isinf().any()):
         return torch.zeros(manual.shape, dtype=torch.bool)
     info = torch.finfo(manual.dtype)
 
-    def is_normal(ball: Any) -> bool:
-        return bool(ball.is_finite() and info.smallest_normal < abs(ball) < info.max / 2)
-
-    normal = torch.from_numpy(elementwise(is_normal, exact)) == 1
+    size = torch.from_numpy(magnitudes(exact))
+    normal = (size > info.smallest_normal) & (size < info.max / 2) & torch.from_numpy(finite(exact))
     return manual.isinf().cpu() & autograd.isfinite().cpu() & normal
 
 
@@ -250,32 +249,20 @@ def bounds_for(program: Program | Opaque, inputs: Iterable[Any], **options: bool
 
 
 def largest_terms(
-    program: Program | Opaque, inputs: Mapping[str, Tensor]
+    program: Program | Opaque,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[Any, Lifted] | None = None,
 ) -> dict[Any, Tensor | None]:
-    """Return the largest term added up to each element of each output, None if unknown."""
+    """Return the largest term added up to each element of each output, None if unknown.
+
+    Args:
+        program: The program.
+        inputs: The floats of each of its inputs.
+        outputs: Its rounding bounds with terms, if they are known.
+    """
     if isinstance(program, Opaque):
         return {}
-    outputs = lift(program, bounds_for(program, inputs.values(), terms=True), inputs)
+    if outputs is None:
+        outputs = lift(program, bounds_for(program, inputs.values(), terms=True), inputs)
     bounds = {name: value.numbers for name, value in outputs.items()}
     return {name: b.largest_term if isinstance(b, Bound) else None for name, b in bounds.items()}
-
-
-def _distance(values: Tensor, exact: Array) -> Tensor:
-    """Return an upper bound on |values - exact|, 0 for an infinity where the exact value overflows.
-
-    It is NaN where nothing was lifted.
-    """
-    floats = values.detach().double().cpu().numpy()
-    largest = torch.finfo(values.dtype).max
-
-    def upper(value: float, ball: Any) -> float:
-        if abs(ball) == _INFINITY:
-            return 0.0 if bool(ball == value) else math.inf
-        if not ball.is_finite():
-            return math.nan
-        if math.isinf(value):
-            beyond = ball if value > 0 else -ball
-            return 0.0 if bool(beyond > largest) else math.inf
-        return float(abs(ball - value).upper())
-
-    return torch.from_numpy(elementwise(upper, floats, exact))

@@ -10,21 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flint
 import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.balls import Array
 from compare.proof.bits import place, unravel
+from compare.proof.exact_values import (
+    Exact,
+    ball_at,
+    balls_of,
+    can_be_held_apart,
+    distances,
+    distinct,
+    finite,
+    magnitudes,
+    radii,
+    with_zeros,
+)
 
 # The largest sum of two balls' radii that can decide, in ulps of the quantity's dtype. The ulp is
 # that of the larger of the value and the largest term added up to it.
 MAX_WIDTH = 2.0**-20
-
-# Half the least subnormal of float64: no dtype can hold a difference smaller than this.
-BELOW_EVERY_DTYPE = flint.arb(2) ** -1075
-_ZERO = flint.arb(0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Formula:
         at: The index of the element where they differ, or where the balls are too wide.
         accepted: The size of a difference that the user accepts; empty if there is none.
         apart: Whether they differ in all readings of the code's numbers that were tried.
+        precision: Of the arithmetic that decided, bits; None if there was none.
     """
 
     same: bool | None
@@ -44,17 +51,18 @@ class Formula:
     at: tuple[int, ...] | None = None
     accepted: str = ""
     apart: bool = False
+    precision: int | None = None
 
 
 def same_formula(
-    manual: Array, autograd: Array, dtype: torch.dtype, *,
+    manual: Exact, autograd: Exact, dtype: torch.dtype, *,
     terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
     sampled: bool = False, skip: int = 0, of_complex: bool = False, accept: float = 0.0,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors of one quantity.
 
     Args:
-        manual: The exact values by hand, an array of balls.
+        manual: The exact values by hand, an array of balls or wide numbers.
         autograd: The exact values of the reference, of the same shape.
         dtype: The dtype of the quantity's floats.
         terms: Returns the largest term that was added up to each element, None if unknown. It is
@@ -66,12 +74,11 @@ def same_formula(
         of_complex: Whether the last dimension holds the two parts of complex numbers.
         accept: The largest difference, in ulps of the dtype, that counts as the same formula.
     """
-    known = elementwise(_both_finite, manual, autograd).astype(bool)
+    known = finite(manual) & finite(autograd)
     remark = ""
     if (poles := np.asarray(infinite) & ~known).any() and not poles.all():
         remark = f"; {int(poles.sum()):,} of {known.size:,} elements are infinite on both sides"
-        manual, autograd = manual.copy(), autograd.copy()
-        manual[poles] = autograd[poles] = _ZERO
+        manual, autograd = with_zeros(manual, poles), with_zeros(autograd, poles)
         known = known | poles
     if sampled and known.size and not known.any():
         text = "it depends on entries of a large product that were not computed exactly"
@@ -81,18 +88,19 @@ def same_formula(
         remark += f" ({int(known.sum()):,} of {known.size:,} elements computed exactly)"
         chosen = known
         manual, autograd = manual[known], autograd[known]
-    distinct = ~elementwise(lambda a, b: a.overlaps(b), manual, autograd).astype(bool)
-    apart = distinct & elementwise(_can_be_held_apart, manual, autograd).astype(bool)
+    different = distinct(manual, autograd)
+    apart = different.copy()
     gaps = np.zeros(apart.shape)
+    sizes = np.fmax(magnitudes(manual), magnitudes(autograd))
     if apart.any():
-        ulps = ulp(elementwise(_larger, manual, autograd), dtype)
-        distances = elementwise(lambda a, b: magnitude(a - b), manual, autograd)
-        gaps = np.where(apart, distances / ulps, 0.0)
+        apart &= can_be_held_apart(manual, autograd)
+        far = distances(manual, autograd)
+        gaps = np.where(apart, far / ulp(sizes, dtype), 0.0)
         apart &= ~(gaps <= accept)
     if apart.any():
-        gaps_relative = np.where(apart, elementwise(_relative_gap, manual, autograd), -1.0)
-        at = unravel(int(gaps_relative.argmax()), gaps_relative.shape)
-        one, other = _distinct_digits(manual[at], autograd[at])
+        relative_gaps = np.divide(far, sizes, out=np.zeros_like(far), where=sizes != 0)
+        at = unravel(int(np.where(apart, relative_gaps, -1.0).argmax()), apart.shape)
+        one, other = _distinct_digits(ball_at(manual, at), ball_at(autograd, at))
         element = place(at[skip:], of_complex=of_complex)
         text = (
             f"different formula: computed exactly, {one} by hand and {other} by autograd at "
@@ -101,13 +109,12 @@ def same_formula(
         if np.isfinite(gaps.max()):
             text += f", by at most {gaps.max():.2g} ulp of the larger value"
         return Formula(False, text, at)
-    if not manual.size:
+    if not sizes.size:
         return Formula(True, "same formula; it has no elements")
-    radius = elementwise(lambda a, b: float(a.rad()) + float(b.rad()), manual, autograd)
-    middle = elementwise(_larger, manual, autograd)
-    wide = ~(radius <= MAX_WIDTH * ulp(middle, dtype))
+    radius = radii(manual) + radii(autograd)
+    wide = ~(radius <= MAX_WIDTH * ulp(sizes, dtype))
     if wide.any() and (largest_terms := terms()) is not None:
-        largest = np.fmax(middle, np.asarray(largest_terms.numpy())[chosen])
+        largest = np.fmax(sizes, np.asarray(largest_terms.numpy())[chosen])
         wide = ~(radius <= MAX_WIDTH * ulp(largest, dtype))
     if wide.any():
         at = unravel(int(wide.argmax()), wide.shape)
@@ -120,10 +127,10 @@ def same_formula(
             f"inputs{remark}; the rounding of each side is measured from its own exact value"
         )
         return Formula(True, text, accepted=gap)
-    if distinct.any():
-        remark = f"{_gap_below_every_dtype(manual[distinct], autograd[distinct])}{remark}"
-    zero = radius >= middle  # 0, as far as the balls tell
-    relative = np.divide(radius, middle, out=np.zeros_like(radius), where=~zero).max()
+    if different.any():
+        remark = f"{_gap_below_every_dtype(manual[different], autograd[different])}{remark}"
+    zero = radius >= sizes  # 0, as far as the exact values tell
+    relative = np.divide(radius, sizes, out=np.zeros_like(radius), where=~zero).max()
     digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
     near_zero = f"0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
     if zero.all() and near_zero:
@@ -133,9 +140,9 @@ def same_formula(
     return Formula(True, f"{agree} at these inputs{remark}")
 
 
-def _gap_below_every_dtype(manual: Array, autograd: Array) -> str:
-    distances = [abs(a - b) for a, b in zip(manual.ravel(), autograd.ravel(), strict=True)]
-    largest = max(distances, key=lambda x: x.mid())
+def _gap_below_every_dtype(manual: Exact, autograd: Exact) -> str:
+    pairs = zip(balls_of(manual).ravel(), balls_of(autograd).ravel(), strict=True)
+    largest = max((abs(a - b) for a, b in pairs), key=lambda x: x.mid())
     return f"; they differ by {largest.str(1, radius=False)}, less than any dtype can hold"
 
 
@@ -144,39 +151,6 @@ def ulp(sizes: Any, dtype: torch.dtype) -> Any:
     least = torch.finfo(dtype).smallest_normal
     finite = np.where(np.isfinite(sizes), np.maximum(sizes, least), least)
     return np.asarray(np.ldexp(torch.finfo(dtype).eps, np.frexp(finite)[1] - 1))
-
-
-def elementwise(function: Any, *arrays: Any) -> Any:
-    """Return an array of the floats that a function returns for each element or tuple of elements.
-
-    Arrays of 0 dimensions give an array of 0 dimensions.
-    """
-    with np.errstate(invalid="ignore"):  # NaN is a valid result
-        result = np.frompyfunc(lambda *x: float(function(*x)), len(arrays), 1)(*arrays)
-    return np.asarray(result, dtype=float)
-
-
-def magnitude(a: Any) -> float:
-    """Return the absolute value of a ball's midpoint."""
-    return float(abs(a).mid())
-
-
-def _larger(a: Any, b: Any) -> float:
-    return max(magnitude(a), magnitude(b))
-
-
-def _both_finite(a: Any, b: Any) -> bool:
-    return bool(a.is_finite() and b.is_finite())
-
-
-def _can_be_held_apart(a: Any, b: Any) -> bool:
-    return not abs(a - b) <= BELOW_EVERY_DTYPE
-
-
-def _relative_gap(a: Any, b: Any) -> float:
-    scale = _larger(a, b)
-    distance = magnitude(a - b)
-    return distance / scale if scale else 0.0
 
 
 def _distinct_digits(one: Any, other: Any) -> tuple[str, str]:
