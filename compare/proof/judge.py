@@ -60,7 +60,8 @@ def judge(
             with the same shape and dtype on both sides.
         order: The names of the quantities in the order of computation.
         brief: Whether to leave out errors in ulps and the explanation of kinks.
-        formulas_only: Whether to leave out question 2 and 3 besides.
+        formulas_only: Whether to leave out questions 2 and 3 for numbers that have the bits of
+            their program's operations, which round as they did where these were asked.
         stop_at_first_wrong: Whether to leave out all quantities after the first WRONG one.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
@@ -99,7 +100,7 @@ class _Judge:
             formula, reading = self._formula(name)
             if self.brief and formula.same is False:
                 return Proof(WRONG, formula.text, at=formula.at)
-            if self.brief and formula.same and (same or self.formulas_only):
+            if self.brief and formula.same and (same or self._is_its_program(name)):
                 verdict = EXACT if same else ROUNDING
                 return Proof(verdict, formula.text, lifted=True, accepted=formula.accepted)
         by_hand, reference = (
@@ -129,6 +130,11 @@ class _Judge:
             return self._opaque(name, obstacle, reference, errors)
         why = "" if formula.apart else formula.text  # numbers cannot decide how others are read
         return Proof(UNDECIDED, formula.text, obstacle=why, **errors)
+
+    def _is_its_program(self, name: str) -> bool:
+        """Whether nothing but the formula is asked of a value that its own program computes."""
+        floats = self.manual_outputs[name].floats
+        return self.formulas_only and same_bits(floats, self.pair.manual[name])
 
     def _is_uninitialised(self, name: str) -> bool:
         """Whether the by-hand value holds whatever the memory of a torch.empty contained."""
