@@ -24,7 +24,7 @@ from compare.proof.exact_values import (
     radii,
 )
 from compare.proof.interpreter import Unsupported, lift
-from compare.proof.wide import Products, Wide, WideArithmetic, of_balls, of_float64
+from compare.proof.wide import Shared, Wide, WideArithmetic, of_balls, of_float64
 from tests.operation_cases import CALLS, Call
 from tests.test_operations import _program
 
@@ -158,7 +158,7 @@ def test_balls_and_back() -> None:
 
 def test_both_sides_share_a_product() -> None:
     rng = torch.Generator().manual_seed(0)
-    n = WideArithmetic(products=Products())
+    n = WideArithmetic(shared=Shared())
     x, y = (n.exact(torch.randn(100, 110, generator=rng)) for _ in range(2))
     first = n.matmul(x, y.arranged(lambda part: part.mT.contiguous()))
     again = n.matmul(x, y.arranged(lambda part: part.mT.contiguous()))

@@ -733,7 +733,11 @@ class Bounds:
             terms: The largest number of products in a sum.
         """
         a, b = x.value.abs() + x.error, y.value.abs() + y.error
-        inherited = product(x.error, b) + product(a, y.error)
+        inherited: Tensor | float = 0.0
+        if bool(x.error.any()):
+            inherited = inherited + product(x.error, b)
+        if bool(y.error.any()):
+            inherited = inherited + product(a, y.error)
         nonzero = self._sparse(x), self._sparse(y)
         if nonzero != (None, None):
             big, large = (
@@ -751,7 +755,9 @@ class Bounds:
             product(x.value, y.value),
             inherited + self._overflow(size) + relative * size,
             2.0,
-            terms=lambda: product(x.magnitude, y.magnitude),
+            terms=lambda: (
+                size if x.terms is None and y.terms is None else product(x.magnitude, y.magnitude)
+            ),
         )
 
     def take(self, x: Bound, index: Tensor) -> Bound:

@@ -17,8 +17,6 @@ from torch import Tensor
 from compare.proof import double_double as dd
 from compare.proof.blocks import blocks
 
-#: Bits of the product that are computed, relative to k * (row's largest) * (column's largest).
-BITS = 104
 _UNDERFLOW = 2.0**-1072  # absolute error of scaling a result that underflows
 _ADD_ERROR = 2.01 * dd.UNIT**2  # of adding a float64 number, relative to the sum
 
@@ -42,24 +40,27 @@ class _Slices:
     nonzero: Tensor
 
 
-def product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def product(
+    a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], precision: int = 100
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the high and low part of a matrix product, and a bound on its error.
 
-    The error is at most about 2**-104 k times the largest element of the row times that of the
-    column, and 2**-105 times the product. It is infinite where the row or the column holds an
-    infinity or NaN, and where the product overflows. Memory beside operands and result: at most 5
-    copies of each operand, for float32 numbers mostly 3.
+    The error is at most about 2**-precision k times the largest element of the row times that of
+    the column, and 2**-105 times the product. It is infinite where the row or the column holds an
+    infinity or NaN, and where the product overflows. Memory beside operands and result: at most 10
+    copies of each operand, for float32 numbers mostly 6.
 
     Args:
         a: High and low part, float64, (..., m, k).
         b: High and low part, float64, (..., k, n), with the same leading dimensions.
+        precision: How many bits to compute, relative to the row's and the column's largest.
     """
     count = a[0].shape[-1]
     if not count:
         zero = a[0].new_zeros((*a[0].shape[:-1], b[0].shape[-1]))
         return zero, zero, zero
-    bits = max(width for width in range(1, 27) if _is_exact(width, count))
-    most = _most(bits)
+    bits = max(width for width in range(1, 27) if _is_exact(width, count, precision))
+    most = math.ceil(precision / bits)
     rows, columns = _sliced(*a, -1, bits, most), _sliced(*b, -2, bits, most)
     p, q = len(rows.parts), len(columns.parts)
     # slices i and j weigh 2**(-bits * (i + j)); those of one weight are multiplied at once
@@ -85,14 +86,10 @@ def product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor,
     return _scaled(hi, lo, error, rows, columns)
 
 
-def _most(bits: int) -> int:
-    """Return how many slices of so many bits are computed."""
-    return math.ceil(BITS / bits)
-
-
-def _is_exact(bits: int, count: int) -> bool:
+def _is_exact(bits: int, count: int, precision: int) -> bool:
     """Return whether float64 adds all products of slices of one weight exactly, in any order."""
-    return 2 * bits + math.ceil(math.log2(count * _most(bits))) <= 53
+    most = math.ceil(precision / bits)
+    return 2 * bits + math.ceil(math.log2(count * most)) <= 53
 
 
 def _sliced(high: Tensor, low: Tensor, dim: int, bits: int, most: int) -> _Slices:

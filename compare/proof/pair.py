@@ -16,7 +16,7 @@ from compare.proof.input_structure import NormalisedLines, Symmetry, find_struct
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, elements, upstream
-from compare.proof.wide import WIDE_PRECISION, ExactArithmetic, Products, WideArithmetic
+from compare.proof.wide import WIDE_PRECISION, ExactArithmetic, Shared, WideArithmetic
 
 #: Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer
 #: of a deep network loses some bits.
@@ -25,6 +25,8 @@ BALL_PRECISIONS = PRECISION, 5 * PRECISION
 MOST_FOR_BALLS_ALONE = 50_000
 #: ... and with more than this in wide arithmetic alone: FLINT takes minutes.
 MOST_FOR_BALLS = 3_000_000
+#: Bits of large products whose quantities are float32 or narrower: 36 may cancel.
+ENOUGH_FOR_FLOAT32 = 80
 
 Remake = Callable[[Mapping[str, Tensor]], "Pair"]
 #: For each quantity that bypasses an injected gradient: the injected gradients that it does use.
@@ -60,7 +62,7 @@ class Pair:
         remake: Builds the pair at other inputs of the reference.
         reference_lifts: A cache of the lifted reference, by reading and precision. All by-hand
             programs at the same inputs, such as a pass and its mutants, share it.
-        products: The large products computed so far in wide arithmetic.
+        shared: The inputs and the large products in wide arithmetic, computed so far.
     """
 
     manual_program: Program | Opaque
@@ -78,7 +80,7 @@ class Pair:
     constants: Mapping[str, float] = field(default_factory=dict)
     remake: Remake | None = None
     reference_lifts: dict[tuple[Reading, int], "Lift"] = field(default_factory=dict, repr=False)
-    products: Products = field(default_factory=Products, repr=False)
+    shared: Shared = field(default_factory=Shared, repr=False)
 
     def at(self, inputs: Mapping[str, Tensor]) -> "Pair":
         """Return the same two passes, run at other inputs of the reference."""
@@ -104,13 +106,25 @@ class Pair:
             return BALL_PRECISIONS
         return (WIDE_PRECISION, *(BALL_PRECISIONS if count <= MOST_FOR_BALLS else ()))
 
+    @property
+    def is_large(self) -> bool:
+        """Whether exact values are computed in wide arithmetic first."""
+        return self.precisions[0] == WIDE_PRECISION
+
+    def forget(self) -> None:
+        """Free the memory of the large arrays that were computed so far."""
+        self.reference_lifts.clear()
+        self.shared = Shared()
+
     def exact_arithmetic(
         self, reading: Reading = AS_WRITTEN, precision: int | None = None
     ) -> ExactArithmetic:
         """Return the arithmetic of exact values with a precision, None for the first to try."""
         precision = precision or self.precisions[0]
         if precision == WIDE_PRECISION:
-            return WideArithmetic(reading, self.products)
+            float64 = any(value.dtype.itemsize == 8 for value in self.manual.values())
+            bits = WIDE_PRECISION if float64 else ENOUGH_FOR_FLOAT32
+            return WideArithmetic(reading, self.shared, bits)
         return Balls(self.entries, reading, precision)
 
     @cached_property

@@ -34,8 +34,8 @@ _ROOM = 1 + 2.0**-48
 TINY = 2.0**-1000
 _UNDERFLOW = 8 * dd.PRODUCT_UNDERFLOW  # of the products with which a quotient is corrected
 
-WORTH_REMEMBERING = 1_000_000  # multiplications of a product
-MOST_REMEMBERED = 2**28  # bytes of factors and products
+WORTH_REMEMBERING = 100_000  # numbers of an input, multiplications of a product
+MOST_REMEMBERED = 2**29  # bytes of factors and products
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -82,11 +82,6 @@ class Wide:
     def arranged(self, operation: Callable[[Tensor], Tensor]) -> "Wide":
         """Apply an operation that only moves numbers."""
         return Wide(*map(operation, self.parts))
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of the numbers, without that of repeated ones."""
-        return sum(part.untyped_storage().nbytes() for part in self.parts)
 
     def moved(self, operation: Callable[[Tensor], Any]) -> Any:
         """Apply an operation that only moves numbers, or splits them into several arrays."""
@@ -271,15 +266,29 @@ def _larger(ah: Tensor, al: Tensor, ae: Tensor, bh: Tensor, bl: Tensor, be: Tens
     return torch.where(first, ah, bh), torch.where(first, al, bl), error
 
 
-class Products:
-    """The last large products: both sides of a pair multiply the same matrices."""
+class Shared:
+    """What the programs of a pair have in common: its inputs, and the last large products.
+
+    Both sides multiply the same matrices, so each is converted and each product computed once.
+    """
 
     def __init__(self) -> None:
-        self.known: list[tuple[Wide, Wide, Wide]] = []
+        self.inputs: list[tuple[Tensor, Wide]] = []
+        self.products: list[tuple[Wide, Wide, Wide]] = []
+
+    def exact(self, values: Tensor) -> Wide:
+        """Return the values of a tensor as exact numbers."""
+        for known, numbers in self.inputs:
+            if known.dtype == values.dtype and torch.equal(known, values):
+                return numbers
+        numbers = of_float64(values.detach().double().cpu())
+        if values.numel() >= WORTH_REMEMBERING:
+            self.inputs.append((values, numbers))
+        return numbers
 
     def find(self, x: Wide, y: Wide) -> Wide | None:
         """Return the product of two matrices if it, or its transpose, was computed before."""
-        for a, b, result in self.known:
+        for a, b, result in self.products:
             if _equal(a, x) and _equal(b, y):
                 return result
             if _equal(a, _transposed(y)) and _equal(b, _transposed(x)):
@@ -288,9 +297,14 @@ class Products:
 
     def add(self, x: Wide, y: Wide, result: Wide) -> None:
         """Remember a product in place of the oldest ones."""
-        self.known.append((x, y, result))
-        while sum(part.nbytes for known in self.known for part in known) > MOST_REMEMBERED:
-            del self.known[0]
+        self.products.append((x, y, result))
+        while self._nbytes() > MOST_REMEMBERED:
+            del self.products[0]
+
+    def _nbytes(self) -> int:
+        numbers = [x for product in self.products for x in product]
+        storages = [part.untyped_storage() for x in numbers for part in x.parts]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _transposed(x: Wide) -> Wide:
@@ -308,19 +322,26 @@ class WideArithmetic:
 
     Args:
         reading: How constants in the code are read.
-        products: Products that other programs computed; new ones are added.
+        shared: What other programs computed; inputs and products are added.
+        product_bits: Of a product of matrices, relative to the row's and the column's largest.
     """
 
     precision = WIDE_PRECISION
     skipped = False  # every entry of a product is computed
 
-    def __init__(self, reading: Reading = AS_WRITTEN, products: Products | None = None) -> None:
-        self.reading, self.products = reading, products or Products()
+    def __init__(
+        self,
+        reading: Reading = AS_WRITTEN,
+        shared: Shared | None = None,
+        product_bits: int = WIDE_PRECISION,
+    ) -> None:
+        self.reading, self.shared = reading, shared or Shared()
+        self.product_bits = product_bits
         self.literals: set[Literal] = set()  # the constants read so far
 
     def exact(self, values: Tensor) -> Wide:
         """Return the values of a tensor as exact numbers."""
-        return of_float64(values.detach().double().cpu())
+        return self.shared.exact(values)
 
     def constant(self, value: float, dtype: torch.dtype) -> Wide:
         """Return a number written in the code, as the reading takes it."""
@@ -397,14 +418,14 @@ class WideArithmetic:
         multiplications = math.prod(x.shape) * y.shape[-1]
         if multiplications < WORTH_REMEMBERING:
             return self._product(x, y)
-        result = self.products.find(x, y)
+        result = self.shared.find(x, y)
         if result is None:
             result = self._product(x, y)
-            self.products.add(x, y, result)
+            self.shared.add(x, y, result)
         return result
 
     def _product(self, x: Wide, y: Wide) -> Wide:
-        hi, lo, error = product(x.parts[:2], y.parts[:2])
+        hi, lo, error = product(x.parts[:2], y.parts[:2], self.product_bits)
         errors = bool(x.error.any()), bool(y.error.any())
         if any(errors):
             a, b = x.hi.abs(), y.hi.abs()
