@@ -37,8 +37,9 @@ from compare.proof.rounding import (
     overflowed,
     share_of_rounding,
 )
-from compare.proof.same_formula import Formula, same_formula
+from compare.proof.same_formula import MOST_DIGITS, Formula, same_formula
 from compare.proof.verdict import EXACT, INACCURATE, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.proof.wide import RESTARTED, RESTARTED_DIGITS
 
 # Opaque code may sum in another order and in a narrower dtype than the reference: its numbers are
 # WRONG only outside this many times the reference's own bound.
@@ -211,10 +212,11 @@ class _Judge:
     def _compared(self, name: str, reading: Reading) -> Formula:
         """Compare the two lifted values, both continued from the divergent by-hand values."""
         divergent = self.pair.injected_ancestors(name) & self.divergent
+        formula = Formula(None, "")
         for precision in self.pair.precisions:
             both = self.lifted.both_sides(name, reading, precision, divergent)
             with flint.ctx.workprec(max(precision, PRECISION)):
-                formula = same_formula(
+                found = same_formula(
                     *both,
                     self.pair.manual[name].dtype,
                     terms=lambda: self.lifted.terms(name),
@@ -223,10 +225,17 @@ class _Judge:
                     skip=int(self.pair.has_population_dim),
                     of_complex=self.pair.is_complex(name),
                     accept=self.pair.formula_ulps,
+                    most_digits=RESTARTED_DIGITS if precision == RESTARTED else MOST_DIGITS,
                 )
-            if formula.same is not None or formula.at is None or reading == IN_ANY_READING:
+            if precision == RESTARTED:  # it can only show that the formulas are the same
+                if found.same:
+                    text = f"{found.text}, from one matrix product to the next"
+                    return replace(found, text=text, precision=precision)
+                continue
+            formula = replace(found, precision=precision)
+            if found.same is not None or found.at is None or reading == IN_ANY_READING:
                 break
-        return replace(formula, precision=precision)
+        return formula
 
     def _infinite(self, name: str) -> Any:
         """Return a mask of the elements where both sides have the same infinity.

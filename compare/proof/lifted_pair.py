@@ -20,7 +20,7 @@ from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
-from compare.proof.wide import ExactArithmetic
+from compare.proof.wide import RESTARTED, WIDE_PRECISION, ExactArithmetic
 
 
 class LiftedPair:
@@ -139,6 +139,8 @@ class LiftedPair:
         """
         by_hand = program is self.pair.manual_program
         used = None if by_hand else self.pair.bypasses.get(name)
+        if precision == RESTARTED:  # its values are exact only beside one another
+            precision = WIDE_PRECISION
         n = self.pair.exact_arithmetic(reading, precision and min(precision, PRECISION))
         key = by_hand, reading, used, n.precision
         if key not in self._quantities:

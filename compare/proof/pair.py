@@ -16,7 +16,7 @@ from compare.proof.input_structure import NormalisedLines, Symmetry, find_struct
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, elements, upstream
-from compare.proof.wide import WIDE_PRECISION, ExactArithmetic, Shared, WideArithmetic
+from compare.proof.wide import RESTARTED, WIDE_PRECISION, ExactArithmetic, Shared, WideArithmetic
 
 #: Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer
 #: of a deep network loses some bits.
@@ -104,7 +104,8 @@ class Pair:
         count = sum(elements(program.graph.nodes) for program in programs)
         if count <= MOST_FOR_BALLS_ALONE:
             return BALL_PRECISIONS
-        return (WIDE_PRECISION, *(BALL_PRECISIONS if count <= MOST_FOR_BALLS else ()))
+        balls = BALL_PRECISIONS if count <= MOST_FOR_BALLS else ()
+        return (WIDE_PRECISION, RESTARTED, *balls)
 
     @property
     def is_large(self) -> bool:
@@ -117,14 +118,25 @@ class Pair:
         self.shared = Shared()
 
     def exact_arithmetic(
-        self, reading: Reading = AS_WRITTEN, precision: int | None = None
+        self,
+        reading: Reading = AS_WRITTEN,
+        precision: int | None = None,
+        *,
+        reference: bool = False,
     ) -> ExactArithmetic:
-        """Return the arithmetic of exact values with a precision, None for the first to try."""
+        """Return the arithmetic of exact values.
+
+        Args:
+            reading: How numbers in the code are read.
+            precision: Bits, or RESTARTED; None for the first to try.
+            reference: Whether it is for the reference.
+        """
         precision = precision or self.precisions[0]
-        if precision == WIDE_PRECISION:
+        if precision in (WIDE_PRECISION, RESTARTED):
             float64 = any(value.dtype.itemsize == 8 for value in self.manual.values())
             bits = WIDE_PRECISION if float64 else ENOUGH_FOR_FLOAT32
-            return WideArithmetic(reading, self.shared, bits)
+            restart = None if precision == WIDE_PRECISION else reference
+            return WideArithmetic(reading, self.shared, bits, restart)
         return Balls(self.entries, reading, precision)
 
     @cached_property
@@ -196,7 +208,7 @@ class Pair:
         key = reading, precision or self.precisions[0]
         if key not in self.reference_lifts or options:
             structured = self.exact_structure if reading.exact_structure else ()
-            n = self.exact_arithmetic(*key)
+            n = self.exact_arithmetic(*key, reference=True)
             exact_inputs = {k: self._without_rounding(k, n) for k in structured}
             lifted = Lift.of(self.reference, n, self.inputs, exact_inputs, **options)
             if options:

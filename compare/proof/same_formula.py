@@ -31,6 +31,7 @@ from compare.proof.exact_values import (
 # The largest sum of two balls' radii that can decide, in ulps of the quantity's dtype. The ulp is
 # that of the larger of the value and the largest term added up to it.
 MAX_WIDTH = 2.0**-20
+MOST_DIGITS = 60  # that a report says to agree
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def same_formula(
     manual: Exact, autograd: Exact, dtype: torch.dtype, *,
     terms: Callable[[], Tensor | None] = lambda: None, infinite: Any = False,
     sampled: bool = False, skip: int = 0, of_complex: bool = False, accept: float = 0.0,
+    most_digits: int = MOST_DIGITS,
 ) -> Formula:  # fmt: skip
     """Compare two lifted tensors of one quantity.
 
@@ -73,6 +75,7 @@ def same_formula(
         skip: The number of leading dimensions to leave out of indices in the text.
         of_complex: Whether the last dimension holds the two parts of complex numbers.
         accept: The largest difference, in ulps of the dtype, that counts as the same formula.
+        most_digits: That the text may say to agree.
     """
     known = finite(manual) & finite(autograd)
     remark = ""
@@ -131,7 +134,9 @@ def same_formula(
         remark = f"{_gap_below_every_dtype(manual[different], autograd[different])}{remark}"
     zero = radius >= sizes  # 0, as far as the exact values tell
     relative = np.divide(radius, sizes, out=np.zeros_like(radius), where=~zero).max()
-    digits = 60 if relative == 0 else min(60, int(-math.log10(relative)))
+    digits = most_digits
+    if relative > 0:
+        digits = min(digits, int(-math.log10(relative)))
     near_zero = f"0 to within {radius[zero].max():.1g}" if radius[zero].any() else ""
     if zero.all() and near_zero:
         return Formula(True, f"same formula: both sides are {near_zero} at these inputs{remark}")
