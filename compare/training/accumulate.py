@@ -1,7 +1,7 @@
 """Accumulate the differences, bounds and proofs of each quantity, chunk by chunk."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -16,6 +16,7 @@ from compare.report.quantity import Quantity
 from compare.report.report import Report
 from compare.stateful import Count, Stateful, Types, require
 from compare.training.adapters import Named
+from compare.training.chunking import Steps
 
 _BIT_FIELDS = "manual_bits", "autograd_bits", "both_lost", "shortfall"
 
@@ -67,7 +68,7 @@ class Tally(Stateful):
             self.report.quantities[name] = row
         return all(row.problem is None for row in self.report.quantities.values())
 
-    def comparable(self, steps: list[Named], networks: int) -> int:
+    def comparable(self, steps: Sequence[Named], networks: int) -> int:
         """Return the number of leading steps with the names, shapes, dtypes and devices of step 0.
 
         The first step that differs becomes the row's `problem`, and no later one is compared.
@@ -76,6 +77,8 @@ class Tally(Stateful):
             steps: the by-hand values of each step.
             networks: leading dimension of each value.
         """
+        if isinstance(steps, Steps):  # all of them have the names and shapes of the first
+            return len(steps) * self.comparable([steps[0]], networks)
         rows = [name for name, row in self.report.quantities.items() if row.problem is None]
         if not self.first:
             self.first = {name: tensor_spec(steps[0][name][0]) for name in rows}

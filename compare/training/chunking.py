@@ -6,6 +6,7 @@ product depend on the kernel that its size selects. Both were measured, see test
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -126,6 +127,8 @@ class Shard(Stateful):
     def data(self, step: Named) -> Named:
         """Return the inputs of a step of these networks: the rows, the masks and t."""
         others = {name: v for name, v in step.items() if name not in self.rows}
+        if not others:  # one dict for all steps, whose tensors then need not be stacked
+            return self.rows
         return {**self.rows, **self._select(rank_inputs(others, self.ranks))}
 
     def _select(self, values: Named) -> Named:
@@ -139,11 +142,39 @@ class Shard(Stateful):
         return {name: fill(value, self.multiple) for name, value in batch.items()}
 
 
-def stacked(steps: list[Named]) -> Named:
-    """Return each quantity of some steps as one tensor (steps, networks, ...)."""
-    if len(steps) == 1:
-        return {name: value[None] for name, value in steps[0].items()}
-    return {name: torch.stack([named[name] for named in steps]) for name in steps[0]}
+class Steps(Sequence[Named]):
+    """Named values of the steps of a chunk, all steps in one tensor; each step is a slice of it.
+
+    Args:
+        values: the values, (steps, networks, ...) each.
+        multiple: the networks of a slice are filled up to a multiple of it, see `Plan`.
+    """
+
+    def __init__(self, values: Named, multiple: int) -> None:
+        self.values, self.multiple = values, multiple
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __getitem__(self, step: Any) -> Any:
+        return {n: fill(v, self.multiple) for n, v in at_steps(self.values, step).items()}
+
+
+def stacked(steps: Sequence[Named], names: Iterable[str] | None = None) -> Named:
+    """Return quantities of some steps, by default all, as one tensor (steps, networks, ...) each.
+
+    A tensor that is the same at all steps is not copied.
+    """
+    names = list(steps[0]) if names is None else names
+    if isinstance(steps, Steps):
+        return {name: steps.values[name] for name in names}
+    return {name: _stack([named[name] for named in steps]) for name in names}
+
+
+def _stack(values: list[Tensor]) -> Tensor:
+    if all(value is values[0] for value in values):
+        return values[0].expand(len(values), *values[0].shape)
+    return torch.stack(values)
 
 
 def at_steps(values: Named, steps: int | list[int]) -> Named:

@@ -1,6 +1,6 @@
 """Compare each chunk of by-hand steps with autograd: bits, then rounding bounds, then proofs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from compare.report.chunk import Chunk
 from compare.stateful import Count, Stateful, Types
 from compare.training.accumulate import Tally
 from compare.training.adapters import Named
-from compare.training.chunking import Shard, at_steps, one_network, stacked, unequal_steps
+from compare.training.chunking import Shard, Steps, at_steps, one_network, stacked, unequal_steps
 from compare.training.downsample import SIDES
 from compare.training.evaluation import accuracy, mean_absolute_error
 from compare.training.merge import summed_updates
@@ -51,7 +51,7 @@ class Comparison(Stateful):
         self.sums = summed_updates(case.network) if row_ranks.count > 1 else {}
         self.unequal_chunks = 0
 
-    def judge(self, shard: Shard, before: list[Named], after: list[Named]) -> Chunk:
+    def judge(self, shard: Shard, before: Sequence[Named], after: Steps) -> Chunk:
         """Compare a chunk of by-hand steps with autograd, and record the results.
 
         Args:
@@ -63,8 +63,7 @@ class Comparison(Stateful):
             The losses, differences and values of the chunk, for the watchers.
         """
         report, count, P = self.tally.report, len(before), shard.networks
-        manual = stacked(after)
-        autograd = self.reference.values(shard, before, manual)
+        manual, autograd = after.values, self.reference.values(shard, before, after)
         sides = {name: (manual[name][:, :P], autograd[name][:, :P]) for name in manual}
         differences = {name: compare_bits(*both) for name, both in sides.items()}
         for name, difference in differences.items():
@@ -76,7 +75,7 @@ class Comparison(Stateful):
             report.free_gap = self.reference.train_alone(shard, before, after, report.free_gap)
 
         network, loss = self.case.network, self.case.network.loss
-        y = torch.stack([inputs["y"] for inputs in before])[:, :P]
+        y = stacked(before, ["y"])["y"][:, :P]
         output = dict(zip(SIDES, sides[network.prediction], strict=True))
         # The losses of all ranks are averaged later. A mean over this rank's rows is ready for
         # that. A sum is scaled up, and so is autograd's loss, this rank's share of the whole.
@@ -101,7 +100,7 @@ class Comparison(Stateful):
         )
 
     def _prove(
-        self, shard: Shard, before: list[Named], manual: Named, autograd: Named,
+        self, shard: Shard, before: Sequence[Named], manual: Named, autograd: Named,
         differences: dict[str, Difference],
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Lift sampled steps, and bound the rounding of the steps that differ.
@@ -132,7 +131,7 @@ class Comparison(Stateful):
         return shares
 
     def _bound(
-        self, shard: Shard, before: list[Named], manual: Named, autograd: Named,
+        self, shard: Shard, before: Sequence[Named], manual: Named, autograd: Named,
         unequal: list[str], shares: dict[str, np.ndarray],
     ) -> set[tuple[int, int]]:  # fmt: skip
         """Bound the rounding of unequal quantities; return steps and networks out of bounds."""
@@ -158,7 +157,12 @@ class Comparison(Stateful):
         return outside
 
     def _same_program(
-        self, shard: Shard, before: list[Named], manual: Named, autograd: Named, unequal: list[str]
+        self,
+        shard: Shard,
+        before: Sequence[Named],
+        manual: Named,
+        autograd: Named,
+        unequal: list[str],
     ) -> Iterator[tuple[list[int], Named]]:
         """Yield groups of steps that have the same program, with the inputs of each group.
 
@@ -166,7 +170,8 @@ class Comparison(Stateful):
         or where a side may branch on its inputs.
         """
         batch = shard.batched(stacked(before))
-        has_step_count = len({whole_numbers(inputs) for inputs in before}) > 1
+        has_whole_numbers = bool(whole_numbers(before[0]))  # most networks have no step number
+        has_step_count = has_whole_numbers and len(set(map(whole_numbers, before))) > 1
         inputs = self.prover.without_step_count(batch, unequal, manual) if has_step_count else batch
         if inputs is not None and not self.prover.may_branch(inputs):
             yield list(range(len(before))), inputs

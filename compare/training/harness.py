@@ -25,10 +25,11 @@ from compare.report.single_process import SingleProcessResult
 from compare.stateful import Stateful, Types, require
 from compare.training.accumulate import Tally
 from compare.training.adapters import Autograd, Named, Step, manual_step_of
-from compare.training.chunking import Shard, plan
+from compare.training.chunking import Shard, Steps, plan, stacked
 from compare.training.comparison import Comparison
 from compare.training.downsample import Buckets
 from compare.training.evaluation import evaluate
+from compare.training.manual_batch import ManualBatch
 from compare.training.merge import agree, check_shares, merged_chunks, merged_reports
 from compare.training.prover import Prover
 from compare.training.sampling import draw
@@ -112,6 +113,9 @@ class Run(Stateful):
         if self.row_ranks.count > 1:
             manual_step = partial(manual_step, ranks=self.row_ranks.count)
         self.manual_side = ManualSide(manual_step, avoid_copies=avoid_copies)
+        # a step of the user's may do more than compute: it is taken step by step
+        can_batch = one_batch and step is None
+        self.manual_batch = ManualBatch(manual_step, self.plan.steps) if can_batch else None
         self.autograd = Autograd(case, self.row_ranks.count)
         self.prover = Prover(
             manual_step, self.autograd.traceable, *self.lift_limits,
@@ -250,7 +254,8 @@ class Run(Stateful):
         """Take a chunk of steps of a shard by hand, and judge it."""
         first = not self.report.quantities
         kinds = self.autograd.kinds(**data[0], **shard.state) if first else {}
-        before, after, shard.state = self.manual_side.take(data, shard.state)
+        taken = self.manual_batch.take(shard, data) if self.manual_batch else None
+        before, after, shard.state = taken or self.manual_side.take(data, shard.state)
         if first and self.row_ranks.any(not self.tally.open(after[0], kinds)):
             self.report.steps, self.regular = 1, False
             rows = self.report.quantities
@@ -265,7 +270,11 @@ class Run(Stateful):
             self.regular = self.regular and agreed and same == len(after)
         if not same:
             return None
-        chunk = self.comparison.judge(shard, before[:same], after[:same])
+        if not isinstance(after, Steps):
+            before, after = before[:same], Steps(stacked(after[:same]), shard.multiple)
+            if self.manual_batch and self.regular and self.report.steps + same < self.steps:
+                self.manual_batch.learn(shard, before, after)
+        chunk = self.comparison.judge(shard, before, after)
         if shard.first == 0:
             self.last_output = chunk.values["manual"][self.case.network.prediction][-1, 0]
         return chunk

@@ -5,6 +5,7 @@ batch where this changes no bit.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -13,7 +14,7 @@ from compare.proof.bits import same_bits
 from compare.report.chunk import furthest
 from compare.torch_private import version
 from compare.training.adapters import Autograd, Named, Step, copies
-from compare.training.chunking import Shard, at_steps, unequal_steps
+from compare.training.chunking import Shard, Steps, stacked, unequal_steps
 
 
 class ManualSide:
@@ -91,55 +92,59 @@ class Reference:
     def __init__(self, autograd: Autograd, *, one_batch: bool, avoid_copies: bool) -> None:
         self.autograd, self.one_batch, self.avoid_copies = autograd, one_batch, avoid_copies
 
-    def values(self, shard: Shard, before: list[Named], manual: Named) -> Named:
+    def values(self, shard: Shard, before: Sequence[Named], after: Steps) -> Named:
         """Return autograd's values at each step with the by-hand values injected.
 
         Args:
             shard: the networks.
             before: the inputs of each step.
-            manual: by-hand values by name, (steps, networks, ...) each.
+            after: the by-hand values of each step.
 
         Returns:
-            Autograd's values, likewise; the by-hand tensor itself where no bit differs.
+            Autograd's values, (steps, networks, ...) each; the by-hand values where no bit differs.
         """
         if self.one_batch:
-            autograd = self._batch(shard, before, manual)
-            if self._same_alone(shard, before, manual, autograd):
+            autograd = self._batch(shard, before, after.values)
+            if self._same_alone(shard, before, after, autograd):
                 return autograd
-        steps: list[Named] = []
-        for k, inputs in enumerate(before):
+        manual, unequal = list(after), list[Named]()
+        for inputs, values in zip(before, manual, strict=True):
             inputs = inputs if self.avoid_copies else copies(inputs)
-            steps.append(self.autograd.unequal(at_steps(manual, k), **inputs))
+            unequal.append(self.autograd.unequal(values, **inputs))
         return {
-            name: torch.stack([step.get(name, value[k]) for k, step in enumerate(steps)])
-            if any(name in step for step in steps)
+            name: torch.stack(
+                [one.get(name, v[name]) for one, v in zip(unequal, manual, strict=True)]
+            )
+            if any(name in one for one in unequal)
             else value
-            for name, value in manual.items()
+            for name, value in after.values.items()
         }
 
-    def _batch(self, shard: Shard, before: list[Named], manual: Named) -> Named:
-        inputs = {n: torch.stack([b[n] for b in before]) for n in before[0]}  # new storage
-        unequal = self.autograd.unequal(shard.batched(manual), **shard.batched(inputs))
+    def _batch(self, shard: Shard, before: Sequence[Named], manual: Named) -> Named:
+        inputs = copies(shard.batched(stacked(before)))  # autograd updates its weights in place
+        unequal = self.autograd.unequal(shard.batched(manual), **inputs)
         shape = len(before), shard.networks
         return manual | {n: v[: math.prod(shape)].unflatten(0, shape) for n, v in unequal.items()}
 
     def _same_alone(
-        self, shard: Shard, before: list[Named], manual: Named, autograd: Named
+        self, shard: Shard, before: Sequence[Named], after: Steps, autograd: Named
     ) -> bool:
         """Whether unequal steps have the same bits when autograd takes them alone.
 
         The first, the middle and the last of them are tried: another kernel changes them all.
         """
         P = shard.networks
-        unequal = unequal_steps(manual, autograd, P)
+        unequal = unequal_steps(after.values, autograd, P)
         for k in {unequal[0], unequal[len(unequal) // 2], unequal[-1]} if unequal else ():
-            alone = self.autograd.step_from(at_steps(manual, k), **before[k])
-            if not all(same_bits(alone[name][:P], autograd[name][k][:P]) for name in manual):
+            alone = self.autograd.step_from(after[k], **before[k])
+            if not all(
+                same_bits(alone[name][:P], value[k][:P]) for name, value in autograd.items()
+            ):
                 return False
         return True
 
     def train_alone(
-        self, shard: Shard, before: list[Named], after: list[Named], gap: float | None
+        self, shard: Shard, before: Sequence[Named], after: Sequence[Named], gap: float | None
     ) -> float | None:
         """Let autograd train without injection; return its largest distance from the weights.
 
