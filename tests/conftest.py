@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # xdist starts one process per core: us
 # The test files that search for fixes; elsewhere the search costs seconds and changes no verdict.
 TESTS_OF_FIXES = {
     "test_bit_exact_search", "test_checkpoint", "test_cli", "test_diagnosis", "test_docstrings",
-    "test_readme",
+    "test_progress", "test_readme",
 }  # fmt: skip
 
 # The test files whose cases have the same verdicts in wide arithmetic, which serves large inputs.

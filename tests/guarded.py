@@ -3,11 +3,11 @@
 from typing import Any
 
 from compare.errors import BadInput
-from compare.guard.child_process import Send
+from compare.progress import counted
 
 
-def run(send: Send, *, code: str) -> Any:
+def run(*, code: str) -> Any:
     """Execute the code; return the value of its variable `found`."""
-    names: dict[str, Any] = {"send": send, "BadInput": BadInput}
+    names: dict[str, Any] = {"counted": counted, "BadInput": BadInput}
     exec(compile(code, "given.py", "exec"), names)
     return names.get("found")

@@ -16,6 +16,7 @@ from compare.cli.main import main
 from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.terminal_text import rendered, shown
+from compare.progress import Stage, Stages
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -39,11 +40,21 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_result_and_the_counts_come_back() -> None:
-    counts: list[int] = []
-    code = "send({'count': 1}); send({'count': 2}); found = {'a': [1, 2.5, None]}"
-    assert run(code, watch=counts.append)[0].answer == {"a": [1, 2.5, None]}
-    assert counts == [1, 2]
+def test_the_result_and_the_stages_come_back() -> None:
+    """The stages are read several times a second: one that takes long is seen."""
+    seen: list[Stages] = []
+    code = (
+        "import time\nfor name in counted('judging {}', 'ab'): time.sleep(1)\n"
+        "found = {'a': [1, 2.5, None]}"
+    )
+    assert run(code, watch=seen.append)[0].answer == {"a": [1, 2.5, None]}
+    assert [(Stage("judging a", 1, 2),), (Stage("judging b", 2, 2),)] == [
+        stages for k, stages in enumerate(seen) if stages and stages not in seen[:k]
+    ]
+
+
+def test_without_a_watcher_no_thread_is_started() -> None:
+    assert run("import threading; found = threading.active_count()")[0].answer == 1
 
 
 def test_output_is_separate_and_cut() -> None:
@@ -184,15 +195,30 @@ FORGED = [
     b"\x80\x04\x95.\n",
     b"[" * 100_000 + b"\n",
     b"[1]\n{}\n7\nnull\n" + b"9" * 5000 + b"\n",
-    b'{"count": "many"}\n{"ended": "soon"}\n',
+    b'{"ended": "soon"}\n',
+    *(
+        b'{"stages": %s}\n' % stages
+        for stages in (
+            b"7",
+            b"[7]",
+            b'[["x", "many", 2]]',
+            b'[["x", 3, 2]]',
+            b'[["x", -1, 2]]',
+            b'[["x", 1, 1e400]]',
+            b'[["x", 1, 1%s]]' % (b"0" * 400),
+            b'[["x", 1, 2, 3]]',
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize("written", FORGED, ids=range(len(FORGED)))
 def test_forged_messages_break_nothing(written: bytes) -> None:
     code = f"import os, sys\nos.write(int(sys.argv[1]), {written!r})\nos._exit(4)"
-    ended, _ = run(code)
+    seen: list[Stages] = []
+    ended, _ = run(code, watch=seen.append)
     assert ended.answer is None
+    assert not any(seen)
     assert ended.code in (0, 1, 4)  # the supervisor may have been ended before it sent the code
 
 

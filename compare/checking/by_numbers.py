@@ -19,6 +19,7 @@ from compare.checking.estimate import estimated_numbers
 from compare.checking.observation import Observation
 from compare.checking.trials import GIVEN, SCALED, SIMILAR, Trial, Trials
 from compare.passes.passes import Passes
+from compare.progress import stage
 from compare.proof.limits import ELEMENT_SLACK, UNIFORM, Numbers, Projection, numbers_of
 from compare.proof.pair import Pair
 from compare.proof.verdict import EXACT, INACCURATE, UNDECIDED, WITHIN, WRONG, Proof
@@ -62,9 +63,10 @@ def _observed(trials: Iterable[Trial], names: Iterable[str]) -> dict[str, list[O
     observed: dict[str, list[Observation]] = {name: [] for name in names}
     with warnings.catch_warnings():  # of overflows at inputs that are not the user's
         warnings.simplefilter("ignore")
-        for trial in trials:
+        for number, trial in enumerate(trials, 1):
             try:
-                numbers = _numbers(trial.passes)
+                with stage(f"judging by numbers at input {number}"):
+                    numbers = _numbers(trial.passes)
             except Exception:  # the user's code may raise anything at such inputs
                 continue
             for name, seen in numbers.items():

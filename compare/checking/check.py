@@ -16,6 +16,8 @@ from compare.passes.backward import Backward
 from compare.passes.buffers import restored_buffers
 from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
+from compare.progress import stage
+from compare.progress_bar import shown_on_terminal
 from compare.proof.judge import judge
 from compare.proof.pair import Bypasses, Pair, bypassed_gradients
 from compare.proof.program import Program
@@ -108,7 +110,7 @@ def check(
         'EXACT'
     """
     check_modes()
-    with restored_buffers(backward, forward):
+    with shown_on_terminal(), restored_buffers(backward, forward):
         passes = Passes(
             backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps, lift=lift
         )
@@ -185,8 +187,9 @@ def assert_same(
 
 def _judged(passes: Passes) -> Report:
     """Return the report on both passes at their inputs, and at other inputs unless WRONG."""
-    forward, manual = passes.forward, passes.manual
-    autograd, pair = passes.with_autograd(manual, passes.manual_program)
+    with stage("running and recording both passes"):
+        forward, manual = passes.forward, passes.manual
+        autograd, pair = passes.with_autograd(manual, passes.manual_program)
     proofs = judge(pair, list(pair.manual))
     if bypasses := _without_recomputations(pair, proofs):
         autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
@@ -208,7 +211,8 @@ def _judged(passes: Passes) -> Report:
         passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
     )
     if not passes.not_lifted and report.verdict != WRONG:
-        proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
+        with stage("at other inputs"):
+            proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
         for name, proof in proofs.items():
             report.quantities[name].proof = proof
     return report

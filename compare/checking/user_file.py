@@ -16,12 +16,11 @@ import torch
 from compare.checking.check import check
 from compare.environment import device_named, dtype_named
 from compare.errors import BadInput, UserError
-from compare.guard.child_process import Send
 from compare.guard.terminal_text import rendered
 
 
 def check_file(
-    _send: Send, *, file: str, dtype: str | None, device: str, lift: str | int,
+    *, file: str, dtype: str | None, device: str, lift: str | int,
     inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Check the passes of a file; return the exit code, the text, the JSON and the HTML page.

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from compare.cli.outputs import write
 from compare.console import PlainConsole
-from compare.errors import BadInput, printable
+from compare.errors import BadInput
 from compare.guard.guard import Ended, Printed, guarded
 from compare.guard.terminal_text import shown
-from compare.standard_streams import streams
+from compare.progress import AFTER, Stages
+from compare.progress_bar import WorkBar
 
 _LINES, _COLUMNS = 200, 500  # at most so much of the file's own output is shown
 
@@ -36,13 +37,14 @@ class Judged:
 
 def judge_file(
     work: str, file: Path, args: argparse.Namespace, arguments: dict[str, Any],
-    console: PlainConsole, watch: Callable[[int], None] | None = None,
+    console: PlainConsole,
 ) -> Judged:  # fmt: skip
     """Judge a user's file in a separate process (see `guarded`).
 
     Everything that the file prints goes to standard error, each line prefixed with the file's name.
-    The process may use half of the machine's memory: enough for large passes, but a runaway
-    allocation is stopped.
+    So does the progress of the work, if that is a terminal and the work takes two seconds. The
+    process may use half of the machine's memory: enough for large passes, but a runaway allocation
+    is stopped.
 
     Args:
         work: the function that does the work, as "module:function".
@@ -50,23 +52,29 @@ def judge_file(
         args: the parsed command line; the options that check and mutants share are read from it.
         arguments: further keyword arguments of `work`.
         console: the console that the report is meant for; its width is passed on.
-        watch: called with each progress count that the work reports.
 
     Raises:
         BadInput: if the work raises it, the process dies or runs out of time, or the file writes
             its own data into the channel for the result.
     """
+    errors, started = PlainConsole(stderr=True), time.monotonic()
 
     def say(line: str) -> None:
-        streams().error.write(f"{printable(file.name)} | {line}\n")
+        errors.say(f"{file.name} | {line}")
+
+    def watch(stages: Stages) -> None:
+        if time.monotonic() - started > AFTER:
+            bar.show(stages)
 
     printed = Printed(_LINES, _COLUMNS, say)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     inputs = None if args.inputs is None else str(args.inputs)
     shared = {"dtype": args.dtype, "inputs": inputs, "quiet": args.quiet, "width": console.width}
-    ended = guarded(
-        work, arguments | shared, printed, seconds=args.timeout, memory=memory, watch=watch
-    )
+    with WorkBar(errors, quiet=args.quiet) as bar:
+        ended = guarded(
+            work, arguments | shared, printed, seconds=args.timeout, memory=memory,
+            watch=watch if bar.visible else None,
+        )  # fmt: skip
     if printed.cut:
         say(f"... {printed.cut:,} more lines not shown")
     if ended.answer is None:

@@ -1,7 +1,6 @@
 """The command `mutants`: count the mutants of a backward pass that each check catches."""
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
 from compare.cases.cases import CASES
@@ -40,10 +39,5 @@ def mutants(args: argparse.Namespace) -> int:
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
     arguments = {"target": args.target, "seed": args.seed, "save": args.save}
-    work, status = "compare.mutants.mutants:judged", console.status("tracing the pass")
-    with status if console.is_terminal and not args.quiet else nullcontext():
-        result = judge_file(
-            work, path, args, arguments, console,
-            watch=lambda count: status.update(f"{count:,} mutants checked"),
-        )  # fmt: skip
+    result = judge_file("compare.mutants.mutants:judged", path, args, arguments, console)
     return result.show(args, console)

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from compare.console import PlainConsole
+from compare.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from compare.report.chunk import Chunk
@@ -20,14 +21,13 @@ class RunProgress:
         self.lines = lines and not quiet
         self.error_steps = set(error_steps(steps))
         self.errors: list[float] = []
-        self.bar = Progress(
+        self.bar = progress_bar(
+            console,
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
             BarColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
+            quiet=quiet,
         )
         self.task = self.bar.add_task("", total=steps, completed=done, speed="")
 

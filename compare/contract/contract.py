@@ -37,6 +37,7 @@ from compare.contract.outcome import (
 )
 from compare.errors import first_line, is_internal
 from compare.passes.inputs import Values
+from compare.progress import counted
 from compare.proof.bits import same_bits
 from compare.report.contract_line import KEPT, LINES, NOT_ASKED, REFUSED, Line
 
@@ -83,7 +84,7 @@ class Contract(CallComparison):
             checks["inputs untouched"] = self._inputs_untouched
             checks["other outputs"] = lambda: compare_other_outputs(self.passes, self._extra_call)
         lines: list[Line] = []
-        for name in LINES:
+        for name in counted("contract: {}", LINES):
             if name in left_out:
                 lines.append(Line(name, NOT_ASKED))
             elif name in checks and (line := _line(name, checks[name])):

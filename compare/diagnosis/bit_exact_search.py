@@ -18,6 +18,7 @@ from compare.diagnosis.expressions import ATOM, SUM, Expr, expression, float_op
 from compare.diagnosis.known_values import display_names
 from compare.diagnosis.rewrites import rewrites
 from compare.diagnosis.slice import Slice
+from compare.progress import counted
 from compare.proof.bits import real_view, same_bits
 from compare.proof.interpreter import Cache, Floats, Lifted, lift
 from compare.proof.other_inputs import nearby_same_kind
@@ -55,7 +56,7 @@ def suggest_rewrites(
         return results
     pairs = [pair, *_at_other_inputs(pair)]
     with torch.no_grad():
-        for name in names:
+        for name in counted("searching for autograd's bits of {}", names):
             diagnosis = Diagnosis.of(_search, pair, name, pairs)
             results[name] = replace(proofs[name], diagnosis=diagnosis)
     return results

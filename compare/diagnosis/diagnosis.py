@@ -16,6 +16,7 @@ import torch
 from compare.diagnosis import fix_operand, fix_quantity
 from compare.diagnosis.evaluation_points import evaluation_points
 from compare.diagnosis.search import OutOfTime, Search
+from compare.progress import counted
 from compare.proof.balls import PRECISION
 from compare.proof.explanations import source_text
 from compare.proof.pair import Pair
@@ -68,7 +69,8 @@ def diagnose(
     results |= {name: to_fix[name] for name in wrong}
     deadline = time.process_time() + MAX_SECONDS_IN_ALL
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        for name, proof in to_fix.items():
+        for name in counted("searching for a fix of {}", to_fix):
+            proof = to_fix[name]
             formulas_differ = name in first_misshapen or proof.at is not None
             if formulas_differ and name in pair.reference.outputs and name not in skip:
                 injected = pair.injected_ancestors(name) & wrong

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from compare.errors import BadInput, first_line
+from compare.progress import watched
 
 _FILE = 2**30  # bytes: the largest file that the code may write
 _SPARE = 2**26  # bytes of memory for the message that there is no more memory
 _PARENT_DEATH, _SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER of Linux's prctl
-
-Send = Callable[[dict[str, Any]], None]
 
 
 def main(channel: str, job: str) -> None:
@@ -89,7 +88,9 @@ def _work(fd: int, job: dict[str, Any]) -> None:
         send({"ready": True})
         if job["seconds"] is not None:
             faulthandler.dump_traceback_later(job["seconds"], exit=True, file=fd)
-        message = _message(lambda: work(send, **job["arguments"]), job["memory"])
+        tell = watched(lambda stages: send({"stages": stages}), after=0)
+        with tell if job["watched"] else contextlib.nullcontext():
+            message = _message(lambda: work(**job["arguments"]), job["memory"])
         faulthandler.cancel_dump_traceback_later()
         send(message)
     except BaseException:  # an internal error of this program

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compare.errors import BadInput, UserError
+from compare.progress import Stages
 from compare.untrusted import converted
 
 _ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ _END = 5.0  # seconds for the supervisor to kill what the code has started
 _LONGEST = 86_401  # seconds
 _MOST = 2**28  # bytes of one message
 _READ = 2**16  # bytes
+_LARGEST = 2**53  # a count of pieces of work
 
 T = TypeVar("T")
 
@@ -108,18 +110,17 @@ class Ended:
 
 def guarded(
     work: str, arguments: dict[str, Any], printed: Printed, *, seconds: float | None, memory: int,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[Stages], None] | None = None,
 ) -> Ended:  # fmt: skip
     """Run a function in a separate process, and return how it ended.
 
     Args:
-        work: the function as "module:function". It is called with a function that sends messages,
-            such as {"count": 3}, and with `arguments`.
+        work: the function as "module:function", called with `arguments`. Its stages are watched.
         arguments: keyword arguments of the function, as plain values.
         printed: collects the output of the process.
         seconds: the time limit, which starts after the imports; None for no limit.
         memory: bytes that the process may use beyond its use after the imports.
-        watch: called with each count that the function sends.
+        watch: called several times a second with the stages that are at work.
 
     Raises:
         BadInput: if the function raises it, or uses too much memory.
@@ -127,7 +128,7 @@ def guarded(
     """
     job = {
         "work": work, "arguments": arguments, "seconds": seconds, "memory": memory,
-        "path": sys.path, "parent": os.getpid(),
+        "path": sys.path, "parent": os.getpid(), "watched": watch is not None,
     }  # fmt: skip
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     channel, child_end = os.pipe()
@@ -165,7 +166,7 @@ def guarded(
 class _Messages:
     """The messages that a process has sent."""
 
-    def __init__(self, seconds: float | None, watch: Callable[[int], None] | None) -> None:
+    def __init__(self, seconds: float | None, watch: Callable[[Stages], None] | None) -> None:
         self.seconds, self.watch = seconds, watch
         self.deadline: float | None = None  # set when the process is ready
         self.last: dict[str, Any] = {}  # the message that ends the job
@@ -197,8 +198,8 @@ class _Messages:
             self.stack += f"{text}\n" if len(self.stack) < _READ else ""
         elif "ready" in message and self.deadline is None and self.seconds is not None:
             self.deadline = time.monotonic() + self.seconds + _GRACE
-        elif isinstance(count := message.get("count"), int) and self.watch:
-            self.watch(count)
+        elif "stages" in message and self.watch:
+            self.watch(_stages(message["stages"]))
         elif message.keys() & {"answer", "bad", "fault", "ended"}:
             self.last = message
 
@@ -220,6 +221,16 @@ class _Messages:
         worker_code = self.last.get("ended")
         code = worker_code if isinstance(worker_code, int) else code
         return Ended(self.last.get("answer"), None if stopped else code, self.stack)
+
+
+def _stages(value: Any) -> Stages:
+    """Return the stages that a process has sent, none if they are not of that type."""
+    try:
+        stages = converted(value, Stages)
+    except ValueError:
+        return ()
+    sane = (0 <= stage.number <= stage.of < _LARGEST for stage in stages)
+    return stages if all(sane) else ()
 
 
 def _listen(

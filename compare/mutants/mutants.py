@@ -19,7 +19,6 @@ from compare.cases.cases import CASES
 from compare.checking.user_file import load_checked_file, load_inputs, user_errors
 from compare.environment import dtype_named, short
 from compare.errors import BadInput
-from compare.guard.child_process import Send
 from compare.guard.terminal_text import rendered
 from compare.mutants.equivalence import EquivalenceTest
 from compare.mutants.inputs import other_inputs, reason_hidden, reshaped_inputs
@@ -31,6 +30,8 @@ from compare.passes.backward import Backward
 from compare.passes.buffers import restored_buffers
 from compare.passes.inputs import Forward, Inputs, check_modes, tensors
 from compare.passes.passes import Passes
+from compare.progress import counted, stage
+from compare.progress_bar import shown_on_terminal
 from compare.proof.program import Opaque
 from compare.proof.verdict import UNDECIDED, WRONG
 from compare.report.report import Report
@@ -95,8 +96,9 @@ def power(
             f"watch is {watch!r}: pass a function that takes the number of mutants judged"
         )
     check_modes()
-    with restored_buffers(backward, forward):
-        subject = CheckSubject(Passes(backward, forward, inputs, seed))
+    with shown_on_terminal(), restored_buffers(backward, forward):
+        with stage("running and recording both passes"):
+            subject = CheckSubject(Passes(backward, forward, inputs, seed))
         return run_mutation_test(subject, seed=seed, watch=watch)
 
 
@@ -106,7 +108,7 @@ def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
         path = Path(target)
         wanted = None if dtype is None else dtype_named(dtype)
         module, values = load_checked_file(path, wanted, torch.device("cpu"), inputs)
-        with user_errors(path):
+        with user_errors(path), stage("running and recording both passes"):
             return CheckSubject(Passes(module.backward, module.forward, values))
     case = CASES[target]
     if case.sweep:
@@ -163,7 +165,8 @@ class _MutationTest:
                 f"{subject.name} has no input with elements, so no mutant could be caught: pass "
                 "inputs with elements"
             )
-        report = subject.judge(subject.manual_program)
+        with stage("judging the unmutated pass"):
+            report = subject.judge(subject.manual_program)
         if report.verdict == WRONG:
             raise BadInput(
                 f"{subject.name} is WRONG even without a mutation, first in {report.first_wrong}: "
@@ -184,7 +187,9 @@ class _MutationTest:
         """Judge every mutant and return the report."""
         report, check_seconds = self.report, 0.0
         started = time.perf_counter()
-        for mutant in mutants(self.subject.manual_program, self.subject.program_inputs):
+        for mutant in counted(
+            "mutant", mutants(self.subject.manual_program, self.subject.program_inputs)
+        ):
             before = time.perf_counter()
             same, first_wrong = self.equivalence.test(mutant)
             survivor = None
@@ -302,12 +307,12 @@ def _counterpart_key(mutant: Mutant, subject: Subject) -> str:
 
 
 def judged(
-    send: Send, *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
+    *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
     quiet: bool, width: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a mutation test in a guarded process; return the fields of `cli.guarded_file.Judged`."""
     subject = _subject(target, dtype, None if inputs is None else Path(inputs))
-    report = run_mutation_test(subject, seed=seed, watch=lambda count: send({"count": count}))
+    report = run_mutation_test(subject, seed=seed)
     notes = []
     if save is not None and report.better_inputs is not None:
         report.save_inputs(save)

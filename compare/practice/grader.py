@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from compare.cases.cases import quantity_kind
-from compare.guard.child_process import Send
 from compare.practice.executor import Attempt, silence
 from compare.practice.levels import Level, find
 from compare.practice.parser import STEP, text_of
@@ -232,7 +231,7 @@ class _Training:
         return torch.as_tensor(self.names[self.a.level.case.network.prediction])
 
 
-def grade_file(_send: Send, *, file: str, level: str) -> dict[str, Any]:
+def grade_file(*, file: str, level: str) -> dict[str, Any]:
     """Return the result of checking a practice file, as a dict: the work of `guarded`."""
     warnings.simplefilter("ignore")  # warnings about the user's code are no part of the feedback
     torch.set_num_threads(1)  # the tensors are small

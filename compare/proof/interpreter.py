@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compare.progress import counted
 from compare.proof import bits
 from compare.proof.arithmetic_interface import Arithmetic
 from compare.proof.balls import PRECISION
@@ -226,7 +227,7 @@ def run(
     values: Cache = {}
     outputs: dict[Any, Lifted] = {}
     with torch.no_grad(), flint.ctx.workprec(precision):
-        for node in nodes:
+        for node in counted("computing exactly", nodes) if isinstance(n, Balls) else nodes:
             if node.op == "output":
                 break
             if node in known:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compare.progress import counted
 from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.exact_values import ball_at, finite, magnitude
@@ -80,7 +81,7 @@ class _Judge:
 
     def all(self, order: Sequence[str], *, stop_at_first_wrong: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
-        for name in order:
+        for name in counted("judging {}", order):
             proof = proofs[name] = self._one(name)
             if proof.verdict == WRONG and stop_at_first_wrong:
                 break
