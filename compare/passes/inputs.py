@@ -22,7 +22,7 @@ JUDGED = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64
 )  # fmt: skip
 JUDGED_NAMES = "float64, float32, float16, bfloat16, complex128 or complex64"
-TOO_MANY = 100_000_000  # elements of inputs and intermediates beyond which "auto" computes none
+TOO_MANY = 50_000_000  # elements of inputs and intermediates beyond which "auto" computes none
 
 Forward = Callable[..., Any]
 Inputs = Mapping[str, Any] | Sequence[Any]
