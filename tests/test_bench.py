@@ -174,6 +174,20 @@ def test_steps_fill_a_slice_and_rounds_fill_the_seconds() -> None:
     assert times.figures["a"] == pytest.approx([1e-3] * len(times.figures["a"]))
 
 
+def test_what_compiles_at_its_first_call_is_timed_warm() -> None:
+    """The compilation, 200 slices long, counts nowhere, also not in the choice of the steps."""
+    seen: list[int] = []
+
+    def take(steps: int) -> float:
+        seen.append(steps)
+        return steps * 1e-4 + (10.0 if len(seen) == 1 else 0.0)
+
+    times = Times()
+    side_by_side([Work("a", lambda: take)], times, seconds=0, rounds=3)
+    assert seen[-1] * 1e-4 >= 0.05
+    assert times.figures["a"] == pytest.approx([1e-4] * 3)
+
+
 def test_gc_is_off_during_timing() -> None:
     import gc
 

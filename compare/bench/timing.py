@@ -35,7 +35,8 @@ class Work:
             raises NotAvailable if the workload cannot run on this machine.
         steps: the number of steps to run at a time, 0 for as many as fill a slice.
         each: the number of networks in a step; times are divided by it.
-        warm_up: whether to run once untimed before the first round.
+        warm_up: whether to run once untimed before the first round; not needed in a process of its
+            own.
     """
 
     label: str
@@ -127,12 +128,13 @@ def side_by_side(
 
 
 def _steps(work: Work, take: Take) -> int:
-    """Warm the workload up; return the number of steps that fill a slice."""
+    """Warm the workload up; return the number of steps that fill a slice.
+
+    The time of the first call counts nowhere: JAX and torch.compile compile in it.
+    """
     steps = work.steps or 1
-    if not work.warm_up:
-        return steps
-    seconds = timed(take, steps)
-    while not work.steps and seconds < SLICE:
+    if work.warm_up:
+        timed(take, steps)
+    while not work.steps and (seconds := timed(take, steps)) < SLICE:
         steps = min(8 * steps, max(2 * steps, math.ceil(steps * SLICE / max(seconds, 1e-9))))
-        seconds = timed(take, steps)
     return steps
