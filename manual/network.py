@@ -82,7 +82,9 @@ class Network:
     adam_eps: float
     weight_decay: float
 
-    def step(self, *, X: Tensor, y: Tensor, ranks: int = 1, **tensors: Tensor) -> Named:
+    def step(
+        self, *, X: Tensor, y: Tensor, ranks: int = 1, into: Named | None = None, **tensors: Tensor
+    ) -> Named:
         """Take one training step, and return every named value of it in the order of computation.
 
         Args:
@@ -91,6 +93,8 @@ class Network:
             ranks: the number of processes that share the rows of the step. With several, X and y
                 are the rows of one rank; <weight>_part is the update from these rows, and
                 <weight>_update is the sum of the parts of all ranks.
+            into: memory for the weights after the step, by name; by default it is allocated. The
+                tensors of the weights themselves make it a step in place.
             tensors: the tensors in `names`, by keyword:
                 syn<n> (sizes[n], sizes[n+1]); bias<n> (1, sizes[n+1]);
                 gamma<n>, beta<n>, mean<n>, var<n> (1, sizes[n]) and mask<n> (B, sizes[n]) of hidden
@@ -152,11 +156,12 @@ class Network:
         # update weights
         if self.optimizer == "sgd":
             q |= sgd(tensors, updates, self.weights, alpha=self.alpha, momentum=self.momentum,
-                     nesterov=self.nesterov)  # fmt: skip
+                     nesterov=self.nesterov, into=into)  # fmt: skip
         else:
             t = int(tensors["t"].flatten()[0])
             q |= adam(tensors, updates, self.weights, alpha=self.alpha, betas=self.betas,
-                      adam_eps=self.adam_eps, weight_decay=self.weight_decay, t=t)  # fmt: skip
+                      adam_eps=self.adam_eps, weight_decay=self.weight_decay, t=t,
+                      into=into)  # fmt: skip
         q |= statistics
         return q
 

@@ -32,7 +32,7 @@ MOMENTS = {
 
 def sgd(
     state: Named, updates: Named, weights: tuple[str, ...], *, alpha: float, momentum: float,
-    nesterov: bool,
+    nesterov: bool, into: Named | None = None,
 ) -> Named:  # fmt: skip
     """Return every weight after the step, and with momentum also its buffer.
 
@@ -47,27 +47,30 @@ def sgd(
         alpha: the step size.
         momentum: the share of the buffer that is kept, 0 for plain SGD.
         nesterov: whether to use Nesterov's variant.
+        into: memory for the new weights, by name; by default it is allocated. A weight may be given
+            as its own memory: that has the same bits.
 
     Returns:
         the new weights and buffers, under the names of `state`.
     """
-    moved: Named = {}
+    moved, into = Named(), into or {}
     for name in weights:
-        update = updates[name]
+        update, out = updates[name], into.get(name)
         if not momentum:
-            moved[name] = torch.add(state[name], update, alpha=alpha)
+            moved[name] = torch.add(state[name], update, alpha=alpha, out=out)
             continue
         buffer = momentum * state[f"{name}_momentum_buffer"]
         buffer -= update
         step = torch.add(-update, buffer, alpha=momentum) if nesterov else buffer
         moved[f"{name}_momentum_buffer"] = buffer
-        moved[name] = torch.add(state[name], step, alpha=-alpha)
+        moved[name] = torch.add(state[name], step, alpha=-alpha, out=out)
     return moved
 
 
 def adam(
     state: Named, updates: Named, weights: tuple[str, ...], *, alpha: float,
     betas: tuple[float, float], adam_eps: float, weight_decay: float, t: int,
+    into: Named | None = None,
 ) -> Named:  # fmt: skip
     """Return every weight after the step, and its two moments.
 
@@ -86,11 +89,12 @@ def adam(
         adam_eps: added to the denominator.
         weight_decay: the decay of AdamW, 0 for Adam.
         t: the number of the step, counted from 1.
+        into: memory for the new weights, as in `sgd`.
 
     Returns:
         the new weights and moments, under the names of `state`.
     """
-    moved: Named = {}
+    moved, into = Named(), into or {}
     beta1, beta2 = betas
     step = alpha / (1 - beta1**t)
     for name in weights:
@@ -101,5 +105,6 @@ def adam(
         denominator = torch.sqrt(exp_avg_sq) / (1 - beta2**t) ** 0.5 + adam_eps
         weight = state[name] * (1 - alpha * weight_decay) if weight_decay else state[name]
         moved[f"{name}_exp_avg"], moved[f"{name}_exp_avg_sq"] = exp_avg, exp_avg_sq
-        moved[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step)
+        out = into.get(name)
+        moved[name] = torch.addcdiv(weight, exp_avg, denominator, value=-step, out=out)
     return moved

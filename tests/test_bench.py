@@ -50,6 +50,19 @@ def test_each_peer_learns_what_the_by_hand_step_learns(peer: Maker, case: Case) 
     assert not torch.equal(manual.weights()["syn0"], drawn.state["syn0"]), "it has learned"
 
 
+def test_by_hand_weights_stay_in_their_memory() -> None:
+    """As those of torch.optim do; the problem's own are left to the other peers."""
+    drawn = draw_problem(random_case((8, 6, 4), 5), torch.float32)
+    peer = torch_steps.ByHand(drawn)
+    before = {name: value.data_ptr() for name, value in peer.weights().items()}
+    first = {name: value.clone() for name, value in drawn.state.items()}
+    peer.take(3)
+    assert {name: value.data_ptr() for name, value in peer.weights().items()} == before
+    for name, value in drawn.state.items():
+        assert torch.equal(value, first[name])
+        assert not torch.equal(value, peer.weights()[name])
+
+
 def test_digits_by_hand_and_by_autograd_learn_the_same() -> None:
     """Mini-batches, biases, momentum and cross-entropy; the batches come round again."""
     pytest.importorskip("sklearn")

@@ -501,6 +501,23 @@ def test_large_networks_have_the_same_report(monkeypatch: pytest.MonkeyPatch, na
         assert dataclasses.replace(row, proof=None) == dataclasses.replace(other, proof=None)
 
 
+@pytest.mark.parametrize("name", ["bias", "momentum", "adam"])
+def test_a_large_network_has_its_weights_in_two_places(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """New weights are written over those that autograd has finished with, in turn."""
+    monkeypatch.setattr("compare.training.chunking.GRAIN", 1)
+    monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 1)
+    places: list[int] = []
+    plain = run(CASES[name], steps=12, lift="none", plain=True)
+    report = run(
+        CASES[name], [lambda c: places.append(c.values["manual"]["syn0"].data_ptr())], steps=12
+    )
+    assert report.output == plain.output
+    assert len(set(places[-6:])) == 2
+    assert places[-6:-1:2] == [places[-2]] * 3
+
+
 def _updated_in_place(values: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
     for name in ("syn0", "syn1"):
         values[name] = inputs[name].add_(values[f"{name}_update"])

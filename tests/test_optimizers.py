@@ -27,9 +27,13 @@ ROWS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 
 
 class Side:
-    """An optimizer of torch on one copy of a weight, and the by-hand optimizer on another."""
+    """An optimizer of torch on one copy of a weight, and the by-hand optimizer on another.
 
-    def __init__(self, row: str, weight: Tensor, **other: Any) -> None:
+    `in_place` gives the by-hand optimizer the weight's own memory for the new weight.
+    """
+
+    def __init__(self, row: str, weight: Tensor, *, in_place: bool = False, **other: Any) -> None:
+        self.in_place = in_place
         kind, options = ROWS[row]
         self.options = options | other
         self.parameter = torch.nn.Parameter(weight.clone())
@@ -50,15 +54,17 @@ class Side:
         o = self.options
         state = {"w": self.weight, **{f"w_{name}": value for name, value in self.moments.items()}}
         updates = {"w": -gradient}
+        into = {"w": self.weight} if self.in_place else None
         if self.sgd:
             moved = sgd(
                 state, updates, ("w",), alpha=o["lr"], momentum=o.get("momentum", 0.0),
-                nesterov=o.get("nesterov", False),
+                nesterov=o.get("nesterov", False), into=into,
             )  # fmt: skip
         else:
             moved = adam(
                 state, updates, ("w",), alpha=o["lr"], betas=o.get("betas", (0.9, 0.999)),
                 adam_eps=o["eps"], weight_decay=o.get("weight_decay", 0.0), t=self.t,
+                into=into,
             )  # fmt: skip
         assert moved.keys() == state.keys()
         self.weight = moved.pop("w")
@@ -92,6 +98,18 @@ def test_a_thousand_steps_equal_torchs(row: str, dtype: torch.dtype) -> None:
         side.step(gradient)
         assert not side.differences(), f"step {t}"
     assert bool((side.weight != weight).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_weight_in_its_own_memory_has_the_same_bits(row: str, dtype: torch.dtype) -> None:
+    weight, rng = _start(dtype, SIZE)
+    first, side = weight.clone(), Side(row, weight, in_place=True)
+    for t in range(50):
+        side.step(torch.randn(SIZE, generator=rng, dtype=torch.float64).to(dtype))
+        assert not side.differences(), f"step {t}"
+    assert side.weight is weight
+    assert not weight.equal(first)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

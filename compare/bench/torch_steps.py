@@ -7,6 +7,7 @@ returns the trained weights.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from compare.bench import claims
 from compare.cases.cases import Case, Network
 from compare.cases.data import Table
-from compare.training.adapters import Named, manual_step_of
+from compare.training.adapters import Named, copies, manual_step_of
 from compare.training.sampling import draw
 from manual.fused import Fused as FusedStep
 
@@ -65,11 +66,16 @@ def random_case(sizes: tuple[int, ...], rows: int) -> Case:
 
 
 class ByHand:
-    """The step of the case in manual/; for any network."""
+    """The step of the case in manual/; for any network. The listings of the blog allocate weights.
+
+    `Network.step` gets the memory of the weights for the new ones, as torch.optim writes in place.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.step = manual_step_of(problem.case)
-        self.state = problem.state
+        self.state = copies(problem.state)
+        if problem.case.by_hand == "network":
+            self.step = partial(self.step, into=self.state)
         self.batches = itertools.cycle(problem.batches)
 
     def take(self, steps: int) -> None:

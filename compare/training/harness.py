@@ -112,7 +112,10 @@ class Run(Stateful):
         manual_step = manual_step_of(case) if step is None else _checked_step(step)
         if self.row_ranks.count > 1:
             manual_step = partial(manual_step, ranks=self.row_ranks.count)
-        self.manual_side = ManualSide(manual_step, avoid_copies=avoid_copies)
+        self.manual_side = ManualSide(
+            manual_step, avoid_copies=avoid_copies,
+            has_into=step is None and case.by_hand == "network",
+        )  # fmt: skip
         # a step of the user's may do more than compute: it is taken step by step
         can_batch = one_batch and step is None
         self.manual_batch = ManualBatch(manual_step, self.plan.steps) if can_batch else None

@@ -28,11 +28,14 @@ class ManualSide:
     Args:
         step: the by-hand step, a function of named tensors.
         avoid_copies: copy the inputs only while the step is not known to be pure.
+        has_into: whether the step takes memory for the new weights as `into`. With `avoid_copies`
+            it gets that of earlier weights, since new memory would cost more than writing to it.
     """
 
-    def __init__(self, step: Step, *, avoid_copies: bool) -> None:
-        self.step, self.avoid_copies = step, avoid_copies
+    def __init__(self, step: Step, *, avoid_copies: bool, has_into: bool = False) -> None:
+        self.step, self.avoid_copies, self.has_into = step, avoid_copies, has_into
         self.pure = False  # whether the last step was
+        self.spare: Named = {}  # the state of an earlier chunk, which nobody reads again
 
     def take(self, data: list[Named], state: Named) -> tuple[list[Named], list[Named], Named]:
         """Take a chunk of steps.
@@ -54,7 +57,10 @@ class ManualSide:
             for step_data in data:
                 before.append({**step_data, **state})
                 after.append(self._step(before[-1], state))
+                self.spare = {}
                 state = {name: after[-1].get(name, value) for name, value in state.items()}
+        if self.avoid_copies and self.has_into:
+            self.spare = {name: before[0][name] for name in state}
         return before, after, state
 
     def _step(self, inputs: Named, state: Named) -> Named:
@@ -62,7 +68,7 @@ class ManualSide:
             return self.step(**copies(inputs))
         passed = inputs if self.pure else copies(inputs)
         versions = list(map(version, passed.values()))
-        values = self.step(**passed)
+        values = self.step(**passed, **({"into": self.spare} if self.spare else {}))
         returned = {value.untyped_storage().data_ptr() for value in values.values()}
         weights = {passed[name].untyped_storage().data_ptr() for name in state}
         pure = not returned & weights and versions == list(map(version, passed.values()))
