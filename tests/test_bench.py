@@ -242,20 +242,16 @@ def test_every_growth_has_at_least_four_sizes() -> None:
     assert min(map(len, [*growth.SIZES.values(), *growth.SMALL.values()])) >= 4
 
 
-@pytest.mark.parametrize(
-    ("at_least", "figure", "holds"),
-    [(False, 0.5, True), (False, 0.51, False), (True, 0.5, True), (True, 0.49, False),
-     (False, math.nan, False), (True, math.nan, False)],
-)  # fmt: skip
-def test_a_claim_holds_up_to_its_limit(at_least: bool, figure: float, holds: bool) -> None:
-    assert Claim("a", 0.5, at_least=at_least).holds(figure) is holds
+@pytest.mark.parametrize(("figure", "holds"), [(0.5, True), (0.51, False), (math.nan, False)])
+def test_a_claim_holds_up_to_its_limit(figure: float, holds: bool) -> None:
+    assert Claim("a", 0.5).holds(figure) is holds
 
 
 def test_a_summary_of_planted_times() -> None:
     """Ratio, spread, claims and the peers that are faster, from figures by hand."""
     group = Group("g", "one step", "ms", 1e3, "base",
-                  claims=(Claim("ours", 0.5, over=("base",), aim=0.2),
-                          Claim("ours", 0.9, over=("base",), at_least=True),
+                  claims=(Claim("ours", 0.5, over=("base",), aim=0.2, held=("X", "Y")),
+                          Claim("ours", 0.9, over=("peer",), held=("Y",)),
                           Claim("absent", 1.0, over=("base",))),
                   project=("ours",))  # fmt: skip
     times = Times({"base": [10.0, 10.0, 10.0], "ours": [4.0, 5.0, 3.0], "peer": [1.0, 6.0, 1.0]},
@@ -274,10 +270,20 @@ def test_a_summary_of_planted_times() -> None:
         console.print(results.table(result), width=200)
     text = capture.get()
     assert "< faster than: ours" in text
-    assert "holds: at most 0.5, aim 0.2" in text
-    assert "DOES NOT HOLD: at least 0.9" in text
+    assert "holds: at most 0.5, aim 0.2; held on X, Y" in text
+    assert "DOES NOT HOLD HERE: at most 0.9; held on" in text
     assert "not available: not installed" in text
-    assert "not measured: at most 1" in text
+    assert "not measured: at most 1; not seen to hold" in text
+
+
+def test_our_own_measurements_are_no_peers() -> None:
+    """The check of one program is not faster than the check of another."""
+    group = GROUPS["verdict"]
+    times = Times(
+        {label: [1.0] for label in (group.base, *claims.NO_PEERS)} | {claims.CHECK: [2.0]}
+    )
+    rows = {row["label"]: row["faster_than"] for row in results.summary(group, times)["rows"]}
+    assert [label for label, slower in rows.items() if slower] == [group.base]
 
 
 def test_claims_name_existing_workloads() -> None:
@@ -287,6 +293,7 @@ def test_claims_name_existing_workloads() -> None:
         named = {group.base, *group.project}
         for claim in group.claims:
             named |= {claim.what, *claim.over}
+            assert {*claim.held} <= {claims.AVX2, claims.AVX512}
         assert named <= labels, group.name
 
 
@@ -347,7 +354,7 @@ def tiny_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert row["median"] >= 0 or name == "start", "a difference of times"
         assert row["least"] <= row["median"] <= row["most"]
     for claim in group["claims"]:
-        assert claim.keys() == {"what", "over", "at_least", "limit", "aim", "measured", "holds"}
+        assert claim.keys() == {"what", "over", "limit", "aim", "held", "measured", "holds"}
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

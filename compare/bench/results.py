@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from compare.bench.claims import GROWTHS, PRODUCTS, Claim, Group
+from compare.bench.claims import GROWTHS, NO_PEERS, Claim, Group
 from compare.bench.growth import Growth
 from compare.bench.timing import Times, spread
 from compare.report.rendering import plain_table
@@ -21,7 +21,7 @@ def summary(group: Group, times: Times) -> dict[str, Any]:
         ratios = times.ratios(label, (group.base,))
         row = {"label": label, "ours": label in group.project, **spread(figures)}
         row["ratio"] = spread(ratios) if ratios else None
-        peer = not row["ours"] and label != PRODUCTS  # a part of our own step
+        peer = not row["ours"] and label not in NO_PEERS
         row["faster_than"] = _slower(group, times, label) if peer else []
         rows.append(row)
     return {
@@ -78,11 +78,11 @@ def table(group: dict[str, Any]) -> Table:
 
 
 def _claim_text(claim: dict[str, Any]) -> str:
-    """Return a text that says whether a claim holds, with its limit."""
-    limit = f"{'at least' if claim['at_least'] else 'at most'} {claim['limit']:g}"
+    """Return a text that says whether a claim holds here, its limit, and where it has held."""
     aim = f", aim {claim['aim']:g}" if claim["aim"] else ""
-    outcome = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
-    return f"{outcome}: {limit}{aim}"
+    outcome = {True: "holds", False: "DOES NOT HOLD HERE", None: "not measured"}[claim["holds"]]
+    held = f"held on {', '.join(claim['held'])}" if claim["held"] else "not seen to hold yet"
+    return f"{outcome}: at most {claim['limit']:g}{aim}; {held}"
 
 
 def _spread(ratio: dict[str, float] | None) -> list[str]:

@@ -41,8 +41,13 @@ def outside(steps: int) -> float:
     With 1,000 steps all curves of a run are written, and the steps themselves take little time;
     their time is not subtracted.
     """
+    return default_case(steps) - torch_alone()
+
+
+def default_case(steps: int | None = None) -> float:
+    """Return the CPU seconds of a run of the default case; by default of all its steps."""
     with tempfile.TemporaryDirectory() as folder:
-        return cpu("run", "--log-dir", folder, "--steps", str(steps)) - torch_alone()
+        return cpu("run", "--log-dir", folder, *(("--steps", str(steps)) if steps else ()))
 
 
 def torch_alone() -> float:

@@ -107,6 +107,7 @@ def _start(small: bool) -> list[Work]:
         Work("--help", lambda: lambda _: subprocesses.cpu("--help"), 1),
         Work("--list", lambda: lambda _: subprocesses.cpu("--list"), 1),
         Work(claims.START, lambda: lambda _: subprocesses.outside(steps), 1),
+        Work(claims.COMMAND, lambda: lambda _: subprocesses.default_case(20 if small else None), 1),
         Work(claims.TORCH, lambda: lambda _: subprocesses.torch_alone(), 1),
     ]
 
@@ -121,8 +122,8 @@ def _verdict(small: bool) -> list[Work]:
         Work(
             "fast gradcheck, 64-128-10", lambda: gradcheck.torch_gradcheck(one, rows, fast=True), 1
         ),
-        Work("compare.check, 64-128-10", lambda: gradcheck.compare_check(one, rows), 1),
-        Work("compare.check, 784-128-10", lambda: gradcheck.compare_check(other, rows), 1),
+        Work(claims.CHECK, lambda: gradcheck.compare_check(one, rows), 1),
+        Work(claims.OTHER_CHECK, lambda: gradcheck.compare_check(other, rows), 1),
         Work(claims.LISTING, numpy_checks.blog_listing, 1),
         Work(
             claims.KERNEL,
