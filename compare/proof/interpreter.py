@@ -227,7 +227,9 @@ def run(
     values: Cache = {}
     outputs: dict[Any, Lifted] = {}
     with torch.no_grad(), flint.ctx.workprec(precision):
-        for node in counted("computing exactly", nodes) if isinstance(n, ExactArithmetic) else nodes:
+        for node in (
+            counted("computing exactly", nodes) if isinstance(n, ExactArithmetic) else nodes
+        ):
             if node.op == "output":
                 break
             if node in known:
