@@ -37,7 +37,7 @@ TINY = 2.0**-1000
 _UNDERFLOW = 8 * dd.PRODUCT_UNDERFLOW  # of the products with which a quotient is corrected
 
 WORTH_REMEMBERING = 100_000  # numbers of an input, multiplications of a product
-_SMALL_ERROR = 2.0**-60  # relative to the largest number, of products that are taken for one
+_SMALL_ERROR = 2.0**-60  # relative to the row's largest, of products that are taken for one
 RESTARTED_DIGITS = 18  # to which such products agree
 MOST_REMEMBERED = 2**29  # bytes of factors and products
 
@@ -338,7 +338,7 @@ class Shared:
 
 def _agrees(x: Wide, y: Wide) -> bool:
     difference = x - y
-    size = x.hi.abs().max() * _SMALL_ERROR
+    size = x.hi.abs().amax(-1, keepdim=True) * _SMALL_ERROR
     return bool(
         (difference.hi.abs() <= difference.error).all() and (difference.error <= size).all()
     )
