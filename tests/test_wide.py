@@ -26,6 +26,7 @@ from compare.proof.exact_values import (
 from compare.proof.interpreter import Unsupported, lift
 from compare.proof.wide import Shared, Wide, WideArithmetic, of_balls, of_float64
 from tests.operation_cases import CALLS, Call
+from tests.tenth import unless_chosen
 from tests.test_operations import _program
 
 # A row may lose some bits of its operands' 100.
@@ -52,7 +53,9 @@ def _agree(ball: Any, wide: Wide, *, narrow: float | None = _NARROW) -> None:
             assert narrow is None or other.rad() <= narrow * max(1e-3, abs(one.mid()))
 
 
-@pytest.mark.parametrize("call", [pytest.param(call, id=call.label) for call in CALLS])
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, id=call.label, marks=unless_chosen(call.label)) for call in CALLS]
+)
 def test_every_row_of_the_table(call: Call) -> None:
     program = _program(call.label)
     with torch.no_grad():
