@@ -71,7 +71,8 @@ def shown_on_terminal() -> Iterator[None]:
     Nothing is shown if standard error is no terminal (a notebook's is none), in pytest, and if
     somebody watches the work already.
     """
-    terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    stream = getattr(sys, "stderr", None)  # the user's code may have removed it
+    terminal = stream is not None and not stream.closed and stream.isatty()
     if is_watched() or "PYTEST_CURRENT_TEST" in os.environ or not terminal:
         yield
         return
