@@ -233,3 +233,21 @@ def test_a_large_pass_has_a_verdict(bug: str) -> None:
     if bug == "sign":
         assert "1 of 102,400 elements differ" in proof.text
         assert proof.at == (200, 17)
+
+
+@pytest.mark.parametrize("factor", [1.0, 7.0])
+def test_numbers_near_the_largest_float64_are_left_to_flint(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splitting them overflows, so wide arithmetic does not know them; they hide no bug."""
+    monkeypatch.setattr("compare.proof.pair.MOST_FOR_BALLS_ALONE", 0)
+    x = torch.linspace(1, 2, 40, dtype=torch.float64)
+    x[3] = 1e305
+
+    def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
+        gradient = grad_output * (2 * x) * 1e-300
+        gradient[3] *= factor
+        return (gradient,)
+
+    report = compare.check(backward, lambda x: x * x * 1e-300, (x,))
+    assert report.verdict == ("ROUNDING" if factor == 1 else "WRONG"), str(report)

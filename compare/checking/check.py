@@ -63,8 +63,9 @@ def check(
             scalar output is 1 if `backward` does not take `grad_output`; the report then says
             `for grad_output = 1`.
         lift: How many entries of a large matrix product are computed exactly: "all", a number,
-            "none" (compare bits only), or "auto": 10,000 entries of a product that would take
-            seconds, and none if inputs and intermediates have more than 50,000,000 elements.
+            "none" (compare bits only), or "auto": all in wide arithmetic, 10,000 entries of a
+            product that would take FLINT seconds, and none if inputs and intermediates have more
+            than 50,000,000 elements.
         hold: Names of inputs and parameters that keep their values in the check at other inputs.
         contract: `{"twice": False}` leaves out the line "twice" of the contract. The lines are
             stride 0, transposed, zero, missing, twice, strides, subsets, inputs untouched and

@@ -17,13 +17,13 @@ from compare.mutants.mutate import Mutant
 from compare.mutants.subjects import Subject
 from compare.proof.balls import PRECISION
 from compare.proof.bits import mismatch
+from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.exact_values import finite
 from compare.proof.interpreter import Cache, Lifted, Unsupported, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Reading
 from compare.proof.program import Key, Program
 from compare.proof.rounding import largest_terms
 from compare.proof.same_formula import same_formula
-from compare.proof.wide import ExactArithmetic
 
 
 class EquivalenceTest:

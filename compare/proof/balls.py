@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.proof.literals import AS_WRITTEN, Literal, Reading, scalar_literal
+from compare.proof.exact_arithmetic import ExactArithmetic
+from compare.proof.literals import AS_WRITTEN, Reading
 
 Array = Any  # a numpy array of flint.arb; numpy's types cannot express that
 PRECISION = 200  # bits
@@ -87,7 +88,7 @@ _LARGER = np.frompyfunc(lambda a, b: a.max(b), 2, 1)
 UNION = np.frompyfunc(lambda a, b: a.union(b), 2, 1)  # elementwise: a ball around both balls
 
 
-class Balls:
+class Balls(ExactArithmetic):
     """The arithmetic of exact values, over arrays of balls.
 
     Args:
@@ -101,31 +102,12 @@ class Balls:
     def __init__(
         self, entries: int | None = None, reading: Reading = AS_WRITTEN, precision: int = PRECISION
     ) -> None:
-        self.entries, self.reading, self.precision = entries, reading, precision
-        self.skipped = False  # whether some entries of a product were not computed
-        self.literals: set[Literal] = set()  # the constants read so far
+        super().__init__(reading, precision)
+        self.entries = entries
 
     def exact(self, values: Tensor) -> Array:
         """Return the values of a tensor as balls of radius 0."""
         return _each(flint.arb, values.detach().double().cpu().numpy())
-
-    def constant(self, value: float, dtype: torch.dtype) -> Array:
-        """Return a number written in the code, as the reading takes it."""
-        return self._read_literal(scalar_literal(value, dtype)).reshape(())
-
-    def tensor_constant(self, values: Tensor) -> Array:
-        """Return a tensor that the code creates, its numbers as the reading takes them."""
-        numbers = values.detach().double().cpu().flatten()
-        if one := numbers.numel() > 0 and bool((numbers == numbers[0]).all()):
-            numbers = numbers[:1]
-        read = self._read_literal(Literal(tuple(numbers.tolist()), values.dtype, tensor=True))
-        return self.broadcast_to(read.reshape(() if one else tuple(values.shape)), values.shape)
-
-    def _read_literal(self, literal: Literal) -> Array:
-        self.literals.add(literal)
-        balls: Array = np.empty(len(literal.numbers), dtype=object)
-        balls[:] = self.reading.of(literal)
-        return balls
 
     def function(self, name: str, x: Array) -> Array:
         """Return an elementary function of each element."""
@@ -211,17 +193,9 @@ class Balls:
                 flat[at] = flat[at] + value
         return flat.reshape(x.shape)
 
-    def round_to_dtype(self, x: Array) -> Array:
-        """Return x unchanged: exact values are not rounded."""
-        return x
-
     def known(self, balls: Array) -> Array:
         """Return an array of balls, known constants, unchanged."""
         return balls
-
-    def rounded(self, x: Array, size: Callable[[], Array], units: float) -> Array:  # noqa: ARG002
-        """Return x unchanged: exact values are not rounded."""
-        return x
 
     def broadcast_to(self, x: Any, shape: Sequence[int]) -> Array:
         """Return x broadcast to a shape."""

@@ -26,6 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from compare.proof.double_double import two_sum
+
 _UNIT = 2.0**-53  # u, the largest relative error of one rounding to float64
 
 # Rows, and columns, of the result that are computed at once: this bounds the memory.
@@ -177,7 +179,7 @@ class _Operand:
                 shift = 1.5 * 2.0 ** (52 + 3 - plan.width * (i + 1))
                 h = h.sub_(torch.sub(h + shift, shift, out=parts[i][block]))
                 if l is not None:
-                    h, l = _two_sum(h, l)
+                    h, l = two_sum(h, l)
                 if not bool(h.any()):
                     break
             else:
@@ -243,9 +245,9 @@ def _sum(terms: list[Tensor], plain: int) -> tuple[Tensor, Tensor]:
         if order >= plain:
             high = term + high
         else:
-            high, off = _two_sum(term, high)
+            high, off = two_sum(term, high)
             low = off if low is None else low.add_(off)
-    return (high, torch.zeros_like(high)) if low is None else _two_sum(high, low)
+    return (high, torch.zeros_like(high)) if low is None else two_sum(high, low)
 
 
 def _share(plan: _Plan, p: int, q: int) -> float:
@@ -263,17 +265,6 @@ def _share(plan: _Plan, p: int, q: int) -> float:
         share = 1.0 if order >= plan.orders else rounding if order >= plan.plain else rounding**2
         total += count * share * 2.0 ** (-plan.width * order)
     return total
-
-
-def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return s = a + b rounded and a + b - s exactly.
-
-    Source: Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B.
-    """
-    s = a + b
-    of_b = s - a
-    of_a = s - of_b
-    return s, torch.sub(a, of_a, out=of_a).add_(torch.sub(b, of_b, out=of_b))
 
 
 def _spans(size: int, step: int) -> list[slice]:

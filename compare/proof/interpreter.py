@@ -23,10 +23,10 @@ from compare.proof.balls import PRECISION
 from compare.proof.bounds import Bounds
 from compare.proof.complex_numbers import Complex, ComplexArithmetic, as_view, of_view
 from compare.proof.complex_operations import COMPLEX_ROWS
+from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.exact_values import contains_zero, finite
 from compare.proof.operations import FACTORIES, INDEXED, JOINS, MOVES, ROWS, join, move
 from compare.proof.program import Key, Program, random_draw
-from compare.proof.wide import ExactArithmetic
 
 MAX_LITERALS = 1_000  # a larger tensor was not typed in as literals, unless all numbers are equal
 # Operations that take integer or boolean tensors as indices or masks, not as numbers.
@@ -223,13 +223,12 @@ def run(
     needed = set(nodes) if only is None else program.nodes_leading_to(only, overrides, known)
     # the last node that reads each value, after which the value is freed
     last = {source: node for node in nodes if node in needed for source in node.all_input_nodes}
-    precision = max(PRECISION, getattr(n, "precision", 0))
+    precision = max(PRECISION, n.precision) if isinstance(n, ExactArithmetic) else PRECISION
     values: Cache = {}
     outputs: dict[Any, Lifted] = {}
     with torch.no_grad(), flint.ctx.workprec(precision):
-        for node in (
-            counted("computing exactly", nodes) if isinstance(n, ExactArithmetic) else nodes
-        ):
+        exact = isinstance(n, ExactArithmetic)
+        for node in counted("computing exactly", nodes) if exact else nodes:
             if node.op == "output":
                 break
             if node in known:

@@ -14,13 +14,14 @@ from torch import Tensor, fx
 from compare.proof.balls import PRECISION, UNION, Balls
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constant_tables import exact_table_values
+from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.exact_values import elementwise
 from compare.proof.interpreter import Floats, Lifted, compute, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
-from compare.proof.wide import RESTARTED, WIDE_PRECISION, ExactArithmetic
+from compare.proof.wide import RESTARTED, WIDE_PRECISION
 
 
 class LiftedPair:
@@ -48,6 +49,11 @@ class LiftedPair:
         """
         by_hand = self.manual_program(reading, precision).outputs[name].numbers
         return by_hand, self.reference(reading, precision, divergent).outputs[name].numbers
+
+    def skipped(self, reading: Reading, precision: int, divergent: frozenset[str]) -> bool:
+        """Whether some entries of a product were not computed, on either side."""
+        manual = self.manual_program(reading, precision)
+        return manual.n.skipped or self.reference(reading, precision, divergent).n.skipped
 
     def manual_program(self, reading: Reading = AS_WRITTEN, precision: int | None = None) -> Lift:
         """Return the lifted by-hand program; values of the forward pass come from the reference."""

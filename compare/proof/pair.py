@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from compare.proof.balls import PRECISION, UNION, Balls
+from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.input_structure import NormalisedLines, Symmetry, find_structure
 from compare.proof.interpreter import Lifted, Unsupported, lift
 from compare.proof.literals import ANY, AS_WRITTEN, Reading
 from compare.proof.program import Key, Opaque, Program, elements, upstream
-from compare.proof.wide import RESTARTED, WIDE_PRECISION, ExactArithmetic, Shared, WideArithmetic
+from compare.proof.wide import RESTARTED, WIDE_PRECISION, Shared, WideArithmetic
 
 #: Where the balls are too wide to decide, lifting is repeated at the higher precision: each layer
 #: of a deep network loses some bits.

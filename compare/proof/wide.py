@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from compare.proof import double_double as dd
-from compare.proof.balls import Balls
 from compare.proof.blocks import BLOCK, blocks
+from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.exact_products import product
-from compare.proof.literals import AS_WRITTEN, Literal, Reading, scalar_literal
+from compare.proof.literals import AS_WRITTEN, Reading
 from compare.proof.wide_functions import apply
 
 #: Working precision in bits; it also names this arithmetic among FLINT's precisions.
@@ -281,18 +281,19 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        self.inputs: list[tuple[Tensor, Wide]] = []
+        self.inputs: list[Wide] = []
         self.products: list[tuple[Wide, Wide, Wide]] = []
         self.restarts: list[Wide] = []
 
     def exact(self, values: Tensor) -> Wide:
         """Return the values of a tensor as exact numbers."""
-        for known, numbers in self.inputs:
-            if known.dtype == values.dtype and torch.equal(known, values):
-                return numbers
-        numbers = of_float64(values.detach().double().cpu())
+        floats = values.detach().double().cpu()
+        for known in self.inputs:
+            if torch.equal(known.hi, floats):
+                return known
+        numbers = of_float64(floats)
         if values.numel() >= WORTH_REMEMBERING:
-            self.inputs.append((values, numbers))
+            self.inputs.append(numbers)
         return numbers
 
     def find(self, x: Wide, y: Wide) -> Wide | None:
@@ -352,7 +353,7 @@ def _equal(x: Wide, y: Wide) -> bool:
     return x.shape == y.shape and all(map(torch.equal, x.parts, y.parts))
 
 
-class WideArithmetic:
+class WideArithmetic(ExactArithmetic):
     """The arithmetic of exact values to about 100 bits, over `Wide` arrays.
 
     It has the methods of `Arithmetic`, as `Balls` has.
@@ -365,8 +366,6 @@ class WideArithmetic:
             after a product.
     """
 
-    skipped = False  # every entry of a product is computed
-
     def __init__(
         self,
         reading: Reading = AS_WRITTEN,
@@ -374,31 +373,12 @@ class WideArithmetic:
         product_bits: int = WIDE_PRECISION,
         restart: bool | None = None,
     ) -> None:
-        self.restart = restart
-        self.precision = WIDE_PRECISION if restart is None else RESTARTED
-        self.reading, self.shared = reading, shared or Shared()
-        self.product_bits = product_bits
-        self.literals: set[Literal] = set()  # the constants read so far
+        super().__init__(reading, WIDE_PRECISION if restart is None else RESTARTED)
+        self.shared, self.product_bits, self.restart = shared or Shared(), product_bits, restart
 
     def exact(self, values: Tensor) -> Wide:
         """Return the values of a tensor as exact numbers."""
         return self.shared.exact(values)
-
-    def constant(self, value: float, dtype: torch.dtype) -> Wide:
-        """Return a number written in the code, as the reading takes it."""
-        return self._read_literal(scalar_literal(value, dtype)).reshape(())
-
-    def tensor_constant(self, values: Tensor) -> Wide:
-        """Return a tensor that the code creates, its numbers as the reading takes them."""
-        numbers = values.detach().double().cpu().flatten()
-        if one := numbers.numel() > 0 and bool((numbers == numbers[0]).all()):
-            numbers = numbers[:1]
-        read = self._read_literal(Literal(tuple(numbers.tolist()), values.dtype, tensor=True))
-        return self.broadcast_to(read.reshape(() if one else tuple(values.shape)), values.shape)
-
-    def _read_literal(self, literal: Literal) -> Wide:
-        self.literals.add(literal)
-        return of_balls(self.reading.of(literal))
 
     def function(self, name: str, x: Wide) -> Wide:
         """Return an elementary function of each element."""
@@ -503,17 +483,9 @@ class WideArithmetic:
             whole[where] = part
         return Wide(*out).reshape(x.shape)
 
-    def round_to_dtype(self, x: Wide) -> Wide:
-        """Return x unchanged: exact values are not rounded."""
-        return x
-
     def known(self, balls: Any) -> Wide:
         """Return an array of balls, known constants, as wide numbers."""
         return of_balls(balls)
-
-    def rounded(self, x: Wide, size: Callable[[], Wide], units: float) -> Wide:  # noqa: ARG002
-        """Return x unchanged: exact values are not rounded."""
-        return x
 
     def broadcast_to(self, x: Wide | float, shape: Sequence[int]) -> Wide:
         """Return x broadcast to a shape."""
@@ -574,7 +546,3 @@ def _sums_of_runs(x: Wide, counts: Tensor) -> Wide:
             whole[has] = part
         x, counts = rows, kept
     return x
-
-
-#: An arithmetic of exact values.
-ExactArithmetic = Balls | WideArithmetic

@@ -1,4 +1,4 @@
-"""Backward passes by hand at the sizes that people train, for the group `check`."""
+"""Backward passes by hand that serve at any size: a norm, an MLP, attention, a whole block."""
 
 import math
 from collections.abc import Callable
