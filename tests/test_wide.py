@@ -1,6 +1,7 @@
 """Wide arithmetic beside FLINT's balls: they overlap, and wide numbers are narrow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import flint
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import compare
+from compare.passes.passes import Passes
 from compare.proof.balls import PRECISION, Balls
 from compare.proof.blocks import BLOCK, blocks
+from compare.proof.bounds import Bound, Bounds
+from compare.proof.exact_products import product
 from compare.proof.exact_values import (
     contains_zero,
     distance_from_floats,
@@ -24,7 +28,10 @@ from compare.proof.exact_values import (
     radii,
 )
 from compare.proof.interpreter import Unsupported, lift
-from compare.proof.wide import Shared, Wide, WideArithmetic, of_balls, of_float64
+from compare.proof.judge import judge
+from compare.proof.trace import trace
+from compare.proof.wide import RESTARTED, Shared, Wide, WideArithmetic, of_balls, of_float64
+from tests.lifted import named
 from tests.operation_cases import CALLS, Call
 from tests.tenth import unless_chosen
 from tests.test_operations import _program
@@ -241,13 +248,118 @@ def test_numbers_near_the_largest_float64_are_left_to_flint(
 ) -> None:
     """Splitting them overflows, so wide arithmetic does not know them; they hide no bug."""
     monkeypatch.setattr("compare.proof.pair.MOST_FOR_BALLS_ALONE", 0)
-    x = torch.linspace(1, 2, 40, dtype=torch.float64)
-    x[3] = 1e305
+    x, scale = torch.linspace(1, 2, 40, dtype=torch.float64), torch.ones(40, dtype=torch.float64)
+    x[3], scale[3] = 1e305, 1e-300
 
     def backward(x: Tensor, grad_output: Tensor) -> tuple[Tensor]:
-        gradient = grad_output * (2 * x) * 1e-300
+        gradient = grad_output * (2 * x) * scale
         gradient[3] *= factor
         return (gradient,)
 
-    report = compare.check(backward, lambda x: x * x * 1e-300, (x,))
+    report = compare.check(backward, lambda x: x * scale * x, (x,))
     assert report.verdict == ("ROUNDING" if factor == 1 else "WRONG"), str(report)
+    assert ("different formula" in str(report)) == (factor != 1)
+    assert "elements computed exactly" not in str(report)
+
+
+def test_a_divisor_that_may_be_0_has_no_quotient() -> None:
+    one = of_float64(torch.ones(3, dtype=torch.float64))
+    below = Wide(one.hi, one.lo, torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64))
+    error = (one / below).error
+    assert error[0] >= 1  # between 2/3 and 2
+    assert error[1:].isinf().all()
+
+
+def _restarted(shared: Shared, x: Wide, *, leads: bool = False) -> bool:
+    return shared.restart(x, leads=leads) is not x
+
+
+def test_both_sides_go_on_from_equal_products_alone() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = of_float64(torch.randn(3, 4, generator=rng, dtype=torch.float64))
+    near = Wide(x.hi, x.lo, 2.0**-70 * x.hi.abs())
+    far = Wide(x.hi, x.lo, 2.0**-50 * x.hi.abs())  # too little is known of it
+    other = Wide(x.hi * (1 + 2.0**-40), x.lo, near.error)
+    shared = Shared()
+    assert _restarted(shared, near, leads=True)
+    assert _restarted(shared, near)
+    assert not shared.restart(near, leads=False).error.any()
+    for unlike in (far, other, near[:2], Wide(-x.hi, -x.lo, near.error)):
+        assert not _restarted(shared, unlike)
+    last = torch.ones(3, 4, dtype=torch.float64)
+    last[2, 3] += 2.0**-40
+    assert not _restarted(shared, Wide(x.hi * last, x.lo, near.error))
+
+
+def test_values_from_product_to_product_show_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sum by hand may lie off the reference's product by the error that this goes on without."""
+
+    def rough(a: Any, b: Any, bits: int) -> tuple[Tensor, ...]:
+        hi, lo, error = product(a, b, bits)
+        return hi, lo + 2.0**-66 * hi, error + 2.0**-65 * hi.abs()
+
+    monkeypatch.setattr("compare.proof.wide.product", rough)
+    monkeypatch.setattr("compare.proof.pair.Pair.precisions", (RESTARTED,))
+    rng = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(60, 60, generator=rng, dtype=torch.float64) for _ in range(2))
+
+    def backward(grad_output: Tensor, x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        return {"w": (x[:, :, None] * grad_output[:, None, :]).sum(0), "x": grad_output @ w.mT}
+
+    pair = Passes(backward, lambda x, w: x @ w, {"x": x, "w": w})
+    _, both = pair.with_autograd(pair.manual, pair.manual_program)
+    verdicts = {name: proof.verdict for name, proof in judge(both, ["w", "x"]).items()}
+    assert verdicts["w"] != "WRONG"
+    assert verdicts["x"] == "EXACT"
+
+
+def _rows_alone(operation: Callable[..., Bound], *operands: Bound) -> None:
+    """Compare the bounds of a large array with those of each of its rows."""
+    whole = operation(*operands)
+    for k in range(whole.shape[0]):
+        cut = {id(x): x.moved(lambda part: part[k]) for x in operands}  # noqa: B023
+        row = operation(*(cut[id(x)] for x in operands))
+        assert torch.equal(whole.value[k], row.value)
+        assert torch.equal(whole.error[k], row.error)
+        assert all(map(torch.equal, (end[k] for end in whole.range), row.range))
+
+
+def test_bounds_of_large_arrays_are_those_of_their_rows() -> None:
+    rng = torch.Generator().manual_seed(0)
+    n = Bounds(terms=True)
+    n.dtype = torch.float32
+    value = torch.randn(3, BLOCK, generator=rng, dtype=torch.float64) * 1e-3
+    x = Bound(n, value, torch.full_like(value, 1e-3))  # squares of both signs are not negative
+    large = Bound(n, value * 1e5, value.abs())
+    _rows_alone(n.multiply, x, x)
+    _rows_alone(n.multiply, x, large)
+    _rows_alone(n.add, x, large)
+    _rows_alone(n.divide, x, large)
+    for name in ("exp", "tanh", "sqrt"):
+        _rows_alone(partial(n.function, name), large)
+    assert bool((n.multiply(x, x).range[0] >= 0).all())
+
+
+@pytest.mark.parametrize("label", ["convolution", "convolution-transposed", "convolution_backward"])
+def test_a_few_images_of_a_convolution_at_once(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = next(call for call in CALLS if call.label == label)
+    inputs = {
+        name: torch.cat([x, x + 1, x - 2]) if len(x) == len(next(iter(call.inputs.values()))) else x
+        for name, x in call.inputs.items()
+    }
+    program = trace(named(call.run), inputs)
+    results = []
+    for most in (4_000_000, 1):  # numbers; one image at least is laid out at once
+        monkeypatch.setattr("compare.proof.operations.NUMBERS_AT_ONCE", most)
+        results.append([lift(program, n, inputs) for n in (WideArithmetic(), Bounds())])
+    for whole, parts in zip(*results, strict=True):
+        for name, value in whole.items():
+            one, other = value.numbers, parts[name].numbers
+            if isinstance(one, Wide):
+                assert not distinct(one, other).any()
+                assert bool((other.error <= 2.0**-90 * one.hi.abs().max()).all())
+            else:
+                torch.testing.assert_close(one.value, other.value)
+                torch.testing.assert_close(one.error, other.error)
