@@ -206,9 +206,18 @@ def runnable(document: str) -> list[tuple[Block, str]]:
 PAGES = {short(path): path.read_text() for path in DOCUMENTS[2:] if path not in GUIDES}
 
 
+LONG = "compare bench", "torchrun", "--steps 2000"  # blocks with one of these take 10 s and more
+
+
 @pytest.mark.parametrize(
     ("page", "block", "shown"),
-    [(page, *block) for page, text in PAGES.items() for block in runnable(text)],
+    [
+        pytest.param(
+            page, block, shown, marks=pytest.mark.long if any(k in block.text for k in LONG) else ()
+        )
+        for page, text in PAGES.items()
+        for block, shown in runnable(text)
+    ],
 )
 def test_a_block_of_a_page_runs(page: str, block: Block, shown: str, tmp_path: Path) -> None:
     """The block prints the output on the page; digits are ignored: they depend on the processor."""

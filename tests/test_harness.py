@@ -25,6 +25,7 @@ from compare.training.harness import Run, run
 from compare.training.prover import Prover
 from compare.training.sides import Reference
 from tests.conftest import Plant, one_ulp, planted
+from tests.tenth import unless_chosen
 
 pytestmark = pytest.mark.bits
 
@@ -95,8 +96,11 @@ BATCHED = ["bias", "mini_batches", "delta_trimming", "regularization", "dropout"
 @pytest.mark.parametrize(
     ("name", "dtype", "population", "steps"),
     [
-        *((n, d, p, 150) for n in [*LISTINGS, "deep"] for d in DTYPES for p in (1, 16)),
-        *((n, d, 3, 60) for n in BATCHED for d in ("float64", "float32")),
+        pytest.param(*run, marks=unless_chosen(f"the batch of {run}"))
+        for run in [
+            *((n, d, p, 150) for n in [*LISTINGS, "deep"] for d in DTYPES for p in (1, 16)),
+            *((n, d, 3, 60) for n in BATCHED for d in ("float64", "float32")),
+        ]
     ],
 )
 def test_the_batch_has_the_report_of_the_plain_path(

@@ -11,6 +11,7 @@ import pytest
 from compare.cases.cases import CASES, Network
 from compare.cli.main import main
 from compare.training.harness import Run
+from tests.tenth import unless_chosen
 
 ROWS = "a,b,kind\n" + "".join(
     f"{k},{k * k % 7},{'high' if (k * 7 + 3) % 10 > 4 else 'low'}\n" for k in range(30)
@@ -41,7 +42,10 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "field", "value"), OPTIONS)
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [pytest.param(*option, marks=unless_chosen(f"the option {option}")) for option in OPTIONS],
+)
 def test_every_field_has_an_option(
     options: str, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

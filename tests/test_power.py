@@ -28,6 +28,7 @@ from compare.proof.interpreter import evaluate
 from manual.activations import ACTIVATIONS
 from manual.losses import LOSSES
 from tests.opaque import unseen
+from tests.tenth import unless_chosen
 from tests.test_pieces import (
     TORCH_FUNCTIONS,
     _activation,
@@ -131,7 +132,14 @@ def _smaller(case: Case) -> Case:
     return replace(case, network=network, X=X, y=Y, data=None, batch_size=4)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "dropout_as_published"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "three_layer" else unless_chosen(f"mutants {name}"))
+        for name in CASES
+        if name != "dropout_as_published"
+    ],
+)
 def test_every_mutant_of_a_cases_step_is_caught(name: str) -> None:
     """At the case's own inputs, or at others where its own are too weak.
 
@@ -294,7 +302,13 @@ def _of_unsupported(x: Tensor, t: Tensor, grad_output: Tensor) -> dict[str, Tens
 SHORT = ("relu", "penalty", "batch norm", "batch of one", "case", "overflow", "unsupported")
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(k, marks=() if k == "relu" else unless_chosen(f"whole check {k}"))
+        for k in SHORT
+    ],
+)
 def test_the_equivalence_test_agrees_with_a_whole_check(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,16 @@ from compare.practice.grader import grade
 from compare.practice.levels import LEVELS, Level, find, level_name, new
 from compare.practice.result import BLANK, RIGHT, STOPS, WRONG
 from compare.training.sampling import draw
+from tests.tenth import unless_chosen
 
 EACH = pytest.mark.parametrize("level", LEVELS.values(), ids=list(LEVELS))
 EACH_LINE = pytest.mark.parametrize(
     ("level", "name"),
     [
-        pytest.param(level, name, id=f"{level.name}-{name}")
+        pytest.param(
+            level, name, id=f"{level.name}-{name}",
+            marks=unless_chosen(f"a line of {level.name}: {name}"),
+        )
         for level in LEVELS.values() for name in level.blanks
     ],
 )  # fmt: skip
