@@ -159,8 +159,8 @@ def embedding(tokens: int, vocabulary: int, width: int) -> Pass:
     def backward(w: Tensor, token: Tensor, target: Tensor) -> Named:
         rows = w[token]
         d = torch.softmax(rows @ w.mT, -1)
-        d[torch.arange(tokens), target] -= 1
-        d = d / tokens
+        d[torch.arange(len(token)), target] -= 1
+        d = d / len(token)
         return {"w": (d.mT @ rows).index_add(0, token, d @ w)}
 
     def inputs(rng: torch.Generator) -> Named:
@@ -180,10 +180,10 @@ def block(time: int, width: int, heads: int) -> Pass:
     """Return a whole transformer block: norm, attention, norm, MLP, each with a residual."""
 
     def split(x: Tensor) -> Tensor:
-        return x.reshape(time, heads, width // heads).transpose(0, 1)
+        return x.reshape(len(x), heads, width // heads).transpose(0, 1)
 
     def merge(x: Tensor) -> Tensor:
-        return x.transpose(0, 1).reshape(time, width)
+        return x.transpose(0, 1).reshape(-1, width)
 
     names = ["x", "g1", "c1", "wqkv", "bqkv", "wo", "bo", "g2", "c2", "w1", "b1", "w2", "b2"]
 

@@ -7,6 +7,7 @@ import torch
 
 from compare.checking.by_numbers import judged_by_numbers
 from compare.checking.second_inputs import SecondInputs
+from compare.checking.smaller_inputs import at_smaller_inputs
 from compare.contract.contract import Contract
 from compare.diagnosis.bit_exact_search import suggest_rewrites
 from compare.diagnosis.diagnosis import diagnose
@@ -21,7 +22,7 @@ from compare.progress_bar import shown_on_terminal
 from compare.proof.judge import judge
 from compare.proof.pair import Bypasses, Pair, bypassed_gradients
 from compare.proof.program import Program
-from compare.proof.verdict import WRONG, Proof
+from compare.proof.verdict import UNDECIDED, WRONG, Proof
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
 from compare.report.quantity import Quantity
 from compare.report.report import DEMANDS, Report
@@ -116,7 +117,7 @@ def check(
             backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps, lift=lift
         )
         excluded = left_out(contract)
-        report = _judged(passes)
+        report, passes = _judged(passes)
         if passes.backward.differentiates_inputs:
             why = "the by-hand side differentiates its own input tensors"
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
@@ -186,13 +187,27 @@ def assert_same(
         raise AssertionError(f"{message}\n{report}") from None
 
 
-def _judged(passes: Passes) -> Report:
-    """Return the report on both passes at their inputs, and at other inputs unless WRONG."""
+def _judged(passes: Passes) -> tuple[Report, Passes]:
+    """Return the report on both passes at their inputs, and at other inputs unless WRONG.
+
+    The passes to ask for the contract are returned too: those at smaller inputs, if the formulas
+    were compared there.
+    """
     with stage("running and recording both passes"):
         forward, manual = passes.forward, passes.manual
-        autograd, pair = passes.with_autograd(manual, passes.manual_program)
-    proofs = judge(pair, list(pair.manual))
-    if bypasses := _without_recomputations(pair, proofs):
+        whole = passes.lifted_at_any_size()
+        autograd, pair = whole.with_autograd(manual, whole.manual_program)
+    with stage("looking for smaller inputs"):
+        small = at_smaller_inputs(whole, pair)
+    proofs = judge(pair, list(pair.manual), elsewhere=small.proofs) if small else {}
+    if small is None or any(proof.verdict == UNDECIDED for proof in proofs.values()):
+        small = None
+        if whole is not passes:
+            autograd, pair = passes.with_autograd(manual, passes.manual_program)
+        proofs = judge(pair, list(pair.manual))
+    else:
+        passes = whole
+    if small is None and (bypasses := _without_recomputations(pair, proofs)):
         autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
         proofs = judge(pair, list(pair.manual))
     misshapen = [name for name in autograd if name in manual and name not in pair.manual]
@@ -211,12 +226,15 @@ def _judged(passes: Passes) -> Report:
     report.follows = (
         passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
     )
+    there = SecondInputs(small.passes, small.pair) if small else SecondInputs(passes, pair)
+    report.smaller = small.words if small else ""
     if not passes.not_lifted and report.verdict != WRONG:
         with stage("at other inputs"):
-            proofs, report.beside = SecondInputs(passes, pair).judged(proofs)
-        for name, proof in proofs.items():
-            report.quantities[name].proof = proof
-    return report
+            beside, report.beside = there.judged(small.proofs if small else proofs)
+        for name, proof in beside.items():
+            if small is None or proof.verdict == WRONG:
+                report.quantities[name].proof = proof
+    return report, there.check
 
 
 def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses:

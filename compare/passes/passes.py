@@ -122,6 +122,16 @@ class Passes:
         other.reference = try_trace(self.forward.reference, self.forward.arguments)
         return other
 
+    def lifted_at_any_size(self) -> "Passes":
+        """Return the passes with programs, even of too many elements to lift."""
+        if self.not_lifted is None or self.lift != "auto":
+            return self
+        other = copy(self)
+        other.not_lifted, other.entries = lift_limits("auto", ())
+        for side in ("manual_program", "reference"):
+            other.__dict__.pop(side, None)
+        return other
+
     def in_dtype(self, dtype: torch.dtype) -> "Passes":
         """Return the passes with the inputs and cotangents of fewer bits in a wider dtype."""
 

@@ -11,7 +11,7 @@ Three questions are asked of the two programs:
    relative to the exact values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -26,11 +26,11 @@ from compare.proof.balls import PRECISION
 from compare.proof.bits import same_bits
 from compare.proof.exact_values import ball_at, finite, magnitude
 from compare.proof.explanations import explain_kink, narrowing_cast
-from compare.proof.interpreter import Unsupported
+from compare.proof.interpreter import Lifted, Unsupported
 from compare.proof.lifted_pair import LiftedPair
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Reading, readings
 from compare.proof.pair import Pair
-from compare.proof.program import Opaque, operation
+from compare.proof.program import Key, Opaque, operation
 from compare.proof.rounding import (
     Accuracy,
     LiftedQuantity,
@@ -53,7 +53,7 @@ FAR_EACH = 4.0  # where the change that each number causes is known
 
 def judge(
     pair: Pair, order: Sequence[str], *, brief: bool = False, formulas_only: bool = False,
-    stop_at_first_wrong: bool = False,
+    stop_at_first_wrong: bool = False, elsewhere: Mapping[str, Proof] | None = None,
 ) -> dict[str, Proof]:  # fmt: skip
     """Return the proof for each quantity.
 
@@ -65,19 +65,29 @@ def judge(
         formulas_only: Whether to leave out questions 2 and 3 for numbers that have the bits of
             their program's operations, which round as they did where these were asked.
         stop_at_first_wrong: Whether to leave out all quantities after the first WRONG one.
+        elsewhere: The proofs of the same operations at smaller inputs, of every quantity. The
+            formulas are not compared here then. A quantity whose formula is another one there is
+            WRONG only if both sides are further apart here than they can round, else UNDECIDED.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
-        return _Judge(pair, brief or formulas_only, formulas_only).all(
+        return _Judge(pair, brief or formulas_only, formulas_only, elsewhere or {}).all(
             order, stop_at_first_wrong=stop_at_first_wrong
         )
 
 
 class _Judge:
-    def __init__(self, pair: Pair, brief: bool, formulas_only: bool) -> None:
+    def __init__(
+        self, pair: Pair, brief: bool, formulas_only: bool, elsewhere: Mapping[str, Proof]
+    ) -> None:
         self.pair, self.brief, self.formulas_only = pair, brief, formulas_only
+        self.elsewhere = elsewhere
         self.divergent: set[str] = set()  # WRONG, or a different formula that the user accepts
-        self.lifted = LiftedPair(pair)
-        self.manual_outputs = self.lifted.manual_program().outputs
+        self.lifted = LiftedPair(pair, in_float64=bool(elsewhere))
+
+    @cached_property
+    def manual_outputs(self) -> Mapping[Key, Lifted]:
+        """The by-hand program lifted from the inputs on."""
+        return self.lifted.manual_program().outputs
 
     def all(self, order: Sequence[str], *, stop_at_first_wrong: bool) -> dict[str, Proof]:
         proofs: dict[str, Proof] = {}
@@ -94,6 +104,8 @@ class _Judge:
         same = same_bits(manual, autograd)
         if manual.isnan().any() or autograd.isnan().any():
             return Proof(WRONG, "contains NaN, so nothing can be verified")
+        if name in self.elsewhere:
+            return self._with_formula_from_elsewhere(name, same)
         if self._is_uninitialised(name):
             return Proof(WRONG, "uses uninitialised memory (torch.empty); initialise it first")
         obstacle = self._obstacle(name)
@@ -132,6 +144,49 @@ class _Judge:
             return self._opaque(name, obstacle, reference, errors)
         why = "" if formula.apart else formula.text  # numbers cannot decide how others are read
         return Proof(UNDECIDED, formula.text, obstacle=why, **errors)
+
+    def _with_formula_from_elsewhere(self, name: str, same: bool) -> Proof:
+        """Judge bits and bounds here, where the formulas were compared at smaller inputs."""
+        there = self.elsewhere[name]
+        manual, autograd = self.pair.manual[name], self.pair.autograd[name]
+        by_hand, reference = (
+            self.lifted.quantity(program, AS_WRITTEN, name)
+            for program in (self.pair.manual_program, self.pair.reference)
+        )
+        if by_hand is None or reference is None:
+            return Proof(UNDECIDED, there.text, obstacle="missing from a traced pass")
+        if there.verdict == WRONG:
+            apart = by_hand.bound_together(reference)
+            share = (
+                None
+                if apart is None
+                else largest_share(
+                    share_of_rounding(manual, autograd, apart).masked_fill(~apart.isfinite(), 0.0)
+                )
+            )
+            if share is not None and share > 1:
+                return replace(there, share=share, at=None)
+            return Proof(UNDECIDED, there.text)
+        if there.verdict == INACCURATE:
+            return there
+        errors: dict[str, Any] = {}
+        if by_hand.known and reference.known:
+            errors["manual_error"] = by_hand.error_in_ulps(manual, reference)
+            errors["autograd_error"] = reference.error_in_ulps(autograd, reference)
+        if same:
+            errors |= self._correct_bits(name, by_hand, reference)
+            return Proof(EXACT, there.text, lifted=True, accepted=there.accepted, **errors)
+        if by_hand.known and reference.known:
+            proof = self._rounding(name, there.text, by_hand, reference, errors)
+            return replace(proof, accepted=there.accepted)
+        together = by_hand.bound_together(reference)
+        if together is None:
+            return Proof(UNDECIDED, f"{there.text}; no rounding bound could be computed")
+        share = largest_share(share_of_rounding(manual, autograd, together))
+        if share <= 1:
+            return replace(there, verdict=ROUNDING, share=share)
+        text = f"{there.text}, but both sides are {share:.3g} times both rounding bounds apart"
+        return Proof(UNDECIDED, text, share=share)
 
     def _is_its_program(self, name: str) -> bool:
         """Whether nothing but the formula is asked of a value that its own program computes."""

@@ -16,19 +16,27 @@ from compare.proof.bounds import Bound, Bounds
 from compare.proof.constant_tables import exact_table_values
 from compare.proof.exact_arithmetic import ExactArithmetic
 from compare.proof.exact_values import elementwise
-from compare.proof.interpreter import Floats, Lifted, compute, lift
+from compare.proof.interpreter import Floats, Lifted, Unsupported, compute, lift
 from compare.proof.literals import AS_WRITTEN, IN_ANY_READING, Literal, Reading
 from compare.proof.pair import Lift, Pair
 from compare.proof.program import Key, Opaque, Program
 from compare.proof.rounding import LiftedQuantity, bounds_for, largest_terms
-from compare.proof.wide import RESTARTED, WIDE_PRECISION
+from compare.proof.wide import RESTARTED, WIDE_PRECISION, of_float64
 
 
 class LiftedPair:
-    """The two programs of a pair, lifted on demand and cached."""
+    """The two programs of a pair, lifted on demand and cached.
 
-    def __init__(self, pair: Pair) -> None:
+    Args:
+        pair: Both sides.
+        in_float64: Whether the exact values of float32 and narrower quantities are only needed to
+            measure the errors of floats, so that those of the bounds will do.
+    """
+
+    def __init__(self, pair: Pair, *, in_float64: bool = False) -> None:
         self.pair = pair
+        self._in_float64 = in_float64 or isinstance(pair.manual_program, Opaque)
+        self._only_float64 = in_float64
         self._lifts: dict[tuple[Any, ...], Lift] = {}
         self._quantities: dict[tuple[Any, ...], dict[Key, LiftedQuantity]] = {}
         self._local_bounds: dict[tuple[Any, ...], Mapping[Key, Lifted]] = {}
@@ -151,9 +159,9 @@ class LiftedPair:
         key = by_hand, reading, used, n.precision
         if key not in self._quantities:
             bound = self._bounds(program, reading, used)
-            exact = self._float64_values(bound) or {
-                k: value.numbers for k, value in self._local_values(program, n, used).items()
-            }
+            exact = self._float64_values(bound)
+            if exact is None:
+                exact = {k: v.numbers for k, v in self._local_values(program, n, used).items()}
             self._quantities[key] = {n: LiftedQuantity(exact[n], bound[n].numbers) for n in exact}
         return self._quantities[key].get(name)
 
@@ -189,17 +197,20 @@ class LiftedPair:
             return sides[program is self.pair.reference](n.reading, n.precision).outputs
         return self.lift_locally(program, n, n.reading, used)
 
-    def _float64_values(self, bounds: Mapping[Key, Lifted]) -> dict[Key, Any]:
-        """Return values computed in float64 as balls, if they are exact enough for all quantities.
+    def _float64_values(self, bounds: Mapping[Key, Lifted]) -> dict[Key, Any] | None:
+        """Return values computed in float64 as exact, if they are exact enough for all quantities.
 
-        They are if no formula is compared, because the by-hand side is opaque, and the quantities
-        have a narrower dtype: then the distance of floats from them is all that is needed.
+        They are if no formula is compared and the quantities have a narrower dtype: then the
+        distance of floats from them is all that is needed. None: they are not.
         """
         narrow = all(value.dtype.itemsize < 8 for value in self.pair.manual.values())
-        if not isinstance(self.pair.manual_program, Opaque) or not narrow:
-            return {}
+        if not self._in_float64 or not (narrow or self._only_float64):
+            return None
+        if not narrow:
+            why = Unsupported("float64", "its exact values were not computed")
+            return dict.fromkeys(bounds, why)
         return {
-            key: Balls().exact(value.numbers.value)
+            key: of_float64(value.numbers.value)
             if isinstance(value.numbers, Bound)
             else value.numbers
             for key, value in bounds.items()

@@ -187,6 +187,22 @@ def elements(nodes: Iterable[fx.Node]) -> int:
     return sum(value.numel() for value in map(meta_tensor, nodes) if value is not None)
 
 
+def work(nodes: Iterable[fx.Node]) -> int:
+    """Return the total number of elements, and of the windows that convolutions multiply."""
+    return sum(_elements_of(node) for node in nodes)
+
+
+def _elements_of(node: fx.Node) -> int:
+    value = meta_tensor(node)
+    if value is None:
+        return 0
+    if operation(node) == "convolution":
+        weight = meta_tensor(node.args[1])
+        assert weight is not None
+        return value[:, 0].numel() * weight[0].numel()
+    return value.numel()
+
+
 def float_meta_tensor(node: Any) -> Tensor | None:
     """Return an empty tensor laid out as a node's value, None if the value is no float tensor."""
     value = meta_tensor(node)

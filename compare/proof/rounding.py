@@ -47,6 +47,12 @@ class LiftedQuantity:
         terms = self.bound.terms if isinstance(self.bound, Bound) else None
         return None if terms is None else terms.nan_to_num(0.0, 0.0, 0.0)
 
+    def bound_together(self, other: "LiftedQuantity") -> Tensor | None:
+        """Return how far the floats of both sides may lie apart, None if a bound is unknown."""
+        if not (isinstance(self.bound, Bound) and isinstance(other.bound, Bound)):
+            return None
+        return self.bound.error.cpu() + other.bound.error.cpu()
+
     def error_in_ulps(
         self, values: Tensor, reference: "LiftedQuantity | None" = None
     ) -> float | None:

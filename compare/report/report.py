@@ -64,6 +64,7 @@ class Report(Documented, Stateful):
     unnamed: tuple[str, ...] = ()  # quantities for which the by-hand side has no name or value
     not_judged: tuple[str, ...] = ()  # parameters of forward without a gradient by hand
     beside: OtherInputs | None = None  # the check at other inputs; None: there was none
+    smaller: str = ""  # inputs at which the formulas were compared, and the contract asked
     conditions: tuple[str, ...] = ()  # under which the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
@@ -142,6 +143,7 @@ class Report(Documented, Stateful):
             "not_judged": list(self.not_judged),
             "conditions": list(self.conditions),
             "beside": plain(self.beside),
+            "smaller_inputs": self.smaller or None,
             "contract": plain(self.contract),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
@@ -229,6 +231,8 @@ class Report(Documented, Stateful):
         names = ", ".join(q.name for q in worst)
         if self.verdict == ROUNDING:
             shown = "at these inputs" if self.case == "check" else "at the sampled steps"
+            if self.smaller:
+                shown = "at smaller inputs, by the same operations,"
             shown += (
                 " and at other inputs" if self.beside and self.beside == OtherInputs(True) else ""
             )
@@ -288,6 +292,10 @@ class Report(Documented, Stateful):
                 bits_only.setdefault(text, []).append(q.name)
         for text, names in bits_only.items():
             yield "bits only", f"{', '.join(names)}: the formula was not checked {text}"
+        if self.smaller:
+            also = "formulas, other inputs and contract"
+            there = "bits and rounding bounds of every element are those at the given inputs"
+            yield "smaller inputs", f"{self.smaller}: {also}; {there}"
         if self.beside and self.beside.text:
             yield "other inputs", self.beside.text
         yield from labelled(self.contract)
