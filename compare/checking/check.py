@@ -7,7 +7,7 @@ import torch
 
 from compare.checking.by_numbers import judged_by_numbers
 from compare.checking.second_inputs import SecondInputs
-from compare.checking.smaller_inputs import at_smaller_inputs
+from compare.checking.smaller_inputs import SmallerInputs, at_smaller_inputs
 from compare.contract.contract import Contract
 from compare.diagnosis.bit_exact_search import suggest_rewrites
 from compare.diagnosis.diagnosis import diagnose
@@ -22,7 +22,7 @@ from compare.progress_bar import shown_on_terminal
 from compare.proof.judge import judge
 from compare.proof.pair import Bypasses, Pair, bypassed_gradients
 from compare.proof.program import Program
-from compare.proof.verdict import UNDECIDED, WRONG, Proof
+from compare.proof.verdict import UNDECIDED, WRONG, OtherInputs, Proof
 from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
 from compare.report.quantity import Quantity
 from compare.report.report import DEMANDS, Report
@@ -226,15 +226,28 @@ def _judged(passes: Passes) -> tuple[Report, Passes]:
     report.follows = (
         passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
     )
-    there = SecondInputs(small.passes, small.pair) if small else SecondInputs(passes, pair)
     report.smaller = small.words if small else ""
     if not passes.not_lifted and report.verdict != WRONG:
         with stage("at other inputs"):
-            beside, report.beside = there.judged(small.proofs if small else proofs)
-        for name, proof in beside.items():
-            if small is None or proof.verdict == WRONG:
-                report.quantities[name].proof = proof
-    return report, there.check
+            proofs, report.beside = _at_other_inputs(passes, pair, proofs, small)
+        for name, proof in proofs.items():
+            report.quantities[name].proof = proof
+    return report, small.passes if small else passes
+
+
+def _at_other_inputs(
+    passes: Passes, pair: Pair, proofs: Mapping[str, Proof], small: SmallerInputs | None
+) -> tuple[dict[str, Proof], OtherInputs]:
+    """Return the proofs, WRONG for what is right only at the given inputs, and the remarks.
+
+    Few rows may lose what the inputs visibly are, such as sums of 0 along a column. So smaller
+    inputs decide only if all is right there and nothing was left out.
+    """
+    if small is not None:
+        there, beside = SecondInputs(small.passes, small.pair).judged(small.proofs)
+        if beside == OtherInputs(True) and there == small.proofs:
+            return dict(proofs), beside
+    return SecondInputs(passes, pair).judged(proofs)
 
 
 def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses:

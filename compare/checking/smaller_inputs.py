@@ -25,7 +25,7 @@ from compare.proof.verdict import UNDECIDED, Proof
 #: Elements of both programs from which on smaller inputs are looked for.
 LARGE = 20_000_000
 #: How many rows to keep: the first count with which the programs are no longer large.
-ROWS = 16, 4, 2
+ROWS = 16, 4
 # A batch comes first, or after the sequences; in the end every dimension of one size is cut.
 CUTS = (0,), (1,), (0, 1, 2, 3)
 

@@ -143,7 +143,7 @@ class Contract(CallComparison):
 
         def check(cotangents: list[Tensor]) -> str:
             values, _ = self._call(cotangents)
-            return self.compare_call(values, self.passes.manual)
+            return self.compare_call(values, self.passes.manual, passed=cotangents)
 
         return _each(variants, check) if variants else None
 

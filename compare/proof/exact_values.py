@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compare.proof.blocks import blocks
 from compare.proof.wide import Wide, of_float64
 
 # Half the least subnormal of float64: no dtype can hold a difference smaller than this.
@@ -105,6 +106,18 @@ def can_be_held_apart(x: Exact, y: Exact) -> Any:
     return _mask(lambda a, b: not abs(a - b) <= BELOW_EVERY_DTYPE, x, y)
 
 
+def _distance_from_wide(floats: Tensor, exact: Wide, largest: float) -> Tensor:
+    difference = of_float64(floats) - exact
+    upper = (difference.hi.abs() + difference.error) * (1 + _ROOM)
+    infinite = exact.hi.isinf() & (exact.error == 0)
+    off = torch.where(floats == exact.hi, 0.0, torch.inf)
+    upper = torch.where(infinite, off, upper)
+    overflow = floats.isinf() & exact.known
+    beyond = floats.sign() * exact.hi - exact.error > largest
+    upper = torch.where(overflow, torch.where(beyond, 0.0, torch.inf), upper)
+    return upper.masked_fill(~(infinite | exact.known), torch.nan)
+
+
 def distance_from_floats(values: Tensor, exact: Exact) -> Tensor:
     """Return an upper bound on |values - exact|, 0 for an infinity where the exact value overflows.
 
@@ -113,15 +126,10 @@ def distance_from_floats(values: Tensor, exact: Exact) -> Tensor:
     floats = values.detach().double().cpu()
     largest = torch.finfo(values.dtype).max
     if isinstance(exact, Wide):
-        difference = of_float64(floats) - exact
-        upper = (difference.hi.abs() + difference.error) * (1 + _ROOM)
-        infinite = exact.hi.isinf() & (exact.error == 0)
-        off = torch.where(floats == exact.hi, 0.0, torch.inf)
-        upper = torch.where(infinite, off, upper)
-        overflow = floats.isinf() & exact.known
-        beyond = floats.sign() * exact.hi - exact.error > largest
-        upper = torch.where(overflow, torch.where(beyond, 0.0, torch.inf), upper)
-        return upper.masked_fill(~(infinite | exact.known), torch.nan)
+        upper = torch.empty_like(floats)
+        for at in blocks(floats.shape):
+            upper[at] = _distance_from_wide(floats[at], exact[at], largest)
+        return upper
 
     def upper_of(value: float, ball: Any) -> float:
         if abs(ball) == _INFINITY:

@@ -275,7 +275,7 @@ class _Judge:
         """Compare the two lifted values, both continued from the divergent by-hand values."""
         divergent = self.pair.injected_ancestors(name) & self.divergent
         formula = Formula(None, "")
-        for precision in self.pair.precisions:
+        for precision in self._precisions:
             both = self.lifted.both_sides(name, reading, precision, divergent)
             with flint.ctx.workprec(max(precision, PRECISION)):
                 found = same_formula(
@@ -298,6 +298,15 @@ class _Judge:
             if found.same is not None or found.at is None or reading == IN_ANY_READING:
                 break
         return formula
+
+    @property
+    def _precisions(self) -> tuple[int, ...]:
+        """The precisions to try; first the one that mostly decides, where only the formula counts.
+
+        A deep network leaves too few digits from the inputs on, but not from product to product.
+        """
+        tried = self.pair.precisions
+        return tuple(sorted(tried, key=RESTARTED.__ne__)) if self.formulas_only else tried
 
     def _infinite(self, name: str) -> Any:
         """Return a mask of the elements where both sides have the same infinity.
