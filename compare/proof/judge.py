@@ -35,6 +35,7 @@ from compare.proof.rounding import (
     Accuracy,
     LiftedQuantity,
     largest_share,
+    looks_systematic,
     overflowed,
     share_of_rounding,
 )
@@ -167,8 +168,6 @@ class _Judge:
             if share is not None and share > 1:
                 return replace(there, share=share, at=None)
             return Proof(UNDECIDED, there.text)
-        if there.verdict == INACCURATE:
-            return there
         errors: dict[str, Any] = {}
         if by_hand.known and reference.known:
             errors["manual_error"] = by_hand.error_in_ulps(manual, reference)
@@ -176,12 +175,15 @@ class _Judge:
         if same:
             errors |= self._correct_bits(name, by_hand, reference)
             return Proof(EXACT, there.text, lifted=True, accepted=there.accepted, **errors)
-        if by_hand.known and reference.known:
-            proof = self._rounding(name, there.text, by_hand, reference, errors)
-            return replace(proof, accepted=there.accepted)
         together = by_hand.bound_together(reference)
         if together is None:
             return Proof(UNDECIDED, f"{there.text}; no rounding bound could be computed")
+        floats = manual.double().cpu(), autograd.double().cpu()
+        if looks_systematic(floats[0] - floats[1], floats[1], together):
+            return Proof(UNDECIDED, f"{there.text}, but the difference looks systematic here")
+        if by_hand.known and reference.known:
+            proof = self._rounding(name, there.text, by_hand, reference, errors)
+            return replace(proof, accepted=there.accepted)
         share = largest_share(share_of_rounding(manual, autograd, together))
         if share <= 1:
             return replace(there, verdict=ROUNDING, share=share)

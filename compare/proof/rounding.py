@@ -22,6 +22,9 @@ from compare.proof.same_formula import ulp
 # An error counts as a loss only if it is more than this many times autograd's and fewer than half
 # of autograd's bits are left. Correct formulas in other algebra stay within 4 times.
 LOSS_FACTOR = 16.0
+# Sums of errors beyond so many times what independent roundings add up to, or what those of most
+# rows are, are looked into.
+SUSPICIOUS, OUTLIER = 4.0, 200.0
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,30 @@ def share_of_rounding(manual: Tensor, autograd: Tensor, allowed: Tensor | int) -
         torch.as_tensor(allowed).isfinite(), (one - other).abs() / allowed, torch.inf
     )
     return torch.where(one == other, 0.0, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
+
+
+def looks_systematic(error: Tensor, exact: Tensor, bound: Tensor) -> bool:
+    """Return whether some row, or column, is off by more than roundings, or all others, make it.
+
+    No proof of a fault: the elements of a row may share a rounded number.
+
+    Args:
+        error: The distance of each float from its exact value, with its sign.
+        exact: The exact values, or values near them.
+        bound: The bound on each distance.
+    """
+    largest = exact.abs().nan_to_num(0.0, 0.0, 0.0).amax() if exact.numel() else 0
+    if not largest:
+        return False
+    size = exact / largest
+    along, scatter = (error / largest * size).nan_to_num(0.0), (bound / largest * size) ** 2
+    for dim in range(exact.ndim):
+        others = [d for d in range(exact.ndim) if d != dim]
+        off, square = (x.sum(others) if others else x for x in (along, scatter))
+        ratio = (off.abs() / square.sqrt()).nan_to_num(0.0, 0.0)
+        if float(ratio.max()) > min(SUSPICIOUS, OUTLIER * (float(ratio.median()) or torch.inf)):
+            return True
+    return False
 
 
 def bounds_for(program: Program | Opaque, inputs: Iterable[Any], **options: bool) -> Bounds:
