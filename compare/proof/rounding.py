@@ -56,6 +56,18 @@ class LiftedQuantity:
             return None
         return self.bound.error.cpu() + other.bound.error.cpu()
 
+    def distance_in_float64(self, other: "LiftedQuantity") -> float | None:
+        """Return the norm of the difference of both float64 values, relative to the other's."""
+        if not (isinstance(self.bound, Bound) and isinstance(other.bound, Bound)):
+            return None
+        one, size = self.bound.value.cpu(), other.bound.value.cpu()
+        known = one.isfinite() & size.isfinite()
+        one, size = one[known], size[known]
+        largest = size.abs().amax() if size.numel() else size.new_zeros(())
+        if not bool(largest > 0):
+            return None
+        return float(((one - size) / largest).norm() / (size / largest).norm())
+
     def error_in_ulps(
         self, values: Tensor, reference: "LiftedQuantity | None" = None
     ) -> float | None:
