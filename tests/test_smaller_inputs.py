@@ -168,17 +168,59 @@ def test_an_index_is_made_smaller_with_its_table() -> None:
 # -- beyond the number of elements that are computed exactly
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_no_size_is_too_large(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.passes.inputs.TOO_MANY", 40)
+    monkeypatch.setattr("compare.checking.row_blocks.IN_A_BLOCK", 25)
+    monkeypatch.setattr("compare.checking.smaller_inputs.LARGE", 10_000)
+
+
+@pytest.mark.usefixtures("_in_blocks")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_blocks_of_rows_bound_the_whole(dtype: torch.dtype) -> None:
+    """The last block has fewer rows."""
     made = PASSES["layer norm"]
     drawn = made.inputs(torch.Generator().manual_seed(0))
     inputs = {k: v.detach().to(dtype).requires_grad_() for k, v in drawn.items()}
     report = compare.check(made.backward, made.forward, inputs)
     assert report.ok, str(report)
-    assert report.smaller
-    wrong = compare.check(_times(made.backward, "w", 1.001), made.forward, inputs)
-    assert wrong.first_wrong == "w", str(wrong)
+    assert report.smaller.endswith("3 blocks of 3 rows")
+    for name in "xwb":
+        wrong = compare.check(_times(made.backward, name, 1.001), made.forward, inputs)
+        assert wrong.first_wrong == name, str(wrong)
+
+
+def _of_mean_loss(x: Tensor, y: Tensor, grad_output: Tensor) -> Named:
+    return {"x": grad_output * (torch.softmax(x, 1) - F.one_hot(y, x.shape[1])) / len(x)}
+
+
+@pytest.mark.usefixtures("_in_blocks")
+def test_blocks_of_a_mean_have_their_share_of_the_cotangent() -> None:
+    rng = torch.Generator().manual_seed(5)
+    inputs = {"x": torch.randn(9, 6, generator=rng), "y": torch.randint(6, (9,), generator=rng)}
+    report = compare.check(_of_mean_loss, lambda x, y: F.cross_entropy(x, y), inputs)
+    assert report.ok, str(report)
+    assert "blocks of" in report.smaller
+
+    def one_wrong_row(x: Tensor, y: Tensor, grad_output: Tensor) -> Named:
+        gradient = _of_mean_loss(x, y, grad_output)["x"]
+        return {"x": torch.cat([gradient[:-1], -gradient[-1:]])} if len(x) == 9 else {"x": gradient}
+
+    wrong = compare.check(one_wrong_row, lambda x, y: F.cross_entropy(x, y), inputs)
+    assert wrong.verdict == "WRONG", str(wrong)
+
+
+@pytest.mark.usefixtures("_in_blocks")
+def test_rows_that_depend_on_one_another_are_judged_by_numbers() -> None:
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(6))
+
+    def backward(x: Tensor, grad_output: Tensor) -> Named:
+        p = torch.softmax(x, 0)
+        return {"x": p * (grad_output - (grad_output * p).sum(0))}
+
+    report = compare.check(backward, lambda x: torch.softmax(x, 0), {"x": x})
+    assert report.smaller == ""
+    assert report.quantities["x"].verdict == "WITHIN", str(report)
 
 
 # -- same operations

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from compare.checking.by_numbers import judged_by_numbers
+from compare.checking.row_blocks import in_blocks_of_rows
 from compare.checking.second_inputs import SecondInputs
 from compare.checking.smaller_inputs import SmallerInputs, at_smaller_inputs
 from compare.contract.contract import Contract
@@ -195,26 +196,27 @@ def _judged(passes: Passes) -> tuple[Report, Passes]:
     """
     with stage("running and recording both passes"):
         forward, manual = passes.forward, passes.manual
-        whole = passes.lifted_at_any_size()
-        autograd, pair = whole.with_autograd(manual, whole.manual_program)
-    with stage("looking for smaller inputs"):
-        small = at_smaller_inputs(whole, pair)
-    proofs = judge(pair, list(pair.manual), elsewhere=small.proofs) if small else {}
-    if small is None or any(proof.verdict == UNDECIDED for proof in proofs.values()):
-        small = None
-        if whole is not passes:
-            autograd, pair = passes.with_autograd(manual, passes.manual_program)
-        proofs = judge(pair, list(pair.manual))
+        blocks = in_blocks_of_rows(passes) if passes.is_too_large else None
+    small: SmallerInputs | None
+    if blocks is not None:
+        autograd, proofs, small = blocks.autograd, blocks.proofs, blocks.small
+        pair = small.pair
     else:
-        passes = whole
-    if small is None and (bypasses := _without_recomputations(pair, proofs)):
-        autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
-        proofs = judge(pair, list(pair.manual))
-    misshapen = [name for name in autograd if name in manual and name not in pair.manual]
-    proofs = judged_by_numbers(passes, pair, proofs)
-    proofs = suggest_rewrites(pair, diagnose(pair, proofs, misshapen))
-    if pair.is_large:
-        pair.forget()
+        with stage("running and recording both passes"):
+            autograd, pair = passes.with_autograd(manual, passes.manual_program)
+        with stage("looking for smaller inputs"):
+            small = at_smaller_inputs(passes, pair)
+        proofs = judge(pair, list(pair.manual), elsewhere=small.proofs) if small else {}
+        if small is None or any(proof.verdict == UNDECIDED for proof in proofs.values()):
+            small, proofs = None, judge(pair, list(pair.manual))
+        if small is None and (bypasses := _without_recomputations(pair, proofs)):
+            autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
+            proofs = judge(pair, list(pair.manual))
+        misshapen = [name for name in autograd if name in manual and name not in pair.manual]
+        proofs = judged_by_numbers(passes, pair, proofs)
+        proofs = suggest_rewrites(pair, diagnose(pair, proofs, misshapen))
+        if pair.is_large:
+            pair.forget()
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
     for name, value in autograd.items():
         row = report.quantities[name] = Quantity.of(name, manual.get(name), value)
@@ -224,10 +226,12 @@ def _judged(passes: Passes) -> tuple[Report, Passes]:
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.checked_parameters)
     report.unnamed = tuple(name for name in forward.intermediates if name not in manual)
     report.follows = (
-        passes.manual_program.descendants() if isinstance(passes.manual_program, Program) else {}
+        pair.manual_program.descendants() if isinstance(pair.manual_program, Program) else {}
     )
-    report.smaller = small.words if small else ""
-    if not passes.not_lifted and report.verdict != WRONG:
+    if small:
+        where = [small.words(passes), blocks.words if blocks else ""]
+        report.smaller = "; ".join(filter(None, where))
+    if report.verdict != WRONG and (blocks or not passes.not_lifted):
         with stage("at other inputs"):
             proofs, report.beside = _at_other_inputs(passes, pair, proofs, small)
         for name, proof in proofs.items():
@@ -245,6 +249,9 @@ def _at_other_inputs(
     """
     if small is not None:
         there, beside = SecondInputs(small.passes, small.pair).judged(small.proofs)
+        if passes.is_too_large:
+            wrong = {k: v for k, v in there.items() if v.verdict == WRONG}
+            return {**proofs, **wrong}, beside
         if beside == OtherInputs(True) and there == small.proofs:
             return dict(proofs), beside
     return SecondInputs(passes, pair).judged(proofs)

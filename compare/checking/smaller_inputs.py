@@ -38,16 +38,25 @@ class SmallerInputs:
         passes: The passes.
         pair: Both sides' values.
         proofs: The proof of each quantity.
-        words: The inputs that are smaller, in words.
     """
 
     passes: Passes
     pair: Pair
     proofs: Mapping[str, Proof]
-    words: str
+
+    def words(self, given: Passes) -> str:
+        """Return in words which inputs are smaller than the given ones."""
+        inputs = tensors(self.passes.forward.inputs)
+        return ", ".join(
+            f"{name} {tuple(inputs[name].shape)} of {tuple(value.shape)}"
+            for name, value in tensors(given.forward.inputs).items()
+            if inputs[name].shape != value.shape
+        )
 
 
-def at_smaller_inputs(passes: Passes, pair: Pair) -> SmallerInputs | None:
+def at_smaller_inputs(
+    passes: Passes, pair: Pair, *, even_if_small: bool = False
+) -> SmallerInputs | None:
     """Return the proofs at smaller inputs, None if the given ones are small or nothing is smaller.
 
     All formulas are decided there, and the programs have the operations of those at the given
@@ -56,15 +65,20 @@ def at_smaller_inputs(passes: Passes, pair: Pair) -> SmallerInputs | None:
     Args:
         passes: Both passes at the given inputs.
         pair: Both sides' values there.
+        even_if_small: Whether to return the proofs at the given inputs if these are small.
     """
-    if passes.lift != "auto" or _work(pair) <= LARGE:
+    small, small_pair = passes, pair
+    if passes.lift != "auto":
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of inputs that are not the user's
-        found = _smaller(passes, pair)
-    if found is None:
+    if _work(pair) > LARGE:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of inputs that are not the user's
+            found = _smaller(passes, pair)
+        if found is None:
+            return None
+        small, small_pair = found
+    elif not even_if_small:
         return None
-    small, small_pair = found
     # of float64 the accuracy too is shown there: no exact values are computed at the given inputs
     narrow = all(value.dtype.itemsize < 8 for value in pair.manual.values())
     proofs = judge(small_pair, list(small_pair.manual), formulas_only=narrow)
@@ -72,7 +86,7 @@ def at_smaller_inputs(passes: Passes, pair: Pair) -> SmallerInputs | None:
         proof.obstacle or proof.verdict in (UNDECIDED, INACCURATE) for proof in proofs.values()
     ):
         return None
-    return SmallerInputs(small, small_pair, proofs, _words(passes, small))
+    return SmallerInputs(small, small_pair, proofs)
 
 
 def _work(pair: Pair) -> int:
@@ -167,12 +181,3 @@ def _same_kind(passes: Passes, small: Passes) -> bool:
         return False
     expected = small.autograd(small.manual)
     return all(small.manual[k].shape == v.shape for k, v in expected.items() if k in small.manual)
-
-
-def _words(passes: Passes, small: Passes) -> str:
-    inputs = tensors(small.forward.inputs)
-    return ", ".join(
-        f"{name} {tuple(inputs[name].shape)} of {tuple(value.shape)}"
-        for name, value in tensors(passes.forward.inputs).items()
-        if inputs[name].shape != value.shape
-    )

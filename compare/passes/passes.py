@@ -122,15 +122,10 @@ class Passes:
         other.reference = try_trace(self.forward.reference, self.forward.arguments)
         return other
 
-    def lifted_at_any_size(self) -> "Passes":
-        """Return the passes with programs, even of too many elements to lift."""
-        if self.not_lifted is None or self.lift != "auto":
-            return self
-        other = copy(self)
-        other.not_lifted, other.entries = lift_limits("auto", ())
-        for side in ("manual_program", "reference"):
-            other.__dict__.pop(side, None)
-        return other
+    @property
+    def is_too_large(self) -> bool:
+        """Whether nothing is computed exactly because of the number of elements."""
+        return self.not_lifted is not None and self.lift == "auto"
 
     def in_dtype(self, dtype: torch.dtype) -> "Passes":
         """Return the passes with the inputs and cotangents of fewer bits in a wider dtype."""
