@@ -7,7 +7,7 @@ of every element at the given inputs.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from compare.proof.judge import judge
 from compare.proof.pair import Pair
 from compare.proof.program import Opaque, Program, work
 from compare.proof.same_operations import same_operations
-from compare.proof.verdict import INACCURATE, UNDECIDED, Proof
+from compare.proof.verdict import INACCURATE, UNDECIDED, WRONG, Proof
 
 #: Elements of both programs from which on smaller inputs are looked for.
 LARGE = 20_000_000
@@ -86,7 +86,14 @@ def at_smaller_inputs(
         proof.obstacle or proof.verdict in (UNDECIDED, INACCURATE) for proof in proofs.values()
     ):
         return None
-    return SmallerInputs(small, small_pair, proofs)
+    return SmallerInputs(small, small_pair, {k: _said_of_there(v) for k, v in proofs.items()})
+
+
+def _said_of_there(proof: Proof) -> Proof:
+    text = proof.text.replace("at these inputs", "at the smaller inputs")
+    if proof.verdict == WRONG:
+        text = f"at the smaller inputs: {text}"
+    return replace(proof, text=text)
 
 
 def _work(pair: Pair) -> int:
