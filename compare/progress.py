@@ -2,7 +2,7 @@
 
 The work names its stages with `stage` and `counted` and does not know whether somebody watches.
 `watched` reads the stages from a thread, so that a stage that takes long is shown too. Without a
-watcher a stage costs next to nothing. This module imports the standard library alone.
+watcher a stage costs next to nothing.
 """
 
 import threading
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple, TypeVar
+
+from compare.budget import look
 
 T = TypeVar("T")
 
@@ -54,14 +56,18 @@ def stage(text: str, number: int = 0, of: int = 0) -> Iterator[None]:
 
 
 def counted(text: str, items: Iterable[T]) -> Iterator[T]:
-    """Yield the items, each as a stage of its own.
+    """Yield the items, each as a stage of its own, until the time for the work is up.
 
     Args:
         text: What is done with each; "{}" in it stands for the item.
         items: The items; they are counted first.
+
+    Raises:
+        TimeIsUp: The limit of `compare.budget` is over.
     """
     every = [*items]
     for number, item in enumerate(every, 1):
+        look()
         with stage(text.format(item), number, len(every)):
             yield item
 

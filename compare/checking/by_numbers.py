@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from compare.budget import look
 from compare.checking.estimate import estimated_numbers
 from compare.checking.observation import Observation
 from compare.checking.trials import GIVEN, SCALED, SIMILAR, Trial, Trials
@@ -64,6 +65,7 @@ def _observed(trials: Iterable[Trial], names: Iterable[str]) -> dict[str, list[O
     with warnings.catch_warnings():  # of overflows at inputs that are not the user's
         warnings.simplefilter("ignore")
         for number, trial in enumerate(trials, 1):
+            look()
             try:
                 with stage(f"judging by numbers at input {number}"):
                     numbers = _numbers(trial.passes)

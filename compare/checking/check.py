@@ -1,10 +1,13 @@
 """`compare.check` and `compare.assert_same`: the verdict on a user's own backward pass."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from compare.budget import Pieces, seconds, within
 from compare.checking.by_numbers import judged_by_numbers
 from compare.checking.row_blocks import in_blocks_of_rows
 from compare.checking.second_inputs import SecondInputs
@@ -20,11 +23,12 @@ from compare.passes.inputs import Forward, Inputs, check_modes
 from compare.passes.passes import Passes
 from compare.progress import stage
 from compare.progress_bar import shown_on_terminal
+from compare.proof.bits import same_bits
 from compare.proof.judge import judge
 from compare.proof.pair import Bypasses, Pair, bypassed_gradients
 from compare.proof.program import Program
-from compare.proof.verdict import UNDECIDED, WRONG, OtherInputs, Proof
-from compare.report.contract_line import LINES, NOT_ASKED, Line, left_out
+from compare.proof.verdict import EXACT, UNDECIDED, WRONG, OtherInputs, Proof
+from compare.report.contract_line import LINES, NOT_ASKED, OUT_OF_TIME, Line, left_out
 from compare.report.quantity import Quantity
 from compare.report.report import DEMANDS, Report
 
@@ -39,6 +43,7 @@ def check(
     hold: Collection[str] = (),
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
+    budget: float | None = None,
 ) -> Report:
     """Check a hand-written `backward` against autograd through `forward`, at `inputs`.
 
@@ -75,6 +80,10 @@ def check(
         formula_ulps: By how many ulps of their dtype the exact values of two different formulas
             may differ and still be accepted, for a stabilising eps or a converged iteration. An
             accepted quantity is ROUNDING, and the report says so.
+        budget: About how many seconds the check may take; None for as long as it takes. Your code
+            is called, and bits are compared, in any case. A formula that is not compared in time
+            leaves its quantity UNDECIDED, or EXACT by its bits alone; other inputs and calls of the
+            contract that are left out are named in the first line and in `report.left_out`.
 
     Returns:
         The report. `report.verdict` is that of the worst quantity, `report.first_wrong` the name
@@ -112,18 +121,23 @@ def check(
         >>> report.quantities["w"].verdict  # it follows correctly from the wrong z
         'EXACT'
     """
+    limit = seconds(budget)
     check_modes()
-    with shown_on_terminal(), restored_buffers(backward, forward):
+    with shown_on_terminal(), restored_buffers(backward, forward), within(limit):
         passes = Passes(
             backward, forward, inputs, seed, hold=hold, formula_ulps=formula_ulps, lift=lift
         )
         excluded = left_out(contract)
-        report, passes = _judged(passes)
+        pieces = Pieces()
+        report, passes = _report(passes, pieces)
         if passes.backward.differentiates_inputs:
             why = "the by-hand side differentiates its own input tensors"
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
         elif report.verdict != WRONG:
             report.contract = Contract(passes).lines(excluded)
+            late = [line.name for line in report.contract if line.text == OUT_OF_TIME]
+            pieces.left_out += [f"the contract ({', '.join(late)})"] if late else []
+        report.budget, report.left_out = limit, tuple(pieces.left_out)
         return report
 
 
@@ -138,6 +152,7 @@ def assert_same(
     hold: Collection[str] = (),
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
+    budget: float | None = None,
 ) -> None:
     """Raise AssertionError with the report unless `check` gives a verdict that meets `demand`.
 
@@ -154,6 +169,7 @@ def assert_same(
         hold: Names of inputs and parameters that keep their values in the check at other inputs.
         contract: Lines of the contract to leave out, as for `check`.
         formula_ulps: Difference of two formulas that is accepted, in ulps, as for `check`.
+        budget: About how many seconds the check may take, as for `check`.
 
     Returns:
         None: the demand is met.
@@ -180,7 +196,7 @@ def assert_same(
         raise unknown("demand", demand, DEMANDS)
     report = check(
         backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract,
-        formula_ulps=formula_ulps,
+        formula_ulps=formula_ulps, budget=budget,
     )  # fmt: skip
     if not report.meets(demand):
         finding = report.document()
@@ -188,39 +204,38 @@ def assert_same(
         raise AssertionError(f"{message}\n{report}") from None
 
 
-def _judged(passes: Passes) -> tuple[Report, Passes]:
+@dataclass
+class _Judged:
+    """Both passes at the given inputs, judged.
+
+    Attributes:
+        autograd: Autograd's values.
+        pair: Both sides' values; of smaller inputs, where no others are in memory.
+        proofs: The proof of each quantity.
+        small: The smaller inputs at which the formulas were compared, None for the given ones.
+        blocks: The blocks of rows that were bounded, in words; "" if there are none.
+    """
+
+    autograd: Mapping[str, Tensor]
+    pair: Pair
+    proofs: dict[str, Proof]
+    small: SmallerInputs | None = None
+    blocks: str = ""
+
+
+def _report(passes: Passes, pieces: Pieces) -> tuple[Report, Passes]:
     """Return the report on both passes at their inputs, and at other inputs unless WRONG.
 
     The passes to ask for the contract are returned too: those at smaller inputs, if the formulas
     were compared there.
     """
-    with stage("running and recording both passes"):
-        forward, manual = passes.forward, passes.manual
-        blocks = in_blocks_of_rows(passes) if passes.is_too_large else None
-    small: SmallerInputs | None
-    if blocks is not None:
-        autograd, proofs, small = blocks.autograd, blocks.proofs, blocks.small
-        pair = small.pair
-    else:
-        with stage("running and recording both passes"):
-            autograd, pair = passes.with_autograd(manual, passes.manual_program)
-        with stage("looking for smaller inputs"):
-            small = at_smaller_inputs(passes, pair)
-        proofs = judge(pair, list(pair.manual), elsewhere=small.proofs) if small else {}
-        if small is None or any(proof.verdict == UNDECIDED for proof in proofs.values()):
-            small, proofs = None, judge(pair, list(pair.manual))
-        if small is None and (bypasses := _without_recomputations(pair, proofs)):
-            autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
-            proofs = judge(pair, list(pair.manual))
-        misshapen = [name for name in autograd if name in manual and name not in pair.manual]
-        proofs = judged_by_numbers(passes, pair, proofs)
-        proofs = suggest_rewrites(pair, diagnose(pair, proofs, misshapen))
-        if pair.is_large:
-            pair.forget()
+    forward, manual = passes.forward, passes.manual
+    judged = _in_blocks(passes, pieces) or _at_given_inputs(passes, pieces)
+    pair, small = judged.pair, judged.small
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
-    for name, value in autograd.items():
+    for name, value in judged.autograd.items():
         row = report.quantities[name] = Quantity.of(name, manual.get(name), value)
-        row.proof = proofs.get(name)
+        row.proof = judged.proofs.get(name)
     report.conditions = tuple(f"{name} = 1" for name in passes.backward.unit_cotangents)
     report.conditions += autocast()
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.checked_parameters)
@@ -229,32 +244,96 @@ def _judged(passes: Passes) -> tuple[Report, Passes]:
         pair.manual_program.descendants() if isinstance(pair.manual_program, Program) else {}
     )
     if small:
-        where = [small.words(passes), blocks.words if blocks else ""]
-        report.smaller = "; ".join(filter(None, where))
-    if report.verdict != WRONG and (blocks or not passes.not_lifted):
+        report.smaller = "; ".join(filter(None, [small.words(passes), judged.blocks]))
+    if report.verdict != WRONG and (small or not passes.not_lifted):
         with stage("at other inputs"):
-            proofs, report.beside = _at_other_inputs(passes, pair, proofs, small)
+            proofs, report.beside = pieces.do(
+                "the check at other inputs", lambda: _at_other_inputs(passes, judged),
+                (judged.proofs, OtherInputs()),
+            )  # fmt: skip
         for name, proof in proofs.items():
             report.quantities[name].proof = proof
     return report, small.passes if small else passes
 
 
-def _at_other_inputs(
-    passes: Passes, pair: Pair, proofs: Mapping[str, Proof], small: SmallerInputs | None
-) -> tuple[dict[str, Proof], OtherInputs]:
+def _in_blocks(passes: Passes, pieces: Pieces) -> _Judged | None:
+    """Judge passes that are too large to be judged at once; None if they are not, or no batch."""
+    if not passes.is_too_large:
+        return None
+    blocks = pieces.do("bounds in blocks of rows", lambda: in_blocks_of_rows(passes), None)
+    if blocks is None:
+        return None
+    small = blocks.small
+    return _Judged(blocks.autograd, small.pair, blocks.proofs, small, blocks.words)
+
+
+def _at_given_inputs(passes: Passes, pieces: Pieces) -> _Judged:
+    """Judge bits, formulas and bounds; the formulas at smaller inputs, where these are large."""
+    with stage("running and recording both passes"):
+        manual = passes.manual
+        autograd, pair = passes.with_autograd(manual, passes.manual_program)
+    names = list(pair.manual)
+    small = pieces.do("", lambda: at_smaller_inputs(passes, pair), None)
+    if small:
+        there = small.proofs
+        proofs = pieces.do("", lambda: judge(pair, names, elsewhere=there), dict[str, Proof]())
+        if proofs and all(proof.verdict != UNDECIDED for proof in proofs.values()):
+            proofs = pieces.do("the search for a fix", lambda: diagnose(pair, proofs, []), proofs)
+            return _Judged(autograd, pair, proofs, small)
+    known: dict[str, Proof] = {}
+    pieces.do("formulas", lambda: judge(pair, names, proofs=known), known)
+    proofs = {name: known.get(name) or _not_compared(pair, name) for name in names}
+    nothing: Bypasses = {}
+    bypasses = pieces.do("", lambda: _without_recomputations(pair, proofs), nothing)
+    if bypasses:
+        autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
+        proofs = judge(pair, names)
+    return _Judged(autograd, pair, _explained(passes, pair, proofs, autograd, pieces))
+
+
+def _explained(
+    passes: Passes, pair: Pair, proofs: dict[str, Proof], autograd: Mapping[str, Tensor],
+    pieces: Pieces,
+) -> dict[str, Proof]:  # fmt: skip
+    """Return the proofs with verdicts by numbers, remedies, and code for autograd's bits."""
+    misshapen = [name for name in autograd if name in passes.manual and name not in pair.manual]
+    by_numbers = any(proof.obstacle for proof in proofs.values())
+    wrong = any(proof.verdict == WRONG for proof in proofs.values())
+    for piece, work in (
+        ("judging by numbers" * by_numbers, lambda known: judged_by_numbers(passes, pair, known)),
+        ("the search for a fix" * wrong, lambda known: diagnose(pair, known, misshapen)),
+        ("", lambda known: suggest_rewrites(pair, known)),
+    ):
+        proofs = pieces.do(piece, partial(work, proofs), proofs)
+    if pair.is_large:
+        pair.forget()
+    return proofs
+
+
+def _not_compared(pair: Pair, name: str) -> Proof:
+    """Return the proof of a quantity whose formula the budget left no time for."""
+    same = same_bits(pair.manual[name], pair.autograd[name])
+    why = "the time was up"
+    if same and not pair.manual[name].isnan().any():
+        return Proof(EXACT, f"formula not checked: {why}")
+    return Proof(UNDECIDED, f"the formula was not compared: {why}")
+
+
+def _at_other_inputs(passes: Passes, judged: _Judged) -> tuple[dict[str, Proof], OtherInputs]:
     """Return the proofs, WRONG for what is right only at the given inputs, and the remarks.
 
     Few rows may lose what the inputs visibly are, such as sums of 0 along a column. So smaller
     inputs decide only if all is right there and nothing was left out.
     """
+    proofs, small = judged.proofs, judged.small
     if small is not None:
         there, beside = SecondInputs(small.passes, small.pair).judged(small.proofs)
         if passes.is_too_large:
             wrong = {k: v for k, v in there.items() if v.verdict == WRONG}
             return {**proofs, **wrong}, beside
         if beside == OtherInputs(True) and there == small.proofs:
-            return dict(proofs), beside
-    return SecondInputs(passes, pair).judged(proofs)
+            return proofs, beside
+    return SecondInputs(passes, judged.pair).judged(proofs)
 
 
 def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses:

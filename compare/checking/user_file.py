@@ -21,7 +21,7 @@ from compare.guard.terminal_text import rendered
 
 def check_file(
     *, file: str, dtype: str | None, device: str, lift: str | int,
-    inputs: str | None, demand: str, quiet: bool, width: int, page: bool,
+    inputs: str | None, demand: str, quiet: bool, width: int, page: bool, budget: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Check the passes of a file; return the exit code, the text, the JSON and the HTML page.
 
@@ -36,7 +36,9 @@ def check_file(
     names = ("hold", "contract", "formula_ulps")
     options = {name: getattr(module, name) for name in names if name in vars(module)}
     with user_errors(path):
-        report = check(module.backward, module.forward, arguments, lift=lift, **options)
+        report = check(
+            module.backward, module.forward, arguments, lift=lift, budget=budget, **options
+        )
     return {
         "code": 0 if report.meets(demand) else 1,
         "text": rendered(width, report.headline() if quiet else report),

@@ -24,7 +24,7 @@ def add(new: NewCommand) -> None:
     parser.option(
         "--demand", None, text, choices=("exact", "rounding", "within"), default="rounding"
     )
-    parser.shared("--inputs", "--timeout", "--lift", "--quiet", "--json", "--html")
+    parser.shared("--inputs", "--timeout", "--budget", "--lift", "--quiet", "--json", "--html")
 
 
 def check(args: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def check(args: argparse.Namespace) -> int:
     console = prepared(args)
     arguments = {
         "file": str(args.file), "device": args.device, "lift": args.lift, "demand": args.demand,
-        "page": args.html is not None,
+        "page": args.html is not None, "budget": args.budget,
     }  # fmt: skip
     result = judge_file(
         "compare.checking.user_file:check_file", args.file, args, arguments, console

@@ -28,7 +28,7 @@ def add(new: NewCommand) -> None:
     parser.shared("--json")
     text = "save inputs at which the surviving mutants are caught, for --inputs"
     parser.option("--save", "FILE", text)
-    parser.shared("--inputs", "--timeout")
+    parser.shared("--inputs", "--timeout", "--budget")
 
 
 def mutants(args: argparse.Namespace) -> int:
@@ -39,5 +39,6 @@ def mutants(args: argparse.Namespace) -> int:
         files = [str(file) for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("file or case", args.target, [*CASES, *files])
     arguments = {"target": args.target, "seed": args.seed, "save": args.save}
+    arguments |= {"budget": args.budget}
     result = judge_file("compare.mutants.mutants:judged", path, args, arguments, console)
     return result.show(args, console)

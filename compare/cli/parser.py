@@ -48,6 +48,10 @@ _SHARED: dict[str, tuple[str | None, str, dict[str, Any]]] = {
         "SECONDS", "stop the file's process after so many seconds (default: no limit)",
         {"type": float},
     ),
+    "--budget": (
+        "SECONDS", "end after about so many seconds with what was done until then, and name the "
+        "rest (default: no limit)", {"type": float},
+    ),
     "--lift": (
         "HOW", "how much of the matrix products to compute in exact arithmetic: all, none, N "
         "entries of each large one, or auto: what takes seconds at most (default: auto)",

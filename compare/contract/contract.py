@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from compare.budget import TimeIsUp
 from compare.contract.calls import (
     Graph,
     call,
@@ -39,7 +40,7 @@ from compare.errors import first_line, is_internal
 from compare.passes.inputs import Values
 from compare.progress import counted
 from compare.proof.bits import same_bits
-from compare.report.contract_line import KEPT, LINES, NOT_ASKED, REFUSED, Line
+from compare.report.contract_line import KEPT, LINES, NOT_ASKED, OUT_OF_TIME, REFUSED, Line
 
 T = TypeVar("T")
 ALL_SUBSETS_UP_TO = 3  # leaves; of more leaves, only the subsets of one are called
@@ -83,13 +84,17 @@ class Contract(CallComparison):
             checks |= {"missing": self._missing, "twice": self._twice, "subsets": self._subsets}
             checks["inputs untouched"] = self._inputs_untouched
             checks["other outputs"] = lambda: compare_other_outputs(self.passes, self._extra_call)
-        lines: list[Line] = []
-        for name in counted("contract: {}", LINES):
-            if name in left_out:
-                lines.append(Line(name, NOT_ASKED))
-            elif name in checks and (line := _line(name, checks[name])):
-                lines.append(line)
-        return tuple(lines)
+        lines: dict[str, Line | None] = {}
+        try:
+            for name in counted("contract: {}", LINES):
+                if name in left_out:
+                    lines[name] = Line(name, NOT_ASKED)
+                elif name in checks:
+                    lines[name] = _line(name, checks[name])
+        except TimeIsUp:
+            undone = [name for name in LINES if name in checks and name not in lines]
+            lines |= {name: Line(name, NOT_ASKED, OUT_OF_TIME) for name in undone}
+        return tuple(filter(None, lines.values()))
 
     @property
     def _cotangents(self) -> list[Tensor]:

@@ -1,12 +1,13 @@
 """Mutation tests: mutants of a backward pass, and how many of them each check catches."""
 
 import contextlib
+import math
 import re
 import shlex
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compare.budget import TimeIsUp, seconds, within
 from compare.cases.cases import CASES
 from compare.checking.user_file import load_checked_file, load_inputs, user_errors
 from compare.environment import dtype_named, short
@@ -46,6 +48,7 @@ def power(
     *,
     seed: int = 0,
     watch: Watch | None = None,
+    budget: float | None = None,
 ) -> MutationReport:
     """Run a mutation test: count the mutants of `backward` that `check` and other checks catch.
 
@@ -68,6 +71,9 @@ def power(
         inputs: the inputs, as in `check`.
         seed: for the cotangents of `check`, and for other inputs at which survivors are tested.
         watch: called after each mutant with the number of mutants judged so far.
+        budget: about how many seconds the test may take, after the unmutated pass was judged. The
+            mutants are then tried in an order that takes some of every part of the code first, and
+            the report counts those that were not tried.
 
     Returns:
         A `MutationReport`. `caught` maps each check to the number of mutants that it catches.
@@ -95,11 +101,12 @@ def power(
         raise BadInput(
             f"watch is {watch!r}: pass a function that takes the number of mutants judged"
         )
+    limit = seconds(budget)
     check_modes()
     with shown_on_terminal(), restored_buffers(backward, forward):
         with stage("running and recording both passes"):
             subject = CheckSubject(Passes(backward, forward, inputs, seed))
-        return run_mutation_test(subject, seed=seed, watch=watch)
+        return run_mutation_test(subject, seed=seed, watch=watch, budget=limit)
 
 
 def _subject(target: str, dtype: str | None, inputs: Path | None) -> Subject:
@@ -135,8 +142,9 @@ def _matching(loaded: dict[str, Any], inputs: dict[str, Tensor], path: Path) -> 
 
 
 def run_mutation_test(
-    subject: Subject, *, seed: int = 0, watch: Watch | None = None, only_check: bool = False
-) -> MutationReport:
+    subject: Subject, *, seed: int = 0, watch: Watch | None = None, only_check: bool = False,
+    budget: float | None = None,
+) -> MutationReport:  # fmt: skip
     """Make all mutants of a subject's pass and judge them.
 
     Args:
@@ -144,13 +152,17 @@ def run_mutation_test(
         seed: for other inputs at which survivors are tested.
         watch: called after each mutant with the number of mutants judged so far.
         only_check: leave out the other checks.
+        budget: how many seconds the mutants may take; None for no limit.
 
     Raises:
         BadInput: if there are no elements, or the pass is WRONG even unmutated.
     """
-    return _MutationTest(subject, seed, only_check).run(watch or (lambda _count: None))
+    test = _MutationTest(subject, seed, only_check)
+    with within(budget):
+        return test.run(watch or (lambda _count: None), budget)
 
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
 # Code may raise these at newly drawn inputs that it does not take; those inputs are left out.
 _REJECTS_INPUTS = Opaque, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
 
@@ -183,13 +195,25 @@ class _MutationTest:
         self.equivalence = EquivalenceTest(subject, list(report.quantities))
         self.detected_at: Counter[str] = Counter()  # survivors detected, by description of inputs
 
-    def run(self, watch: Watch) -> MutationReport:
-        """Judge every mutant and return the report."""
-        report, check_seconds = self.report, 0.0
-        started = time.perf_counter()
-        for mutant in counted(
-            "mutant", mutants(self.subject.manual_program, self.subject.program_inputs)
-        ):
+    def run(self, watch: Watch, budget: float | None) -> MutationReport:
+        """Judge every mutant that the budget leaves time for, and return the report."""
+        report, started = self.report, time.perf_counter()
+        every = [*mutants(self.subject.manual_program, self.subject.program_inputs)]
+        report.budget = budget
+        try:
+            self._judge(every if budget is None else _spread(every), watch)
+        except TimeIsUp:
+            report.untried = len(every) - report.mutants
+        report.seconds |= self.other_checks.seconds if self.other_checks else {}
+        report.total_seconds = time.perf_counter() - started
+        if self.detected_at:
+            with contextlib.suppress(TimeIsUp):
+                self._suggest_inputs()
+        return report
+
+    def _judge(self, every: Sequence[Mutant], watch: Watch) -> None:
+        report = self.report
+        for mutant in counted("mutant", every):
             before = time.perf_counter()
             same, first_wrong = self.equivalence.test(mutant)
             survivor = None
@@ -197,7 +221,7 @@ class _MutationTest:
                 judged = self.subject.judge(mutant.program)
                 first_wrong = judged.first_wrong
                 survivor = self._survivor(mutant, judged) if first_wrong is None else None
-            check_seconds += time.perf_counter() - before
+            report.seconds["check"] += time.perf_counter() - before
             caught = first_wrong is not None
             others = self.other_checks.rejections(mutant.program) if self.other_checks else {}
             equivalent = not caught and survivor is None
@@ -207,12 +231,6 @@ class _MutationTest:
             if survivor is not None:
                 report.survivors.append(survivor)
             watch(report.mutants)
-        report.seconds["check"] = check_seconds
-        report.seconds |= self.other_checks.seconds if self.other_checks else {}
-        report.total_seconds = time.perf_counter() - started
-        if self.detected_at:
-            self._suggest_inputs()
-        return report
 
     # -- mutants that check does not catch
 
@@ -284,6 +302,15 @@ class _MutationTest:
         self.report.better_inputs_note = f"{words}: {counts[words]} of {survivors}"
 
 
+def _spread(every: Sequence[Mutant]) -> list[Mutant]:
+    """Return the mutants in an order whose every beginning has some of each part of the code.
+
+    The multiples of the golden ratio, without their whole parts, lie evenly between 0 and 1.
+    """
+    order = sorted(range(len(every)), key=lambda k: k * _GOLDEN % 1)
+    return [every[k] for k in order]
+
+
 def _is_right(mutant: Mutant, test: EquivalenceTest) -> bool | None:
     """Return whether a mutant has the pass's formulas at some inputs, None if undecided."""
     same, _ = test.test(mutant)
@@ -308,11 +335,11 @@ def _counterpart_key(mutant: Mutant, subject: Subject) -> str:
 
 def judged(
     *, target: str, dtype: str | None, seed: int, inputs: str | None, save: str | None,
-    quiet: bool, width: int,
+    budget: float | None, quiet: bool, width: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a mutation test in a guarded process; return the fields of `cli.guarded_file.Judged`."""
     subject = _subject(target, dtype, None if inputs is None else Path(inputs))
-    report = run_mutation_test(subject, seed=seed)
+    report = run_mutation_test(subject, seed=seed, budget=seconds(budget))
     notes = []
     if save is not None and report.better_inputs is not None:
         report.save_inputs(save)

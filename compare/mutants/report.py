@@ -11,7 +11,7 @@ from rich.text import Text
 from compare.errors import BadInput
 from compare.mutants.mutate import Mutant
 from compare.mutants.operators import KINDS
-from compare.proof.verdict import EXACT, WRONG
+from compare.proof.verdict import EXACT, UNDECIDED, WRONG
 from compare.report.rendering import Document, Documented, plain_table, plural
 
 #: Each check's key in JSON, and its column in the table.
@@ -56,7 +56,9 @@ class MutationReport(Documented):
 
     name: str
     verdict: str  # of the unmutated pass
-    mutants: int = 0
+    mutants: int = 0  # that were tried
+    untried: int = 0  # mutants that the budget left no time for
+    budget: float | None = None  # seconds
     same_function: int = 0  # of them, those equivalent to the pass
     caught: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHECKS, 0))
     localised: int = 0  # caught by check, and its first wrong quantity is the mutated operation's
@@ -81,8 +83,8 @@ class MutationReport(Documented):
 
     @property
     def ok(self) -> bool:
-        """Whether `check` caught every mutant that is not equivalent to the pass."""
-        return not self.survivors
+        """Whether every mutant was tried and `check` caught it, or it is equivalent to the pass."""
+        return not self.survivors and not self.untried
 
     def add(self, mutant: Mutant, equivalent: bool, rejections: Mapping[str, bool]) -> None:
         """Count a mutant, and for each check whether it rejects the mutant."""
@@ -103,6 +105,8 @@ class MutationReport(Documented):
             "name": self.name,
             "verdict": self.verdict,
             "mutants": self.mutants,
+            "untried": self.untried,
+            "budget": self.budget,
             "same_function": self.same_function,
             "caught": self.caught,
             "named_where_it_is": self.localised,
@@ -142,16 +146,19 @@ class MutationReport(Documented):
 
     def document(self) -> Document:
         """Return the report as a document."""
-        if not self.mutants:
+        if not self.mutants and not self.untried:
             word, colour = "NO MUTANTS", None
             claim = f"{self.name} has no operation that could be mutated"
         else:
-            word = "ALL CAUGHT" if self.ok else f"{len(self.survivors)} SURVIVED"
-            colour = EXACT if self.ok else WRONG
-            claim = (
-                f"check catches {self.caught['check']} of {plural(self.wrong, 'wrong mutant')} of "
-            )
-            claim += self.name
+            word = "ALL CAUGHT" if self.ok else f"{self.untried} UNTRIED"
+            colour = EXACT if self.ok else UNDECIDED
+            if self.survivors:
+                word, colour = f"{len(self.survivors)} SURVIVED", WRONG
+            tried = " tried" if self.untried else ""
+            wrong = plural(self.wrong, "wrong mutant")
+            claim = f"check catches {self.caught['check']} of {wrong}{tried} of {self.name}"
+            if self.untried:
+                claim += f"; {self.untried:,} not tried within {self.budget:g} s"
         return Document(
             f"mutants of {self.name}", word, colour, claim, self._table(),
             lines=list(self._notes()), wraps=False,

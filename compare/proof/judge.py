@@ -58,6 +58,7 @@ ANOTHER_FORMULA = 2.0**-18
 def judge(
     pair: Pair, order: Sequence[str], *, brief: bool = False, formulas_only: bool = False,
     stop_at_first_wrong: bool = False, elsewhere: Mapping[str, Proof] | None = None,
+    proofs: dict[str, Proof] | None = None,
 ) -> dict[str, Proof]:  # fmt: skip
     """Return the proof for each quantity.
 
@@ -72,10 +73,11 @@ def judge(
         elsewhere: The proofs of the same operations at smaller inputs, of every quantity. The
             formulas are not compared here then. A quantity whose formula is another one there is
             WRONG only if both sides are far apart here too, else UNDECIDED.
+        proofs: Where to put each proof once it is known; None for a new dict.
     """
     with torch.no_grad(), flint.ctx.workprec(PRECISION):
         return _Judge(pair, brief or formulas_only, formulas_only, elsewhere or {}).all(
-            order, stop_at_first_wrong=stop_at_first_wrong
+            order, {} if proofs is None else proofs, stop_at_first_wrong=stop_at_first_wrong
         )
 
 
@@ -93,8 +95,9 @@ class _Judge:
         """The by-hand program lifted from the inputs on."""
         return self.lifted.manual_program().outputs
 
-    def all(self, order: Sequence[str], *, stop_at_first_wrong: bool) -> dict[str, Proof]:
-        proofs: dict[str, Proof] = {}
+    def all(
+        self, order: Sequence[str], proofs: dict[str, Proof], *, stop_at_first_wrong: bool
+    ) -> dict[str, Proof]:
         for name in counted("judging {}", order):
             proof = proofs[name] = self._one(name)
             if proof.verdict == WRONG and stop_at_first_wrong:

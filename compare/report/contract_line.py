@@ -7,6 +7,7 @@ from compare.errors import BadInput, unknown
 
 KEPT, BROKEN, REFUSED = "kept", "broken", "refused"
 NOT_SHOWN, NOT_ASKED = "not shown", "not asked"
+OUT_OF_TIME = "the time was up"
 
 #: The name of each line, and its subject as a sentence needs it.
 LINES = {

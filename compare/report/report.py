@@ -64,6 +64,8 @@ class Report(Documented, Stateful):
     unnamed: tuple[str, ...] = ()  # quantities for which the by-hand side has no name or value
     not_judged: tuple[str, ...] = ()  # parameters of forward without a gradient by hand
     beside: OtherInputs | None = None  # the check at other inputs; None: there was none
+    budget: float | None = None  # seconds that the check might take
+    left_out: tuple[str, ...] = ()  # what was not done in that time
     smaller: str = ""  # inputs at which the formulas were compared, and the contract asked
     conditions: tuple[str, ...] = ()  # under which the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
@@ -144,6 +146,8 @@ class Report(Documented, Stateful):
             "conditions": list(self.conditions),
             "beside": plain(self.beside),
             "smaller_inputs": self.smaller or None,
+            "budget": self.budget,
+            "left_out": list(self.left_out),
             "contract": plain(self.contract),
             "quantities": [quantity.to_dict() for quantity in self.quantities.values()],
             "free_gap": None if self.free_gap is None else self.free_gap.hex(),
@@ -212,6 +216,8 @@ class Report(Documented, Stateful):
         """Return the limits of the claim: conditions, parameters not checked, refused calls."""
         only = f", for {', '.join(self.conditions)}" if self.conditions else ""
         only += f"; not checked: {', '.join(self.not_judged)}" if self.not_judged else ""
+        if self.left_out:
+            only += f"; not done within {self.budget:g} s: {', '.join(self.left_out)}"
         partial = " (interrupted: the steps run so far)" if self.interrupted else ""
         return only + refusals(self.contract) + partial
 
