@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from compare.proof.blocks import LARGE_BLOCK, blocks
 from compare.proof.bounds import Bound, Bounds
 from compare.proof.constants import significant_bits
 from compare.proof.exact_values import Exact, distance_from_floats, finite, magnitudes
@@ -82,18 +84,12 @@ class LiftedQuantity:
         """
         if isinstance(self.exact, Unsupported) or not values.numel():
             return None
-        floats = values.detach().double().cpu()
-        exact = torch.from_numpy(magnitudes(self.exact))
-        scale = torch.maximum(floats.abs(), exact)
-        if reference is not None and (terms := reference.terms) is not None:
-            scale = scale.maximum(terms)
-        spacing = torch.from_numpy(ulp(scale.numpy(), values.dtype))
-        errors = distance_from_floats(values, self.exact) / spacing
-        # an overflow counts as the float that would follow the largest one
-        info = torch.finfo(values.dtype)
-        errors = torch.where(errors.isinf(), (2 - exact / info.max) / info.eps, errors)
-        errors = errors[errors.isfinite()]
-        return float(errors.max()) if errors.numel() else None
+        terms = None if reference is None else reference.terms
+        largest = [
+            _error_in_ulps(values[at], self.exact[at], None if terms is None else terms[at])
+            for at in blocks(values.shape, LARGE_BLOCK)
+        ]
+        return max((error for error in largest if error is not None), default=None)
 
     def shares_of_bound(self, values: Tensor) -> Tensor:
         """Return |values - exact| / bound for each element, NaN where the bound is not finite.
@@ -106,6 +102,21 @@ class LiftedQuantity:
         share = torch.where(distance == 0, 0.0, share)
         unlifted = distance.isnan()
         return share if bool(unlifted.all()) else share.masked_fill(unlifted, 0.0)
+
+
+def _error_in_ulps(values: Tensor, exact: Exact, terms: Tensor | None) -> float | None:
+    floats = values.detach().double().cpu()
+    size = torch.from_numpy(np.asarray(magnitudes(exact)))
+    scale = torch.maximum(floats.abs(), size)
+    if terms is not None:
+        scale = scale.maximum(terms)
+    spacing = torch.from_numpy(np.asarray(ulp(scale.numpy(), values.dtype)))
+    errors = distance_from_floats(values, exact) / spacing
+    # an overflow counts as the float that would follow the largest one
+    info = torch.finfo(values.dtype)
+    errors = torch.where(errors.isinf(), (2 - size / info.max) / info.eps, errors)
+    errors = errors[errors.isfinite()]
+    return float(errors.max()) if errors.numel() else None
 
 
 @dataclass(frozen=True)
@@ -174,29 +185,62 @@ class Accuracy:
             reference: The exact value and bound of the reference.
             autograd: The floats of autograd.
         """
-        exact = torch.from_numpy(magnitudes(reference.exact))
         terms = reference.terms
-        sizes = exact if terms is None else exact.maximum(terms)
-        errors = [
-            distance_from_floats(manual, by_hand.exact),
-            distance_from_floats(autograd, reference.exact),
-        ]
-        counted = _is_comparable(manual, autograd, exact) & exact.isfinite()
-        counted &= ~(errors[0].isnan() | errors[1].isnan())
-        if not bool((sizes[counted] > 0).any()):
+        parts = [
+            _sizes_and_errors(
+                by_hand.exact[at], manual[at], reference.exact[at], autograd[at],
+                None if terms is None else terms[at],
+            )
+            for at in blocks(manual.shape, LARGE_BLOCK)
+        ]  # fmt: skip
+        largest = max(float(part.largest) for part in parts)
+        if not largest > 0:
             return None
-        largest = sizes[counted].max()  # scaled by it, squares do not underflow to 0
-        size = float((sizes[counted] / largest).norm())
-        spacing = torch.from_numpy(ulp(sizes.numpy(), manual.dtype))
-        one_rounding = float((spacing[counted] / largest / 2).norm())
-        manual_error, autograd_error = (
-            max(float((error[counted] / largest).norm()), one_rounding) for error in errors
+        size, one_rounding, *errors = (
+            math.hypot(*(float(part.norms[k] * (part.largest / largest)) for part in parts))
+            for k in range(4)
         )
+        manual_error, autograd_error = (max(error, one_rounding) for error in errors)
         return cls(
             manual=math.log2(max(1.0, size / manual_error)),
             autograd=math.log2(max(1.0, size / autograd_error)),
             worse=manual_error > LOSS_FACTOR * autograd_error,
         )
+
+
+@dataclass(frozen=True)
+class _SizesAndErrors:
+    """Norms over the elements of a block that count, as multiples of the largest size there.
+
+    Scaled by it, squares do not underflow to 0.
+
+    Attributes:
+        largest: The largest size; 0 if no element counts.
+        norms: Of the sizes, of one rounding, of the errors by hand and of those of autograd.
+    """
+
+    largest: float
+    norms: tuple[float, float, float, float]
+
+
+def _sizes_and_errors(
+    by_hand: Exact, manual: Tensor, reference: Exact, autograd: Tensor, terms: Tensor | None
+) -> _SizesAndErrors:
+    exact = torch.from_numpy(np.asarray(magnitudes(reference)))
+    sizes = exact if terms is None else exact.maximum(terms)
+    errors = [distance_from_floats(manual, by_hand), distance_from_floats(autograd, reference)]
+    counted = _is_comparable(manual, autograd, exact) & exact.isfinite()
+    counted &= ~(errors[0].isnan() | errors[1].isnan())
+    sizes = sizes[counted]
+    largest = sizes.max() if sizes.numel() else exact.new_zeros(())
+    if not bool(largest > 0):
+        return _SizesAndErrors(0.0, (0.0, 0.0, 0.0, 0.0))
+    spacing = torch.from_numpy(np.asarray(ulp(sizes.numpy(), manual.dtype)))
+    sized, rounding, by_hand_error, error = (
+        float((part / largest).norm())
+        for part in (sizes, spacing, errors[0][counted], errors[1][counted])
+    )
+    return _SizesAndErrors(float(largest), (sized, rounding / 2, by_hand_error, error))
 
 
 def _is_comparable(manual: Tensor, autograd: Tensor, exact: Tensor) -> Tensor:
