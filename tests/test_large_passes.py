@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import compare
-from tests import large_passes
-from tests.large_passes import Pass
+from compare.bench import large_passes
+from compare.bench.large_passes import Pass
 
 PASSES: dict[str, Callable[[], Pass]] = {
     "layer norm": partial(large_passes.layer_norm, 3, 8),

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import compare
+from compare.bench import large_passes
 from compare.checking.smaller_inputs import at_smaller_inputs
 from compare.passes.passes import Passes
 from compare.proof.program import Program
 from compare.proof.same_operations import same_operations
 from compare.proof.trace import trace
 from compare.report.report import Report
-from tests import large_passes
 
 Named = dict[str, Tensor]
 

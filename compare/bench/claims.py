@@ -17,6 +17,11 @@ CHECK, OTHER_CHECK = "compare.check, 64-128-10", "compare.check, 784-128-10"
 LISTING = "compare.check, the blog's listing in numpy"
 KERNEL = "compare.check, a hidden kernel of 100,000 numbers"
 PRODUCTS = "five products alone"  # only the matrix products of the fused step
+NORM = "layer norm 1024x768"
+LARGE_PASSES = NORM, "attention 8x256x64", "MLP 256x768x3072"
+CHECKED_PASS, PASSES = "check of {}", "both passes of {}"
+LIMIT = "check of {}, as a share of 2 s + 100 times both passes"
+FAST = f"fast gradcheck of {NORM}, float64"
 # ours too, but no training step or check like those that a peer's time is compared with
 NO_PEERS = PRODUCTS, LISTING, KERNEL, OTHER_CHECK
 
@@ -101,7 +106,7 @@ GROUPS = {
             "start", "start-up, CPU", "seconds", 1.0, "--help",
             claims=(
                 Claim("--help", 0.3, over=(), held=_ONE), Claim("--list", 0.3, over=(), held=_ONE),
-                Claim(START, 2.0, over=(), held=_BOTH), Claim(COMMAND, 4.5, over=()),
+                Claim(START, 2.0, over=(), held=_BOTH), Claim(COMMAND, 4.5, over=(), held=_ONE),
             ),
             seconds=0.0, rounds=2,
         ),
@@ -113,6 +118,14 @@ GROUPS = {
             ),
             project=(CHECK,), rounds=3,
         ),
+        Group(
+            "check", "one check, or one forward and backward pass each way, float32", "seconds",
+            1.0, PASSES.format(NORM),
+            claims=tuple(
+                Claim(LIMIT.format(each), 1.0, over=(), held=_ONE) for each in LARGE_PASSES
+            ),
+            seconds=0.0, rounds=2,
+        ),
     )
 }  # fmt: skip
 
@@ -123,6 +136,7 @@ GROWTHS = {
     "batch": "step of 64-64-10, float32, against the rows of a batch",
     "steps": "a whole run of three_layer with its proofs, against its steps",
     "population": "step of 3-4-1, all networks together, against the networks",
+    "check": "a check of a layer norm of 768 features, float32, against the rows",
 }
 
 CHOICES = (*GROUPS, "growth")

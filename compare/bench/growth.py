@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from compare.bench.checked import checked, checked_run
+from compare.bench.large_passes import checked_pass, layer_norm
 from compare.bench.timing import Take, Times, Work
 from compare.bench.torch_steps import random_case
 from compare.cases.cases import CASES, Case
@@ -31,10 +32,11 @@ SIZES = {
     "batch": (16, 64, 256, 1024, 4096),
     "steps": (250, 500, 1000, 2000, 4000),
     "population": (1, 4, 16, 64, 256, 1024),
+    "check": (64, 256, 1024, 4096),
 }
 SMALL = {
     "width": (2, 3, 4, 6), "depth": (1, 2, 3, 4), "batch": (2, 3, 4, 6), "steps": (1, 2, 3, 4),
-    "population": (1, 2, 3, 4),
+    "population": (1, 2, 3, 4), "check": (2, 3, 4, 6),
 }  # fmt: skip
 
 
@@ -86,6 +88,7 @@ _TAKES: dict[str, tuple[Callable[[int], Take], int]] = {
     "batch": (lambda size: _without_proofs(random_case((64, 64, 10), size), dtype="float32"), 32),
     "steps": (lambda size: lambda _: checked(CASES["three_layer"])(size), 1),
     "population": (lambda size: _without_proofs(CASES["three_layer"], population=size), 64),
+    "check": (lambda size: checked_pass(layer_norm(size, 768)), 1),
 }
 
 
@@ -115,7 +118,9 @@ def plot(growths: list[Growth], path: Path) -> None:
         axes.set_title(f"slope {growth.slope:.2f}, last {growth.last:.2f}", fontsize=10)
         axes.set_xlabel(growth.name)
         axes.set_ylabel(
-            "seconds of a run" if growth.name == "steps" else "seconds per checked step"
+            {"steps": "seconds of a run", "check": "seconds of a check"}.get(
+                growth.name, "seconds per checked step"
+            )
         )
         axes.grid(alpha=0.3)
     file = io.BytesIO()

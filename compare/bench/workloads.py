@@ -1,6 +1,6 @@
 """The workloads of each group of `bench`; `small` means tiny sizes, for tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -9,6 +9,16 @@ import torch
 from compare.bench import claims, gradcheck, numpy_checks, subprocesses, torch_steps
 from compare.bench import other_libraries as others
 from compare.bench.checked import checked, checked_steps
+from compare.bench.large_passes import (
+    Pass,
+    attention,
+    both_passes,
+    checked_pass,
+    fast_gradcheck,
+    layer_norm,
+    mlp,
+    share_of_limit,
+)
 from compare.bench.timing import Take, Work
 from compare.bench.torch_steps import Problem, draw_problem, random_case
 from compare.cases.cases import CASES, Case
@@ -133,6 +143,21 @@ def _verdict(small: bool) -> list[Work]:
     ]
 
 
+def _check(small: bool) -> list[Work]:
+    tiny, real = ((3, 8), (2, 5, 4), (3, 4, 6)), ((1024, 768), (8, 256, 64), (256, 768, 3072))
+    sizes: Sequence[Sequence[int]] = tiny if small else real
+    kinds: Sequence[Callable[..., Pass]] = layer_norm, attention, mlp
+    works = []
+    for label, kind, size in zip(claims.LARGE_PASSES, kinds, sizes, strict=True):
+        made = kind(*size)
+        works += [
+            Work(claims.PASSES.format(label), partial(both_passes, made), 1),
+            Work(claims.CHECKED_PASS.format(label), partial(checked_pass, made), 1),
+            Work(claims.LIMIT.format(label), partial(share_of_limit, made), 1, warm_up=False),
+        ]
+    return [*works, Work(claims.FAST, partial(fast_gradcheck, layer_norm(*sizes[0])), 1)]
+
+
 _GROUPS: dict[str, Callable[[bool], list[Work]]] = {
     "three_layer": _three_layer,
     "population": _population,
@@ -144,4 +169,5 @@ _GROUPS: dict[str, Callable[[bool], list[Work]]] = {
     "huge_memory": partial(_peaks, shape=HUGE),
     "start": _start,
     "verdict": _verdict,
+    "check": _check,
 }

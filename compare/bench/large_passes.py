@@ -3,11 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from compare.bench.timing import Take, timed
+from compare.checking.check import check
 
 Named = dict[str, Tensor]
 
@@ -29,6 +33,78 @@ class Pass:
 
 def _normal(rng: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
     return (torch.randn(*shape, generator=rng) * scale).requires_grad_()
+
+
+# -- timed
+
+
+def _drawn(made: Pass) -> Named:
+    return made.inputs(torch.Generator().manual_seed(0))
+
+
+def both_passes(made: Pass) -> Take:
+    """Return a function that runs autograd's forward and backward pass, and both by hand."""
+    inputs, wanted = _drawn(made), signature(made.backward).parameters
+    plain = {name: value.detach() for name, value in inputs.items()}
+    cotangent = torch.ones_like(made.forward(**plain))
+    given = {**plain, "grad_output": cotangent}
+
+    def take(_: int) -> None:
+        made.forward(**inputs).backward(cotangent)
+        for value in inputs.values():
+            value.grad = None
+        made.forward(**plain)
+        made.backward(**{name: given[name] for name in wanted})
+
+    return take
+
+
+def checked_pass(made: Pass) -> Take:
+    """Return a function that runs compare.check once."""
+    inputs = _drawn(made)
+
+    def take(_: int) -> None:
+        report = check(made.backward, made.forward, inputs)
+        assert report.ok, str(report)
+
+    return take
+
+
+def share_of_limit(made: Pass) -> Take:
+    """Return a function that gives a check's time as a share of 2 s + 100 times both passes."""
+    passes, check_once = both_passes(made), checked_pass(made)
+
+    def share(_: int) -> float:
+        passes(1)  # warms up
+        limit = 2 + 100 * min(timed(passes, 1) for _ in range(5))
+        return timed(check_once, 1) / limit
+
+    return share
+
+
+def fast_gradcheck(made: Pass) -> Take:
+    """Return a function that runs gradcheck's fast mode once, on the passes in float64."""
+    inputs = {name: value.detach().double() for name, value in _drawn(made).items()}
+    wanted = [name for name in signature(made.backward).parameters if name != "grad_output"]
+
+    class Passes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *given: Tensor) -> Tensor:
+            ctx.save_for_backward(*given)
+            return made.forward(*given)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            given = dict(zip(inputs, ctx.saved_tensors, strict=True))
+            gradients = made.backward(grads[0], **{name: given[name] for name in wanted})
+            return tuple(gradients[name] for name in inputs)
+
+    leaves = [value.requires_grad_() for value in inputs.values()]
+
+    def take(_: int) -> None:
+        torch.autograd.gradcheck(Passes.apply, leaves, fast_mode=True)
+
+    return take
 
 
 # -- layer norm
