@@ -1,7 +1,7 @@
 """`compare.check` and `compare.assert_same`: the verdict on a user's own backward pass."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compare.budget import Pieces, seconds, within
 from compare.checking.by_numbers import judged_by_numbers
+from compare.checking.derivative import Derivative, check_reference, with_derivative
 from compare.checking.row_blocks import in_blocks_of_rows
 from compare.checking.second_inputs import SecondInputs
 from compare.checking.smaller_inputs import SmallerInputs, at_smaller_inputs
@@ -44,6 +45,7 @@ def check(
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
     budget: float | None = None,
+    reference: str | None = None,
 ) -> Report:
     """Check a hand-written `backward` against autograd through `forward`, at `inputs`.
 
@@ -84,6 +86,9 @@ def check(
             is called, and bits are compared, in any case. A formula that is not compared in time
             leaves its quantity UNDECIDED, or EXACT by its bits alone; other inputs and calls of the
             contract that are left out are named in the first line and in `report.left_out`.
+        reference: What is right where `forward` cuts autograd's graph by detach, no_grad, .data or
+            a custom Function, so that autograd does not give the derivative of `forward`:
+            "autograd" or "derivative". None: a gradient that is the derivative is UNDECIDED there.
 
     Returns:
         The report. `report.verdict` is that of the worst quantity, `report.first_wrong` the name
@@ -122,6 +127,7 @@ def check(
         'EXACT'
     """
     limit = seconds(budget)
+    check_reference(reference)
     check_modes()
     with shown_on_terminal(), restored_buffers(backward, forward), within(limit):
         passes = Passes(
@@ -129,9 +135,13 @@ def check(
         )
         excluded = left_out(contract)
         pieces = Pieces()
-        report, passes = _report(passes, pieces)
+        report, passes = _report(passes, pieces, reference)
+        why = ""
         if passes.backward.differentiates_inputs:
             why = "the by-hand side differentiates its own input tensors"
+        elif report.reference_fault and report.verdict != WRONG:
+            why = "autograd is not the derivative of forward"
+        if why:
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
         elif report.verdict != WRONG:
             report.contract = Contract(passes).lines(excluded)
@@ -153,6 +163,7 @@ def assert_same(
     contract: Mapping[str, bool] | None = None,
     formula_ulps: float = 0.0,
     budget: float | None = None,
+    reference: str | None = None,
 ) -> None:
     """Raise AssertionError with the report unless `check` gives a verdict that meets `demand`.
 
@@ -170,6 +181,7 @@ def assert_same(
         contract: Lines of the contract to leave out, as for `check`.
         formula_ulps: Difference of two formulas that is accepted, in ulps, as for `check`.
         budget: About how many seconds the check may take, as for `check`.
+        reference: "autograd" or "derivative", as for `check`.
 
     Returns:
         None: the demand is met.
@@ -196,7 +208,7 @@ def assert_same(
         raise unknown("demand", demand, DEMANDS)
     report = check(
         backward, forward, inputs, seed=seed, lift=lift, hold=hold, contract=contract,
-        formula_ulps=formula_ulps, budget=budget,
+        formula_ulps=formula_ulps, budget=budget, reference=reference,
     )  # fmt: skip
     if not report.meets(demand):
         finding = report.document()
@@ -214,6 +226,7 @@ class _Judged:
         proofs: The proof of each quantity.
         small: The smaller inputs at which the formulas were compared, None for the given ones.
         blocks: The blocks of rows that were bounded, in words; "" if there are none.
+        derivative: What the derivative of forward says of each gradient, if it was asked.
     """
 
     autograd: Mapping[str, Tensor]
@@ -221,21 +234,25 @@ class _Judged:
     proofs: dict[str, Proof]
     small: SmallerInputs | None = None
     blocks: str = ""
+    derivative: Derivative = field(default_factory=lambda: Derivative({}))
 
 
-def _report(passes: Passes, pieces: Pieces) -> tuple[Report, Passes]:
+def _report(passes: Passes, pieces: Pieces, reference: str | None) -> tuple[Report, Passes]:
     """Return the report on both passes at their inputs, and at other inputs unless WRONG.
 
     The passes to ask for the contract are returned too: those at smaller inputs, if the formulas
     were compared there.
     """
     forward, manual = passes.forward, passes.manual
-    judged = _in_blocks(passes, pieces) or _at_given_inputs(passes, pieces)
+    judged = _in_blocks(passes, pieces) or _at_given_inputs(passes, pieces, reference)
     pair, small = judged.pair, judged.small
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
     for name, value in judged.autograd.items():
         row = report.quantities[name] = Quantity.of(name, manual.get(name), value)
         row.proof = judged.proofs.get(name)
+        witness = judged.derivative.found.get(name)
+        row.derivative = witness.derivative if witness else None
+    report.reference_fault = judged.derivative.fault
     report.conditions = tuple(f"{name} = 1" for name in passes.backward.unit_cotangents)
     report.conditions += autocast()
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.checked_parameters)
@@ -267,7 +284,7 @@ def _in_blocks(passes: Passes, pieces: Pieces) -> _Judged | None:
     return _Judged(blocks.autograd, small.pair, blocks.proofs, small, blocks.words)
 
 
-def _at_given_inputs(passes: Passes, pieces: Pieces) -> _Judged:
+def _at_given_inputs(passes: Passes, pieces: Pieces, reference: str | None) -> _Judged:
     """Judge bits, formulas and bounds; the formulas at smaller inputs, where these are large."""
     with stage("running and recording both passes"):
         manual = passes.manual
@@ -288,7 +305,14 @@ def _at_given_inputs(passes: Passes, pieces: Pieces) -> _Judged:
     if bypasses:
         autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
         proofs = judge(pair, names)
-    return _Judged(autograd, pair, _explained(passes, pair, proofs, autograd, pieces))
+    beside_autograd = proofs
+    proofs, derivative = pieces.do(
+        "the derivative of forward",
+        lambda: with_derivative(pair, passes.forward, beside_autograd, reference),
+        (proofs, Derivative({})),
+    )
+    explained = _explained(passes, pair, proofs, autograd, pieces)
+    return _Judged(autograd, pair, explained, derivative=derivative)
 
 
 def _explained(
@@ -333,7 +357,12 @@ def _at_other_inputs(passes: Passes, judged: _Judged) -> tuple[dict[str, Proof],
             return {**proofs, **wrong}, beside
         if beside == OtherInputs(True) and there == small.proofs:
             return proofs, beside
-    return SecondInputs(passes, judged.pair).judged(proofs)
+    decided = judged.derivative.decided  # autograd is no reference for these
+    beside_autograd = {name: proof for name, proof in proofs.items() if name not in decided}
+    if not beside_autograd:
+        return proofs, OtherInputs()
+    found, beside = SecondInputs(passes, judged.pair).judged(beside_autograd)
+    return {**proofs, **found}, beside
 
 
 def _without_recomputations(pair: Pair, proofs: Mapping[str, Proof]) -> Bypasses:

@@ -25,15 +25,15 @@ def check_file(
 ) -> dict[str, Any]:  # fmt: skip
     """Check the passes of a file; return the exit code, the text, the JSON and the HTML page.
 
-    Besides forward, backward and inputs the file may define `hold`, `contract` and `formula_ulps`,
-    which are arguments of `compare.check`. The options are those of the command line.
+    Besides forward, backward and inputs the file may define `hold`, `contract`, `formula_ulps` and
+    `reference`, which are arguments of `compare.check`. The options are those of the command line.
     """
     path = Path(file)
     module, arguments = load_checked_file(
         path, None if dtype is None else dtype_named(dtype), device_named(device),
         None if inputs is None else Path(inputs),
     )  # fmt: skip
-    names = ("hold", "contract", "formula_ulps")
+    names = ("hold", "contract", "formula_ulps", "reference")
     options = {name: getattr(module, name) for name in names if name in vars(module)}
     with user_errors(path):
         report = check(

@@ -80,7 +80,7 @@ def recorded_texts(function: Function, inputs: Values) -> tuple[str, ...] | None
     values = list(tensors.values())
     with _traceable():
         try:
-            graph, _ = Recorder({}, _line_outside).record(positional, values)
+            graph, _ = Recorder({}, line_outside).record(positional, values)
             expected = positional(*values)
             actual = _replay(graph, [tensor.clone() for tensor in values])
         except Exception:  # trace reports the reason
@@ -148,7 +148,7 @@ _NOT_USER_CODE = tuple(os.path.dirname(m.__file__ or "") + os.sep for m in (torc
 _NOT_USER_CODE += (os.path.dirname(os.path.dirname(__file__)) + os.sep,)
 
 
-def _line_outside() -> str | None:
+def line_outside() -> str | None:
     """Return the line being run of code outside torch, NumPy, Python and this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code.co_filename.startswith(_NOT_USER_CODE):
@@ -197,7 +197,7 @@ class _Torch:
         return self.traced
 
     def _recorded(self, values: Sequence[Tensor]) -> tuple[fx.Graph, list[Tensor]]:
-        return Recorder({}, _line_outside).record(self.function, values)
+        return Recorder({}, line_outside).record(self.function, values)
 
     def _decomposed(self, values: list[Tensor], attention: _AttentionWatch) -> Program:
         """Return the recorded operations as a program of core ATen operations."""

@@ -52,6 +52,9 @@ class Verdict(StrEnum):
 
 EXACT, ROUNDING, WITHIN, UNDECIDED, INACCURATE, WRONG = Verdict
 
+#: Which side's gradient is the derivative of forward.
+BOTH, BY_HAND, AUTOGRAD, NEITHER = "both", "by hand", "autograd", "neither"
+
 
 @dataclass(frozen=True)
 class Diagnosis:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compare.errors import printable
 from compare.proof.bits import Difference, WorstElement, compare_bits, mismatch, place
-from compare.proof.verdict import EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
+from compare.proof.verdict import BY_HAND, EXACT, UNDECIDED, WRONG, Diagnosis, Proof, Verdict
 from compare.report.rendering import plain_table
 from compare.stateful import plain
 
@@ -30,6 +30,8 @@ class Quantity:
     worst: WorstElement | None = None  # the element with the largest difference
     problem: str | None = None  # reason for which it could not be compared
     proof: Proof | None = None
+    # which side is the derivative of forward: both, by hand, autograd, neither; None: not known
+    derivative: str | None = None
 
     @classmethod
     def of(cls, name: str, manual: Tensor | None, autograd: Tensor) -> "Quantity":
@@ -68,8 +70,11 @@ class Quantity:
 
     @property
     def verdict(self) -> Verdict:
-        """The proof's verdict; without one EXACT for equal bits, WRONG for NaN, else UNDECIDED."""
-        if self.problem or self.nans:
+        """The proof's verdict; without one EXACT for equal bits, WRONG for NaN, else UNDECIDED.
+
+        A NaN of autograd's alone counts for nothing where by hand is the derivative of forward.
+        """
+        if self.problem or (self.nans and self.derivative != BY_HAND):
             return WRONG
         if self.proof:
             return self.proof.verdict

@@ -67,6 +67,7 @@ class Report(Documented, Stateful):
     budget: float | None = None  # seconds that the check might take
     left_out: tuple[str, ...] = ()  # what was not done in that time
     smaller: str = ""  # inputs at which the formulas were compared, and the contract asked
+    reference_fault: str = ""  # in words, where autograd is not the derivative of forward
     conditions: tuple[str, ...] = ()  # under which the verdict holds: "grad_output = 1"
     steps: int = 0  # compared so far
     quantities: dict[str, Quantity] = field(default_factory=dict)  # in the order of computation
@@ -144,6 +145,7 @@ class Report(Documented, Stateful):
             "unnamed": list(self.unnamed),
             "not_judged": list(self.not_judged),
             "conditions": list(self.conditions),
+            "reference_fault": self.reference_fault,
             "beside": plain(self.beside),
             "smaller_inputs": self.smaller or None,
             "budget": self.budget,
@@ -219,6 +221,7 @@ class Report(Documented, Stateful):
         if self.left_out:
             only += f"; not done within {self.budget:g} s: {', '.join(self.left_out)}"
         partial = " (interrupted: the steps run so far)" if self.interrupted else ""
+        only += f"; {self.reference_fault}" if self.reference_fault else ""
         return only + refusals(self.contract) + partial
 
     def _claim(self) -> str:

@@ -1,0 +1,110 @@
+"""Which side is right where autograd is not the derivative of forward, and what follows for it.
+
+Autograd may be cut on purpose: the target of Q-learning is detached, a straight-through gradient is
+a custom Function. Then only the user knows which gradient is meant. Where nothing was cut on
+purpose, a NaN from an unused branch say, the derivative decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from compare.errors import unknown
+from compare.passes.cuts import NOT_ON_PURPOSE, cuts
+from compare.passes.forward import ForwardPass
+from compare.proof.lifted_pair import LiftedPair
+from compare.proof.literals import AS_WRITTEN
+from compare.proof.pair import Pair
+from compare.proof.rounding import largest_share
+from compare.proof.verdict import BY_HAND, NEITHER, ROUNDING, UNDECIDED, WRONG, Proof
+from compare.proof.witness import Witness, autograd_at_fault, remark, witnesses
+
+#: What a check may judge by; None: autograd, and the user is asked where that is cut.
+REFERENCES = AUTOGRAD, DERIVATIVE = "autograd", "derivative"
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """What the derivative of forward says of each gradient.
+
+    Attributes:
+        found: Name -> what it says.
+        cuts: What may keep autograd from it, in words; only looked for where something does.
+        decided: The names whose verdict is that of the derivative, or waits for the user's word.
+    """
+
+    found: Mapping[str, Witness]
+    cuts: Sequence[str] = ()
+    decided: frozenset[str] = frozenset()
+
+    @property
+    def fault(self) -> str:
+        """In words, where autograd is not the derivative; "" if it is everywhere."""
+        return remark(self.found, self.cuts)
+
+
+def with_derivative(
+    pair: Pair, forward: ForwardPass, proofs: Mapping[str, Proof], reference: str | None
+) -> tuple[dict[str, Proof], Derivative]:
+    """Return the proofs, changed where the derivative of forward has a say, and what it says.
+
+    Args:
+        pair: Both sides' values.
+        forward: The forward pass.
+        proofs: The proofs beside autograd.
+        reference: One of REFERENCES, or None.
+    """
+    found = witnesses(pair)
+    at_fault = autograd_at_fault(found)
+    named = cuts(forward) if at_fault else []
+    on_purpose = [cut for cut in named if not cut.startswith(NOT_ON_PURPOSE)]
+    changed = {}
+    for name, witness in found.items():
+        if name in proofs and reference != AUTOGRAD:
+            proof = _judged(pair, name, proofs[name], witness, on_purpose, reference)
+            if proof is not proofs[name]:
+                changed[name] = proof
+    return {**proofs, **changed}, Derivative(found, named, frozenset(changed))
+
+
+def check_reference(reference: str | None) -> None:
+    """Raise BadInput unless a reference is None or one of REFERENCES."""
+    if reference is not None and reference not in REFERENCES:
+        raise unknown("reference", reference, REFERENCES)
+
+
+def _judged(
+    pair: Pair, name: str, proof: Proof, witness: Witness, on_purpose: Sequence[str],
+    reference: str | None,
+) -> Proof:  # fmt: skip
+    """Return a proof, changed if the derivative of forward decides."""
+    if witness.derivative == BY_HAND and not proof.verdict.passes:
+        if reference is None and on_purpose:
+            text = (
+                "the derivative of forward, and not what autograd gives, which is cut by "
+                f'{", ".join(on_purpose)}: say which is meant, reference="derivative" or "autograd"'
+            )
+            return Proof(UNDECIDED, text)
+        return _of_derivative(pair, name, witness)
+    if reference != DERIVATIVE:
+        return proof
+    if witness.derivative is None:
+        return Proof(UNDECIDED, f"the derivative of forward is not known: {witness.why}")
+    if witness.derivative == NEITHER and proof.verdict.passes:
+        return replace(proof, verdict=WRONG, text="autograd's gradient, not forward's derivative")
+    return proof
+
+
+def _of_derivative(pair: Pair, name: str, witness: Witness) -> Proof:
+    """Judge the numbers of a formula that is the derivative by their own rounding bound."""
+    text = f"the derivative of forward, to {witness.digits} digits; autograd's value is not"
+    quantity = LiftedPair(pair).quantity(pair.manual_program, AS_WRITTEN, name)
+    if quantity is None or not quantity.known:
+        return Proof(UNDECIDED, f"{text}; no rounding bound could be computed")
+    shares = quantity.shares_of_bound(pair.manual[name])
+    share = largest_share(shares)
+    if not share <= 1:
+        text += f"; the error by hand is {share:.3g} times the rounding bound of its own operations"
+        return Proof(WRONG, text, share=share)
+    if bool(shares.isnan().any()):
+        return Proof(UNDECIDED, f"{text}; its rounding bound is not finite")
+    return Proof(ROUNDING, text, lifted=True, share=share)
