@@ -254,8 +254,8 @@ def test_another_subgradient_at_a_kink_is_reported(
 ) -> None:
     x = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64)
     report = compare.check(_at_zero(slope), lambda x: function(x), {"x": x})
-    assert report.ok == same
-    assert ("uses another subgradient than autograd" in str(report)) != same
+    assert report.ok
+    assert ("another subgradient than autograd" in str(report)) != same
 
 
 @pytest.mark.parametrize("size", [200.0, 1e-4, 2e-3])

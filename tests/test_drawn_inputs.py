@@ -129,5 +129,5 @@ def test_a_kink_is_reported_despite_a_mask_of_infinities() -> None:
         lambda x, mask, grad_output: {"x": grad_output * (x >= 0) * torch.exp(mask)},
         lambda x, mask: F.relu(x) * torch.exp(mask), inputs | {"mask": mask},
     )  # fmt: skip
-    assert report.verdict == "WRONG"
-    assert "uses another subgradient than autograd" in " ".join(str(report).split())
+    assert report.verdict == "ROUNDING"
+    assert "another subgradient than autograd's" in " ".join(str(report).split())

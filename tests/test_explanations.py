@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import compare
+from compare.report.report import Report
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 AT_0 = torch.tensor([-1.5, 0.0, 2.0])
@@ -23,25 +24,60 @@ KINKS: dict[str, tuple[Slope, Slope]] = {
 }
 
 
-def _report_text(forward: Slope, slope: Slope, x: Tensor) -> str:
+def _report(forward: Slope, slope: Slope, x: Tensor) -> Report:
     backward = lambda x, grad_output: (grad_output * slope(x).to(x.dtype),)  # noqa: E731
-    report = compare.check(backward, lambda x: forward(x), {"x": x})
+    return compare.check(backward, lambda x: forward(x), {"x": x})
+
+
+def _report_text(forward: Slope, slope: Slope, x: Tensor) -> str:
+    report = _report(forward, slope, x)
     assert report.verdict == "WRONG", str(report)
     return " ".join(str(report).split())
+
+
+def _kinks(report: Report) -> int:
+    """Return the number of other subgradients in a report that counts them as right."""
+    assert report.verdict == "ROUNDING", str(report)
+    assert not report.meets("exact")
+    assert "at a kink: another subgradient than autograd's" in " ".join(str(report).split())
+    proof = report.quantities["x"].proof
+    assert proof is not None
+    return proof.kinks
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", KINKS)
 def test_another_subgradient_at_a_kink(name: str, dtype: torch.dtype) -> None:
-    assert "is at a kink" in (text := _report_text(*KINKS[name], AT_0.to(dtype)))
-    assert "uses another subgradient than autograd" in text
+    assert _kinks(_report(*KINKS[name], AT_0.to(dtype))) == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_among_equal_maxima_each_may_get_the_whole_gradient(dtype: torch.dtype) -> None:
     x = torch.tensor([3.0, 1.0, 3.0, 3.0], dtype=dtype)
     first = lambda x: F.one_hot(x.argmax(), 4).to(x.dtype)  # noqa: E731
-    assert "uses another subgradient" in _report_text(lambda x: x.amax(), first, x)
+    assert _kinks(_report(lambda x: x.amax(), first, x)) == 3
+
+
+def test_of_equal_maxima_not_each_gets_the_whole_gradient() -> None:
+    """Moved together they move the maximum once."""
+    x = torch.tensor([3.0, 1.0, 3.0])
+    _report_text(lambda x: x.amax(), lambda x: x == x.amax(), x)
+
+
+def test_of_a_norm_at_0_any_vector_of_the_ball_is_a_subgradient() -> None:
+    def slope(length: float) -> Slope:
+        at_0 = torch.tensor([length, 0.0, 0.0])
+        return lambda x: torch.where(x.norm() == 0, at_0, x / x.norm().clamp_min(1e-30))
+
+    norm = lambda x: x.norm()  # noqa: E731
+    assert _kinks(_report(norm, slope(0.75), torch.zeros(3))) == 1
+    _report_text(norm, slope(1.25), torch.zeros(3))
+
+
+def test_kinks_of_other_elements_do_not_share() -> None:
+    """Each relu has its own, with cotangents of both signs."""
+    x = torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0])
+    assert _kinks(_report(F.relu, lambda x: (x > 0) + 0.3 * (x == 0), x)) == 3
 
 
 def test_a_value_that_is_no_subgradient() -> None:
@@ -71,9 +107,10 @@ def test_no_kink_where_forward_is_smooth(name: str, dtype: torch.dtype) -> None:
 def test_autograd_is_named_where_its_value_is_not_the_derivative(dtype: torch.dtype) -> None:
     """Softplus from relu and abs: at 0 two kinks cancel. Autograd says 0, and it is 0.5."""
     softplus = lambda x: F.relu(x) + torch.log1p(torch.exp(-x.abs()))  # noqa: E731
-    text = _report_text(softplus, torch.sigmoid, AT_0.to(dtype))
-    assert "autograd's own value here is not the derivative" in text
-    assert "another subgradient" not in text
+    report = _report(softplus, torch.sigmoid, AT_0.to(dtype))
+    assert report.verdict == "ROUNDING", str(report)
+    assert "autograd is not the derivative of forward" in report.headline()
+    assert "another subgradient" not in str(report)
 
 
 def test_only_the_examined_element_is_reported_at_a_kink() -> None:

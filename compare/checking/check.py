@@ -141,6 +141,8 @@ def check(
             why = "the by-hand side differentiates its own input tensors"
         elif report.reference_fault and report.verdict != WRONG:
             why = "autograd is not the derivative of forward"
+        elif any(row.proof and row.proof.kinks for row in report.quantities.values()):
+            why = "autograd has another subgradient"
         if why:
             report.contract = tuple(Line(name, NOT_ASKED, why) for name in LINES)
         elif report.verdict != WRONG:
@@ -312,6 +314,8 @@ def _at_given_inputs(passes: Passes, pieces: Pieces, reference: str | None) -> _
         (proofs, Derivative({})),
     )
     explained = _explained(passes, pair, proofs, autograd, pieces)
+    for name in derivative.decided:  # no way to autograd's value is wanted
+        explained[name] = replace(explained[name], diagnosis=None)
     return _Judged(autograd, pair, explained, derivative=derivative)
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from compare.errors import unknown
 from compare.passes.cuts import NOT_ON_PURPOSE, cuts
 from compare.passes.forward import ForwardPass
+from compare.proof.explanations import agree_nearby
+from compare.proof.kinks import other_subgradients
 from compare.proof.lifted_pair import LiftedPair
 from compare.proof.literals import AS_WRITTEN
 from compare.proof.pair import Pair
 from compare.proof.rounding import largest_share
 from compare.proof.verdict import BY_HAND, NEITHER, ROUNDING, UNDECIDED, WRONG, Proof
-from compare.proof.witness import Witness, autograd_at_fault, remark, witnesses
+from compare.proof.witness import TOO_LARGE, Witness, autograd_at_fault, remark, witnesses
 
 #: What a check may judge by; None: autograd, and the user is asked where that is cut.
 REFERENCES = AUTOGRAD, DERIVATIVE = "autograd", "derivative"
@@ -77,6 +79,9 @@ def _judged(
     reference: str | None,
 ) -> Proof:  # fmt: skip
     """Return a proof, changed if the derivative of forward decides."""
+    unknown_here = witness.derivative is None and witness.why != TOO_LARGE
+    if proof.verdict == WRONG and unknown_here and proof.at is not None:
+        return _at_kinks(pair, name, proof)
     if witness.derivative == BY_HAND and not proof.verdict.passes:
         if reference is None and on_purpose:
             text = (
@@ -94,9 +99,28 @@ def _judged(
     return proof
 
 
+def _at_kinks(pair: Pair, name: str, proof: Proof) -> Proof:
+    """Return the proof, ROUNDING if all that differs are other subgradients at kinks."""
+    kinks = other_subgradients(pair, name)
+    if kinks is None or not agree_nearby(pair, name):
+        return proof
+    count = f"{kinks:,} element{'s' * (kinks != 1)}"
+    text = (
+        f"{count} at a kink: another subgradient than autograd's; the same formula elsewhere and "
+        "at nearby inputs"
+    )
+    found = _within_bound(pair, name, text)
+    return replace(found, kinks=kinks) if found.verdict == ROUNDING else proof
+
+
 def _of_derivative(pair: Pair, name: str, witness: Witness) -> Proof:
-    """Judge the numbers of a formula that is the derivative by their own rounding bound."""
+    """Judge the numbers of a formula that is the derivative."""
     text = f"the derivative of forward, to {witness.digits} digits; autograd's value is not"
+    return _within_bound(pair, name, text)
+
+
+def _within_bound(pair: Pair, name: str, text: str) -> Proof:
+    """Judge the numbers of a right formula by the rounding bound of their own operations."""
     quantity = LiftedPair(pair).quantity(pair.manual_program, AS_WRITTEN, name)
     if quantity is None or not quantity.known:
         return Proof(UNDECIDED, f"{text}; no rounding bound could be computed")

@@ -36,7 +36,7 @@ def explain_kink(pair: Pair, name: str, at: tuple[int, ...], by_hand: Any) -> st
         at: The index of the element where they differ most.
         by_hand: The exact by-hand value of that element, a ball.
     """
-    if not _agree_nearby(pair, name):
+    if not agree_nearby(pair, name):
         return ""
     agree = "; at nearby inputs both sides agree"
     here = _exact_reference(pair, name, pair.inputs, at)
@@ -75,7 +75,7 @@ def _decimal(a: Any) -> str:
     return str(a.str(6, radius=False))
 
 
-def _agree_nearby(pair: Pair, name: str) -> bool:
+def agree_nearby(pair: Pair, name: str) -> bool:
     """Whether both sides are the same formula at nearby inputs."""
     assert isinstance(pair.manual_program, Program)
     assert isinstance(pair.reference, Program)

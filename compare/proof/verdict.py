@@ -111,6 +111,7 @@ class Proof:
         shortfall: A text if the by-hand side has lost many more bits than autograd, such as "keeps
             5.0 of autograd's 20.0 correct bits".
         share: The share of the rounding bound that was used, of the worst element.
+        kinks: The number of elements that are another subgradient than autograd's.
         at: The index of the element where the two formulas differ.
         step: In a training run the first step that showed the verdict.
         diagnosis: The result of a search for fixes; None if there was no search.
@@ -131,6 +132,7 @@ class Proof:
     accepted: str = ""
     shortfall: str = ""
     share: float | None = None
+    kinks: int = 0
     at: tuple[int, ...] | None = None
     step: int | None = None
     diagnosis: Diagnosis | None = None
@@ -148,6 +150,7 @@ class Proof:
             "share_of_bound": self.share,
             "tried": self.tried or None,
             "resolution": self.resolution,
+            "kinks": self.kinks,
             "at": None if self.at is None else list(self.at),
             "line": self.line or None,
         }

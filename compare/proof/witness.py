@@ -33,6 +33,9 @@ _EQUAL, _DIFFERENT = flint.arb(2) ** -80, flint.arb(2) ** -40
 _FLOAT_STEP, _FLOAT_TOLERANCE = 2.0**-20, 1e-3  # of the moved float runs
 
 
+TOO_LARGE = "forward is too large for a quotient"
+
+
 @dataclass(frozen=True)
 class Witness:
     """What the derivative of forward says of one gradient.
@@ -68,7 +71,7 @@ def witnesses(pair: Pair) -> dict[str, Witness]:
         return dict.fromkeys(names, Witness(None, f"forward {program}"))
     forward = _Forward(pair, program)
     if pair.is_large or len(names) * forward.size > MOST_NUMBERS:
-        return dict.fromkeys(names, Witness(None, "forward is too large for a quotient"))
+        return dict.fromkeys(names, Witness(None, TOO_LARGE))
     lifted = LiftedPair(pair)
     by_hand, autograd = lifted.manual_program().outputs, lifted.reference().outputs
     found = {}
@@ -154,15 +157,12 @@ class _Forward:
             numbers = lifted[key].numbers
             if isinstance(numbers, Unsupported):
                 return flint.arb("nan")
-            terms = np.asarray(numbers) * n.exact(self._cotangent(key))
+            terms = np.asarray(numbers) * n.exact(_cotangent(self.pair, key))
             total += sum(np.ravel(terms), flint.arb(0))
         return total
 
     def _lift(self, n: Any, only: list[Any], **options: Any) -> dict[Any, Lifted]:
         return lift(self.program, n, self.pair.inputs, only=only, **options)
-
-    def _cotangent(self, key: str) -> Tensor:
-        return self.pair.inputs[key.replace("output", "grad_output", 1)]
 
     def _is_smooth(self, name: str, v: Tensor, slope: float) -> bool:
         """Return whether float64 runs on both sides have the slope, so no choice is at its edge."""
@@ -172,20 +172,41 @@ class _Forward:
         return all(abs(one - slope) <= room for one in slopes)  # False for NaN
 
     def _float_value(self, name: str, v: Tensor, step: float) -> float:
+        return ForwardRuns(self.pair).value(name, step * v)
+
+
+class ForwardRuns:
+    """Runs of the forward part of a pair's reference in float64, at moved inputs.
+
+    Args:
+        pair: Both sides; the reference is a program.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        assert isinstance(pair.reference, Program)
+        self.pair, self.program = pair, pair.reference
+        self.outputs = [k for k in self.program.outputs if isinstance(k, str) and _is_output(k)]
+
+    def value(self, name: str, change: Tensor) -> float:
+        """Return <grad_output, output> with the tensor of a name changed by so much."""
         n = Floats(_widened)
         inputs = {
             k: x.double() if x.is_floating_point() else x for k, x in self.pair.inputs.items()
         }
         overrides: dict[Key, Lifted] = {}
         if name in inputs:
-            inputs[name] = inputs[name] + step * v
+            inputs[name] = inputs[name] + change
         else:
             run = lift(self.program, n, inputs, only=[ValueOf(name)])
-            value = run[ValueOf(name)].floats + step * v
+            value = run[ValueOf(name)].floats + change
             overrides[ValueOf(name)] = Lifted(value, value)
         lifted = lift(self.program, n, inputs, only=self.outputs, overrides=overrides)
-        totals = (lifted[k].floats.double() * self._cotangent(k).double() for k in self.outputs)
-        return float(sum(total.sum() for total in totals))
+        cotangents = ((k, _cotangent(self.pair, k).double()) for k in self.outputs)
+        return float(sum((lifted[k].floats.double() * v).sum() for k, v in cotangents))
+
+
+def _cotangent(pair: Pair, key: str) -> Tensor:
+    return pair.inputs[key.replace("output", "grad_output", 1)]
 
 
 def _is_output(key: str) -> bool:

@@ -79,7 +79,13 @@ def labelled(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
     """Yield (label, text) for a report: all kept lines as one, then each of the others."""
     if kept := [line.summary for line in lines if line.outcome == KEPT]:
         yield "contract", f"kept: {'; '.join(kept) if ':' in ''.join(kept) else ', '.join(kept)}"
-    for outcome in (BROKEN, REFUSED, NOT_SHOWN, NOT_ASKED):
+    for outcome in (BROKEN, REFUSED, NOT_SHOWN):
         for line in lines:
             if line.outcome == outcome:
                 yield outcome, line.summary
+    not_asked: dict[str, list[str]] = {}  # by their reason, often one for all
+    for line in lines:
+        if line.outcome == NOT_ASKED:
+            not_asked.setdefault(line.text, []).append(line.name)
+    for reason, names in not_asked.items():
+        yield NOT_ASKED, ", ".join(names) + (f": {reason}" if reason else "")
