@@ -24,6 +24,12 @@ from compare.proof.pair import Pair
 from compare.proof.program import Key, Program, ValueOf, base_name, elements, operation
 from compare.proof.verdict import AUTOGRAD, BOTH, BY_HAND, NEITHER
 
+# Operations whose gradient in torch is that of a matrix which stays symmetric or triangular, or of
+# a result of log_softmax, while the operation takes any numbers.
+_WITHIN_A_SET = {
+    "_linalg_eigh", "cholesky", "cholesky_inverse", "cholesky_solve", "linalg_cholesky_ex",
+    "linalg_ldl_factor_ex", "linalg_ldl_solve", "linalg_pinv", "_ctc_loss",
+}  # fmt: skip
 BITS, STEP_BITS = 1_000, 250  # of the numbers, and h = 2**-STEP_BITS
 #: Numbers of forward, times quantities, above which no quotient is computed: FLINT takes seconds.
 MOST_NUMBERS = 20_000
@@ -121,6 +127,9 @@ class _Forward:
 
     def _obstacle(self, name: str) -> str:
         """Return why a gradient's tensor cannot be moved in forward, "" if it can."""
+        within = sorted(_WITHIN_A_SET.intersection(map(operation, self.nodes)))
+        if within:
+            return f"torch's gradient of {within[0]} is meant for some of its arguments alone"
         if name in self.pair.inputs:
             return ""
         node = self.program.outputs.get(ValueOf(name))
