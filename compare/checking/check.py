@@ -297,7 +297,9 @@ def _at_given_inputs(passes: Passes, pieces: Pieces, reference: str | None) -> _
         there = small.proofs
         proofs = pieces.do("", lambda: judge(pair, names, elsewhere=there), dict[str, Proof]())
         if proofs and all(proof.verdict != UNDECIDED for proof in proofs.values()):
-            proofs = pieces.do("the search for a fix", lambda: diagnose(pair, proofs, []), proofs)
+            wrong = any(proof.verdict == WRONG for proof in proofs.values())
+            piece = "the search for a fix" * wrong
+            proofs = pieces.do(piece, lambda: diagnose(pair, proofs, []), proofs)
             return _Judged(autograd, pair, proofs, small)
     known: dict[str, Proof] = {}
     pieces.do("formulas", lambda: judge(pair, names, proofs=known), known)

@@ -4,14 +4,13 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from compare.passes.forward import ForwardPass
 from compare.proof.trace import line_outside
@@ -45,13 +44,21 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        values = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
-        needing = any(value.requires_grad for value in values)
+        needing = any(value.requires_grad for value in _tensors([*args, *kwargs.values()]))
         result = func(*args, **kwargs)
         if needing and not _in_custom_function() and (word := _word(func, result)):
             file, _, line = (line_outside() or "").rpartition(":")
             self.found.append(f"{word} at {os.path.basename(file)}:{line}" if file else word)
         return result
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments, those in lists too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _word(func: Any, result: Any) -> str:
