@@ -70,6 +70,9 @@ def test_which_side_is_the_derivative(label: str) -> None:
     )
     assert report.quantities["x"].derivative == expected
     assert report.to_dict()["quantities"][0]["derivative"] == expected
+    digits = report.quantities["x"].derivative_digits
+    assert digits is not None
+    assert digits > 100
     if expected == "by hand":
         assert report.quantities["x"].diagnosis is None  # no advice to bring in the fault
     at_fault = expected in ("by hand", "neither")
@@ -111,6 +114,7 @@ def test_nothing_is_said_at_a_kink() -> None:
             lambda x, grad_output: {"x": torch.full_like(x, 0.25) * grad_output}, forward, {"x": x}
         )
         assert report.quantities["x"].derivative is None
+        assert report.quantities["x"].derivative_unknown
 
 
 def test_a_number() -> None:

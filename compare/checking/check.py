@@ -252,8 +252,9 @@ def _report(passes: Passes, pieces: Pieces, reference: str | None) -> tuple[Repo
     for name, value in judged.autograd.items():
         row = report.quantities[name] = Quantity.of(name, manual.get(name), value)
         row.proof = judged.proofs.get(name)
-        witness = judged.derivative.found.get(name)
-        row.derivative = witness.derivative if witness else None
+        if witness := judged.derivative.found.get(name):
+            row.derivative, row.derivative_digits = witness.derivative, witness.digits
+            row.derivative_unknown = witness.why
     report.reference_fault = judged.derivative.fault
     report.conditions = tuple(f"{name} = 1" for name in passes.backward.unit_cotangents)
     report.conditions += autocast()

@@ -32,6 +32,8 @@ class Quantity:
     proof: Proof | None = None
     # which side is the derivative of forward: both, by hand, autograd, neither; None: not known
     derivative: str | None = None
+    derivative_digits: int | None = None  # of the quotient that tells
+    derivative_unknown: str = ""  # the reason for which it is not known
 
     @classmethod
     def of(cls, name: str, manual: Tensor | None, autograd: Tensor) -> "Quantity":
