@@ -14,7 +14,6 @@ from typing import TypeVar
 from torch import Tensor
 
 from compare.checking.smaller_inputs import SmallerInputs, at_smaller_inputs
-from compare.errors import is_internal
 from compare.passes.inputs import Values, tensors
 from compare.passes.passes import Passes
 from compare.progress import counted
@@ -75,9 +74,7 @@ def _attempt(call: Callable[[], T]) -> T | None:
         warnings.simplefilter("ignore")
         try:
             return call()
-        except Exception as error:
-            if is_internal(error):
-                raise
+        except Exception:
             return None
 
 
