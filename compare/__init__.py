@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from compare.errors import BadInput
     from compare.mutants.mutants import power
     from compare.passes.forward import name
+    from compare.passes.surrogate import surrogate
     from compare.report.report import Report
     from compare.training.harness import run
 
 __version__ = "0.1.0"
 __all__ = [
     "CASES", "BadInput", "Case", "Network", "Report",
-    "assert_same", "check", "name", "power", "run",
+    "assert_same", "check", "name", "power", "run", "surrogate",
 ]  # fmt: skip
 
 _MODULES = {
@@ -30,6 +31,7 @@ _MODULES = {
     "name": "passes.forward",
     "power": "mutants.mutants",
     "run": "training.harness",
+    "surrogate": "passes.surrogate",
     "Report": "report.report",
 }
 

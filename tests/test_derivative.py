@@ -215,3 +215,42 @@ def test_an_unknown_derivative_is_undecided_where_it_is_the_reference(
     report = _report("both", reference="derivative")
     assert report.verdict == "UNDECIDED", str(report)
     assert "the derivative of forward is not known: forward is too large" in str(report)
+
+
+# -- surrogate gradients
+
+
+def _spikes(x: Tensor) -> Tensor:
+    return (x > 0).to(x.dtype)
+
+
+_spike = compare.surrogate(_spikes, torch.sigmoid)
+
+
+def _of_sigmoid(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s * (1 - s)
+
+
+def test_a_surrogate_gradient_is_what_a_pass_is_judged_against() -> None:
+    def backward(x: Tensor, w: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
+        return {
+            "x": grad_output * w * _of_sigmoid(x * w),
+            "w": grad_output * x * _of_sigmoid(x * w),
+        }
+
+    inputs = {"x": X, "w": torch.tensor([1.5, 0.5, -2.0])}
+    report = compare.check(backward, lambda x, w: _spike(x * w), inputs)
+    assert report.ok, str(report)
+    assert "for _spikes with the gradient of sigmoid" in " ".join(str(report.headline()).split())
+    assert not report.reference_fault
+    wrong = compare.check(
+        lambda x, w, grad_output: {"x": 0 * x, "w": 0 * w}, lambda x, w: _spike(x * w), inputs
+    )
+    assert wrong.verdict == "WRONG"  # the derivative of a step, and not what it stands for
+
+
+def test_a_surrogate_has_one_shape() -> None:
+    short = compare.surrogate(_spikes, lambda x: x.sum())
+    with pytest.raises(compare.BadInput, match="surrogate: _spikes with the gradient of lambda"):
+        compare.check(lambda x, grad_output: {"x": grad_output}, lambda x: short(x), {"x": X})

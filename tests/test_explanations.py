@@ -122,3 +122,12 @@ def test_only_the_examined_element_is_reported_at_a_kink() -> None:
 def test_a_wrong_formula_mentions_no_kink() -> None:
     text = _report_text(F.relu, lambda x: 2.0 * (x > 0), AT_0)
     assert "nearby inputs" not in text
+
+
+def test_the_parameters_of_a_module_have_no_kinks_that_are_looked_for() -> None:
+    """They cannot be moved: forward reads them from the module."""
+    report = compare.check(
+        lambda input, grad_output: {"weight": 2 * grad_output.mT @ input},
+        torch.nn.Linear(3, 2), (torch.full((4, 3), 0.5),),
+    )  # fmt: skip
+    assert report.quantities["weight"].verdict == "WRONG"

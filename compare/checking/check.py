@@ -257,7 +257,7 @@ def _report(passes: Passes, pieces: Pieces, reference: str | None) -> tuple[Repo
             row.derivative_unknown = witness.why
     report.reference_fault = judged.derivative.fault
     report.conditions = tuple(f"{name} = 1" for name in passes.backward.unit_cotangents)
-    report.conditions += autocast()
+    report.conditions += (*autocast(), *judged.derivative.surrogates)
     report.not_judged = tuple(k for k in forward.parameters if k not in forward.checked_parameters)
     report.unnamed = tuple(name for name in forward.intermediates if name not in manual)
     report.follows = (

@@ -18,7 +18,7 @@ from compare.proof.literals import AS_WRITTEN
 from compare.proof.pair import Pair
 from compare.proof.rounding import largest_share
 from compare.proof.verdict import BY_HAND, NEITHER, ROUNDING, UNDECIDED, WRONG, Proof
-from compare.proof.witness import TOO_LARGE, Witness, autograd_at_fault, remark, witnesses
+from compare.proof.witness import Witness, autograd_at_fault, remark, witnesses
 
 #: What a check may judge by; None: autograd, and the user is asked where that is cut.
 REFERENCES = AUTOGRAD, DERIVATIVE = "autograd", "derivative"
@@ -31,17 +31,19 @@ class Derivative:
     Attributes:
         found: Name -> what it says.
         cuts: What may keep autograd from it, in words; only looked for where something does.
+        surrogates: The surrogate gradients that forward has, in words; likewise.
         decided: The names whose verdict is that of the derivative, or waits for the user's word.
     """
 
     found: Mapping[str, Witness]
     cuts: Sequence[str] = ()
+    surrogates: Sequence[str] = ()
     decided: frozenset[str] = frozenset()
 
     @property
     def fault(self) -> str:
-        """In words, where autograd is not the derivative; "" if it is everywhere."""
-        return remark(self.found, self.cuts)
+        """In words, where autograd is not the derivative; "" if it is, or need not be."""
+        return "" if self.surrogates else remark(self.found, self.cuts)
 
 
 def with_derivative(
@@ -57,15 +59,16 @@ def with_derivative(
     """
     found = witnesses(pair)
     at_fault = autograd_at_fault(found)
-    named = cuts(forward) if at_fault else []
+    named, surrogates = cuts(forward) if at_fault else ([], [])
     on_purpose = [cut for cut in named if not cut.startswith(NOT_ON_PURPOSE)]
+    reference = AUTOGRAD if surrogates else reference  # their author says what is meant
     changed = {}
     for name, witness in found.items():
         if name in proofs and reference != AUTOGRAD:
             proof = _judged(pair, name, proofs[name], witness, on_purpose, reference)
             if proof is not proofs[name]:
                 changed[name] = proof
-    return {**proofs, **changed}, Derivative(found, named, frozenset(changed))
+    return {**proofs, **changed}, Derivative(found, named, surrogates, frozenset(changed))
 
 
 def check_reference(reference: str | None) -> None:
@@ -79,7 +82,7 @@ def _judged(
     reference: str | None,
 ) -> Proof:  # fmt: skip
     """Return a proof, changed if the derivative of forward decides."""
-    unknown_here = witness.derivative is None and witness.why != TOO_LARGE
+    unknown_here = witness.derivative is None and witness.movable
     if proof.verdict == WRONG and unknown_here and proof.at is not None:
         return _at_kinks(pair, name, proof)
     if witness.derivative == BY_HAND and not proof.verdict.passes:

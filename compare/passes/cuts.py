@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from compare.passes.forward import ForwardPass
+from compare.passes.surrogate import Surrogate
 from compare.proof.trace import line_outside
 
 NOT_ON_PURPOSE = "torch.tensor of a tensor"  # a mistake, where detach is a decision
@@ -21,17 +22,25 @@ _COPIES = torch.tensor, torch.as_tensor
 _APPLY = os.path.join("torch", "autograd", "function.py")
 
 
-def cuts(forward: ForwardPass) -> list[str]:
-    """Return what may cut autograd's graph, in the order of the run: "detach at net.py:14".
+def cuts(forward: ForwardPass) -> tuple[list[str], list[str]]:
+    """Return what may cut autograd's graph, in the order of the run, and the surrogate gradients.
 
-    A custom Function is among them: its backward pass is whatever its author wrote.
+    "detach at net.py:14" is such a cut. A custom Function is among them: its backward pass is
+    whatever its author wrote. A surrogate gradient is none: its author says what it is.
     """
     watch = _Watch()
     outputs: list[Tensor] = []
     # compiled code may refuse the watch; then no cut is named
     with contextlib.suppress(Exception), watch:
         outputs, _ = forward.at(forward.inputs)
-    return [*dict.fromkeys([*watch.found, *_functions(outputs)])]
+    functions = _functions(outputs)
+    surrogates = [node.words for node, kind in functions if kind is Surrogate]
+    named = [
+        f"the Function {kind.__name__}{_defined_at(kind)}"
+        for _, kind in functions
+        if kind is not Surrogate
+    ]
+    return [*dict.fromkeys([*watch.found, *named])], [*dict.fromkeys(surrogates)]
 
 
 class _Watch(TorchFunctionMode):
@@ -84,9 +93,9 @@ def _in_custom_function() -> bool:
     return False
 
 
-def _functions(outputs: Sequence[Tensor]) -> list[str]:
-    """Return the custom Functions in the graphs of some outputs, with where each is defined."""
-    found: list[str] = []
+def _functions(outputs: Sequence[Tensor]) -> list[tuple[Any, type]]:
+    """Return the custom Functions in the graphs of some outputs: their nodes and classes."""
+    found: list[tuple[Any, type]] = []
     pending, seen = [output.grad_fn for output in outputs], set[Any]()
     while pending:
         node = pending.pop()
@@ -94,8 +103,8 @@ def _functions(outputs: Sequence[Tensor]) -> list[str]:
             continue
         seen.add(node)
         pending += [source for source, _ in node.next_functions]
-        if function := getattr(node, "_forward_cls", None):
-            found.append(f"the Function {function.__name__}{_defined_at(function)}")
+        if kind := getattr(node, "_forward_cls", None):
+            found.append((node, kind))
     return found[::-1]
 
 

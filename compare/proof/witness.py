@@ -39,9 +39,6 @@ _EQUAL, _DIFFERENT = flint.arb(2) ** -80, flint.arb(2) ** -40
 _FLOAT_STEP, _FLOAT_TOLERANCE = 2.0**-20, 1e-3  # of the moved float runs
 
 
-TOO_LARGE = "forward is too large for a quotient"
-
-
 @dataclass(frozen=True)
 class Witness:
     """What the derivative of forward says of one gradient.
@@ -51,11 +48,13 @@ class Witness:
             that is not known.
         why: The reason if it is not known.
         digits: The correct digits of the quotient, None without one.
+        movable: Whether the tensor can be moved in forward.
     """
 
     derivative: str | None
     why: str = ""
     digits: int | None = None
+    movable: bool = True
 
 
 class _OnePointEach(Balls):
@@ -74,10 +73,11 @@ def witnesses(pair: Pair) -> dict[str, Witness]:
     names = [name for name in pair.manual if base_name(name) != "output"]
     program = pair.reference
     if not isinstance(program, Program):
-        return dict.fromkeys(names, Witness(None, f"forward {program}"))
+        return dict.fromkeys(names, Witness(None, f"forward {program}", movable=False))
     forward = _Forward(pair, program)
     if pair.is_large or len(names) * forward.size > MOST_NUMBERS:
-        return dict.fromkeys(names, Witness(None, TOO_LARGE))
+        why = "forward is too large for a quotient"
+        return dict.fromkeys(names, Witness(None, why, movable=False))
     lifted = LiftedPair(pair)
     by_hand, autograd = lifted.manual_program().outputs, lifted.reference().outputs
     found = {}
@@ -85,7 +85,8 @@ def witnesses(pair: Pair) -> dict[str, Witness]:
         try:
             found[name] = forward.witness(name, by_hand.get(name), autograd.get(name))
         except Exception as error:  # a check must not fail for want of a witness
-            found[name] = Witness(None, f"no quotient: {type(error).__name__}: {error}")
+            why = f"no quotient: {type(error).__name__}: {error}"
+            found[name] = Witness(None, why, movable=False)
     return found
 
 
@@ -101,7 +102,7 @@ class _Forward:
     def witness(self, name: str, by_hand: Lifted | None, autograd: Lifted | None) -> Witness:
         """Return what the derivative says of one gradient."""
         if why := self._obstacle(name):
-            return Witness(None, why)
+            return Witness(None, why, movable=False)
         v = _direction(name, self.pair.manual[name])
         with flint.ctx.workprec(BITS):
             quotient = self._quotient(name, v, STEP_BITS)
