@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import compare
-from compare.budget import Pieces, TimeIsUp, is_limited, look, within
+from compare import budget, progress
+from compare.budget import Pieces, TimeIsUp, look, within
+from compare.checking import by_numbers
 from compare.cli.main import main
 from compare.errors import BadInput
 from compare.progress import counted
@@ -65,7 +67,8 @@ def test_an_inner_limit_does_not_outlast_the_outer(clock: _Clock) -> None:
         clock.now = 3
         with pytest.raises(TimeIsUp):
             look()
-    assert not is_limited()
+    clock.now = 1000
+    look()  # no limit any more
 
 
 def test_pieces_name_what_was_left_out(clock: _Clock) -> None:
@@ -213,3 +216,63 @@ def test_the_commands_take_a_budget(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["untried"] > 0
     assert main(["check", str(file), "--budget", "-3"]) == 2
     assert "budget is -3.0: give a number of seconds" in capsys.readouterr().err
+
+
+# -- wherever the time is up
+
+RELU = (lambda x, grad_output: {"x": grad_output * (x >= 0)}, lambda x: x.relu())
+NAN = (
+    lambda x, grad_output: {"x": grad_output * torch.where(x > 0, 0.5 / x.abs().sqrt(), x * 0 + 1)},
+    lambda x: torch.where(x > 0, torch.sqrt(x), x),
+)
+TANH = (
+    lambda x, grad_output: {"x": grad_output * (1 - x.tanh() ** 2)}, lambda x: x.tanh(),
+)  # fmt: skip
+TWICE = lambda x, grad_output: {"x": 2 * grad_output * (1 - x.tanh() ** 2)}, TANH[1]
+
+
+def _recomputed(x: Tensor, w: Tensor, grad_output: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """The gradient of z is returned wrong, and computed anew for w."""
+    dz, wrong = grad_output * 2 * z, grad_output * 3 * z
+    return {"z": wrong, "x": wrong @ w.mT, "w": x.mT @ dz}
+
+
+def _squared(x: Tensor, w: Tensor) -> Tensor:
+    z = compare.name(x @ w, "z")
+    return z * z
+
+
+@pytest.mark.parametrize("reference", [None, "derivative"])
+@pytest.mark.parametrize(
+    "passes", [RELU, NAN, TANH, TWICE, (_recomputed, _squared)],
+    ids=["relu", "NaN", "tanh", "twice", "recomputed"],
+)  # fmt: skip
+def test_the_time_may_be_up_anywhere(
+    passes: Any, reference: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit makes a verdict UNDECIDED at most, or leaves EXACT by bits; never another one."""
+    by_hand, function = passes
+    inputs = {"x": torch.tensor([0.0, 1.5, -0.75])}
+    if function is _squared:
+        inputs = {"x": X[:, :3], "w": W}
+    looks, last = 0, 10**9
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > last and budget._end.get() is not None:
+            raise TimeIsUp
+
+    for module in (budget, progress, by_numbers):
+        monkeypatch.setattr(module, "look", look)
+
+    def report() -> Any:
+        nonlocal looks
+        looks = 0
+        return compare.check(by_hand, function, inputs, budget=1000, reference=reference)
+
+    whole, total = report(), looks
+    for last in range(0, total, max(1, total // 20)):
+        cut = report()
+        assert cut.verdict in ("UNDECIDED", whole.verdict), f"{last} of {total}: {cut}"
+        assert whole.verdict != "WRONG" or not cut.ok

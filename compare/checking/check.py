@@ -7,9 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from compare.budget import Pieces, seconds, within
+from compare.budget import Pieces, in_any_case, seconds, within
 from compare.checking.by_numbers import judged_by_numbers
-from compare.checking.derivative import Derivative, check_reference, with_derivative
+from compare.checking.derivative import (
+    DERIVATIVE,
+    Derivative,
+    check_reference,
+    undecided_without,
+    with_derivative,
+)
 from compare.checking.row_blocks import in_blocks_of_rows
 from compare.checking.second_inputs import SecondInputs
 from compare.checking.smaller_inputs import SmallerInputs, at_smaller_inputs
@@ -247,6 +253,8 @@ def _report(passes: Passes, pieces: Pieces, reference: str | None) -> tuple[Repo
     """
     forward, manual = passes.forward, passes.manual
     judged = _in_blocks(passes, pieces) or _at_given_inputs(passes, pieces, reference)
+    if reference == DERIVATIVE:
+        judged.proofs = undecided_without(judged.derivative, judged.proofs)
     pair, small = judged.pair, judged.small
     report = Report("check", {}, environment=environment(forward.outputs[0].device), steps=1)
     for name, value in judged.autograd.items():
@@ -308,18 +316,28 @@ def _at_given_inputs(passes: Passes, pieces: Pieces, reference: str | None) -> _
     nothing: Bypasses = {}
     bypasses = pieces.do("", lambda: _without_recomputations(pair, proofs), nothing)
     if bypasses:
-        autograd, pair = passes.with_autograd(manual, passes.manual_program, bypasses)
-        proofs = judge(pair, names)
-    beside_autograd = proofs
-    proofs, derivative = pieces.do(
-        "the derivative of forward",
-        lambda: with_derivative(pair, passes.forward, beside_autograd, reference),
-        (proofs, Derivative({})),
-    )
+        autograd, other = passes.with_autograd(manual, passes.manual_program, bypasses)
+        pair, unchanged = other, proofs
+        proofs = pieces.do("formulas", lambda: judge(other, names), unchanged)
+    proofs, derivative = _beside_derivative(passes, pair, proofs, pieces, reference)
     explained = _explained(passes, pair, proofs, autograd, pieces)
     for name in derivative.decided:  # no way to autograd's value is wanted
         explained[name] = replace(explained[name], diagnosis=None)
     return _Judged(autograd, pair, explained, derivative=derivative)
+
+
+def _beside_derivative(
+    passes: Passes, pair: Pair, proofs: dict[str, Proof], pieces: Pieces, reference: str | None
+) -> tuple[dict[str, Proof], Derivative]:
+    """Return the proofs, changed where the derivative of forward has a say, and what it says."""
+
+    def work() -> tuple[dict[str, Proof], Derivative]:
+        return with_derivative(pair, passes.forward, proofs, reference)
+
+    if any(proof.verdict == WRONG for proof in proofs.values()):
+        with in_any_case():  # autograd may be at fault, or at a kink
+            return work()
+    return pieces.do("the derivative of forward", work, (proofs, Derivative({})))
 
 
 def _explained(

@@ -16,6 +16,7 @@ from compare.proof.kinks import other_subgradients
 from compare.proof.lifted_pair import LiftedPair
 from compare.proof.literals import AS_WRITTEN
 from compare.proof.pair import Pair
+from compare.proof.program import base_name
 from compare.proof.rounding import largest_share
 from compare.proof.verdict import BY_HAND, NEITHER, ROUNDING, UNDECIDED, WRONG, Proof
 from compare.proof.witness import Witness, autograd_at_fault, remark, witnesses
@@ -69,6 +70,20 @@ def with_derivative(
             if proof is not proofs[name]:
                 changed[name] = proof
     return {**proofs, **changed}, Derivative(found, named, surrogates, frozenset(changed))
+
+
+def undecided_without(derivative: Derivative, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+    """Return the proofs, UNDECIDED for gradients of which the derivative was not asked.
+
+    It is not asked of large passes, and not if the time is up.
+    """
+    why = "the derivative of forward, which is the reference, was not asked"
+    return {
+        name: Proof(UNDECIDED, why)
+        if proof.verdict.passes and name not in derivative.found and base_name(name) != "output"
+        else proof
+        for name, proof in proofs.items()
+    }
 
 
 def check_reference(reference: str | None) -> None:
