@@ -508,3 +508,22 @@ def test_an_inaccurate_step_of_a_run_is_reported() -> None:
     assert proof is not None
     assert (report.verdict, proof.text) == (INACCURATE, "at step 3: lost")
     assert (proof.manual_bits, proof.autograd_bits) == (3.0, 19.0)
+
+
+def test_errors_are_those_of_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large quantities are measured block by block, and each block counts."""
+    x = torch.linspace(-2, 2, 12).view(3, 4)
+
+    def measured() -> list[float | None]:
+        report = compare.check(
+            lambda x, grad_output: {"x": grad_output / torch.cosh(x) ** 2},
+            lambda x: torch.tanh(x),
+            {"x": x},
+        )
+        proof = report.quantities["x"].proof
+        assert proof is not None
+        return [proof.manual_error, proof.autograd_error, proof.manual_bits, proof.autograd_bits]
+
+    whole = measured()
+    monkeypatch.setattr("compare.proof.rounding.LARGE_BLOCK", 3)
+    assert measured() == pytest.approx(whole, rel=1e-12)

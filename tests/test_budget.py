@@ -15,6 +15,7 @@ from compare.budget import Pieces, TimeIsUp, look, within
 from compare.checking import by_numbers
 from compare.cli.main import main
 from compare.errors import BadInput
+from compare.mutants.mutants import _spread
 from compare.progress import counted
 
 X, W = torch.linspace(-1, 1, 12).view(4, 3), torch.linspace(0.5, 2, 6).view(3, 2)
@@ -276,3 +277,10 @@ def test_the_time_may_be_up_anywhere(
         cut = report()
         assert cut.verdict in ("UNDECIDED", whole.verdict), f"{last} of {total}: {cut}"
         assert whole.verdict != "WRONG" or not cut.ok
+
+
+def test_the_first_mutants_are_of_every_part() -> None:
+    numbers: Any = range(100)
+    order: list[Any] = list(_spread(numbers))
+    assert sorted(order) == list(numbers)
+    assert {k // 20 for k in order[:8]} == {0, 1, 2, 3, 4}

@@ -1066,3 +1066,22 @@ def test_the_same_error_of_the_users_code_is_a_refusal() -> None:
     report = compare.check(function(squared, backward), square, (X,))
     assert report.verdict == "EXACT"
     assert outcomes(report)["transposed"] == "refused"
+
+
+def test_memory_of_the_cotangent_that_is_read_by_strides() -> None:
+    """The recorded operations read the same wrong numbers from a transposed cotangent."""
+
+    class ByStrides(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return 3 * x * x * torch.as_strided(g, g.shape, (g.shape[1], 1))
+
+    report = compare.check(ByStrides, lambda x: x**3, (torch.linspace(-1, 2, 12).view(3, 4),))
+    assert report.verdict == "WRONG", str(report)
+    assert {line.name: line.outcome for line in report.contract}["transposed"] == "broken"

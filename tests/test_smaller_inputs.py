@@ -165,6 +165,25 @@ def test_an_index_is_made_smaller_with_its_table() -> None:
     assert report.smaller.startswith("w (3, 3) of (50, 4)")
 
 
+def test_digits_that_are_lost_there_are_lost_here() -> None:
+    def backward(x: Tensor) -> Named:
+        return {"x": (2 * x / x.numel()).half().double()}
+
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    report = compare.check(backward, lambda x: (x * x).mean(), {"x": x})
+    assert report.verdict == "INACCURATE", str(report)
+
+
+def test_the_derivative_is_not_asked_and_no_pass_where_it_is_the_reference() -> None:
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(8))
+    report = compare.check(
+        lambda x: {"x": 2 * x / x.numel()}, lambda x: (x * x).mean(), {"x": x},
+        reference="derivative",
+    )  # fmt: skip
+    assert report.smaller
+    assert report.verdict == "UNDECIDED", str(report)
+
+
 # -- beyond the number of elements that are computed exactly
 
 
@@ -188,6 +207,20 @@ def test_blocks_of_rows_bound_the_whole(dtype: torch.dtype) -> None:
     for name in "xwb":
         wrong = compare.check(_times(made.backward, name, 1.001), made.forward, inputs)
         assert wrong.first_wrong == name, str(wrong)
+
+
+@pytest.mark.usefixtures("_in_blocks")
+def test_a_sum_that_is_wrong_as_a_whole_alone() -> None:
+    made = PASSES["layer norm"]
+
+    @wraps(made.backward)
+    def backward(**given: Tensor) -> Named:
+        gradients = made.backward(**given)
+        factor = 1.01 if len(given["x"]) == 8 else 1.0
+        return {**gradients, "w": gradients["w"] * factor}
+
+    report = compare.check(backward, made.forward, made.inputs(torch.Generator().manual_seed(0)))
+    assert report.first_wrong == "w", str(report)
 
 
 def _of_mean_loss(x: Tensor, y: Tensor, grad_output: Tensor) -> Named:
@@ -240,6 +273,8 @@ def _program(function: Callable[..., Tensor], rows: int) -> Program:
         (lambda x: x[len(x) - 1], True),
         (lambda x: x * torch.arange(len(x) * 4).view(-1, 4), True),
         (lambda x: x.masked_fill(torch.eye(len(x), 4) > 0, 0), True),
+        (lambda x: x * torch.tensor([1.0 + (k > 6) for k in range(len(x))]).view(-1, 1), False),
+        (lambda x: x * torch.tensor([float(len(x) - k) for k in range(len(x))])[:, None], False),
         (lambda x: x * (2.0 if len(x) > 4 else 3.0), False),
         (lambda x: x[len(x) - 2], False),
         (lambda x: x * 2 if len(x) > 4 else x, False),
